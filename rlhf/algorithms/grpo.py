@@ -1,0 +1,56 @@
+"""Group relative policy optimisation (Shao et al. 2024, DeepSeekMath)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from rlhf.algorithms.base import AlgorithmConfig
+from rlhf.algorithms.clipped_loss import ClippedLoss
+from rlhf.ops.advantages import group_relative_scores
+from rlhf.ops.microbatch import MicroBatch
+from rlhf.types import Group, InputError, Prompt, Sampling, Score
+
+
+@dataclass(kw_only=True, slots=True)
+class GRPOConfig(AlgorithmConfig):
+    group_size: int = 8
+    """Rollouts per prompt; their mean reward is the baseline. At least 2."""
+    scale_by_std: bool = True
+    """Divide by the standard deviation of the group's rewards. False is Dr. GRPO."""
+
+    def __post_init__(self) -> None:
+        # With slots the zero-argument super() refers to the class before slots were added.
+        super(GRPOConfig, self).__post_init__()
+        if self.group_size < 2:
+            raise InputError(
+                f"algorithm.group_size={self.group_size}: GRPO's baseline is the mean of a group, set at least 2"
+            )
+
+    def build(self, sampling: Sampling) -> GRPO:
+        return GRPO(self, sampling)
+
+
+class GRPO:
+    """Each rollout's advantage is its reward relative to the others of its prompt, the same on all its tokens."""
+
+    def __init__(self, config: GRPOConfig, sampling: Sampling) -> None:
+        self.config = config
+        self.sampling = sampling
+        self.loss = ClippedLoss(config)
+
+    @property
+    def reads_reference(self) -> bool:
+        return self.config.kl_coef > 0 or self.config.measure_kl
+
+    def requests(self, prompt: Prompt) -> list[Sampling]:
+        return [self.sampling] * self.config.group_size
+
+    def admits(self, group: Group) -> bool:
+        return len(group.survivors) >= 2
+
+    def score_group(self, group: Group) -> list[float]:
+        rewards = [info.score.value for info in group.infos if isinstance(info.score, Score)]
+        return group_relative_scores(rewards, scale_by_std=self.config.scale_by_std)
+
+    def assign_credit(self, batch: MicroBatch) -> MicroBatch:
+        return replace(batch, advantages=batch.per_token(batch.scores) * batch.loss_mask)

@@ -1,0 +1,31 @@
+"""Estimators of KL(policy || reference) from samples of the policy."""
+
+from enum import StrEnum
+
+from torch import Tensor
+
+
+class KLEstimator(StrEnum):
+    """Schulman 2020, "Approximating KL divergence": k1 and k3 are unbiased as values, k2 is not."""
+
+    k1 = "k1"
+    k2 = "k2"
+    k3 = "k3"
+
+
+def kl_divergence(
+    logprobs: Tensor,  # [B, T], of the policy
+    ref_logprobs: Tensor,  # [B, T], of the reference
+    estimator: KLEstimator,
+) -> Tensor:  # [B, T], per token
+    """With r = reference / policy: k1 = -log r, k2 = (log r)^2 / 2, k3 = r - 1 - log r (Schulman 2020).
+
+    As a loss, differentiated on tokens of the policy itself: k2 has the gradient of the KL, k3 that of the reverse KL,
+    and k1 has zero gradient in expectation: use k1 in a reward, not in a loss.
+    """
+    log_ratio = ref_logprobs - logprobs
+    if estimator is KLEstimator.k1:
+        return -log_ratio
+    if estimator is KLEstimator.k2:
+        return log_ratio.square() / 2
+    return log_ratio.expm1() - log_ratio

@@ -1,0 +1,19 @@
+"""Sums over masked tokens."""
+
+from torch import Tensor
+
+
+def masked_sum(
+    values: Tensor,  # [B, T]
+    mask: Tensor,  # [B, T] bool
+) -> Tensor:  # scalar
+    """Sum of `values` where `mask` is True; what lies outside, NaN included, neither counts nor gets a gradient."""
+    return values.masked_fill(~mask, 0.0).sum()
+
+
+def masked_max(
+    values: Tensor,  # [B, T]
+    mask: Tensor,  # [B, T] bool
+) -> Tensor:  # scalar
+    """Largest of `values` where `mask` is True; minus infinity where it is nowhere True."""
+    return values.masked_fill(~mask, float("-inf")).max()

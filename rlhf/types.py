@@ -1,0 +1,186 @@
+"""The concepts every room shares. Plain data: numpy on the way to a tensor, opaque references on the driver."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NewType
+
+import numpy as np
+
+Reference = NewType("Reference", object)
+"""A handle of data that lives elsewhere: Ray's ObjectRef in a cluster, the value itself in one process."""
+
+Message = Mapping[str, str]
+"""One turn of a dialogue: `{"role": ..., "content": ...}`."""
+
+
+class InputError(ValueError):
+    """A mistake in what the user gave: one sentence with the key or path, the value and the remedy. Exit code 2."""
+
+
+class RunError(RuntimeError):
+    """A run that cannot go on, though its input was right: what failed, where, what to do. Exit code 4."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """What the policy is asked. `token_ids` is `messages` through the chat template, tokenised once, here."""
+
+    id: str
+    messages: Sequence[Message]
+    token_ids: tuple[int, ...]
+    source: str
+    """Where the row came from, as `file:line`."""
+    meta: Mapping[str, Any]
+    """What a reward needs: `answer`, and every other column of the row."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How one rollout is sampled. There is no top-p or top-k: the learner could not reproduce their logprobs."""
+
+    temperature: float
+    max_tokens: int
+    seed: int = 0
+    trained: bool = True
+    """False for a rollout that serves as a baseline alone (ReMax's greedy one)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """One generation of an engine. All sequences have the length of `token_ids`, end-of-sequence token included."""
+
+    token_ids: np.ndarray  # [T] int32
+    logprobs: np.ndarray  # [T] float32, under the distribution that was sampled from
+    versions: np.ndarray  # [T] int32, the policy version that chose each token
+    stop: str
+    """`stop`, `length` or `abort`."""
+    text: str
+    """The completion as text, special tokens dropped."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """A reward. `parts` is the breakdown of a weighted sum, unweighted, by reward name."""
+
+    value: float
+    parts: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        assert math.isfinite(self.value), f"a score must be finite, not {self.value}: that is a Failure"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """What went wrong instead of a score. Never a reward: excluded from the group's baseline, counted, retried."""
+
+    kind: str
+    """`environment`, `reward_error`, `reward_timeout`, `reward_invalid` or `reward_died`."""
+    message: str
+
+
+@dataclass(slots=True, kw_only=True)
+class Rollout:
+    """One episode: one token sequence, prompt first. Arrays have the length of `token_ids`."""
+
+    prompt_id: str
+    token_ids: np.ndarray  # [T] int32
+    loss_mask: np.ndarray  # [T] bool, True where the policy chose the token
+    logprobs: np.ndarray  # [T] float32, the engine's; 0 where loss_mask is False
+    versions: np.ndarray  # [T] int32, the policy version that chose the token; -1 where loss_mask is False
+    stop: str
+    text: str
+    """What the policy wrote, special tokens dropped."""
+    score: Score | Failure | None = None
+    token_rewards: np.ndarray | None = None  # [T] float32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutInfo:
+    """All the driver ever holds of a rollout."""
+
+    id: str
+    prompt_id: str
+    source: str
+    num_tokens: int
+    num_loss_tokens: int
+    score: Score | Failure
+    stop: str
+    versions: tuple[int, int]
+    """The oldest and the newest policy version among the tokens."""
+    trained: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """The rollouts of one prompt: `rollouts` refers to a `list[Rollout]` in the order of `infos`."""
+
+    prompt: Prompt
+    rollouts: Reference
+    infos: Sequence[RolloutInfo]
+
+    @property
+    def survivors(self) -> list[int]:
+        """Indices of the rollouts that have a score."""
+        return [i for i, info in enumerate(self.infos) if isinstance(info.score, Score)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One sequence: the `index`-th row of its minibatch's `group`-th reference, with the scalars known of it."""
+
+    group: int
+    index: int
+    num_tokens: int
+    num_loss_tokens: int
+    score: float = 0.0
+    """What `Algorithm.score_group` made of the reward; 0 for supervised rows."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pack:
+    """Rows that go through the model together. `columns` refer to flat arrays, the rows' tokens end to end."""
+
+    rows: tuple[Row, ...] = ()
+    columns: Mapping[str, Reference] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Minibatch:
+    """The packs of one optimiser step, over all ranks, and the groups their rows are in."""
+
+    groups: tuple[Reference, ...]
+    packs: tuple[Pack, ...]
+
+    @property
+    def rows(self) -> list[Row]:
+        return [row for pack in self.packs for row in pack.rows]
+
+    def shard(self, rank: int, num_ranks: int) -> tuple[Pack, ...]:
+        """The packs of one rank. Every rank gets equally many, the last ones empty: unequal counts hang ZeRO."""
+        size = -(-len(self.packs) // num_ranks)
+        mine = self.packs[rank::num_ranks]
+        return mine + (Pack(),) * (size - len(mine))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """What one training step learns from: references and scalars, no tensors."""
+
+    minibatches: tuple[Minibatch, ...]
+    order: tuple[int, ...]
+    """The minibatches in the order of the optimiser steps they serve, over all epochs."""
+
+    def with_columns(self, columns: Sequence[Mapping[str, Sequence[Reference]]]) -> Batch:
+        """The same batch with more columns; each maps a name to one reference per pack, in the order of the packs."""
+        references = {name: iter(column) for mapping in columns for name, column in mapping.items()}
+        minibatches = []
+        for minibatch in self.minibatches:
+            packs = [
+                replace(pack, columns={**pack.columns, **{name: next(column) for name, column in references.items()}})
+                for pack in minibatch.packs
+            ]
+            minibatches.append(replace(minibatch, packs=tuple(packs)))
+        return replace(self, minibatches=tuple(minibatches))
