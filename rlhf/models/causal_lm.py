@@ -1,0 +1,77 @@
+"""Causal language models: what they are loaded from and what they say of a micro-batch."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from rlhf.algorithms.base import TokenOutputs
+from rlhf.ops.logprobs import next_token_entropy, next_token_logprobs, sampling_logits
+from rlhf.ops.microbatch import MicroBatch
+from rlhf.types import InputError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingDistribution:
+    """What turns logits into the distribution the engine samples from, so that learner and engine agree."""
+
+    temperature: float = 1.0
+    banned_token_ids: tuple[int, ...] = ()
+
+
+class TokenScorer:
+    """Logprobs and entropy of a micro-batch's tokens, under the distribution they are sampled from."""
+
+    def __init__(self, distribution: SamplingDistribution) -> None:
+        self.distribution = distribution
+
+    def __call__(self, model: nn.Module, batch: MicroBatch) -> TokenOutputs:
+        # use_cache=False: with a cache transformers does not look for packed sequences, and they would see each other.
+        logits = model(input_ids=batch.token_ids, position_ids=batch.position_ids, use_cache=False).logits
+        banned = self.distribution.banned_token_ids
+        logits = sampling_logits(
+            logits,
+            temperature=self.distribution.temperature,
+            banned_token_ids=torch.tensor(banned, device=logits.device) if banned else None,
+        )
+        # A prompt may hold banned tokens, of logprob minus infinity: 0 where nothing is learnt.
+        logprobs = next_token_logprobs(logits, batch.token_ids).masked_fill(~batch.loss_mask, 0.0)
+        with torch.no_grad():
+            entropy = next_token_entropy(logits)
+        return TokenOutputs(logprobs=logprobs, entropy=entropy)
+
+
+def read_model_config(path: str) -> dict[str, Any]:
+    """The `config.json` of a local model folder.
+
+    Raises InputError where there is none, it holds no weights, or it needs code of its own.
+    """
+    folder = Path(path)
+    if not (folder / "config.json").is_file():
+        raise InputError(
+            f"model {path!r}: no config.json there; give a local folder in Hugging Face format (this project does not "
+            "download models)"
+        )
+    config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if "auto_map" in config:
+        raise InputError(
+            f"model {path!r}: it needs its own remote code ({', '.join(sorted(config['auto_map']))}), which is never "
+            "run; use a supported successor: GLM-4 for ChatGLM3, Qwen3 for Baichuan2"
+        )
+    if not any(folder.glob("*.safetensors")):
+        raise InputError(f"model {path!r}: no *.safetensors there; save the weights in safetensors format")
+    return config
+
+
+def context_length(model_config: dict[str, Any]) -> int:
+    """Longest sequence the model was made for, in tokens."""
+    return int(model_config.get("text_config", model_config)["max_position_embeddings"])
+
+
+def vocab_size(model_config: dict[str, Any]) -> int:
+    return int(model_config.get("text_config", model_config)["vocab_size"])

@@ -1,0 +1,178 @@
+"""What the loop needs of a training runtime and of an engine, and their configurations. Imports neither."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import numpy as np
+from torch import Tensor
+
+from rlhf.algorithms.base import TokenOutputs
+from rlhf.models.causal_lm import TokenScorer
+from rlhf.ops.microbatch import MicroBatch
+from rlhf.runtimes.buckets import Bucket
+from rlhf.types import Completion, InputError, Sampling
+
+T = TypeVar("T")
+
+
+class Precision(StrEnum):
+    """Of parameters and activations; the optimiser's copy is fp32 in either."""
+
+    fp32 = "fp32"
+    bf16 = "bf16"
+
+
+class Attention(StrEnum):
+    """Implementations of attention in transformers. flash_attention_2 needs a GPU and the flash-attn package."""
+
+    sdpa = "sdpa"
+    eager = "eager"
+    flash_attention_2 = "flash_attention_2"
+
+
+class Schedule(StrEnum):
+    """Shape of the learning rate after the warm-up."""
+
+    constant = "constant"
+    linear = "linear"
+    cosine = "cosine"
+
+
+@dataclass(kw_only=True, slots=True)
+class OptimizerConfig:
+    """AdamW (Loshchilov and Hutter 2019)."""
+
+    lr: float = 1e-6
+    """Peak learning rate."""
+    final_lr_fraction: float = 0.0
+    """The linear and cosine schedules end at this fraction of `lr`."""
+    schedule: Schedule = Schedule.constant
+    """`constant`, `linear` or `cosine`, over the run's training steps."""
+    warmup_steps: int = 0
+    """Training steps over which the learning rate rises linearly from 0."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Decay of the first and second moment."""
+    eps: float = 1e-8
+    """Added to the root of the second moment."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay, per unit of learning rate."""
+    gradient_clipping: float = 1.0
+    """Largest norm of the gradient over all parameters; 0 does not clip."""
+
+
+@dataclass(kw_only=True, slots=True)
+class BackendConfig:
+    """How a model is held and trained by DeepSpeed."""
+
+    zero_stage: int = 3
+    """ZeRO stage: 1 shards the optimiser's states, 2 gradients too, 3 parameters too."""
+    precision: Precision = Precision.bf16
+    """fp32 or bf16."""
+    attention: Attention = Attention.sdpa
+    """sdpa, eager or flash_attention_2."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: a third more compute, far less memory."""
+    offload_optimizer: bool = False
+    """Keep the optimiser's states in host memory (compiles DeepSpeed's CPU Adam at the first use on a GPU machine)."""
+    persistence_threshold: int = 100_000
+    """ZeRO-3: a parameter of at most so many elements stays gathered between layers."""
+    packed: bool = True
+    """Lay sequences end to end in one row; false pads them, which is faster for very short ones on CPU."""
+    max_tokens_per_microbatch: int = 8192
+    """Tokens, padding included, that go through the model at once; at least the longest sequence. Costs only time."""
+    collective_timeout_s: float = 1800.0
+    """A rank that waits longer for the others ends the run. Longer than any legitimate wait, such as saving."""
+
+    def __post_init__(self) -> None:
+        if self.zero_stage not in (1, 2, 3):
+            raise InputError(f"zero_stage={self.zero_stage}: DeepSpeed learners run ZeRO 1, 2 or 3")
+        if self.max_tokens_per_microbatch < 2:
+            raise InputError(
+                f"max_tokens_per_microbatch={self.max_tokens_per_microbatch}: set at least the longest sequence"
+            )
+
+
+@dataclass(kw_only=True, slots=True)
+class SamplerConfig:
+    """vLLM engines."""
+
+    num_engines: int = 1
+    """Engines; each serves whole groups, the least loaded first."""
+    tensor_parallel_size: int = 1
+    """Accelerators one engine is spread over."""
+    context_tokens: int = 4096
+    """Longest prompt plus completion."""
+    max_concurrent_rollouts: int = 256
+    """Sequences one engine decodes at once."""
+    accelerator_memory_fraction: float = 0.85
+    """Share of the accelerator's memory the engine takes (GPU)."""
+    kv_cache_bytes: int | None = None
+    """Size of the KV cache; None lets vLLM take what the memory fraction leaves. Set it on CPU."""
+    eager: bool = False
+    """Skip compilation and CUDA graphs: starts faster, decodes slower on a GPU."""
+
+
+@dataclass(kw_only=True, slots=True)
+class WeightSyncConfig:
+    """How the policy's weights reach the engines."""
+
+    bucket_bytes: int = 1 << 28
+    """Parameters are gathered and sent in buckets of about this size."""
+    timeout_s: float = 600.0
+    """Deadline of one whole synchronisation."""
+    probe_tokens: int = 32
+    """Length of the probe sequence whose logprobs learner and engine must agree on after each synchronisation."""
+    probe_tolerance: float | None = None
+    """Largest mean absolute difference of the probe's logprobs, in nats; None is 1e-4 for fp32 and 0.1 for bf16."""
+
+
+class Backend(Protocol):
+    """One rank of a model under training. Every rank calls the same methods in the same order."""
+
+    rank: int
+    num_ranks: int
+
+    def forward(self, batch: MicroBatch, scorer: TokenScorer, *, grad: bool) -> TokenOutputs: ...
+    def backward(self, loss: Tensor, *, last: bool) -> None:
+        """Add the gradient of this rank's share of the loss; the step's gradient is the sum over ranks. `last` on the
+        last micro-batch before `step`, on which every rank must agree."""
+
+    def step(self, lr: float) -> tuple[float, bool]:
+        """One optimiser step: the gradient's norm before clipping, and whether it was applied (it was finite)."""
+
+    def gather(self, value: T) -> list[T]:
+        """The small values of all ranks, in their order."""
+
+    def weights(self, bucket_bytes: int) -> Iterator[Bucket]:
+        """The whole model's parameters in buckets, on rank 0; other ranks iterate along and get none."""
+
+    def save(self, folder: Path) -> None: ...
+    def load(self, folder: Path) -> None: ...
+    def save_pretrained(self, folder: Path) -> None: ...
+
+
+class Sampler(Protocol):
+    """What an environment samples from."""
+
+    async def generate(self, token_ids: Sequence[int], sampling: Sampling) -> Completion: ...
+
+
+class Engine(Sampler, Protocol):
+    """A sampler whose weights can be replaced."""
+
+    async def load_begin(self) -> None:
+        """Stop sampling: from here to `load_finish` the weights are torn."""
+
+    async def load(self, bucket: Bucket) -> None:
+        """Check the bucket's bytes against its checksum and take its parameters over."""
+
+    async def load_finish(self, version: int) -> None:
+        """Complete the new weights, forget what was cached under the old ones, sample on as `version`."""
+
+    async def logprobs(self, token_ids: Sequence[int]) -> np.ndarray:
+        """Log probability of each token given those before it, [T] float32; 0 for the first."""

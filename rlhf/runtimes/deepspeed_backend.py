@@ -1,0 +1,179 @@
+"""One rank of a model on DeepSpeed: ZeRO 1 to 3, any number of ranks, gloo or nccl."""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import deepspeed
+import torch
+from deepspeed.utils import logger as deepspeed_logger
+from huggingface_hub import save_torch_state_dict
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM
+from transformers.integrations import HfDeepSpeedConfig
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+from rlhf.algorithms.base import TokenOutputs
+from rlhf.models.causal_lm import TokenScorer
+from rlhf.ops.microbatch import MicroBatch
+from rlhf.runtimes.base import BackendConfig, OptimizerConfig, Precision
+from rlhf.runtimes.buckets import Bucket, in_buckets, pack
+
+deepspeed_logger.setLevel(logging.ERROR)
+
+T = TypeVar("T")
+CHECKPOINT_TAG = "zero"
+MAX_SHARD_SIZE = "5GB"
+
+
+class DeepSpeedBackend:
+    """A causal language model with its optimiser, or without one a model that is only asked.
+
+    The environment holds RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT, as torchrun sets them.
+    """
+
+    def __init__(
+        self,
+        model_path: str,
+        config: BackendConfig,
+        optimizer: OptimizerConfig | None,
+    ) -> None:
+        self.rank, self.num_ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.model_path = model_path
+        self.sharded = config.zero_stage == 3
+        deepspeed.init_distributed(
+            dist_backend="nccl" if self.device.type == "cuda" else "gloo",
+            timeout=datetime.timedelta(seconds=config.collective_timeout_s),
+            verbose=False,
+        )
+        settings = deepspeed_config(config, optimizer, self.num_ranks, self.device)
+        model = load_model(model_path, config, settings if self.sharded else None)
+        self.engine, *_ = deepspeed.initialize(
+            model=model, model_parameters=model.parameters() if optimizer else None, config=settings
+        )
+        restore_rotary_buffers(self.engine.module)
+        self.engine.train(optimizer is not None)
+
+    def forward(self, batch: MicroBatch, scorer: TokenScorer, *, grad: bool) -> TokenOutputs:
+        with torch.set_grad_enabled(grad):
+            return scorer(self.engine, batch.to(self.device))
+
+    def backward(self, loss: Tensor, *, last: bool) -> None:
+        self.engine.set_gradient_accumulation_boundary(last)
+        # DeepSpeed averages gradients over the ranks; the loss is a share of a sum.
+        self.engine.backward(loss * self.num_ranks)
+
+    def step(self, lr: float) -> tuple[float, bool]:
+        for group in self.engine.optimizer.param_groups:
+            group["lr"] = lr
+        self.engine.step()
+        # A gradient that is not finite is found in the reduced norm, so every rank skips the same step.
+        norm = float(self.engine.get_global_grad_norm())
+        applied = bool(self.engine.was_step_applied()) and math.isfinite(norm)
+        return norm, applied
+
+    def gather(self, value: T) -> list[T]:
+        """The small values of all ranks, in their order."""
+        values: list[Any] = [None] * self.num_ranks
+        torch.distributed.all_gather_object(values, value)
+        return values
+
+    def weights(self, bucket_bytes: int) -> Iterator[Bucket]:
+        named = list(self.engine.module.named_parameters())
+        sizes = [num_elements(parameter) * parameter.element_size() for _, parameter in named]
+        for run in in_buckets(named, sizes, bucket_bytes):
+            with deepspeed.zero.GatheredParameters([parameter for _, parameter in run], enabled=self.sharded):
+                bucket = pack([(name, parameter.data) for name, parameter in run]) if self.rank == 0 else None
+            if bucket is not None:
+                yield bucket
+
+    def save(self, folder: Path) -> None:
+        """This rank's shard of parameters and optimiser states. The caller commits the folder once all ranks did."""
+        self.engine.save_checkpoint(str(folder), tag=CHECKPOINT_TAG, save_latest=False)
+
+    def load(self, folder: Path) -> None:
+        """Continue from `save`, at the same number of ranks. The folder must have been verified: it holds pickles."""
+        loaded, _ = self.engine.load_checkpoint(str(folder), tag=CHECKPOINT_TAG)
+        assert loaded is not None, f"DeepSpeed found no checkpoint in {folder}"
+
+    def save_pretrained(self, folder: Path) -> None:
+        """Weights as safetensors with config and generation config, as `from_pretrained` reads them. Rank 0 writes."""
+        parameters: dict[str, Tensor] = {}
+        for name, parameter in self.engine.module.named_parameters():
+            with deepspeed.zero.GatheredParameters([parameter], enabled=self.sharded):
+                if self.rank == 0:
+                    parameters[name] = parameter.data.cpu().clone()
+        if self.rank == 0:
+            folder.mkdir(parents=True, exist_ok=True)
+            save_torch_state_dict(parameters, folder, max_shard_size=MAX_SHARD_SIZE, metadata={"format": "pt"})
+            self.engine.module.config.save_pretrained(folder)
+            if self.engine.module.can_generate():
+                self.engine.module.generation_config.save_pretrained(folder)
+
+
+def num_elements(parameter: nn.Parameter) -> int:
+    """Of the whole parameter, where ZeRO-3 leaves an empty one in its place."""
+    return int(getattr(parameter, "ds_numel", parameter.numel()))
+
+
+def deepspeed_config(
+    config: BackendConfig, optimizer: OptimizerConfig | None, num_ranks: int, device: torch.device
+) -> dict[str, Any]:
+    """DeepSpeed's settings. Accumulation is ours: `backward` says which micro-batch is the last of a step."""
+    zero: dict[str, Any] = {"stage": config.zero_stage}
+    if config.zero_stage == 3:
+        zero["stage3_param_persistence_threshold"] = config.persistence_threshold
+    if config.offload_optimizer and optimizer:
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": device.type == "cuda"}
+    settings: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": 1,
+        "train_batch_size": num_ranks,
+        "gradient_accumulation_steps": 1,
+        "zero_optimization": zero,
+        "bf16": {"enabled": config.precision is Precision.bf16},
+    }
+    if optimizer:
+        settings["gradient_clipping"] = optimizer.gradient_clipping
+        # torch_adam: DeepSpeed's own kernels compile at the first use, minutes on a CPU machine.
+        compiled = config.offload_optimizer and device.type == "cuda"
+        settings["optimizer"] = {
+            "type": "AdamW",
+            "params": {
+                "lr": optimizer.lr,
+                "betas": list(optimizer.betas),
+                "eps": optimizer.eps,
+                "weight_decay": optimizer.weight_decay,
+                "torch_adam": not compiled,
+            },
+        }
+    return settings
+
+
+def load_model(path: str, config: BackendConfig, zero3: dict[str, Any] | None) -> nn.Module:
+    """The model in training precision; under ZeRO-3 no rank ever holds all of it."""
+    dtype = torch.bfloat16 if config.precision is Precision.bf16 else torch.float32
+    # Alive, this object makes from_pretrained shard while it loads; collected too early, ZeRO-3 is silently off.
+    sharding = HfDeepSpeedConfig(zero3) if zero3 else None
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, attn_implementation=config.attention.value)
+    if sharding is not None:
+        unset_hf_deepspeed_config()
+    if config.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return model
+
+
+def restore_rotary_buffers(model: nn.Module) -> None:
+    """Rotary frequencies in fp32: DeepSpeed casts them to bf16 with the rest, which moves every position."""
+    for module in model.modules():
+        if not any(name.endswith("inv_freq") for name, _ in module.named_buffers(recurse=False)):
+            continue
+        fresh = type(module)(config=module.config)
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, fresh.get_buffer(name).to(buffer.device))

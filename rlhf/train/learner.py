@@ -1,0 +1,111 @@
+"""One rank's learning: the same update for every loss, online or offline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from rlhf.algorithms.base import Algorithm, Loss
+from rlhf.models.causal_lm import SamplingDistribution, TokenScorer
+from rlhf.ops.microbatch import MicroBatch
+from rlhf.runtimes.base import Backend
+from rlhf.train.stats import Stats
+from rlhf.types import Batch, Minibatch, Reference, Rollout, Row
+
+Fetch = Callable[[list[Reference]], Sequence[Any]]
+"""Turns references into the values they refer to: `ray.get` in a cluster, `list` in one process."""
+
+
+@dataclass(slots=True)
+class Learner:
+    """A backend, and how batches reach it. Every rank makes the same calls with the same batch."""
+
+    backend: Backend
+    scorer: TokenScorer
+    packed: bool
+    fetch: Fetch = field(default=list)
+
+    def score(self, batch: Batch) -> list[np.ndarray]:
+        """Logprobs of this rank's packs: a flat column each, in the order of `batch`; [sum of T_r] float32."""
+        return [
+            micro.flatten(self.backend.forward(micro, self.scorer, grad=False).logprobs)
+            for minibatch in batch.minibatches
+            for micro in self.microbatches(minibatch)
+        ]
+
+    def probe(self, token_ids: Sequence[int]) -> np.ndarray:
+        """Log probability of each token under the model itself, [T] float32; 0 for the first. On every rank."""
+        ids = np.array(token_ids, dtype=np.int32)
+        micro = MicroBatch.from_rows([ids], [np.arange(len(ids)) > 0], [0.0], {}, packed=self.packed)
+        return micro.flatten(self.backend.forward(micro, TokenScorer(SamplingDistribution()), grad=False).logprobs)
+
+    def assign_credit(self, batch: Batch, algorithm: Algorithm) -> tuple[list[np.ndarray], Stats]:
+        """Advantages of this rank's packs: a flat column each, in the order of `batch`."""
+        columns, stats = [], Stats()
+        for minibatch in batch.minibatches:
+            for micro in self.microbatches(minibatch):
+                advantages = algorithm.assign_credit(micro).column("advantages")
+                stats.add("advantage_magnitude", advantages.abs().sum().item(), micro.num_loss_tokens)
+                columns.append(micro.flatten(advantages))
+        return columns, stats
+
+    def update(self, batch: Batch, loss: Loss, lr: float) -> Stats:
+        """One optimiser step per minibatch in `batch.order`. The stats are this rank's share of the step's."""
+        stats = Stats()
+        for index in batch.order:
+            minibatch = batch.minibatches[index]
+            stats.add("loss", self.accumulate(minibatch, loss, stats), 1 / self.backend.num_ranks)
+            norm, applied = self.backend.step(lr)
+            stats.add("skipped_updates", float(not applied), 1.0)
+            if applied:
+                stats.add("gradient_norm", norm, 1.0)
+        return stats
+
+    def accumulate(self, minibatch: Minibatch, loss: Loss, stats: Stats) -> float:
+        """Backward of this rank's packs; returns their share of the minibatch's loss."""
+        count = loss.count(minibatch.rows)
+        remaining = len(self.shard(minibatch))
+        total = 0.0
+        for micro in self.microbatches(minibatch):
+            remaining -= 1
+            loss_sum, metrics = loss(self.backend.forward(micro, self.scorer, grad=True), micro)
+            self.backend.backward(loss_sum / count, last=remaining == 0)
+            total += loss_sum.item() / count
+            for name, value in metrics.items():
+                if name.endswith("_max"):
+                    stats.add_max(name, value.item())
+                else:
+                    stats.add(name, value.item(), micro.num_loss_tokens)
+        return total
+
+    def shard(self, minibatch: Minibatch) -> tuple[Any, ...]:
+        return minibatch.shard(self.backend.rank, self.backend.num_ranks)
+
+    def microbatches(self, minibatch: Minibatch) -> Iterator[MicroBatch]:
+        """This rank's packs as tensors; what they refer to is fetched at once."""
+        packs = self.shard(minibatch)
+        wanted = sorted({row.group for pack in packs for row in pack.rows})
+        groups = dict(zip(wanted, self.fetch([minibatch.groups[i] for i in wanted]), strict=True))
+        columns = iter(self.fetch([column for pack in packs for column in pack.columns.values()]))
+        for pack in packs:
+            values = {name: next(columns) for name in pack.columns}
+            yield as_microbatch(pack.rows, groups, values, self.packed) if pack.rows else MicroBatch.empty()
+
+
+def as_microbatch(
+    rows: Sequence[Row], groups: dict[int, Sequence[Any]], columns: dict[str, np.ndarray], packed: bool
+) -> MicroBatch:
+    """Rollouts or supervised rows, with what was computed of them, as tensors."""
+    sequences = [groups[row.group][row.index] for row in rows]
+    if isinstance(sequences[0], Rollout):
+        columns = {**columns, "rollout_logprobs": np.concatenate([sequence.logprobs for sequence in sequences])}
+    return MicroBatch.from_rows(
+        [sequence.token_ids for sequence in sequences],
+        [sequence.loss_mask for sequence in sequences],
+        [row.score for row in rows],
+        columns,
+        packed=packed,
+    )

@@ -1,0 +1,88 @@
+"""Sharding changes nothing: ZeRO 1 to 3 on two ranks, packed or padded, any micro-batch size, equal one AdamW."""
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rlhf.runtimes.base import BackendConfig, OptimizerConfig, Precision
+from tests.oracles import adamw
+
+LR = 1e-3
+
+
+class SupervisedRow:
+    def __init__(self, token_ids: np.ndarray, loss_mask: np.ndarray) -> None:
+        self.token_ids, self.loss_mask = token_ids, loss_mask
+
+
+def make_rows(seed: int, num_rows: int) -> list[SupervisedRow]:
+    generator = np.random.default_rng(seed)
+    rows = []
+    for length in generator.integers(4, 40, num_rows):
+        mask = np.arange(length) >= generator.integers(1, length)
+        rows.append(SupervisedRow(generator.integers(3, 60, length).astype(np.int32), mask))
+    return rows
+
+
+def train_on_rank(model: str, config: BackendConfig, steps: list[list[SupervisedRow]]) -> dict[str, Any]:
+    from rlhf.algorithms.sft import SFTLoss
+    from rlhf.models.causal_lm import SamplingDistribution, TokenScorer
+    from rlhf.runtimes.buckets import unpack
+    from rlhf.runtimes.deepspeed_backend import DeepSpeedBackend
+    from rlhf.train.batching import Packing, RowGroup, deal
+    from rlhf.train.learner import Learner
+    from rlhf.types import Reference, Row
+
+    backend = DeepSpeedBackend(model, config, OptimizerConfig(lr=LR))
+    learner = Learner(backend, TokenScorer(SamplingDistribution()), packed=config.packed)
+    losses, norms = [], []
+    for step, rows in enumerate(steps):
+        groups = [
+            RowGroup(
+                rows=Reference([row]),
+                scalars=(
+                    Row(group=0, index=0, num_tokens=len(row.token_ids), num_loss_tokens=int(row.loss_mask.sum())),
+                ),
+            )
+            for row in rows
+        ]
+        packing = Packing(max_tokens=config.max_tokens_per_microbatch, packed=config.packed)
+        batch = deal(groups, num_minibatches=1, num_epochs=1, packing=packing, seed=(step,))
+        stats = learner.update(batch, SFTLoss(), LR)
+        losses.append(stats.sums["loss"][0])
+        norms.append(stats.values()["gradient_norm"])
+    weights = {name: p.float().numpy().copy() for bucket in backend.weights(50_000) for name, p in unpack(bucket)}
+    return {"losses": losses, "norms": norms, "weights": weights, "packs": len(batch.minibatches[0].packs)}
+
+
+CASES = [
+    *(
+        {"zero_stage": stage, "packed": packed, "max_tokens_per_microbatch": tokens}
+        for stage, (packed, tokens) in itertools.product((1, 2, 3), ((True, 64), (False, 100)))
+    ),
+    {"zero_stage": 3, "packed": True, "max_tokens_per_microbatch": 4096},
+    {"zero_stage": 3, "packed": False, "max_tokens_per_microbatch": 40, "persistence_threshold": 0},
+    {"zero_stage": 3, "packed": True, "max_tokens_per_microbatch": 64, "gradient_checkpointing": True},
+    {"zero_stage": 3, "packed": True, "max_tokens_per_microbatch": 64, "offload_optimizer": True},
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(f"{v}" for v in case.values()))
+def test_two_ranks_equal_one_process(on_ranks: Any, models: dict[str, Path], case: dict[str, Any]) -> None:
+    model = str(models["tied"])
+    steps = [make_rows(seed, 9) for seed in range(4)]
+    losses, norms, weights = adamw.train(
+        model, [[(row.token_ids, row.loss_mask) for row in rows] for rows in steps], lr=LR, clipping=1.0
+    )
+    first, second = on_ranks(train_on_rank, model, BackendConfig(precision=Precision.fp32, **case), steps)
+    assert second["weights"] == {}
+    together = np.add(first["losses"], second["losses"])
+    np.testing.assert_allclose(together, losses, atol=5e-6)
+    np.testing.assert_allclose(first["norms"], norms, rtol=1e-5)
+    assert first["norms"] == second["norms"]
+    assert first["weights"].keys() == weights.keys()
+    for name, expected in weights.items():
+        np.testing.assert_allclose(first["weights"][name], expected, atol=5e-5, err_msg=name)
