@@ -169,6 +169,8 @@ class Minibatch:
 class Batch:
     """What one training step learns from: references and scalars, no tensors."""
 
+    step: int
+    """The training step, from 0."""
     minibatches: tuple[Minibatch, ...]
     order: tuple[int, ...]
     """The minibatches in the order of the optimiser steps they serve, over all epochs."""

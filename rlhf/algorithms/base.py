@@ -86,3 +86,7 @@ class AlgorithmConfig:
             raise InputError(f"algorithm.clip_high={self.clip_high}: must be positive; 0.2 to 0.28 is usual")
         if self.kl_coef < 0:
             raise InputError(f"algorithm.kl_coef={self.kl_coef}: must not be negative; 0 turns the penalty off")
+
+    def build(self, sampling: Sampling) -> Algorithm:
+        """The method, asking for rollouts sampled like `sampling`."""
+        raise NotImplementedError

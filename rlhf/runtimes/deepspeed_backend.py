@@ -26,6 +26,9 @@ from rlhf.runtimes.base import BackendConfig, OptimizerConfig, Precision
 from rlhf.runtimes.buckets import Bucket, in_buckets, pack
 
 deepspeed_logger.setLevel(logging.ERROR)
+# DeepSpeed's all-reduce over shared memory compiles at the first start on a machine (half a minute), assumes one node,
+# and leaves 69 MB per rank in /dev/shm; gloo needs none of it.
+deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 T = TypeVar("T")
 CHECKPOINT_TAG = "zero"
@@ -47,19 +50,21 @@ class DeepSpeedBackend:
         self.rank, self.num_ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model_path = model_path
-        self.sharded = config.zero_stage == 3
+        # A model on one rank that is only asked needs no engine: ZeRO-3 would gather what is already whole.
+        self.sharded = config.zero_stage == 3 and (optimizer is not None or self.num_ranks > 1)
         deepspeed.init_distributed(
             dist_backend="nccl" if self.device.type == "cuda" else "gloo",
             timeout=datetime.timedelta(seconds=config.collective_timeout_s),
             verbose=False,
         )
         settings = deepspeed_config(config, optimizer, self.num_ranks, self.device)
-        model = load_model(model_path, config, settings if self.sharded else None)
-        self.engine, *_ = deepspeed.initialize(
-            model=model, model_parameters=model.parameters() if optimizer else None, config=settings
-        )
-        restore_rotary_buffers(self.engine.module)
-        self.engine.train(optimizer is not None)
+        self.model = load_model(model_path, config, settings if self.sharded else None)
+        self.engine = self.model
+        if optimizer is not None or self.sharded:
+            parameters = self.model.parameters() if optimizer else None
+            self.engine, *_ = deepspeed.initialize(model=self.model, model_parameters=parameters, config=settings)
+            restore_rotary_buffers(self.model)
+        self.engine.to(self.device).train(optimizer is not None)
 
     def forward(self, batch: MicroBatch, scorer: TokenScorer, *, grad: bool) -> TokenOutputs:
         with torch.set_grad_enabled(grad):
@@ -86,7 +91,7 @@ class DeepSpeedBackend:
         return values
 
     def weights(self, bucket_bytes: int) -> Iterator[Bucket]:
-        named = list(self.engine.module.named_parameters())
+        named = list(self.model.named_parameters())
         sizes = [num_elements(parameter) * parameter.element_size() for _, parameter in named]
         for run in in_buckets(named, sizes, bucket_bytes):
             with deepspeed.zero.GatheredParameters([parameter for _, parameter in run], enabled=self.sharded):
@@ -106,16 +111,16 @@ class DeepSpeedBackend:
     def save_pretrained(self, folder: Path) -> None:
         """Weights as safetensors with config and generation config, as `from_pretrained` reads them. Rank 0 writes."""
         parameters: dict[str, Tensor] = {}
-        for name, parameter in self.engine.module.named_parameters():
+        for name, parameter in self.model.named_parameters():
             with deepspeed.zero.GatheredParameters([parameter], enabled=self.sharded):
                 if self.rank == 0:
                     parameters[name] = parameter.data.cpu().clone()
         if self.rank == 0:
             folder.mkdir(parents=True, exist_ok=True)
             save_torch_state_dict(parameters, folder, max_shard_size=MAX_SHARD_SIZE, metadata={"format": "pt"})
-            self.engine.module.config.save_pretrained(folder)
-            if self.engine.module.can_generate():
-                self.engine.module.generation_config.save_pretrained(folder)
+            self.model.config.save_pretrained(folder)
+            if self.model.can_generate():
+                self.model.generation_config.save_pretrained(folder)
 
 
 def num_elements(parameter: nn.Parameter) -> int:

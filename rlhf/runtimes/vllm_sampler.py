@@ -146,7 +146,13 @@ class VLLMSampler:
     """Token ids in, token ids out, with the logprobs they were drawn under."""
 
     def __init__(
-        self, model_path: str, config: SamplerConfig, precision: Precision, banned_token_ids: Sequence[int], seed: int
+        self,
+        model_path: str,
+        config: SamplerConfig,
+        precision: Precision,
+        *,
+        banned_token_ids: Sequence[int],
+        stop_token_ids: Sequence[int],
     ) -> None:
         arguments = EngineArgs(
             model=model_path,
@@ -164,11 +170,11 @@ class VLLMSampler:
             weight_transfer_config=WeightTransferConfig(backend=OBJECT_STORE),
             worker_extension_cls=f"{WorkerExtension.__module__}.{WorkerExtension.__name__}",
             disable_log_stats=True,
-            seed=seed,
         )
         engine = LLMEngine.from_engine_args(arguments)
         engine.collective_rpc("init_weight_transfer_engine", kwargs={"init_info": {}})
         engine.set_weight_version("0")
+        self.stop_token_ids = list(stop_token_ids)
         self.tokenizer = engine.get_tokenizer()
         self.thread = EngineThread(engine)
         self.thread.start()
@@ -179,6 +185,7 @@ class VLLMSampler:
             temperature=sampling.temperature,
             max_tokens=sampling.max_tokens,
             seed=sampling.seed,
+            stop_token_ids=self.stop_token_ids,
             logprobs=0,
             flat_logprobs=True,
             detokenize=False,

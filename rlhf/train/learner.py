@@ -30,11 +30,13 @@ class Learner:
 
     def score(self, batch: Batch) -> list[np.ndarray]:
         """Logprobs of this rank's packs: a flat column each, in the order of `batch`; [sum of T_r] float32."""
-        return [
-            micro.flatten(self.backend.forward(micro, self.scorer, grad=False).logprobs)
-            for minibatch in batch.minibatches
-            for micro in self.microbatches(minibatch)
-        ]
+        columns = []
+        for minibatch in batch.minibatches:
+            for micro in self.microbatches(minibatch):
+                # Empty packs go through the model too: every rank takes part in gathering its parameters.
+                logprobs = self.backend.forward(micro, self.scorer, grad=False).logprobs
+                columns += [micro.flatten(logprobs)] if micro.num_rows else []
+        return columns
 
     def probe(self, token_ids: Sequence[int]) -> np.ndarray:
         """Log probability of each token under the model itself, [T] float32; 0 for the first. On every rank."""
@@ -49,7 +51,7 @@ class Learner:
             for micro in self.microbatches(minibatch):
                 advantages = algorithm.assign_credit(micro).column("advantages")
                 stats.add("advantage_magnitude", advantages.abs().sum().item(), micro.num_loss_tokens)
-                columns.append(micro.flatten(advantages))
+                columns += [micro.flatten(advantages)] if micro.num_rows else []
         return columns, stats
 
     def update(self, batch: Batch, loss: Loss, lr: float) -> Stats:

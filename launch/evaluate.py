@@ -1,0 +1,18 @@
+"""Success of a model on a recipe's prompts: `python launch/evaluate.py experiment=quickstart model=FOLDER`."""
+
+import hydra
+from omegaconf import DictConfig
+
+from rlhf.config import OnlineConfig, command_line, resolve
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="online")
+def main(composed: DictConfig) -> None:
+    config = resolve(composed, OnlineConfig)
+    from rlhf.stages import evaluate
+
+    evaluate.run(config)
+
+
+if __name__ == "__main__":
+    command_line(main)

@@ -1,0 +1,18 @@
+"""Online reinforcement learning: `python launch/ppo.py experiment=quickstart train.num_steps=50`."""
+
+import hydra
+from omegaconf import DictConfig
+
+from rlhf.config import OnlineConfig, command_line, resolve
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="online")
+def main(composed: DictConfig) -> None:
+    config = resolve(composed, OnlineConfig)
+    from rlhf.stages import online
+
+    online.run(config)
+
+
+if __name__ == "__main__":
+    command_line(main)

@@ -1,0 +1,99 @@
+"""One rank of a model, as a Ray actor. It adapts; what it does is in `train.learner` and the backend."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+
+from rlhf.algorithms.base import Algorithm, Loss
+from rlhf.models.causal_lm import SamplingDistribution, TokenScorer
+from rlhf.runtimes.base import BackendConfig, OptimizerConfig
+from rlhf.runtimes.buckets import Bucket
+from rlhf.train.batching import Packing
+from rlhf.train.learner import Learner
+from rlhf.train.offline import OfflineTrainConfig, TokenRow, fit
+from rlhf.train.stats import Stats
+from rlhf.types import Batch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LearnerSpec:
+    """What a rank is made from."""
+
+    model_path: str
+    backend: BackendConfig
+    optimizer: OptimizerConfig | None
+    """None for a model that is only asked."""
+    distribution: SamplingDistribution
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FitSpec:
+    """What an offline training needs beside the learner and its rows."""
+
+    loss: Loss
+    optimizer: OptimizerConfig
+    train: OfflineTrainConfig
+    packing: Packing
+    seed: int
+
+
+class LearnerWorker:
+    def address(self) -> tuple[str, int]:
+        """Where the ranks can meet: this node and a free port."""
+        with socket.socket() as probe:
+            probe.bind(("", 0))
+            return ray.util.get_node_ip_address(), probe.getsockname()[1]
+
+    def start(self, spec: LearnerSpec, rank: int, num_ranks: int, address: tuple[str, int]) -> None:
+        # Ray shows an actor its own accelerators alone, so its device is always the first.
+        host, port = address
+        ranks = {"RANK": rank, "WORLD_SIZE": num_ranks, "LOCAL_RANK": 0, "MASTER_ADDR": host, "MASTER_PORT": port}
+        os.environ.update({name: str(value) for name, value in ranks.items()})
+        # Imported here: it takes seconds, and its accelerator is chosen from the environment above.
+        from rlhf.runtimes.deepspeed_backend import DeepSpeedBackend
+
+        self.backend = DeepSpeedBackend(spec.model_path, spec.backend, spec.optimizer)
+        scorer = TokenScorer(spec.distribution)
+        self.learner = Learner(self.backend, scorer, packed=spec.backend.packed, fetch=ray.get)
+
+    def score(self, batch: Batch) -> Any:
+        return as_returns(self.learner.score(batch), None)
+
+    def assign_credit(self, batch: Batch, algorithm: Algorithm) -> Any:
+        columns, stats = self.learner.assign_credit(batch, algorithm)
+        return as_returns(columns, stats)
+
+    def update(self, batch: Batch, loss: Loss, lr: float) -> Stats:
+        return self.learner.update(batch, loss, lr)
+
+    def fit(self, spec: FitSpec, rows: Sequence[TokenRow]) -> Iterator[dict[str, float]]:
+        local = replace(self.learner, fetch=list)  # the rows are here, not in the object store
+        yield from fit(local, spec.loss, rows, spec.optimizer, spec.train, spec.packing, seed=spec.seed)
+
+    def weights(self, bucket_bytes: int) -> Iterator[Bucket]:
+        yield from self.backend.weights(bucket_bytes)
+
+    def probe(self, token_ids: list[int]) -> np.ndarray:
+        return self.learner.probe(token_ids)
+
+    def save(self, folder: Path) -> None:
+        self.backend.save(folder)
+
+    def load(self, folder: Path) -> None:
+        self.backend.load(folder)
+
+    def save_pretrained(self, folder: Path) -> None:
+        self.backend.save_pretrained(folder)
+
+
+def as_returns(columns: list[np.ndarray], summary: Any) -> Any:
+    """What a method called with `num_returns=len(columns) + 1` returns: with one Ray keeps a tuple as it is."""
+    return (*columns, summary) if columns else summary

@@ -1,0 +1,64 @@
+"""Plans made real with Ray placement groups."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ray
+from ray.util.placement_group import PlacementGroup, placement_group
+
+from rlhf.actors.plan import Plan
+from rlhf.types import RunError
+
+ACCELERATOR = "GPU"
+
+
+@contextmanager
+def cluster(plan: Plan) -> Iterator[None]:
+    """The cluster this driver belongs to, or one of its own on this machine; disconnected at the end.
+
+    `ray job submit` and `RAY_ADDRESS` name a cluster; without either none is joined, so a run never lands by accident
+    on one that happens to run here. Without GPUs as many accelerators as the plan needs are pretended.
+    """
+    if "RAY_ADDRESS" in os.environ:
+        ray.init(log_to_driver=True)
+    else:
+        # Imported here: the driver of a cluster need not have torch see a device.
+        import torch
+
+        pretended = None if torch.cuda.is_available() else plan.num_accelerators
+        num_cpus = max(os.cpu_count() or 1, plan.num_workers)
+        ray.init(address="local", num_gpus=pretended, num_cpus=num_cpus, include_dashboard=False, log_to_driver=False)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def reserve(plan: Plan, timeout_s: float) -> dict[str, PlacementGroup]:
+    """One placement group per role, one bundle per worker.
+
+    Raises RunError where the cluster has too few accelerators, or none free within the deadline.
+    """
+    total = int(ray.cluster_resources().get(ACCELERATOR, 0))
+    if plan.num_accelerators > total:
+        needs = ", ".join(f"{role.role} {role.num_accelerators}" for role in plan.roles)
+        raise RunError(
+            f"placement: {plan.num_accelerators} accelerators are needed ({needs}) and the cluster has {total}; "
+            "lower placement.* or sampler.num_engines, or add nodes"
+        )
+    groups = {}
+    for role in plan.roles:
+        bundle = {ACCELERATOR: role.accelerators_per_worker, "CPU": 1}
+        groups[role.role] = placement_group([bundle] * role.num_workers, strategy="PACK")
+    for role in plan.roles:
+        if not groups[role.role].wait(timeout_s):
+            free = ray.available_resources()
+            raise RunError(
+                f"placement: the cluster did not grant {role.role} its {role.num_accelerators} accelerators within "
+                f"{timeout_s:g} s; free are {free.get(ACCELERATOR, 0):g} accelerators and {free.get('CPU', 0):g} CPUs: "
+                "wait for other jobs, or lower placement.*"
+            )
+    return groups

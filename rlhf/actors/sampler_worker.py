@@ -1,0 +1,73 @@
+"""An engine with its environment and its reward processes, as a Ray actor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from rlhf.environments.base import Environment
+from rlhf.rewards.base import RewardConfig
+from rlhf.rewards.processes import RewardProcesses
+from rlhf.runtimes.base import Precision, SamplerConfig
+from rlhf.runtimes.buckets import Bucket
+from rlhf.train.rollouts import RolloutCollector
+from rlhf.types import Prompt, Rollout, RolloutInfo, Sampling
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplerSpec:
+    """What an engine is made from."""
+
+    model_path: str
+    sampler: SamplerConfig
+    precision: Precision
+    banned_token_ids: tuple[int, ...]
+    stop_token_ids: tuple[int, ...]
+    environment: Environment
+    reward: RewardConfig
+    seed: int
+
+
+class SamplerWorker:
+    async def start(self, spec: SamplerSpec) -> None:
+        # Imported here: it takes ten seconds, of this process alone.
+        from rlhf.runtimes.vllm_sampler import VLLMSampler
+
+        self.rewards = RewardProcesses(spec.reward)
+        await self.rewards.start()
+        self.engine = VLLMSampler(
+            spec.model_path,
+            spec.sampler,
+            spec.precision,
+            banned_token_ids=spec.banned_token_ids,
+            stop_token_ids=spec.stop_token_ids,
+        )
+        self.collector = RolloutCollector(
+            sampler=self.engine,
+            environment=spec.environment,
+            rewards=self.rewards,
+            run_seed=spec.seed,
+            max_attempts=spec.reward.max_attempts,
+        )
+
+    async def collect(
+        self, prompt: Prompt, epoch: int, requests: Sequence[Sampling]
+    ) -> tuple[list[Rollout], list[RolloutInfo]]:
+        return await self.collector.collect(prompt, epoch, requests)
+
+    async def load_begin(self) -> None:
+        await self.engine.load_begin()
+
+    async def load(self, bucket: Bucket) -> None:
+        await self.engine.load(bucket)
+
+    async def load_finish(self, version: int) -> None:
+        await self.engine.load_finish(version)
+
+    async def logprobs(self, token_ids: Sequence[int]) -> np.ndarray:
+        return await self.engine.logprobs(token_ids)
+
+    async def close(self) -> None:
+        await self.rewards.close()

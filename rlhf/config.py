@@ -1,0 +1,236 @@
+"""What can be configured, composed from the owners' dataclasses, and the command line's manners."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from hydra.core.config_store import ConfigStore
+from hydra.errors import HydraException
+from omegaconf import MISSING, DictConfig, MissingMandatoryValue, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from rlhf.actors.plan import PlacementConfig
+from rlhf.algorithms.base import AlgorithmConfig
+from rlhf.algorithms.grpo import GRPOConfig
+from rlhf.data.prompts import PromptDataConfig
+from rlhf.data.supervised import SupervisedDataConfig
+from rlhf.rewards.base import RewardConfig
+from rlhf.runtimes.base import BackendConfig, OptimizerConfig, SamplerConfig, WeightSyncConfig
+from rlhf.train.checkpoint import CheckpointConfig
+from rlhf.train.offline import OfflineTrainConfig
+from rlhf.train.online import TrainConfig
+from rlhf.train.stream import StreamConfig
+from rlhf.train.tracking import LogConfig
+from rlhf.types import InputError, RunError
+
+T = TypeVar("T")
+
+
+@dataclass(kw_only=True, slots=True)
+class SamplingConfig:
+    """How rollouts are sampled. Learner and engine use the same distribution, so there is no top-p or top-k."""
+
+    temperature: float = 1.0
+    """Logits are divided by it, in the engine and in the learner."""
+    max_tokens: int = 1024
+    """Longest completion."""
+
+    def __post_init__(self) -> None:
+        if self.temperature <= 0 or self.max_tokens < 1:
+            raise InputError(
+                f"sampling.temperature={self.temperature}, sampling.max_tokens={self.max_tokens}: both must be positive"
+            )
+
+
+@dataclass(kw_only=True, slots=True)
+class SuccessConfig:
+    """How success is measured before and after training: sampled as in training, on prompts of the training data."""
+
+    num_prompts: int = 100
+    """Prompts asked, from the first."""
+    samples_per_prompt: int = 4
+    """Rollouts of each."""
+    threshold: float = 1.0
+    """A rollout succeeds whose reward reaches this."""
+    num_shown: int = 3
+    """Completions shown before and after."""
+
+
+@dataclass(kw_only=True, slots=True)
+class OnlineConfig:
+    """Online reinforcement learning: `launch/ppo.py`."""
+
+    model: str = MISSING
+    """Folder of the model to start from, in Hugging Face format; it is the reference too."""
+    output: str = MISSING
+    """Folder of the run. Empty or absent to start, the same to continue."""
+    seed: int = 0
+    """Of the prompt order, of every rollout and of dealing minibatches."""
+    dry_run: bool = False
+    """Check model, data, rewards and placement, show some rows, and stop before Ray starts."""
+    algorithm: AlgorithmConfig = MISSING
+    """The method: `algorithm=grpo`."""
+    reward: RewardConfig = field(default_factory=RewardConfig)
+    """What a rollout is worth."""
+    data: PromptDataConfig = field(default_factory=PromptDataConfig)
+    """The prompts."""
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    """How rollouts are sampled."""
+    stream: StreamConfig = field(default_factory=StreamConfig)
+    """Prompts in flight and quotas."""
+    train: TrainConfig = field(default_factory=TrainConfig)
+    """Steps and optimiser steps."""
+    stop_at_reward: float | None = None
+    """End once the mean reward of the last `stop_window` steps reaches this; None trains all steps."""
+    stop_window: int = 3
+    """Training steps that `stop_at_reward` averages over."""
+    backend: BackendConfig = field(default_factory=BackendConfig)
+    """How policy and reference are held and trained."""
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    """The policy's optimiser."""
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    """The engines."""
+    weight_sync: WeightSyncConfig = field(default_factory=WeightSyncConfig)
+    """How weights reach the engines."""
+    placement: PlacementConfig = field(default_factory=PlacementConfig)
+    """Accelerators of each role."""
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    """When to save."""
+    success: SuccessConfig = field(default_factory=SuccessConfig)
+    """How success is measured before and after."""
+    log: LogConfig = field(default_factory=LogConfig)
+    """What is written down."""
+
+
+@dataclass(kw_only=True, slots=True)
+class SFTRunConfig:
+    """Supervised fine-tuning: `launch/sft.py`."""
+
+    model: str = MISSING
+    """Folder of the model to start from, in Hugging Face format."""
+    output: str = MISSING
+    """Folder of the run."""
+    seed: int = 0
+    """Of the order of rows."""
+    dry_run: bool = False
+    """Check model, data and placement, show some rows, and stop before Ray starts."""
+    data: SupervisedDataConfig = field(default_factory=SupervisedDataConfig)
+    """The rows."""
+    train: OfflineTrainConfig = field(default_factory=OfflineTrainConfig)
+    """Steps and rows per step."""
+    backend: BackendConfig = field(default_factory=BackendConfig)
+    """How the model is held and trained."""
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    """The optimiser."""
+    placement: PlacementConfig = field(default_factory=PlacementConfig)
+    """Accelerators of the model's ranks: `placement.policy`."""
+    log: LogConfig = field(default_factory=LogConfig)
+    """What is written down."""
+
+
+def register() -> None:
+    """Make the schemas known to Hydra; `conf/` refers to them by these names."""
+    store = ConfigStore.instance()
+    store.store(name="online_schema", node=OnlineConfig)
+    store.store(name="sft_schema", node=SFTRunConfig)
+    store.store(group="algorithm", name="grpo", node=GRPOConfig)
+    store.store(group="reward", name="reward_schema", node=RewardConfig)
+
+
+register()
+
+
+def resolve(composed: DictConfig, schema: type[T]) -> T:
+    """The composed configuration as its dataclass, every key known and every value checked.
+
+    Raises InputError with the key, the value and the remedy.
+    """
+    unknown = list(unknown_keys(composed))
+    if unknown:
+        key, known = unknown[0]
+        raise InputError(unknown_key(key, known))
+    config = OmegaConf.to_object(composed)
+    assert isinstance(config, schema)
+    return config
+
+
+def as_plain(config: Any) -> dict[str, Any]:
+    """A configuration as JSON can hold it."""
+    plain = OmegaConf.to_container(OmegaConf.structured(config), enum_to_str=True)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def unknown_keys(node: DictConfig, prefix: str = "") -> Iterator[tuple[str, list[str]]]:
+    """Keys that no dataclass declares: `+key=value` adds them without a word."""
+    schema = OmegaConf.get_type(node)
+    if not dataclasses.is_dataclass(schema):
+        return
+    known = [declared.name for declared in dataclasses.fields(schema)]
+    for key in map(str, node):
+        if key not in known:
+            yield f"{prefix}{key}", known
+        elif not OmegaConf.is_missing(node, str(key)) and isinstance(node[key], DictConfig):
+            yield from unknown_keys(node[key], f"{prefix}{key}.")
+
+
+def unknown_key(key: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(key.rpartition(".")[2], known, n=1)
+    parent = key.rpartition(".")[0]
+    hint = f"did you mean {parent + '.' if parent else ''}{close[0]}?" if close else f"known are {', '.join(known)}"
+    return f"{key}: there is no such key; {hint}"
+
+
+def command_line(main: Callable[[], None]) -> None:
+    """Run a Hydra main; what a person can mend is told in one sentence, and the exit code says whose turn it is.
+
+    0: done, 2: the input is wrong, 4: the run cannot go on.
+    """
+    # Hydra then raises instead of printing several lines of its own.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        main()
+    except (HydraException, OmegaConfBaseException) as error:
+        sys.exit(refuse(explain(error), 2))
+    except InputError as error:
+        sys.exit(refuse(str(error), 2))
+    except RunError as error:
+        sys.exit(refuse(str(error), 4))
+
+
+def refuse(sentence: str, code: int) -> int:
+    sys.stderr.write(f"error: {sentence}\n")
+    return code
+
+
+def explain(error: BaseException) -> str:
+    """A composition error in one sentence."""
+    text = " ".join(f"{error} {error.__cause__ or ''}".split())
+    if isinstance(error, MissingMandatoryValue):
+        key = getattr(error, "full_key", None) or text
+        return f"{key}: it must be set, as in {key}=..."
+    if match := re.search(r"Could not override '([^']+)'.*?not in '(\w+)'", text):
+        schema = next((s for s in all_schemas() if s.__name__ == match[2]), None)
+        return unknown_key(match[1], [f.name for f in dataclasses.fields(schema)] if schema else [])
+    if match := re.search(r"Could not find '([^']+)/([^'/]+)' Available options in '[^']+': (.*)", text):
+        known = ", ".join(name for name in match[3].split() if not name.endswith("_schema"))
+        return f"{match[1]}={match[2]}: unknown; known are {known}"
+    if match := re.search(r"Error merging override (\S+) (.*?)(?: full_key| object_type|$)", text):
+        return f"{match[1]}: {match[2]}"
+    return text
+
+
+def all_schemas() -> list[type[Any]]:
+    """Every dataclass a configuration is made of."""
+    found: list[type[Any]] = [OnlineConfig, SFTRunConfig, GRPOConfig]
+    for schema in found:
+        hints = [declared.default_factory for declared in dataclasses.fields(schema)]
+        found += [hint for hint in hints if dataclasses.is_dataclass(hint) and hint not in found]  # type: ignore[misc]
+    return found

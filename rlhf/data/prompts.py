@@ -1,0 +1,161 @@
+"""The prompts of a run, and the order in which they are asked."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from omegaconf import MISSING
+
+from rlhf.data.chat import render, require_template, tokenize_texts
+from rlhf.data.fields import located, require_positive, take, take_prompt
+from rlhf.data.files import kind_of, read_rows
+from rlhf.types import InputError, Message, Prompt
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(kw_only=True, slots=True)
+class PromptDataConfig:
+    path: str = MISSING
+    """A .jsonl or .parquet file, or a folder that datasets can load."""
+    split: str = "train"
+    """Which split of a folder is read; a file has none."""
+    prompt_key: str = "prompt"
+    """The field that holds the prompt: text (one user message) or a list of {role, content} messages."""
+    answer_key: str | None = "answer"
+    """The field that holds the reference answer, given to rewards as `answer`. None: the rewards need none."""
+    answer_pattern: str | None = None
+    r"""A regex searched in the answer; its first group becomes the answer (GSM8K: `####\s*(.+)`). None: all of it."""
+    system: str | None = None
+    """A system message put before every prompt. None: the prompts as they are."""
+    template: str | None = None
+    """Text with `{prompt}` that replaces the last message of every prompt, wrapped around it. None: unwrapped."""
+    max_prompt_tokens: int | None = None
+    """Tokens a prompt may have, chat template included; a longer one is an error. None: what the context leaves."""
+    limit: int | None = None
+    """How many rows are read, from the first. None: all."""
+
+    def __post_init__(self) -> None:
+        require_positive(limit=self.limit, max_prompt_tokens=self.max_prompt_tokens)
+        if self.template is not None and "{prompt}" not in self.template:
+            raise InputError(f"template='{self.template}' has no place for the prompt: write {{prompt}} in it")
+        if self.answer_pattern is not None:
+            self._check_pattern(self.answer_pattern)
+
+    def _check_pattern(self, pattern: str) -> None:
+        if self.answer_key is None:
+            raise InputError(f"answer_pattern='{pattern}' has no answer to search: set answer_key, or unset it")
+        try:
+            num_groups = re.compile(pattern).groups
+        except re.error as error:
+            raise InputError(f"answer_pattern='{pattern}' is not a regex ({error}): correct it") from None
+        if num_groups == 0:
+            raise InputError(f"answer_pattern='{pattern}' has no group: put ( ) around the part that is the answer")
+
+
+class _Draft(NamedTuple):
+    where: str
+    messages: list[Message]
+    meta: dict[str, Any]
+    text: str
+
+
+def load_prompts(
+    config: PromptDataConfig, tokenizer: PreTrainedTokenizerBase, *, context_tokens: int, max_completion_tokens: int
+) -> list[Prompt]:
+    """All prompts, in the order of the file; each leaves `max_completion_tokens` of the model's `context_tokens`."""
+    require_template(tokenizer)
+    drafts = list(_drafts(config, tokenizer))
+    prompts = []
+    token_ids = tokenize_texts(tokenizer, [draft.text for draft in drafts])
+    for number, (draft, ids) in enumerate(zip(drafts, token_ids, strict=True), start=1):
+        with located(draft.where):
+            _check_length(len(ids), config.max_prompt_tokens, max_completion_tokens, context_tokens)
+        prompts.append(
+            Prompt(
+                id=f"{Path(config.path).stem}-{number}",
+                messages=draft.messages,
+                token_ids=ids,
+                source=draft.where,
+                meta=draft.meta,
+            )
+        )
+    return prompts
+
+
+def _drafts(config: PromptDataConfig, tokenizer: PreTrainedTokenizerBase) -> Iterator[_Draft]:
+    for where, row in islice(read_rows(config.path, config.split), config.limit):
+        with located(where):
+            messages = _messages(config, row)
+            text = render(tokenizer, messages, add_generation_prompt=True)
+            yield _Draft(where, messages, _meta(config, row), text)
+
+
+def _messages(config: PromptDataConfig, row: Mapping[str, Any]) -> list[Message]:
+    messages = take_prompt(row, config.prompt_key, remedy="set prompt_key to the field that holds the prompt")
+    if config.template is not None:
+        last = messages[-1]
+        messages[-1] = {"role": last["role"], "content": config.template.replace("{prompt}", last["content"])}
+    if config.system is not None:
+        if messages[0]["role"] == "system":
+            raise InputError(f"the field '{config.prompt_key}' has a system message of its own: set system to null")
+        messages.insert(0, {"role": "system", "content": config.system})
+    return messages
+
+
+def _meta(config: PromptDataConfig, row: Mapping[str, Any]) -> dict[str, Any]:
+    meta = {key: value for key, value in row.items() if key != config.prompt_key}
+    if config.answer_key is not None:
+        meta["answer"] = _answer(row, config.answer_key, config.answer_pattern)
+    return meta
+
+
+def _answer(row: Mapping[str, Any], key: str, pattern: str | None) -> str:
+    remedy = "set answer_key to the field that holds the answer, or to null if no reward needs one"
+    value = take(row, key, remedy=remedy)
+    if type(value) not in (str, int, float):
+        raise InputError(f"the field '{key}' is {kind_of(value)}, not text or a number: {remedy}")
+    if pattern is None:
+        return str(value)
+    match = re.search(pattern, str(value))
+    if match is None or match[1] is None:
+        raise InputError(f"answer_pattern='{pattern}' does not match the field '{key}': correct the pattern or the row")
+    return match[1]
+
+
+def _check_length(num_tokens: int, limit: int | None, max_completion_tokens: int, context_tokens: int) -> None:
+    if limit is not None and num_tokens > limit:
+        raise InputError(
+            f"the prompt has {num_tokens} tokens, more than max_prompt_tokens={limit}: raise it, or remove the row"
+        )
+    if num_tokens + max_completion_tokens > context_tokens:
+        raise InputError(
+            f"the prompt's {num_tokens} tokens and a completion of {max_completion_tokens} exceed the context of "
+            f"{context_tokens} tokens: lower the completion's length, raise the context's, or remove the row"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class PromptOrder:
+    """Every epoch asks every prompt once, in its own order. A pure function of the position, so resuming is free."""
+
+    prompts: Sequence[Prompt]
+    seed: int
+
+    def prompt_at(self, position: int) -> tuple[int, Prompt]:
+        """The epoch and the prompt at `position`, which counts from 0 over all epochs."""
+        epoch, index = divmod(position, len(self.prompts))
+        return epoch, self.prompts[int(_permutation(len(self.prompts), self.seed, epoch)[index])]
+
+
+@lru_cache(maxsize=4)  # prompts in flight lie in two epochs; training and evaluation each have an order
+def _permutation(num_prompts: int, seed: int, epoch: int) -> np.ndarray:  # [num_prompts] int64
+    return np.random.Generator(np.random.PCG64([seed, epoch])).permutation(num_prompts)

@@ -1,0 +1,125 @@
+"""What a reward is, how one is configured, and how several become one."""
+
+from __future__ import annotations
+
+import math
+import numbers
+import reprlib
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from rlhf.rewards.lookup import find_reward
+from rlhf.types import Failure, InputError, Prompt, Rollout, Score
+
+Reward = Callable[..., Score | Failure | float | int | bool]
+"""`(prompt: Prompt, rollout: Rollout, **options)`. Must not change either; whatever else it returns is a Failure."""
+
+
+@dataclass(kw_only=True, slots=True)
+class RewardConfig:
+    """The reward of a rollout: the weighted sum of functions, computed in processes that can be killed."""
+
+    functions: list[str] = field(default_factory=lambda: ["exact"])
+    """Each a short name (exact, format, length, math_verify, numeric), `package.module:function` or
+    `/path/file.py:function`. Elsewhere a function goes by the same name without the folder, `file.py:function`."""
+    weights: list[float] | None = None
+    """One finite factor per function. None: 1.0 each."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Keyword arguments by function name: `{length: {max_tokens: 1024, buffer_tokens: 256}}`."""
+    timeout_s: float = 10.0
+    """Seconds that scoring one rollout may take, all functions together. Waiting and start-up do not count."""
+    num_processes: int = 1
+    """Processes that score side by side, per RewardProcesses. One each suffices unless functions take milliseconds."""
+    max_attempts: int = 2
+    """How often a rollout is scored at most when its reward raises, dies or runs out of time. 1: no retry."""
+
+    def __post_init__(self) -> None:
+        if not self.functions:
+            raise InputError("reward.functions is empty: name at least one, such as exact")
+        if self.weights is not None and len(self.weights) != len(self.functions):
+            raise InputError(
+                f"reward.weights has {len(self.weights)} values for {len(self.functions)} functions "
+                f"({', '.join(self.functions)}): give one per function, or null for 1.0 each"
+            )
+        for weight in self.weights or ():
+            if not math.isfinite(weight):
+                raise InputError(f"reward.weights holds {weight}: give finite numbers")
+        if not 0 < self.timeout_s < math.inf:
+            raise InputError(f"reward.timeout_s is {self.timeout_s}: give a positive number of seconds")
+        for key, value in (("num_processes", self.num_processes), ("max_attempts", self.max_attempts)):
+            if value < 1:
+                raise InputError(f"reward.{key} is {value}: give at least 1")
+
+
+def load_reward(config: RewardConfig) -> Callable[[Prompt, Rollout], Score | Failure]:
+    """The weighted sum of the configured functions, to be called in this process: nothing here stops a hang.
+
+    `Score.parts` holds each function's value by name, unweighted, and the parts of a Score it returned as `name/part`.
+    The first function that fails makes the whole a Failure. Raises InputError where a function cannot be had.
+    """
+    rewards: dict[str, Reward] = {}
+    for spec in config.functions:
+        name, reward = find_reward(spec, config.options)
+        if name in rewards:
+            raise InputError(f"reward.functions names {name} twice: give functions of different names")
+        rewards[name] = reward
+    for name in config.options:
+        if name not in rewards:
+            raise InputError(f"reward.options has '{name}', which is not among reward.functions ({', '.join(rewards)})")
+    weights = dict(zip(rewards, config.weights or [1.0] * len(rewards), strict=True))
+
+    def score(prompt: Prompt, rollout: Rollout) -> Score | Failure:
+        parts: dict[str, float] = {}
+        for name, reward in rewards.items():
+            result = _call(name, reward, prompt, rollout)
+            if isinstance(result, Failure):
+                return result
+            parts.update(result)
+        value = sum(weight * parts[name] for name, weight in weights.items())
+        if not math.isfinite(value):
+            return Failure(kind="reward_invalid", message=f"reward {' + '.join(weights)}: the weighted sum is {value}")
+        return Score(value=value, parts=parts)
+
+    return score
+
+
+def _call(name: str, reward: Reward, prompt: Prompt, rollout: Rollout) -> Mapping[str, float] | Failure:
+    """The parts that one function contributes: its value under its name, a Score's own parts under `name/part`."""
+    try:
+        result: Any = reward(prompt, rollout)
+        if isinstance(result, Failure):
+            return Failure(kind=str(result.kind), message=f"reward {name}: {result.message}")
+        parts = {f"{name}/{part}": value for part, value in result.parts.items()} if isinstance(result, Score) else {}
+        parts[name] = result.value if isinstance(result, Score) else result
+        for part, value in parts.items():
+            number = _finite(value)
+            if number is None:
+                returned = f"{reprlib.repr(value)} ({type(value).__name__})"
+                return Failure(kind="reward_invalid", message=f"reward {part} returned {returned}, not a finite number")
+            parts[part] = number
+        return parts
+    except Exception as error:  # noqa: BLE001  user code: whatever it raises is a Failure
+        return Failure(kind="reward_error", message=f"reward {name}: {describe(error)}")
+
+
+def _finite(value: Any) -> float | None:
+    """The value as a float, or None where it is no number, not finite, or too large for a float."""
+    if not isinstance(value, numbers.Real | np.bool_):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def describe(error: BaseException) -> str:
+    """Type, text and innermost place of an exception: `ZeroDivisionError: division by zero (reward.py:3)`."""
+    text = "".join(traceback.format_exception_only(error)).strip()
+    text = text if len(text) <= 1000 else f"{text[:1000]}..."
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{text} ({frames[-1].filename}:{frames[-1].lineno})" if frames else text

@@ -1,0 +1,19 @@
+"""The completion has the form that was asked for."""
+
+from __future__ import annotations
+
+import re
+
+from rlhf.types import Prompt, Rollout
+
+THINK_THEN_ANSWER = r"\s*<think>.*?</think>\s*\S.*"
+"""Reasoning between think tags, then an answer that is not empty."""
+
+
+def format(prompt: Prompt, rollout: Rollout, *, pattern: str = THINK_THEN_ANSWER) -> float:
+    r"""1.0 where the regular expression matches the whole completion (`.` matches line ends too), else 0.0.
+
+    `pattern: '.*\\boxed\{.+\}.*'` asks for a boxed answer. Where the chat template already opened the think tag, the
+    completion starts inside it: drop `<think>` from the pattern.
+    """
+    return float(re.fullmatch(pattern, rollout.text, re.DOTALL) is not None)

@@ -1,0 +1,91 @@
+"""From the name in the config to the function."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from rlhf.types import InputError
+
+SHORT_NAMES = {
+    "exact": "rlhf.rewards.exact:exact",
+    "format": "rlhf.rewards.format:format",
+    "length": "rlhf.rewards.length:length",
+    "math_verify": "rlhf.rewards.math:math_verify",
+    "numeric": "rlhf.rewards.numeric:numeric",
+}
+
+
+def find_reward(spec: str, options: Mapping[str, Any]) -> tuple[str, Callable[..., Any]]:
+    """The name of a function in the config, and the function with its options bound. Raises InputError."""
+    place, _, attribute = SHORT_NAMES.get(spec, spec).rpartition(":")
+    if not place or not attribute:
+        raise InputError(
+            f"reward.functions has '{spec}', which is no reward: use one of {', '.join(SHORT_NAMES)}, "
+            "package.module:function or /path/file.py:function"
+        )
+    is_file = place.endswith(".py")
+    module = _load_file(spec, Path(place).expanduser()) if is_file else _load_module(spec, place)
+    function = getattr(module, attribute, None)
+    if not callable(function):
+        problem = "is not callable" if hasattr(module, attribute) else "does not exist"
+        raise InputError(
+            f"reward.functions has '{spec}', but {attribute} {problem} in {place}: name one of its functions"
+        )
+    name = f"{Path(place).name}:{attribute}" if is_file else spec
+    return name, _bind(name, function, options.get(name, {}))
+
+
+def _load_file(spec: str, path: Path) -> ModuleType:
+    if not path.is_file():
+        raise InputError(f"reward.functions has '{spec}', but there is no file {path.absolute()}: correct the path")
+    found = importlib.util.spec_from_file_location(f"reward_file:{path.absolute()}", path)
+    assert found is not None, path
+    assert found.loader is not None, path
+    module = importlib.util.module_from_spec(found)
+    sys.modules[module.__name__] = module  # dataclasses look their module up
+    try:
+        found.loader.exec_module(module)
+    except Exception as error:
+        raise _not_importable(spec, error) from error
+    return module
+
+
+def _load_module(spec: str, name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except Exception as error:
+        raise _not_importable(spec, error) from error
+
+
+def _not_importable(spec: str, error: Exception) -> InputError:
+    return InputError(
+        f"reward.functions has '{spec}', whose import raises {type(error).__name__}: {error}: "
+        "correct it, or install what it needs on every machine"
+    )
+
+
+def _bind(name: str, function: Callable[..., Any], options: Any) -> Callable[..., Any]:
+    """The function with its options, once it is sure that `function(prompt, rollout, **options)` is a call it takes."""
+    if not isinstance(options, Mapping):
+        raise InputError(f"reward.options.{name} is {options!r}: give keyword arguments, such as {{key: value}}")
+    try:
+        signature = inspect.signature(function)
+    except ValueError as error:
+        raise InputError(f"reward {name} has no signature ({error}): wrap it in a Python function") from error
+    try:
+        signature.bind(None, None, **options)
+    except TypeError as error:
+        accepted = ", ".join(list(signature.parameters)[2:]) or "none"
+        raise InputError(
+            f"reward {name} cannot be called as {name}(prompt, rollout, **reward.options.{name}): {error}; "
+            f"its options: {accepted}"
+        ) from error
+    return partial(function, **options)

@@ -1,0 +1,137 @@
+"""Scores rollouts in child processes, so that a reward may hang, crash or exit and cost only itself."""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+from collections import deque
+
+from rlhf.rewards.base import RewardConfig
+from rlhf.rewards.child import Request, RewardProcess
+from rlhf.types import Failure, Prompt, Rollout, RunError, Score
+
+WINDOW = 4
+"""Requests that one process holds at most: enough that it never waits for the next. All but the first wait for the
+first, even where another process falls idle, so more would only cost."""
+
+RETRIED = frozenset({"reward_error", "reward_timeout", "reward_died"})
+"""Failures that may pass: a service, memory, a busy machine. `reward_invalid` comes again, so it is final."""
+
+
+class RewardProcesses:
+    """`num_processes` children that serve one queue. One that dies or is killed is replaced.
+
+    Belongs to the event loop, and to the thread, that called `start`: the children die with that thread.
+    """
+
+    def __init__(self, config: RewardConfig) -> None:
+        self._config = config
+        self._waiting: deque[Request] = deque()
+        self._ready: list[RewardProcess] = []
+        self._alive: set[RewardProcess] = set()
+        self._keepers: list[asyncio.Task[None]] = []
+        self._dealing = False
+        self._unusable: str | None = "are not started"
+
+    async def start(self) -> None:
+        """Returns once every process has loaded the functions. Raises RunError where one cannot."""
+        launches = (self._launch() for _ in range(self._config.num_processes))
+        processes: list[RewardProcess] = []
+        for outcome in await asyncio.gather(*launches, return_exceptions=True):
+            if isinstance(outcome, BaseException):
+                await self.close()
+                raise outcome
+            processes.append(outcome)
+        self._keepers = [asyncio.create_task(self._keep(process)) for process in processes]
+        self._unusable = None
+
+    async def score(self, prompt: Prompt, rollout: Rollout) -> Score | Failure:
+        """The reward of one rollout. Raises RunError before `start`, after `close`, or if no process starts again."""
+        answer: asyncio.Future[Score | Failure] = asyncio.get_running_loop().create_future()
+        body = pickle.dumps((prompt, rollout), protocol=pickle.HIGHEST_PROTOCOL)
+        self._waiting.append(Request(prompt_id=prompt.id, body=body, answer=answer))
+        self._deal_soon()
+        return await answer
+
+    async def close(self) -> None:
+        """Kills every process and waits for its end. Rollouts that still wait for a score raise RunError."""
+        for keeper in self._keepers:
+            keeper.cancel()
+        await asyncio.gather(*self._keepers, return_exceptions=True)
+        await asyncio.gather(*(process.kill() for process in self._alive))
+        for process in self._alive:
+            self._waiting.extend(process.sent)
+        self._ready, self._keepers = [], []
+        self._alive.clear()
+        self._refuse("are closed")
+
+    async def _launch(self) -> RewardProcess:
+        try:
+            process = RewardProcess(self._config, self._heard)
+        except OSError as error:
+            raise RunError(f"a reward process cannot start: {error}") from error
+        self._alive.add(process)
+        try:
+            await process.start()
+        except RunError:
+            await process.kill()
+            self._alive.remove(process)
+            raise
+        self._ready.append(process)
+        self._deal_soon()
+        return process
+
+    async def _keep(self, process: RewardProcess) -> None:
+        """Replaces a process whenever it ends. What it had not begun goes back to the front of the queue."""
+        while True:
+            timed_out = await process.ended()
+            self._ready.remove(process)
+            failure = await process.bury(timed_out)
+            self._alive.remove(process)
+            if process.sent:
+                head = process.sent.popleft()
+                self._waiting.extendleft(reversed(process.sent))
+                self._heard(head, failure)
+            try:
+                process = await self._launch()
+            except RunError as error:
+                self._refuse(f"cannot go on: {error}")
+                return
+
+    def _heard(self, request: Request, result: Score | Failure) -> None:
+        """Passes an answer on, or sends the request to the back of the queue for another attempt."""
+        self._deal_soon()
+        request.num_attempts += 1
+        if isinstance(result, Failure) and result.kind in RETRIED and request.num_attempts < self._config.max_attempts:
+            self._waiting.append(request)
+        elif not request.answer.done():
+            request.answer.set_result(result)
+
+    def _deal_soon(self) -> None:
+        """Deals once for all that this turn of the event loop brings, so that what waits travels together."""
+        if not self._dealing:
+            self._dealing = True
+            asyncio.get_running_loop().call_soon(self._deal)
+
+    def _deal(self) -> None:
+        self._dealing = False
+        if self._unusable is not None:
+            self._refuse(self._unusable)
+        while self._waiting and self._ready:
+            process = min(self._ready, key=lambda process: len(process.sent))
+            if len(process.sent) >= WINDOW:
+                break
+            request = self._waiting.popleft()
+            if not request.answer.done():  # the caller may have been cancelled
+                process.add(request)
+        for process in self._ready:
+            process.flush()
+
+    def _refuse(self, reason: str) -> None:
+        """From now on, no score for anybody."""
+        self._unusable = reason
+        for request in self._waiting:
+            if not request.answer.done():
+                problem = f"the reward processes {reason}"
+                request.answer.set_exception(RunError(f"{problem}; prompt '{request.prompt_id}' has no score"))
+        self._waiting.clear()

@@ -1,0 +1,42 @@
+"""Reading answers: what a reward of text shares with the others."""
+
+from __future__ import annotations
+
+from rlhf.types import Prompt
+
+_HALF_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {0x3000: 0x20, 0x2212: 0x2D, 0x00A0: 0x20}
+
+
+def half_width(text: str) -> str:
+    """Full-width digits, letters and signs as ASCII. NFKC does more than that: it makes 102 of 10²."""
+    return text.translate(_HALF_WIDTH)
+
+
+def answer_of(prompt: Prompt) -> str:
+    """The prompt's answer as text, without white space around it. Raises ValueError where there is none."""
+    answer = prompt.meta.get("answer")
+    if answer is None:
+        raise ValueError(
+            f"prompt '{prompt.id}' ({prompt.source}) has no answer: set data.answer_key to the column that holds it"
+        )
+    return str(answer).strip()
+
+
+def boxed(text: str) -> str | None:
+    r"""What the last `\boxed{...}` holds, or None where there is none or its brace stays open."""
+    start = text.rfind(r"\boxed{")
+    if start < 0:
+        return None
+    start += len(r"\boxed{")
+    depth = 1
+    for end in range(start, len(text)):
+        depth += {"{": 1, "}": -1}.get(text[end], 0)
+        if depth == 0:
+            return text[start:end]
+    return None
+
+
+def marked(text: str) -> str | None:
+    """The rest of the line after the last `####` (how GSM8K ends a solution), or None where there is none."""
+    _, mark, rest = text.rpartition("####")
+    return rest.strip().partition("\n")[0] if mark else None

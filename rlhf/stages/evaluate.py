@@ -1,0 +1,35 @@
+"""Success of a model on a recipe's prompts, sampled as in training: engines alone, no learner."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+
+from rlhf.actors.placement import cluster, reserve
+from rlhf.actors.plan import Plan
+from rlhf.actors.roles import SamplerPool, fetch
+from rlhf.actors.sampler_worker import SamplerWorker
+from rlhf.actors.workers import Workers
+from rlhf.config import OnlineConfig
+from rlhf.stages.job import Job, prepare, sampler_spec
+from rlhf.stages.report import CONSOLE, show_table
+from rlhf.stages.success import Success, measure_success
+
+
+def run(config: OnlineConfig) -> Success:
+    job = prepare(config)
+    job = dataclasses.replace(job, plan=Plan((job.plan.role("sampler"),)))
+    with cluster(job.plan):
+        success = asyncio.run(evaluate(job))
+    show_table("Completions", ("prompt", "completion"), success.samples)
+    CONSOLE.print(f"success={success.rate:.3f}")
+    return success
+
+
+async def evaluate(job: Job) -> Success:
+    bundles = reserve(job.plan, job.config.placement.timeout_s)
+    samplers = SamplerPool(Workers(job.plan.role("sampler"), SamplerWorker, bundles["sampler"]))
+    await samplers.start(sampler_spec(job))
+    success = await measure_success(samplers, fetch, job.prompts, job.sampling, job.config.success)
+    await samplers.close()
+    return success

@@ -1,0 +1,36 @@
+"""What goes into a model folder beside the weights."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rlhf.config import as_plain
+from rlhf.train.artifact import MANIFEST
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+VERSIONED = ("rlhf", "torch", "transformers", "deepspeed", "ray")
+
+
+def write_tokenizer(tokenizer: PreTrainedTokenizerBase, stop_token_ids: Sequence[int], folder: Path) -> None:
+    """Tokenizer, chat template, and in the generation config every id that ended a rollout in training."""
+    tokenizer.save_pretrained(folder)
+    file = folder / "generation_config.json"
+    settings = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    file.write_text(json.dumps({**settings, "eos_token_id": list(stop_token_ids)}, indent=2), encoding="utf-8")
+
+
+def manifest_of(config: Any, model: str) -> dict[str, Any]:
+    """What a model made by this run says of itself: how to load it, from what and how it was made."""
+    parent = Path(model) / MANIFEST
+    return {
+        "auto_class": "AutoModelForCausalLM",
+        "parents": [{"path": str(Path(model).resolve()), "manifest": str(parent) if parent.is_file() else None}],
+        "config": as_plain(config),
+        "packages": {name: importlib.metadata.version(name) for name in VERSIONED},
+    }

@@ -1,0 +1,43 @@
+"""What a person sees at the start of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from rlhf.actors.plan import Plan
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+CONSOLE = Console(highlight=False)
+
+
+def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    table = Table(*columns, title=title, title_justify="left")
+    for row in rows:
+        table.add_row(*(escape(str(cell)) for cell in row))
+    CONSOLE.print(table)
+
+
+def show_plan(plan: Plan) -> None:
+    rows: list[tuple[object, ...]] = [
+        (role.role, role.num_workers, role.accelerators_per_worker, role.num_accelerators) for role in plan.roles
+    ]
+    rows.append(("all", plan.num_workers, "", plan.num_accelerators))
+    show_table("Placement", ("role", "workers", "accelerators each", "accelerators"), rows)
+
+
+def show_loss_masks(tokenizer: PreTrainedTokenizerBase, rows: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
+    """Rows as tokens, those that are learnt from in green."""
+    for token_ids, mask in rows:
+        pieces = [
+            f"[green]{escape(text)}[/green]" if learnt else escape(text)
+            for text, learnt in zip(tokenizer.convert_ids_to_tokens(token_ids.tolist()), mask, strict=True)
+        ]
+        CONSOLE.print(f"{len(token_ids)} tokens, {int(mask.sum())} learnt: " + "·".join(pieces))

@@ -1,0 +1,73 @@
+"""Success before and after training, and how a run ends."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich.markup import escape
+
+from rlhf.config import SuccessConfig
+from rlhf.stages.report import CONSOLE
+from rlhf.train.run_folder import RunFolder
+from rlhf.train.stream import GroupSource
+from rlhf.train.tracking import PLOT
+from rlhf.types import Group, Prompt, Reference, Sampling, Score
+
+SUCCESS_BEFORE = "success_before.json"
+MEASUREMENT_EPOCH = -1
+"""Seeds follow from the epoch; no epoch of training has this number."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Success:
+    """How a policy does on a fixed set of prompts."""
+
+    rate: float
+    """Share of rollouts whose reward reached the threshold; a failed rollout counts as none."""
+    samples: Sequence[tuple[str, str]]
+    """Some prompts, each with a completion."""
+
+
+async def measure_success(
+    source: GroupSource,
+    fetch: Callable[[Sequence[Reference]], list[Any]],
+    prompts: Sequence[Prompt],
+    sampling: Sampling,
+    config: SuccessConfig,
+) -> Success:
+    asked = prompts[: config.num_prompts]
+    requests = [sampling] * config.samples_per_prompt
+    groups: list[Group] = await asyncio.gather(
+        *(source.collect(prompt, MEASUREMENT_EPOCH, requests) for prompt in asked)
+    )
+    values = [info.score.value for group in groups for info in group.infos if isinstance(info.score, Score)]
+    shown = groups[: config.num_shown]
+    texts = [rollouts[0].text for rollouts in fetch([group.rollouts for group in shown])]
+    return Success(
+        rate=sum(value >= config.threshold for value in values) / max(len(values), 1),
+        samples=[(group.prompt.messages[-1]["content"], text) for group, text in zip(shown, texts, strict=True)],
+    )
+
+
+async def success_before(folder: RunFolder, measure: Callable[[], Awaitable[Success]]) -> Success:
+    """Measured once per run: a resumed one no longer has the policy it started from."""
+    file = folder.root / SUCCESS_BEFORE
+    if not file.is_file():
+        file.write_text(json.dumps(asdict(await measure()), ensure_ascii=False), encoding="utf-8")
+    stored = json.loads(file.read_text(encoding="utf-8"))
+    return Success(rate=stored["rate"], samples=[(prompt, text) for prompt, text in stored["samples"]])
+
+
+def conclude(folder: RunFolder, before: Success, after: Success, num_steps: int) -> None:
+    """Samples side by side, where everything is, what to do next, and a line for machines."""
+    for (prompt, early), (_, late) in zip(before.samples, after.samples, strict=True):
+        CONSOLE.print(f"{escape(prompt)}  before: [red]{escape(early)}[/red]  after: [green]{escape(late)}[/green]")
+    CONSOLE.print(f"model: {folder.model}", f"plot: {folder.root / PLOT}", sep="\n", soft_wrap=True)
+    CONSOLE.print("continue: the same command with a larger train.num_steps and checkpoint.every set", soft_wrap=True)
+    CONSOLE.print(f"chat: python launch/chat.py {folder.model}", soft_wrap=True)
+    CONSOLE.print(f"evaluate: python launch/evaluate.py {folder.root}", soft_wrap=True)
+    CONSOLE.print(f"steps={num_steps} success_before={before.rate:.3f} success_after={after.rate:.3f}", soft_wrap=True)

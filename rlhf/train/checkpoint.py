@@ -1,0 +1,78 @@
+"""Saving a run so that it can go on: every checkpoint is also a model that `from_pretrained` loads."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from rlhf.train.artifact import committing
+from rlhf.train.online import StepReport
+from rlhf.train.run_folder import RunFolder
+from rlhf.train.stream import RolloutStream
+
+TRAINER, STATE = "trainer", "state.json"
+
+
+class SavedRole(Protocol):
+    async def save(self, folder: Path) -> None: ...
+    async def save_pretrained(self, folder: Path) -> None: ...
+
+
+@dataclass(kw_only=True, slots=True)
+class CheckpointConfig:
+    """When to save, and how much to keep. The same command continues from the newest checkpoint."""
+
+    every: int | None = None
+    """Training steps between checkpoints; None saves the final model alone."""
+    keep: int = 2
+    """How many checkpoints stay."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Checkpointer:
+    """Commits checkpoints and the final model."""
+
+    config: CheckpointConfig
+    folder: RunFolder
+    policy: SavedRole
+    stream: RolloutStream
+    write_tokenizer: Callable[[Path], None]
+    manifest: Mapping[str, Any]
+    """Kind, Auto class, configuration and parents of what is saved."""
+    metrics: dict[str, float] = field(default_factory=dict)
+
+    async def on_step(self, report: StepReport) -> bool:
+        self.metrics = report.stats.values()
+        done = report.step + 1
+        if self.config.every and done % self.config.every == 0:
+            await self.save_checkpoint(done)
+        return False
+
+    async def save_checkpoint(self, num_steps: int) -> None:
+        """What the next step needs, under `trainer/`, beside the model."""
+        target = self.folder.checkpoint(num_steps)
+        manifest = {**self.manifest, "kind": "checkpoint", "step": num_steps, "metrics": self.metrics}
+        with committing(target, manifest) as staging:
+            await self.policy.save(staging / TRAINER)
+            await self.write_model(staging)
+            state = {"next_step": num_steps, "stream": self.stream.state()}
+            (staging / TRAINER / STATE).write_text(json.dumps(state), encoding="utf-8")
+        await asyncio.to_thread(self.folder.keep_newest, self.config.keep)
+
+    async def save_final(self, num_steps: int, metrics: Mapping[str, float]) -> Path:
+        manifest = {**self.manifest, "kind": "model", "step": num_steps, "metrics": {**self.metrics, **metrics}}
+        with committing(self.folder.model, manifest) as staging:
+            await self.write_model(staging)
+        return self.folder.model
+
+    async def write_model(self, folder: Path) -> None:
+        await self.policy.save_pretrained(folder)
+        self.write_tokenizer(folder)
+
+
+def read_state(checkpoint: Path) -> dict[str, Any]:
+    return json.loads((checkpoint / TRAINER / STATE).read_text(encoding="utf-8"))

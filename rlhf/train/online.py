@@ -1,0 +1,157 @@
+"""The online loop: one, for synchronous and asynchronous training alike. Knows no Ray and no algorithm by name."""
+
+from __future__ import annotations
+
+from asyncio import gather
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from rlhf.algorithms.base import Algorithm
+from rlhf.train.batching import Packing, RowGroup, deal
+from rlhf.train.clock import Clock
+from rlhf.train.stats import Stats, merge
+from rlhf.train.stream import RolloutStream
+from rlhf.types import Batch, Group, InputError, Reference, Row, RunError
+
+
+class Scorer(Protocol):
+    async def score(self, batch: Batch) -> Mapping[str, Sequence[Reference]]:
+        """Columns of a batch: one reference per pack."""
+
+
+class LearningRole(Protocol):
+    async def update(self, batch: Batch) -> Stats: ...
+
+
+class Policy(Scorer, LearningRole, Protocol):
+    async def assign_credit(self, batch: Batch) -> tuple[Batch, Stats]: ...
+
+
+class WeightSync(Protocol):
+    async def push(self, policy: Any, samplers: Any) -> int:
+        """Give the engines the policy's weights; returns their version."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepReport:
+    """What a step did, for callbacks."""
+
+    step: int
+    groups: Sequence[Group]
+    rejected: Sequence[Group]
+    stats: Stats
+    seconds: Mapping[str, float]
+
+
+class Callback(Protocol):
+    async def on_step(self, report: StepReport) -> bool:
+        """Called after each step; True ends the training."""
+
+
+@dataclass(kw_only=True, slots=True)
+class TrainConfig:
+    """How long and in what portions to train."""
+
+    num_steps: int = 100
+    """Training steps: each samples, scores and updates once."""
+    num_minibatches: int = 1
+    """Optimiser steps per epoch over a training step's rollouts, which are split by tokens."""
+    num_epochs: int = 1
+    """Passes over a training step's rollouts."""
+    max_skipped_steps: int = 3
+    """Training steps in a row whose every update was skipped, its gradient not finite, before the run stops."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_steps", "num_minibatches", "num_epochs", "max_skipped_steps"):
+            if getattr(self, name) < 1:
+                raise InputError(f"train.{name}={getattr(self, name)}: give at least 1")
+
+    @property
+    def updates_per_step(self) -> int:
+        return self.num_minibatches * self.num_epochs
+
+
+@dataclass(slots=True, kw_only=True)
+class OnlineTrainer:
+    """The roles of a run and the order in which they work."""
+
+    config: TrainConfig
+    packing: Packing
+    seed: int
+    algorithm: Algorithm
+    stream: RolloutStream
+    policy: Policy
+    scorers: Sequence[Scorer]
+    learners: Sequence[LearningRole]
+    samplers: Any
+    weight_sync: WeightSync
+    clock: Clock
+    callbacks: Sequence[Callback]
+    next_step: int = 0
+    skipped_steps: int = field(default=0, init=False)
+
+    async def fit(self) -> None:
+        self.stream.admit(await self.weight_sync.push(self.policy, self.samplers))
+        while self.next_step < self.config.num_steps:
+            with self.clock("step"):
+                with self.clock("rollout"):
+                    groups = await self.stream.groups()
+                stats = await self.step(groups)
+            self.stop_if_stuck(stats)
+            report = StepReport(
+                step=self.next_step,
+                groups=groups,
+                rejected=self.stream.rejected,
+                stats=stats,
+                seconds=self.clock.take(),
+            )
+            self.next_step += 1
+            if any([await callback.on_step(report) for callback in self.callbacks]):
+                break
+        await self.stream.close()
+
+    async def step(self, groups: Sequence[Group]) -> Stats:
+        batch = self.pack(groups)
+        batch = batch.with_columns(await gather(*(scorer.score(batch) for scorer in self.scorers)))
+        batch, stats = await self.policy.assign_credit(batch)
+        results = await gather(*(role.update(batch) for role in self.learners))
+        self.stream.admit(await self.weight_sync.push(self.policy, self.samplers))
+        return merge([*results, stats])
+
+    def pack(self, groups: Sequence[Group]) -> Batch:
+        """Survivors that are trained on, as a batch: references and scalars."""
+        return deal(
+            [row_group(group, self.algorithm.score_group(group)) for group in groups],
+            step=self.next_step,
+            num_minibatches=self.config.num_minibatches,
+            num_epochs=self.config.num_epochs,
+            packing=self.packing,
+            seed=self.seed,
+        )
+
+    def stop_if_stuck(self, stats: Stats) -> None:
+        self.skipped_steps = self.skipped_steps + 1 if stats.values()["skipped_updates"] == 1.0 else 0
+        if self.skipped_steps >= self.config.max_skipped_steps:
+            raise RunError(
+                f"{self.skipped_steps} training steps in a row had gradients that are not finite, the last was step "
+                f"{self.next_step}: the policy has diverged; resume from an earlier checkpoint with a lower lr"
+            )
+
+
+def row_group(group: Group, scores: Sequence[float]) -> RowGroup:
+    """The trained survivors of a group, with their scores."""
+    rows = []
+    for index, score in zip(group.survivors, scores, strict=True):
+        info = group.infos[index]
+        if info.trained:
+            rows.append(
+                Row(
+                    group=0,
+                    index=index,
+                    num_tokens=info.num_tokens,
+                    num_loss_tokens=info.num_loss_tokens,
+                    score=score,
+                )
+            )
+    return RowGroup(rows=group.rollouts, scalars=tuple(rows))

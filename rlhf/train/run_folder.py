@@ -1,0 +1,117 @@
+"""The folder of a run: one process at a time, one configuration, checkpoints it can go on from."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rlhf.train.artifact import MANIFEST, Artifact, open_artifact
+from rlhf.types import InputError
+
+CONFIG, LOCK, MODEL = "config.json", ".lock", "model"
+RESUMABLE_KEYS = ("dry_run", "output", "train.num_steps", "train.stop_at_reward", "checkpoint.", "log.")
+"""What may differ between a run and its continuation."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    root: Path
+
+    @property
+    def model(self) -> Path:
+        """Where the final model is."""
+        return self.root / MODEL
+
+    def checkpoint(self, step: int) -> Path:
+        return self.root / "checkpoints" / f"step-{step:06d}"
+
+    def checkpoints(self) -> list[Path]:
+        """Committed checkpoints, the newest first."""
+        return sorted((self.root / "checkpoints").glob("step-*"), reverse=True)
+
+    def newest_checkpoint(self) -> Artifact | None:
+        """The newest checkpoint whose every byte is right; None if there is none at all.
+
+        Raises InputError where there are checkpoints and none verifies.
+        """
+        error: InputError | None = None
+        for folder in self.checkpoints():
+            try:
+                return open_artifact(folder)
+            except InputError as found:
+                error = error or found
+        if error is not None:
+            raise error
+        return None
+
+    def keep_newest(self, count: int) -> None:
+        for folder in self.checkpoints()[count:]:
+            # Renamed first: what is being deleted no longer looks like a checkpoint.
+            doomed = folder.rename(folder.with_name(f".old-{folder.name}"))
+            shutil.rmtree(doomed)
+
+
+@contextmanager
+def open_run_folder(path: str, config: Mapping[str, Any]) -> Iterator[RunFolder]:
+    """The run's folder, held by this process alone until the block ends.
+
+    A new or empty folder starts a run, a folder of the same configuration continues it. Raises InputError where another
+    process holds it, another configuration made it, or its contents are of something else.
+    """
+    root = Path(path).resolve()
+    if root.exists() and not root.is_dir():
+        raise InputError(f"output={path}: it is a file; name a folder")
+    if root.exists() and any(root.iterdir()) and not (root / CONFIG).is_file():
+        raise InputError(f"output={path}: it holds files of something else; name a new or empty folder")
+    root.mkdir(parents=True, exist_ok=True)
+    with (root / LOCK).open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise InputError(
+                f"output={path}: process {lock.read().strip()} is running there; stop it or name another folder"
+            ) from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        adopt_config(root / CONFIG, path, config)
+        for leftover in (*root.glob("**/.tmp-*"), *root.glob("**/.old-*")):
+            shutil.rmtree(leftover)
+        yield RunFolder(root)
+
+
+def adopt_config(file: Path, path: str, config: Mapping[str, Any]) -> None:
+    """Write the configuration, or see that it is the one the folder was made with."""
+    if file.is_file():
+        before, now = flatten(json.loads(file.read_text(encoding="utf-8"))), flatten(config)
+        changed = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
+        changed = [key for key in changed if not key.startswith(RESUMABLE_KEYS)]
+        if changed:
+            differences = ", ".join(f"{key} was {before.get(key)} and is {now.get(key)}" for key in changed)
+            raise InputError(
+                f"output={path}: it holds a run of another configuration ({differences}); name another folder, or run "
+                "with the same values to continue it"
+            )
+    file.write_text(json.dumps(config, indent=1, ensure_ascii=False), encoding="utf-8")
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def is_finished(folder: RunFolder) -> bool:
+    return (folder.model / MANIFEST).is_file()

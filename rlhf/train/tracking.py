@@ -1,0 +1,171 @@
+"""What a run writes down: metrics as JSONL and TensorBoard events, rollouts to read, a progress bar, a plot."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from rlhf.train.metrics import step_metrics
+from rlhf.train.online import StepReport
+from rlhf.types import Reference, Rollout, Score
+
+METRICS, ROLLOUTS, PLOT = "metrics.jsonl", "rollouts.jsonl", "progress.png"
+
+
+@dataclass(kw_only=True, slots=True)
+class LogConfig:
+    """What is written beside the metrics."""
+
+    groups_per_step: int = 1
+    """Groups per step whose rollouts go to `rollouts.jsonl` as text; they travel to the driver."""
+    tensorboard: bool = True
+    """Write TensorBoard events to the run folder."""
+
+
+class MetricsLog:
+    """One line per step, flushed at once; figures that are not finite are null."""
+
+    def __init__(self, folder: Path, tensorboard: bool, next_step: int) -> None:
+        self.path = folder / METRICS
+        self.history = truncate_to(self.path, next_step)
+        self.events: Any = None
+        if tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.events = SummaryWriter(str(folder / "tensorboard"), purge_step=next_step)
+
+    async def on_step(self, report: StepReport) -> bool:
+        self.write({"step": report.step, **step_metrics(report)})
+        return False
+
+    def write(self, row: dict[str, float]) -> None:
+        self.history.append(row)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({key: value if math.isfinite(value) else None for key, value in row.items()}) + "\n")
+        if self.events is not None:
+            for name, value in row.items():
+                self.events.add_scalar(name, value, row["step"])
+            self.events.flush()
+
+
+def truncate_to(path: Path, next_step: int) -> list[dict[str, Any]]:
+    """Drop the lines of steps that a resumed run repeats; the others, parsed."""
+    if not path.is_file():
+        return []
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    kept = [row for row in rows if row["step"] < next_step]
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept), encoding="utf-8")
+    return kept
+
+
+class RolloutLog:
+    """Some rollouts of each step as text, with the breakdown of their reward."""
+
+    def __init__(
+        self, folder: Path, groups_per_step: int, fetch: Callable[[Sequence[Reference]], list[Any]], next_step: int
+    ) -> None:
+        self.path, self.groups_per_step, self.fetch = folder / ROLLOUTS, groups_per_step, fetch
+        truncate_to(self.path, next_step)
+
+    async def on_step(self, report: StepReport) -> bool:
+        chosen = report.groups[: self.groups_per_step]
+        with self.path.open("a", encoding="utf-8") as file:
+            for group, rollouts in zip(chosen, self.fetch([group.rollouts for group in chosen]), strict=True):
+                for rollout in rollouts:
+                    line = {"step": report.step, "messages": list(group.prompt.messages), **readable(rollout)}
+                    file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        return False
+
+
+def readable(rollout: Rollout) -> dict[str, Any]:
+    score = rollout.score
+    versions = rollout.versions[rollout.loss_mask]
+    return {
+        "prompt_id": rollout.prompt_id,
+        "text": rollout.text,
+        **(
+            {"reward": score.value, "parts": dict(score.parts)}
+            if isinstance(score, Score)
+            else {"failure": f"{score.kind}: {score.message}" if score else None}
+        ),
+        "stop": rollout.stop,
+        "num_tokens": int(rollout.loss_mask.sum()),
+        "versions": [int(versions.min()), int(versions.max())] if len(versions) else None,
+    }
+
+
+BAR_FIGURES = {"reward": "reward", "train/kl": "kl", "train/entropy": "entropy", "completion_tokens": "length",
+               "failures": "failed", "train/loss": "loss"}  # fmt: skip
+
+
+@dataclass(slots=True)
+class ProgressBar:
+    """A bar on a terminal; a line every tenth of the run elsewhere."""
+
+    num_steps: int
+    console: Console
+    progress: Progress = field(init=False)
+
+    def __post_init__(self) -> None:
+        columns = (BarColumn(20), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
+        self.progress = Progress(*columns, console=self.console, disable=not self.console.is_terminal)
+        self.progress.add_task("", total=self.num_steps)
+
+    async def on_step(self, report: StepReport) -> bool:
+        self.show(report.step, step_metrics(report))
+        return False
+
+    def show(self, step: int, metrics: Mapping[str, float]) -> None:
+        figures = [f"{short} {metrics[name]:.3g}" for name, short in BAR_FIGURES.items() if name in metrics]
+        if "seconds/step" in metrics:
+            figures.append(f"{metrics['seconds/step']:.2f} s")
+        self.progress.update(self.progress.task_ids[0], completed=step + 1, description="  ".join(figures))
+        if not self.console.is_terminal and (step + 1) % max(self.num_steps // 10, 1) == 0:
+            self.console.print(f"step {step + 1}/{self.num_steps}  " + "  ".join(figures))
+
+    def __enter__(self) -> ProgressBar:
+        self.progress.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.progress.stop()
+
+
+@dataclass(slots=True)
+class StopAtReward:
+    """Ends the training once the mean reward of the last steps reaches a target."""
+
+    target: float
+    window: int
+    rewards: list[float] = field(default_factory=list)
+
+    async def on_step(self, report: StepReport) -> bool:
+        self.rewards.append(step_metrics(report)["reward"])
+        recent = self.rewards[-self.window :]
+        return len(recent) == self.window and sum(recent) / self.window >= self.target
+
+
+def plot(history: Sequence[Mapping[str, Any]], panels: Mapping[str, str], path: Path) -> None:
+    """One panel per figure that was recorded, over training steps."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    present = {title: name for title, name in panels.items() if any(row.get(name) is not None for row in history)}
+    figure, axes = pyplot.subplots(1, len(present), figsize=(4 * len(present), 3), squeeze=False)
+    for axis, (title, name) in zip(axes[0], present.items(), strict=True):
+        points = [(row["step"], row[name]) for row in history if row.get(name) is not None]
+        axis.plot(*zip(*points, strict=True), linewidth=1.5)
+        axis.set(title=title, xlabel="training step")
+        axis.grid(alpha=0.3)
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)

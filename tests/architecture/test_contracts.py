@@ -1,0 +1,66 @@
+"""Who may import whom, and what an import loads."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+LINT_IMPORTS = Path(sys.executable).with_name("lint-imports")
+
+
+def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([LINT_IMPORTS, "--no-logo", "--no-cache"], cwd=folder, capture_output=True, text=True)
+
+
+def loaded_by(rooms: list[str]) -> set[str]:
+    """Top-level packages in a fresh interpreter after importing every module of `rooms` that exists."""
+    code = f"""
+import importlib, pkgutil, sys, rlhf
+for module in pkgutil.walk_packages(rlhf.__path__, "rlhf."):
+    if module.name.split(".")[1] in {rooms!r}:
+        importlib.import_module(module.name)
+print(*sorted({{name.partition(".")[0] for name in sys.modules}}))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.split())
+
+
+def test_contracts_hold():
+    done = lint_imports(ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("path", "line", "contract"),
+    [
+        ("rlhf/train/intruder.py", "import ray", "Only actors, stages and curate import ray"),
+        ("rlhf/actors/intruder.py", "import vllm", "Only runtimes import vllm"),
+        ("rlhf/train/intruder.py", "def late():\n    from deepspeed import comm", "Only runtimes import deepspeed"),
+        ("rlhf/ops/intruder.py", "import rlhf.train", "Rooms import downwards only"),
+        ("rlhf/data/intruder.py", "import rlhf.algorithms", "Rooms import downwards only"),
+        ("rlhf/attic/__init__.py", "", "Rooms import downwards only"),
+    ],
+)
+def test_contracts_catch(tmp_path, path, line, contract):
+    shutil.copytree(ROOT / "rlhf", tmp_path / "rlhf", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    intruder = tmp_path / path
+    intruder.parent.mkdir(exist_ok=True)
+    intruder.write_text(line + "\n")
+    done = lint_imports(tmp_path)
+    assert done.returncode == 1
+    assert f"{contract} BROKEN" in " ".join(done.stdout.split())
+
+
+def test_light_rooms_load_no_runtime():
+    loaded = loaded_by(["config", "ops", "algorithms", "rewards", "train"])
+    assert loaded.isdisjoint({"ray", "vllm", "deepspeed"})
+
+
+def test_ops_load_torch_and_nothing_else():
+    loaded = loaded_by(["ops"])
+    assert loaded.isdisjoint({"ray", "vllm", "deepspeed", "transformers", "datasets", "peft", "hydra", "omegaconf"})
