@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -62,8 +63,10 @@ def unpack(bucket: Bucket) -> Iterator[tuple[str, Tensor]]:
             f"weight sync: the bucket from {bucket.names[0]!r} arrived with checksum {received}, sent was "
             f"{bucket.checksum}; the engine keeps no torn weights: resume from the last checkpoint"
         )
-    # Torch warns that a read-only array could be written through the tensor; nothing writes.
-    flat = torch.frombuffer(bucket.buffer.data, dtype=torch.uint8)
+    with warnings.catch_warnings():
+        # Torch warns that a read-only buffer could be written through the tensor; nothing writes.
+        warnings.simplefilter("ignore", UserWarning)
+        flat = torch.frombuffer(bucket.buffer.data, dtype=torch.uint8)
     for name, dtype_name, shape, offset in zip(bucket.names, bucket.dtypes, bucket.shapes, bucket.offsets, strict=True):
         dtype = getattr(torch, dtype_name)
         num_bytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize

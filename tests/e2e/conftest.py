@@ -1,0 +1,77 @@
+"""One set of roles for the session: a policy on two ZeRO-3 ranks, a reference, and a vLLM engine."""
+
+import asyncio
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlhf.config import OnlineConfig
+
+
+@pytest.fixture(scope="session")
+def sums(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Prompts with answers: single-digit sums."""
+    path = tmp_path_factory.mktemp("data") / "sums.jsonl"
+    rows = [{"prompt": f"{a}+{b}=", "answer": str(a + b)} for a in range(5) for b in range(5)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def compose(models: dict[str, Path], sums: Path) -> Callable[..., OnlineConfig]:
+    """`compose(*overrides)`: a small online run on the tied model, as the command line would compose it."""
+    import hydra
+
+    from rlhf.config import resolve
+
+    def composed(*overrides: str) -> OnlineConfig:
+        conf = Path(__file__).parents[2] / "conf"
+        with hydra.initialize_config_dir(str(conf), version_base="1.3"):
+            config = hydra.compose("online", [*SMALL_RUN, f"model={models['tied']}", f"data.path={sums}", *overrides])
+        return resolve(config, OnlineConfig)
+
+    return composed
+
+
+# The untrained model never answers right: a reward on the length of what it says has a spread.
+SMALL_RUN = [
+    "output=unused",
+    f"reward.functions=[{Path(__file__).parent / 'rewards.py'}:digits]",
+    "sampling.max_tokens=8",
+    "stream.prompts_per_step=4",
+    "algorithm.group_size=4",
+    "algorithm.kl_coef=0.05",
+    "train.num_steps=3",
+    "train.num_minibatches=2",
+    "backend.precision=fp32",
+    "backend.max_tokens_per_microbatch=64",
+    "optimizer.lr=1e-3",
+    "optimizer.schedule=linear",
+    "sampler.context_tokens=64",
+    "sampler.kv_cache_bytes=33554432",
+    "sampler.accelerator_memory_fraction=0.1",
+    "sampler.eager=true",
+    "weight_sync.bucket_bytes=50000",
+    "placement.policy=2",
+]
+
+
+@pytest.fixture(scope="session")
+def run_async() -> Iterator[Callable[..., Any]]:
+    """Runs coroutines in the session's one event loop, which actor handles and engines outlive tests in."""
+    with asyncio.Runner() as runner:
+        yield runner.run
+
+
+@pytest.fixture(scope="session")
+def roles(cluster: None, compose: Callable[..., OnlineConfig], run_async: Callable[..., Any]) -> Iterator[Any]:
+    from rlhf.stages.job import prepare
+    from rlhf.stages.online import start_roles
+    from rlhf.train.clock import Clock
+
+    started = run_async(start_roles(prepare(compose()), Clock()))
+    yield started
+    run_async(started.samplers.close())

@@ -1,0 +1,174 @@
+"""Weights are what they say: after a load the engine samples from the learner's distribution."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from rlhf.config import OnlineConfig
+from rlhf.types import Completion, RunError, Sampling
+from tests.oracles.straight_line import logprobs_of
+
+TEMPERATURE = 0.7
+
+
+class EngineActor:
+    """An engine and nothing else."""
+
+    def __init__(self, model: str, banned: list[int]) -> None:
+        from rlhf.runtimes.base import Precision, SamplerConfig
+        from rlhf.runtimes.vllm_sampler import VLLMSampler
+
+        config = SamplerConfig(context_tokens=64, kv_cache_bytes=32 << 20, accelerator_memory_fraction=0.1, eager=True)
+        self.engine = VLLMSampler(model, config, Precision.fp32, banned_token_ids=banned, stop_token_ids=[1])
+
+    async def generate(self, token_ids: list[int], sampling: Sampling) -> Completion:
+        return await self.engine.generate(token_ids, sampling)
+
+    async def load(self, buckets: list[Any], version: int) -> None:
+        await self.engine.load_begin()
+        for bucket in buckets:
+            await self.engine.load(bucket)
+        await self.engine.load_finish(version)
+
+    async def logprobs(self, token_ids: list[int]) -> np.ndarray:
+        return await self.engine.logprobs(token_ids)
+
+
+@pytest.fixture(scope="module", params=["tied", "untied"])
+def engine(request: pytest.FixtureRequest, cluster: None, models: dict[str, Path]) -> Iterator[tuple[Any, str]]:
+    import ray
+
+    model = str(models[request.param])
+    actor = ray.remote(num_cpus=1)(EngineActor).remote(model, [0, 2])
+    yield actor, model
+    ray.kill(actor)
+
+
+def perturbed(model: str, scale: float) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    learner = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in learner.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * scale)
+    return learner
+
+
+def test_engine_samples_from_the_loaded_weights(engine: tuple[Any, str]) -> None:
+    import ray
+
+    from rlhf.runtimes.buckets import in_buckets, pack
+
+    actor, model = engine
+    prompts = [[3 + i, 13, 4 + i % 7, 14] for i in range(12)]
+    for version in (1, 2):
+        learner = perturbed(model, 0.02 * version)
+        named = list(learner.named_parameters())
+        buckets = [pack(run) for run in in_buckets(named, [p.nbytes for _, p in named], 60_000)]
+        assert len(buckets) > 2
+        ray.get(actor.load.remote(buckets, version))
+        sampling = [Sampling(temperature=TEMPERATURE, max_tokens=24, seed=i) for i in range(len(prompts))]
+        completions = ray.get([actor.generate.remote(p, s) for p, s in zip(prompts, sampling, strict=True)])
+        for prompt, completion in zip(prompts, completions, strict=True):
+            assert set(completion.versions.tolist()) == {version}
+            assert not {0, 2} & set(completion.token_ids.tolist()), "banned ids were sampled"
+            ids = torch.tensor([*prompt, *completion.token_ids.tolist()]).unsqueeze(0)
+            logits = learner(input_ids=ids).logits[0, len(prompt) - 1 : -1] / TEMPERATURE
+            logits[:, [0, 2]] = float("-inf")
+            expected = logits.log_softmax(-1)[torch.arange(len(completion.token_ids)), ids[0, len(prompt) :]]
+            np.testing.assert_allclose(completion.logprobs, expected.detach().numpy(), atol=1e-4)
+
+
+def test_a_corrupt_bucket_is_refused(engine: tuple[Any, str]) -> None:
+    import dataclasses
+
+    import ray
+
+    from rlhf.runtimes.buckets import pack
+
+    actor, model = engine
+    bucket = pack(list(perturbed(model, 0.02).named_parameters()))
+    flipped = bucket.buffer.copy()
+    flipped[1000] ^= 1
+    with pytest.raises(RunError, match="arrived with checksum"):
+        ray.get(actor.load.remote([dataclasses.replace(bucket, buffer=flipped)], 3))
+
+
+def test_the_probe_tells_an_engine_of_other_weights(
+    roles: Any, compose: Callable[..., OnlineConfig], run_async: Callable[..., Any]
+) -> None:
+    import ray
+
+    from rlhf.actors.weight_sync import ObjectStoreSync
+    from rlhf.runtimes.base import Precision, WeightSyncConfig
+    from rlhf.runtimes.buckets import pack
+    from rlhf.train.clock import Clock
+
+    sync = ObjectStoreSync(WeightSyncConfig(), Precision.fp32, list(range(3, 35)), 7, Clock())
+
+    async def scenario() -> None:
+        assert await sync.push(roles.policy, roles.samplers) == 7
+        other = pack(list(perturbed(compose().model, 0.02).named_parameters()))
+        await roles.samplers.load_begin()
+        await roles.samplers.load(ray.put(other))
+        await roles.samplers.load_finish(8)
+        with pytest.raises(RunError, match="does not hold the policy's weights"):
+            await sync.verify(roles.policy, roles.samplers, 8)
+        assert await sync.push(roles.policy, roles.samplers) == 8
+
+    run_async(scenario())
+
+
+def test_a_sync_that_takes_too_long_is_named(roles: Any, run_async: Callable[..., Any]) -> None:
+    from rlhf.actors.weight_sync import ObjectStoreSync
+    from rlhf.runtimes.base import Precision, WeightSyncConfig
+    from rlhf.train.clock import Clock
+
+    class StuckPolicy:
+        async def weights(self, bucket_bytes: int) -> Any:
+            import asyncio
+
+            await asyncio.sleep(60)
+            yield
+
+    sync = ObjectStoreSync(WeightSyncConfig(timeout_s=1.0), Precision.fp32, [3, 4], 9, Clock())
+
+    async def scenario() -> None:
+        with pytest.raises(RunError, match="version 9 was not on all engines within"):
+            await sync.push(StuckPolicy(), roles.samplers)  # type: ignore[arg-type]
+
+    run_async(scenario())
+
+
+def test_oracle_and_engine_agree_on_whole_rollouts(
+    roles: Any, compose: Callable[..., OnlineConfig], run_async: Callable[..., Any]
+) -> None:
+    """Group sampling: as many distinct rollouts as asked, repeatable, each with the learner's logprobs."""
+    import ray
+    from transformers import AutoModelForCausalLM
+
+    from rlhf.actors.roles import fetch
+    from rlhf.runtimes.buckets import pack
+    from rlhf.stages.job import prepare
+
+    job = prepare(compose())
+    model = AutoModelForCausalLM.from_pretrained(job.config.model, dtype=torch.float32)
+
+    async def sample() -> list[Any]:
+        await roles.samplers.load_begin()
+        await roles.samplers.load(ray.put(pack(list(model.named_parameters()))))
+        await roles.samplers.load_finish(0)
+        groups = [await roles.samplers.collect(job.prompts[0], 5, job.algorithm.requests(job.prompts[0])) for _ in "ab"]
+        return fetch([group.rollouts for group in groups])
+
+    first, again = run_async(sample())
+    assert [r.token_ids.tolist() for r in first] == [r.token_ids.tolist() for r in again]
+    assert len({tuple(r.token_ids) for r in first}) == len(first) == 4
+    for rollout in first:
+        expected = logprobs_of(model, rollout, list(job.distribution.banned_token_ids)).detach().numpy()
+        np.testing.assert_allclose(rollout.logprobs[rollout.loss_mask], expected, atol=1e-5)

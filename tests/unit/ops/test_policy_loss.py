@@ -1,0 +1,59 @@
+"""The clipped surrogate against loops, and where its gradient vanishes."""
+
+import math
+import random
+
+import pytest
+import torch
+
+from rlhf.ops.policy_loss import clipped_surrogate, clipped_tokens
+
+CLIPS = [{"clip_low": 0.2, "clip_high": 0.2}, {"clip_low": 0.2, "clip_high": 0.28}, {"clip_low": 0.5, "clip_high": 3.0}]
+
+
+def random_tokens(seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Ratios from far below to far above the trust region, advantages of both signs and zero."""
+    generator = random.Random(seed)
+    old = [[generator.uniform(-5, 0) for _ in range(20)] for _ in range(3)]
+    new = [[value + generator.uniform(-1.5, 1.5) for value in row] for row in old]
+    advantages = [[generator.choice([-2.0, -0.3, 0.0, 0.7, 5.0]) for _ in range(20)] for _ in range(3)]
+    return torch.tensor(new), torch.tensor(old), torch.tensor(advantages)
+
+
+@pytest.mark.parametrize("clip", CLIPS)
+def test_surrogate_and_gradient_equal_a_loop(clip):
+    logprobs, old_logprobs, advantages = random_tokens(0)
+    logprobs.requires_grad_()
+    per_token = clipped_surrogate(logprobs, old_logprobs, advantages, **clip)
+    per_token.sum().backward()
+    low, high = 1 - clip["clip_low"], 1 + clip["clip_high"]
+    for b in range(3):
+        for t in range(20):
+            advantage = advantages[b, t].item()
+            ratio = math.exp(logprobs[b, t].item() - old_logprobs[b, t].item())
+            value = min(ratio * advantage, min(max(ratio, low), high) * advantage)
+            slope = 0.0 if (ratio > high and advantage > 0) or (ratio < low and advantage < 0) else ratio * advantage
+            assert per_token[b, t].item() == pytest.approx(-value, rel=1e-5, abs=1e-7)
+            assert logprobs.grad[b, t].item() == pytest.approx(-slope, rel=1e-5, abs=1e-7)
+
+
+@pytest.mark.parametrize("clip", CLIPS)
+def test_clipped_tokens_are_those_without_a_gradient(clip):
+    logprobs, old_logprobs, advantages = random_tokens(1)
+    logprobs.requires_grad_()
+    clipped_surrogate(logprobs, old_logprobs, advantages, **clip).sum().backward()
+    without = (logprobs.grad == 0) & (advantages != 0)
+    assert without.any()
+    assert not without.all()
+    assert torch.equal(clipped_tokens(logprobs, old_logprobs, advantages, **clip), without)
+
+
+def test_on_policy_the_gradient_is_the_policy_gradient():
+    """At ratio 1 nothing is clipped: the loss is -A and its gradient too (REINFORCE with a baseline)."""
+    _, old_logprobs, advantages = random_tokens(2)
+    logprobs = old_logprobs.clone().requires_grad_()
+    per_token = clipped_surrogate(logprobs, old_logprobs, advantages, clip_low=0.2, clip_high=0.2)
+    per_token.sum().backward()
+    torch.testing.assert_close(per_token.detach(), -advantages)
+    torch.testing.assert_close(logprobs.grad, -advantages)
+    assert not clipped_tokens(logprobs, old_logprobs, advantages, clip_low=0.2, clip_high=0.2).any()
