@@ -3,10 +3,11 @@
 import hydra
 from omegaconf import DictConfig
 
-from rlhf.config import OnlineConfig, command_line, resolve
+from rlhf.config import OnlineConfig, command_line, in_one_sentence, resolve
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="online")
+@in_one_sentence
 def main(composed: DictConfig) -> None:
     config = resolve(composed, OnlineConfig)
     from rlhf.stages import evaluate

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import os
 import re
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
 
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException
 from omegaconf import MISSING, DictConfig, MissingMandatoryValue, OmegaConf
@@ -31,6 +35,7 @@ from rlhf.train.tracking import LogConfig
 from rlhf.types import InputError, RunError
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -61,6 +66,11 @@ class SuccessConfig:
     """A rollout succeeds whose reward reaches this."""
     num_shown: int = 3
     """Completions shown before and after."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_prompts", "samples_per_prompt"):
+            if getattr(self, name) < 1:
+                raise InputError(f"success.{name}={getattr(self, name)}: give at least 1")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -107,6 +117,10 @@ class OnlineConfig:
     """How success is measured before and after."""
     log: LogConfig = field(default_factory=LogConfig)
     """What is written down."""
+
+    def __post_init__(self) -> None:
+        if self.stop_window < 1:
+            raise InputError(f"stop_window={self.stop_window}: give at least 1")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -161,6 +175,12 @@ def resolve(composed: DictConfig, schema: type[T]) -> T:
     return config
 
 
+def compose(folder: Path, name: str, overrides: list[str], schema: type[T]) -> T:
+    """A configuration composed without a command line: what `--config-name name overrides` would give."""
+    with initialize_config_dir(str(folder.resolve()), version_base="1.3"):
+        return resolve(hydra_compose(name, overrides), schema)
+
+
 def as_plain(config: Any) -> dict[str, Any]:
     """A configuration as JSON can hold it."""
     plain = OmegaConf.to_container(OmegaConf.structured(config), enum_to_str=True)
@@ -195,8 +215,26 @@ def command_line(main: Callable[[], None]) -> None:
     """
     # Hydra then raises instead of printing several lines of its own.
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    in_one_sentence(main)()
+
+
+def in_one_sentence(function: Callable[P, None]) -> Callable[P, None]:
+    """The function, leaving with a sentence and an exit code where it raises what a person can mend.
+
+    Also put between `hydra.main` and its function: of an exception that comes out of it Hydra prints a line of its own,
+    of a SystemExit it does not.
+    """
+
+    @functools.wraps(function)
+    def run(*arguments: P.args, **keywords: P.kwargs) -> None:
+        _run(lambda: function(*arguments, **keywords))
+
+    return run
+
+
+def _run(call: Callable[[], None]) -> None:
     try:
-        main()
+        call()
     except (HydraException, OmegaConfBaseException) as error:
         sys.exit(refuse(explain(error), 2))
     except InputError as error:
@@ -212,13 +250,16 @@ def refuse(sentence: str, code: int) -> int:
 
 def explain(error: BaseException) -> str:
     """A composition error in one sentence."""
-    text = " ".join(f"{error} {error.__cause__ or ''}".split())
+    # An unknown choice is followed by the search path, which helps nobody.
+    text = " ".join(f"{error} {error.__cause__ or ''}".partition("Config search path:")[0].split())
     if isinstance(error, MissingMandatoryValue):
         key = getattr(error, "full_key", None) or text
         return f"{key}: it must be set, as in {key}=..."
     if match := re.search(r"Could not override '([^']+)'.*?not in '(\w+)'", text):
         schema = next((s for s in all_schemas() if s.__name__ == match[2]), None)
         return unknown_key(match[1], [f.name for f in dataclasses.fields(schema)] if schema else [])
+    if match := re.search(r"Could not override '([^']+)'\. To append to your config use (\+.*?) Key '", text):
+        return f"{match[1]}: new entries take a plus sign, as in {match[2]}"
     if match := re.search(r"Could not find '([^']+)/([^'/]+)' Available options in '[^']+': (.*)", text):
         known = ", ".join(name for name in match[3].split() if not name.endswith("_schema"))
         return f"{match[1]}={match[2]}: unknown; known are {known}"

@@ -7,21 +7,28 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import ray
-from ray.util.placement_group import PlacementGroup, placement_group
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
 from rlhf.actors.plan import Plan
 from rlhf.types import RunError
 
 ACCELERATOR = "GPU"
+Bundles = dict[str, PlacementGroup]
+"""Each role's placement group."""
 
 
 @contextmanager
 def cluster(plan: Plan) -> Iterator[None]:
     """The cluster this driver belongs to, or one of its own on this machine; disconnected at the end.
 
+    Inside another `cluster` block it is that one.
+
     `ray job submit` and `RAY_ADDRESS` name a cluster; without either none is joined, so a run never lands by accident
     on one that happens to run here. Without GPUs as many accelerators as the plan needs are pretended.
     """
+    if ray.is_initialized():
+        yield
+        return
     if "RAY_ADDRESS" in os.environ:
         ray.init(log_to_driver=True)
     else:
@@ -37,8 +44,9 @@ def cluster(plan: Plan) -> Iterator[None]:
         ray.shutdown()
 
 
-def reserve(plan: Plan, timeout_s: float) -> dict[str, PlacementGroup]:
-    """One placement group per role, one bundle per worker.
+@contextmanager
+def reserved(plan: Plan, timeout_s: float) -> Iterator[Bundles]:
+    """One placement group per role, one bundle per worker; given back at the end, with what still runs on them.
 
     Raises RunError where the cluster has too few accelerators, or none free within the deadline.
     """
@@ -49,16 +57,20 @@ def reserve(plan: Plan, timeout_s: float) -> dict[str, PlacementGroup]:
             f"placement: {plan.num_accelerators} accelerators are needed ({needs}) and the cluster has {total}; "
             "lower placement.* or sampler.num_engines, or add nodes"
         )
-    groups = {}
-    for role in plan.roles:
-        bundle = {ACCELERATOR: role.accelerators_per_worker, "CPU": 1}
-        groups[role.role] = placement_group([bundle] * role.num_workers, strategy="PACK")
-    for role in plan.roles:
-        if not groups[role.role].wait(timeout_s):
-            free = ray.available_resources()
-            raise RunError(
-                f"placement: the cluster did not grant {role.role} its {role.num_accelerators} accelerators within "
-                f"{timeout_s:g} s; free are {free.get(ACCELERATOR, 0):g} accelerators and {free.get('CPU', 0):g} CPUs: "
-                "wait for other jobs, or lower placement.*"
-            )
-    return groups
+    groups = {
+        role.role: placement_group([{ACCELERATOR: role.accelerators_per_worker, "CPU": 1}] * role.num_workers)
+        for role in plan.roles
+    }
+    try:
+        for role in plan.roles:
+            if not groups[role.role].wait(timeout_s):
+                free = ray.available_resources()
+                raise RunError(
+                    f"placement: the cluster did not grant {role.role} its {role.num_accelerators} accelerators within "
+                    f"{timeout_s:g} s; free are {free.get(ACCELERATOR, 0):g} accelerators and {free.get('CPU', 0):g} "
+                    "CPUs: wait for other jobs, or lower placement.*"
+                )
+        yield groups
+    finally:
+        for group in groups.values():
+            remove_placement_group(group)

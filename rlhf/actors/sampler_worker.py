@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,8 @@ from rlhf.runtimes.base import Precision, SamplerConfig
 from rlhf.runtimes.buckets import Bucket
 from rlhf.train.rollouts import RolloutCollector
 from rlhf.types import Prompt, Rollout, RolloutInfo, Sampling
+
+SWITCH_INTERVAL_S = 0.0005
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +38,9 @@ class SamplerWorker:
         # Imported here: it takes ten seconds, of this process alone.
         from rlhf.runtimes.vllm_sampler import VLLMSampler
 
+        # The engine's thread and this event loop take turns on the interpreter: at the default of 5 ms the loop, which
+        # needs microseconds per rollout, waits most of a short step.
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
         self.rewards = RewardProcesses(spec.reward)
         await self.rewards.start()
         self.engine = VLLMSampler(

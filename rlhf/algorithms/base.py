@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -36,10 +37,6 @@ class Loss(Protocol):
 class Algorithm(Protocol):
     @property
     def loss(self) -> Loss: ...
-
-    @property
-    def reads_reference(self) -> bool:
-        """Whether reference workers are needed."""
 
     def requests(self, prompt: Prompt) -> list[Sampling]:
         """The rollouts to sample for a prompt."""
@@ -82,11 +79,16 @@ class AlgorithmConfig:
     def __post_init__(self) -> None:
         if not 0 < self.clip_low < 1:
             raise InputError(f"algorithm.clip_low={self.clip_low}: must lie between 0 and 1; 0.2 is usual")
-        if self.clip_high <= 0:
+        if not 0 < self.clip_high < math.inf:
             raise InputError(f"algorithm.clip_high={self.clip_high}: must be positive; 0.2 to 0.28 is usual")
-        if self.kl_coef < 0:
+        if not 0 <= self.kl_coef < math.inf:
             raise InputError(f"algorithm.kl_coef={self.kl_coef}: must not be negative; 0 turns the penalty off")
 
     def build(self, sampling: Sampling) -> Algorithm:
         """The method, asking for rollouts sampled like `sampling`."""
         raise NotImplementedError
+
+    @property
+    def reads_reference(self) -> bool:
+        """Whether reference workers are needed."""
+        return self.kl_coef > 0 or self.measure_kl

@@ -38,10 +38,6 @@ class GRPO:
         self.sampling = sampling
         self.loss = ClippedLoss(config)
 
-    @property
-    def reads_reference(self) -> bool:
-        return self.config.kl_coef > 0 or self.config.measure_kl
-
     def requests(self, prompt: Prompt) -> list[Sampling]:
         return [self.sampling] * self.config.group_size
 

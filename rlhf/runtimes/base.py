@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -64,6 +65,14 @@ class OptimizerConfig:
     gradient_clipping: float = 1.0
     """Largest norm of the gradient over all parameters; 0 does not clip."""
 
+    def __post_init__(self) -> None:
+        if not 0 < self.lr < math.inf:
+            raise InputError(f"optimizer.lr={self.lr}: give a positive number")
+        if self.warmup_steps < 0:
+            raise InputError(f"optimizer.warmup_steps={self.warmup_steps}: give 0 for none, or more")
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise InputError(f"optimizer.betas={list(self.betas)}: give two numbers of at least 0 and below 1")
+
 
 @dataclass(kw_only=True, slots=True)
 class BackendConfig:
@@ -90,10 +99,10 @@ class BackendConfig:
 
     def __post_init__(self) -> None:
         if self.zero_stage not in (1, 2, 3):
-            raise InputError(f"zero_stage={self.zero_stage}: DeepSpeed learners run ZeRO 1, 2 or 3")
+            raise InputError(f"backend.zero_stage={self.zero_stage}: DeepSpeed learners run ZeRO 1, 2 or 3")
         if self.max_tokens_per_microbatch < 2:
             raise InputError(
-                f"max_tokens_per_microbatch={self.max_tokens_per_microbatch}: set at least the longest sequence"
+                f"backend.max_tokens_per_microbatch={self.max_tokens_per_microbatch}: set at least the longest sequence"
             )
 
 

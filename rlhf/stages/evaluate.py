@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 
-from rlhf.actors.placement import cluster, reserve
+from rlhf.actors.placement import Bundles, cluster, reserved
 from rlhf.actors.plan import Plan
 from rlhf.actors.roles import SamplerPool, fetch
 from rlhf.actors.sampler_worker import SamplerWorker
@@ -19,15 +19,14 @@ from rlhf.stages.success import Success, measure_success
 def run(config: OnlineConfig) -> Success:
     job = prepare(config)
     job = dataclasses.replace(job, plan=Plan((job.plan.role("sampler"),)))
-    with cluster(job.plan):
-        success = asyncio.run(evaluate(job))
+    with cluster(job.plan), reserved(job.plan, config.placement.timeout_s) as bundles:
+        success = asyncio.run(evaluate(job, bundles))
     show_table("Completions", ("prompt", "completion"), success.samples)
     CONSOLE.print(f"success={success.rate:.3f}")
     return success
 
 
-async def evaluate(job: Job) -> Success:
-    bundles = reserve(job.plan, job.config.placement.timeout_s)
+async def evaluate(job: Job, bundles: Bundles) -> Success:
     samplers = SamplerPool(Workers(job.plan.role("sampler"), SamplerWorker, bundles["sampler"]))
     await samplers.start(sampler_spec(job))
     success = await measure_success(samplers, fetch, job.prompts, job.sampling, job.config.success)

@@ -74,14 +74,14 @@ def prepare(config: OnlineConfig) -> Job:
             banned_token_ids=tuple(special_ids_to_ban(tokenizer, vocab_size(model_config), stop_ids)),
         ),
         stop_token_ids=tuple(sorted(stop_ids)),
-        plan=plan_roles(config, algorithm),
+        plan=plan_roles(config),
     )
 
 
-def plan_roles(config: OnlineConfig, algorithm: Algorithm) -> Plan:
+def plan_roles(config: OnlineConfig) -> Plan:
     placement, sampler = config.placement, config.sampler
     roles = [RolePlan(role="policy", num_workers=placement.policy)]
-    if algorithm.reads_reference:
+    if config.algorithm.reads_reference:
         roles.append(RolePlan(role="reference", num_workers=placement.reference))
     engines = RolePlan(
         role="sampler", num_workers=sampler.num_engines, accelerators_per_worker=sampler.tensor_parallel_size

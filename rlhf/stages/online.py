@@ -8,7 +8,7 @@ import random
 from dataclasses import dataclass
 
 from rlhf.actors.learner_worker import LearnerSpec, LearnerWorker
-from rlhf.actors.placement import cluster, reserve
+from rlhf.actors.placement import Bundles, cluster, reserved
 from rlhf.actors.roles import ModelRole, PolicyRole, SamplerPool, fetch
 from rlhf.actors.sampler_worker import SamplerWorker
 from rlhf.actors.weight_sync import ObjectStoreSync
@@ -61,17 +61,17 @@ def run(config: OnlineConfig) -> Artifact | None:
         if is_finished(folder):
             CONSOLE.print(f"{folder.model} is there already: this run is finished.")
         else:
-            with cluster(job.plan):
-                asyncio.run(train(job, folder))
+            with cluster(job.plan), reserved(job.plan, config.placement.timeout_s) as bundles:
+                asyncio.run(train(job, folder, bundles))
         return open_artifact(folder.model)
 
 
-async def train(job: Job, folder: RunFolder) -> None:
+async def train(job: Job, folder: RunFolder, bundles: Bundles) -> None:
     """Start the roles, train, and commit the final model."""
     config, clock = job.config, Clock()
     checkpoint = folder.newest_checkpoint()
     with CONSOLE.status("starting Ray actors, DeepSpeed learners and vLLM engines"), clock("start"):
-        roles = await start_roles(job, clock)
+        roles = await start_roles(job, bundles, clock)
     CONSOLE.print(f"{job.plan.num_workers} workers ready in {clock.take()['start']:.1f} s")
     stream = RolloutStream(PromptOrder(job.prompts, config.seed), roles.samplers, job.algorithm, config.stream)
     next_step = 0
@@ -103,10 +103,9 @@ async def train(job: Job, folder: RunFolder) -> None:
     conclude(folder, before, after, trainer.next_step)
 
 
-async def start_roles(job: Job, clock: Clock) -> Roles:
+async def start_roles(job: Job, bundles: Bundles, clock: Clock) -> Roles:
     """Actors on their accelerators, models loaded, all roles side by side. Raises RunError past the deadline."""
     config = job.config
-    bundles = reserve(job.plan, config.placement.timeout_s)
 
     def workers(role: str, actor_class: type) -> Workers:
         return Workers(job.plan.role(role), actor_class, bundles[role])
@@ -115,7 +114,7 @@ async def start_roles(job: Job, clock: Clock) -> Roles:
         workers("policy", LearnerWorker), job.algorithm, config.optimizer, config.train.num_steps, clock
     )
     reference = None
-    if job.algorithm.reads_reference:
+    if config.algorithm.reads_reference:
         reference = ModelRole(workers("reference", LearnerWorker), "ref_logprobs", clock)
     samplers = SamplerPool(workers("sampler", SamplerWorker))
     trained, frozen = (

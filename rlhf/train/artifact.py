@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -33,18 +34,24 @@ def committing(folder: Path, manifest: Mapping[str, Any]) -> Iterator[Path]:
 
     The manifest lists every file with its size and sha256; all of it is on disk before the rename.
     """
-    staging = folder.with_name(f".tmp-{folder.name}")
+    staging, replaced = folder.with_name(f".tmp-{folder.name}"), folder.with_name(f".old-{folder.name}")
     shutil.rmtree(staging, ignore_errors=True)
+    shutil.rmtree(replaced, ignore_errors=True)
     staging.mkdir(parents=True)
     try:
         yield staging
         files = {
             str(path.relative_to(staging)): describe(path) for path in sorted(staging.rglob("*")) if path.is_file()
         }
-        (staging / MANIFEST).write_text(json.dumps({**manifest, "files": files}, indent=1), encoding="utf-8")
+        contents = without_nan({**manifest, "files": files})
+        (staging / MANIFEST).write_text(json.dumps(contents, indent=1, allow_nan=False), encoding="utf-8")
         sync_to_disk(staging)
+        if folder.exists():
+            # It was refused as corrupt and is made again; its name says that it is no checkpoint any more.
+            os.rename(folder, replaced)
         os.rename(staging, folder)
         sync_folder(folder.parent)
+        shutil.rmtree(replaced, ignore_errors=True)
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise
@@ -56,13 +63,28 @@ def open_artifact(folder: Path) -> Artifact:
         raise InputError(
             f"{folder}: no {MANIFEST} there, so it was not committed by this project; choose another folder"
         )
-    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    for name, expected in manifest["files"].items():
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        files = manifest["files"].items()
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise InputError(
+            f"{folder / MANIFEST}: it is not what was written; use an earlier checkpoint or restore the file"
+        ) from None
+    for name, expected in files:
         path = folder / name
         if not path.is_file() or describe(path) != expected:
             state = "is missing" if not path.is_file() else "is not what was written"
             raise InputError(f"{path}: it {state} (see {MANIFEST}); use an earlier checkpoint or restore the file")
     return Artifact(folder=folder, manifest=manifest)
+
+
+def without_nan(value: Any) -> Any:
+    """JSON has no NaN and no infinity: null in their place."""
+    if isinstance(value, Mapping):
+        return {key: without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def describe(path: Path) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from rlhf.train.artifact import committing
 from rlhf.train.online import StepReport
 from rlhf.train.run_folder import RunFolder
 from rlhf.train.stream import RolloutStream
+from rlhf.types import InputError
 
 TRAINER, STATE = "trainer", "state.json"
 
@@ -29,7 +30,13 @@ class CheckpointConfig:
     every: int | None = None
     """Training steps between checkpoints; None saves the final model alone."""
     keep: int = 2
-    """How many checkpoints stay."""
+    """How many checkpoints stay. At least 1."""
+
+    def __post_init__(self) -> None:
+        if self.every is not None and self.every < 1:
+            raise InputError(f"checkpoint.every={self.every}: give at least 1, or null to save the final model alone")
+        if self.keep < 1:
+            raise InputError(f"checkpoint.keep={self.keep}: give at least 1")
 
 
 @dataclass(slots=True, kw_only=True)

@@ -18,7 +18,9 @@ def step_metrics(report: StepReport) -> dict[str, float]:
         **length_metrics(infos),
         **{f"train/{name}": value for name, value in report.stats.values().items()},
         **failure_metrics([*report.groups, *report.rejected]),
-        "staleness_max": float(max(report.step - info.versions[0] for info in infos if info.num_loss_tokens)),
+        "staleness_max": float(
+            max((report.step - info.versions[0] for info in infos if info.num_loss_tokens), default=0)
+        ),
         **{f"seconds/{name}": value for name, value in report.seconds.items()},
     }
 

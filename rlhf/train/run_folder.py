@@ -15,8 +15,8 @@ from typing import Any
 from rlhf.train.artifact import MANIFEST, Artifact, open_artifact
 from rlhf.types import InputError
 
-CONFIG, LOCK, MODEL = "config.json", ".lock", "model"
-RESUMABLE_KEYS = ("dry_run", "output", "train.num_steps", "train.stop_at_reward", "checkpoint.", "log.")
+CONFIG, CONFIG_DRAFT, LOCK, MODEL = "config.json", ".config.json", ".lock", "model"
+RESUMABLE_KEYS = ("dry_run", "output", "train.num_steps", "stop_at_reward", "stop_window", "checkpoint.", "log.")
 """What may differ between a run and its continuation."""
 
 
@@ -68,7 +68,8 @@ def open_run_folder(path: str, config: Mapping[str, Any]) -> Iterator[RunFolder]
     root = Path(path).resolve()
     if root.exists() and not root.is_dir():
         raise InputError(f"output={path}: it is a file; name a folder")
-    if root.exists() and any(root.iterdir()) and not (root / CONFIG).is_file():
+    found = {entry.name for entry in root.iterdir()} if root.exists() else set()
+    if found - {LOCK, CONFIG_DRAFT} and CONFIG not in found:
         raise InputError(f"output={path}: it holds files of something else; name a new or empty folder")
     root.mkdir(parents=True, exist_ok=True)
     with (root / LOCK).open("a+") as lock:
@@ -91,7 +92,10 @@ def open_run_folder(path: str, config: Mapping[str, Any]) -> Iterator[RunFolder]
 def adopt_config(file: Path, path: str, config: Mapping[str, Any]) -> None:
     """Write the configuration, or see that it is the one the folder was made with."""
     if file.is_file():
-        before, now = flatten(json.loads(file.read_text(encoding="utf-8"))), flatten(config)
+        try:
+            before, now = flatten(json.loads(file.read_text(encoding="utf-8"))), flatten(config)
+        except (ValueError, AttributeError):
+            raise InputError(f"{file}: it is not the configuration of a run; name a new or empty folder") from None
         changed = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
         changed = [key for key in changed if not key.startswith(RESUMABLE_KEYS)]
         if changed:
@@ -100,7 +104,9 @@ def adopt_config(file: Path, path: str, config: Mapping[str, Any]) -> None:
                 f"output={path}: it holds a run of another configuration ({differences}); name another folder, or run "
                 "with the same values to continue it"
             )
-    file.write_text(json.dumps(config, indent=1, ensure_ascii=False), encoding="utf-8")
+    draft = file.with_name(CONFIG_DRAFT)
+    draft.write_text(json.dumps(config, indent=1, ensure_ascii=False), encoding="utf-8")
+    draft.replace(file)
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -117,7 +117,8 @@ class RolloutStream:
 
     def state(self) -> dict[str, Any]:
         """Where the stream stands after a step: half-generated groups are named, to be resubmitted, never saved."""
-        return {"next_position": self.next_position, "in_flight": [position for position, _ in self.in_flight]}
+        positions = [*(position for position, _ in self.in_flight), *self.resubmitted]
+        return {"next_position": self.next_position, "in_flight": positions}
 
     def restore(self, state: dict[str, Any]) -> None:
         self.next_position = state["next_position"]

@@ -59,9 +59,13 @@ def truncate_to(path: Path, next_step: int) -> list[dict[str, Any]]:
     """Drop the lines of steps that a resumed run repeats; the others, parsed."""
     if not path.is_file():
         return []
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    # A line ends at a line feed alone (a rollout may hold other separators); what follows the last was torn by a kill.
+    *lines, _ = path.read_bytes().split(b"\n")
+    rows = [json.loads(line) for line in lines]
     kept = [row for row in rows if row["step"] < next_step]
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept), encoding="utf-8")
+    draft = path.with_name(f".{path.name}")
+    draft.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept), encoding="utf-8")
+    draft.replace(path)
     return kept
 
 
@@ -160,8 +164,8 @@ def plot(history: Sequence[Mapping[str, Any]], panels: Mapping[str, str], path: 
     from matplotlib import pyplot
 
     present = {title: name for title, name in panels.items() if any(row.get(name) is not None for row in history)}
-    figure, axes = pyplot.subplots(1, len(present), figsize=(4 * len(present), 3), squeeze=False)
-    for axis, (title, name) in zip(axes[0], present.items(), strict=True):
+    figure, axes = pyplot.subplots(1, max(len(present), 1), figsize=(4 * max(len(present), 1), 3), squeeze=False)
+    for axis, (title, name) in zip(axes[0], present.items(), strict=False):
         points = [(row["step"], row[name]) for row in history if row.get(name) is not None]
         axis.plot(*zip(*points, strict=True), linewidth=1.5)
         axis.set(title=title, xlabel="training step")

@@ -23,15 +23,11 @@ def sums(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def compose(models: dict[str, Path], sums: Path) -> Callable[..., OnlineConfig]:
     """`compose(*overrides)`: a small online run on the tied model, as the command line would compose it."""
-    import hydra
-
-    from rlhf.config import resolve
+    from rlhf.config import compose as compose_config
 
     def composed(*overrides: str) -> OnlineConfig:
-        conf = Path(__file__).parents[2] / "conf"
-        with hydra.initialize_config_dir(str(conf), version_base="1.3"):
-            config = hydra.compose("online", [*SMALL_RUN, f"model={models['tied']}", f"data.path={sums}", *overrides])
-        return resolve(config, OnlineConfig)
+        base = [*SMALL_RUN, f"model={models['tied']}", f"data.path={sums}"]
+        return compose_config(Path(__file__).parents[2] / "conf", "online", [*base, *overrides], OnlineConfig)
 
     return composed
 
@@ -68,10 +64,13 @@ def run_async() -> Iterator[Callable[..., Any]]:
 
 @pytest.fixture(scope="session")
 def roles(cluster: None, compose: Callable[..., OnlineConfig], run_async: Callable[..., Any]) -> Iterator[Any]:
+    from rlhf.actors.placement import reserved
     from rlhf.stages.job import prepare
     from rlhf.stages.online import start_roles
     from rlhf.train.clock import Clock
 
-    started = run_async(start_roles(prepare(compose()), Clock()))
-    yield started
-    run_async(started.samplers.close())
+    job = prepare(compose())
+    with reserved(job.plan, 30) as bundles:
+        started = run_async(start_roles(job, bundles, Clock()))
+        yield started
+        run_async(started.samplers.close())

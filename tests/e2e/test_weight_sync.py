@@ -1,5 +1,6 @@
 """Weights are what they say: after a load the engine samples from the learner's distribution."""
 
+import asyncio
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -124,23 +125,25 @@ def test_the_probe_tells_an_engine_of_other_weights(
     run_async(scenario())
 
 
-def test_a_sync_that_takes_too_long_is_named(roles: Any, run_async: Callable[..., Any]) -> None:
+def test_a_sync_that_takes_too_long_is_named(run_async: Callable[..., Any]) -> None:
     from rlhf.actors.weight_sync import ObjectStoreSync
     from rlhf.runtimes.base import Precision, WeightSyncConfig
     from rlhf.train.clock import Clock
 
     class StuckPolicy:
         async def weights(self, bucket_bytes: int) -> Any:
-            import asyncio
-
             await asyncio.sleep(60)
             yield
+
+    class ReadySamplers:
+        async def load_begin(self) -> None:
+            pass
 
     sync = ObjectStoreSync(WeightSyncConfig(timeout_s=1.0), Precision.fp32, [3, 4], 9, Clock())
 
     async def scenario() -> None:
         with pytest.raises(RunError, match="version 9 was not on all engines within"):
-            await sync.push(StuckPolicy(), roles.samplers)  # type: ignore[arg-type]
+            await sync.push(StuckPolicy(), ReadySamplers())  # type: ignore[arg-type]
 
     run_async(scenario())
 

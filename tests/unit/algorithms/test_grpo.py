@@ -69,7 +69,7 @@ def test_credit_is_the_score_on_the_tokens_the_policy_chose(packed):
     ("keys", "reads"), [({}, False), ({"kl_coef": 0.01}, True), ({"measure_kl": True}, True)], ids=str
 )
 def test_the_reference_is_read_where_its_kl_is_used(keys, reads):
-    assert GRPOConfig(**keys).build(SAMPLING).reads_reference is reads
+    assert GRPOConfig(**keys).reads_reference is reads
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,7 @@ LENGTHS = [3, 8, 1, 5]
 @pytest.mark.parametrize("seed", range(3))
 def test_loss_is_the_mean_over_all_tokens_that_are_learnt(seed):
     loss, sequences = SFTConfig().build(), make_sequences(seed, LENGTHS)
-    learnt = [
-        (sequence, t) for sequence, mask in enumerate(sequences.mask) for t, on in enumerate(mask) if on
-    ]
+    learnt = [(sequence, t) for sequence, mask in enumerate(sequences.mask) for t, on in enumerate(mask) if on]
     expected = -sum(sequences.logprobs[i][t] for i, t in learnt) / len(learnt)
     assert loss.count(sequences.rows) == len(learnt)
     for splits, packed in itertools.product(([[0, 1, 2, 3]], [[2], [3, 0], [1]]), (True, False)):

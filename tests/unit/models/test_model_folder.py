@@ -47,7 +47,8 @@ def test_remote_code_is_refused_naming_a_successor(tmp_path):
 @pytest.mark.parametrize("nested", [False, True])
 def test_sizes_are_read_from_the_text_model(tmp_path, nested):
     sizes = {"max_position_embeddings": 128, "vocab_size": 11}
-    config = read_model_config(make_folder(tmp_path / "m", {"text_config": sizes, "vocab_size": 3} if nested else sizes))
+    written = {"text_config": sizes, "vocab_size": 3} if nested else sizes
+    config = read_model_config(make_folder(tmp_path / "m", written))
     assert (context_length(config), vocab_size(config)) == (128, 11)
 
 

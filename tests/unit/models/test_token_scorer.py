@@ -38,12 +38,12 @@ def make_rows(seed: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
     return ids, masks
 
 
-def score(model: nn.Module, distribution: SamplingDistribution, rows: list[int], packed: bool) -> tuple[np.ndarray, ...]:
+def score(
+    model: nn.Module, distribution: SamplingDistribution, rows: list[int], packed: bool
+) -> tuple[np.ndarray, ...]:
     """Flat logprobs and entropies, and the gradient of the logprobs' sum."""
     ids, masks = make_rows(0)
-    batch = MicroBatch.from_rows(
-        [ids[i] for i in rows], [masks[i] for i in rows], [0.0] * len(rows), {}, packed=packed
-    )
+    batch = MicroBatch.from_rows([ids[i] for i in rows], [masks[i] for i in rows], [0.0] * len(rows), {}, packed=packed)
     model.zero_grad()
     outputs = TokenScorer(distribution)(model, batch)
     outputs.logprobs.sum().backward()
@@ -57,9 +57,7 @@ def test_packed_padded_and_alone_agree(model, distribution):
     packed = score(model, distribution, [0, 1, 2, 3, 4], packed=True)
     padded = score(model, distribution, [0, 1, 2, 3, 4], packed=False)
     alone = [score(model, distribution, [i], packed=True) for i in range(5)]
-    by_row = (
-        np.concatenate([row[0] for row in alone]), np.concatenate([row[1] for row in alone]), sum(row[2] for row in alone)
-    )  # fmt: skip
+    by_row = (*(np.concatenate([row[i] for row in alone]) for i in range(2)), sum(row[2] for row in alone))
     assert np.abs(packed[0]).max() > 1
     for one, other, third in zip(packed, padded, by_row, strict=True):
         assert np.isfinite(one).all()

@@ -14,7 +14,8 @@ REWARDS = st.lists(st.floats(-100, 100), min_size=2, max_size=16)
 def test_closed_forms():
     assert group_relative_scores([1.0, 0.0, 0.0, 0.0], scale_by_std=False) == [0.75, -0.25, -0.25, -0.25]
     # The sample standard deviation of (1, 0, 0, 0) is 1/2.
-    assert group_relative_scores([1.0, 0.0, 0.0, 0.0], scale_by_std=True) == pytest.approx([1.5, -0.5, -0.5, -0.5], rel=3e-6)
+    scaled = group_relative_scores([1.0, 0.0, 0.0, 0.0], scale_by_std=True)
+    assert scaled == pytest.approx([1.5, -0.5, -0.5, -0.5], rel=3e-6)
 
 
 @pytest.mark.parametrize("scale_by_std", [True, False])

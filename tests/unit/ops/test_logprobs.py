@@ -68,6 +68,6 @@ def test_bf16_logits_are_scored_in_fp32(logits):
 
 
 def test_entropy_where_one_token_is_left():
-    """ -inf * 0 counts as 0: a distribution on one token has no entropy."""
+    """-inf * 0 counts as 0: a distribution on one token has no entropy."""
     sampled = sampling_logits(torch.randn(1, 2, 3), temperature=1.0, banned_token_ids=torch.tensor([0, 2]))
     assert next_token_entropy(sampled).tolist() == [[0.0, 0.0]]

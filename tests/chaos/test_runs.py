@@ -1,0 +1,108 @@
+"""What happens to a run when things go wrong around it."""
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from safetensors.numpy import load_file
+
+from tests.chaos.conftest import Run, metrics
+
+FAULTY = Path(__file__).parent / "faulty_rewards.py"
+pytestmark = pytest.mark.timeout(400)
+TIMING = ("seconds/",)
+
+
+def figures(folder: Path) -> list[dict[str, float]]:
+    """Metrics without what the clock says."""
+    return [{k: v for k, v in row.items() if not k.startswith(TIMING)} for row in metrics(folder)]
+
+
+def test_a_killed_run_continues_to_the_same_numbers(launch: Callable[..., Run], tmp_path: Path) -> None:
+    recipe = ("train.num_steps=4", "checkpoint.every=1", "success.num_prompts=4", "log.tensorboard=false")
+    whole = launch(f"output={tmp_path / 'whole'}", *recipe)
+    assert whole.wait() == 0, whole.log.read_text()
+
+    killed = launch(f"output={tmp_path / 'killed'}", *recipe)
+    killed.wait_until(lambda: len(metrics(tmp_path / "killed")) >= 2)
+    os.kill(killed.process.pid, signal.SIGKILL)
+    killed.wait_for_no_process()
+    resumed = launch(f"output={tmp_path / 'killed'}", *recipe)
+    assert resumed.wait() == 0, resumed.log.read_text()
+    assert "continuing from" in resumed.log.read_text()
+    resumed.wait_for_no_process()
+
+    assert figures(tmp_path / "killed") == figures(tmp_path / "whole")
+    expected, found = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("whole", "killed"))
+    assert expected.keys() == found.keys()
+    assert all((expected[name] == found[name]).all() for name in expected)
+    assert len(list((tmp_path / "killed" / "checkpoints").iterdir())) == 2
+
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    newest = max((tmp_path / "killed" / "checkpoints").iterdir())
+    for folder in (newest, tmp_path / "killed" / "model"):
+        manifest = json.loads((folder / "manifest.json").read_text())
+        assert manifest["auto_class"] == "AutoModelForCausalLM"
+        model = AutoModelForCausalLM.from_pretrained(folder)
+        assert (model.model.embed_tokens.weight.numpy(force=True) == found["model.embed_tokens.weight"]).all()
+        assert AutoTokenizer.from_pretrained(folder).chat_template
+
+
+def test_faulty_rewards_are_failures_and_never_rewards(launch: Callable[..., Run], tmp_path: Path) -> None:
+    run = launch(
+        f"output={tmp_path / 'run'}", f"reward.functions=[{FAULTY}:sometimes]", "reward.timeout_s=0.5",
+        "reward.num_processes=2", "stream.max_failures_per_step=200", "stream.prompts_per_step=6",
+        "success.num_prompts=1", "log.groups_per_step=6",
+    )  # fmt: skip
+    assert run.wait() == 0, run.log.read_text()
+    run.wait_for_no_process()
+    rows = metrics(tmp_path / "run")
+    kinds = {kind for row in rows for kind in row if kind.startswith("failures/")}
+    assert kinds == {f"failures/reward_{kind}" for kind in ("timeout", "died", "error", "invalid")}
+    assert all(row["failures"] > 0 and row["train/skipped_updates"] == 0 for row in rows)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "rollouts.jsonl").read_text().splitlines()]
+    assert lines
+    assert all(line["prompt_id"][-1] in "56789" and "reward" in line for line in lines)
+
+
+def test_a_reward_that_always_fails_stops_the_run_in_one_sentence(launch: Callable[..., Run], tmp_path: Path) -> None:
+    run = launch(f"output={tmp_path / 'run'}", f"reward.functions=[{FAULTY}:always]", "success.num_prompts=1")
+    assert run.wait() == 4, run.log.read_text()
+    run.wait_for_no_process()
+    (error,) = run.errors()
+    assert "rollouts of this step failed" in error
+    assert "faulty_rewards.py:always: LookupError: a bug in the reward" in error
+    assert "Traceback" not in run.log.read_text()
+
+
+def test_a_dead_learner_ends_the_run_in_bounded_time(launch: Callable[..., Run], tmp_path: Path) -> None:
+    run = launch(f"output={tmp_path / 'run'}", "train.num_steps=100000", "success.num_prompts=1")
+    run.wait_until(lambda: len(metrics(tmp_path / "run")) >= 2)
+    os.kill(run.worker("ray::LearnerWorker").pid, signal.SIGKILL)
+    assert run.wait() == 4, run.log.read_text()
+    run.wait_for_no_process()
+    (error,) = run.errors()
+    assert "policy worker" in error
+    assert "died" in error or "Connection" in error
+
+
+def test_a_placement_larger_than_the_cluster_is_refused(launch: Callable[..., Run], tmp_path: Path) -> None:
+    """On a machine without GPUs accelerators are pretended; a cluster that declares too few is joined by address."""
+    import subprocess
+    import sys
+
+    script = (
+        "import ray, sys; ray.init(address='local', num_gpus=2, num_cpus=4, include_dashboard=False);"
+        "from rlhf.actors.placement import reserved; from rlhf.actors.plan import RolePlan, make_plan;"
+        "from rlhf.types import RunError\n"
+        "roles = [RolePlan(role='policy', num_workers=2), RolePlan(role='sampler', num_workers=1)]\n"
+        "try: reserved(make_plan(roles), 5).__enter__()\n"
+        "except RunError as error: print(error); sys.exit(4)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 4, done.stderr
+    assert "3 accelerators are needed (policy 2, sampler 1) and the cluster has 2" in done.stdout

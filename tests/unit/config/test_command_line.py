@@ -1,0 +1,62 @@
+"""The manners of `launch/ppo.py`: one line on stderr, exit code 2, and no runtime loaded to say so."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+SCRIPT = ROOT / "launch" / "ppo.py"
+RUNTIMES = ("ray", "vllm", "deepspeed")
+
+
+def launch(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(arguments, cwd=folder, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True,
+                          text=True, timeout=60, check=False)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["+foo=1"], "foo: there is no such key; known are model, output, "),
+        (["train.foo=1"], "train.foo: there is no such key; known are num_steps, "),
+        (["train.num_steps=abc"], "train.num_steps=abc: Value 'abc' of type 'str' could not be converted to Integer"),
+        (["algorithm=foo"], "algorithm=foo: unknown; known are grpo"),
+        (["reward=foo"], "reward=foo: unknown; known are exact, math_verify, math_with_format, numeric"),
+        (["output=x"], "model: it must be set, as in model=..."),
+        (
+            ["algorithm.group_size=1", "model=m", "output=o", "data.path=p"],
+            "algorithm.group_size=1: GRPO's baseline is the mean of a group, set at least 2",
+        ),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_a_mistake_is_one_line_and_exit_code_2(tmp_path, overrides, sentence):
+    finished = launch(tmp_path, sys.executable, str(SCRIPT), *overrides)
+    lines = finished.stderr.splitlines()
+    assert finished.returncode == 2
+    assert lines[-1].startswith(f"error: {sentence}")
+    assert lines == lines[-1:]
+    assert finished.stdout == ""
+    assert list(tmp_path.iterdir()) == []  # Hydra leaves no folder of its own
+
+
+def test_the_configuration_is_shown_without_a_runtime(tmp_path):
+    program = (
+        "import json, runpy, sys\n"
+        f"sys.argv = [{str(SCRIPT)!r}, '--cfg', 'job', 'experiment=quickstart']\n"
+        "try:\n"
+        f"    runpy.run_path({str(SCRIPT)!r}, run_name='__main__')\n"
+        "except SystemExit as ended:\n"
+        "    assert not ended.code, ended.code\n"
+        f"print(json.dumps([name for name in {RUNTIMES!r} if name in sys.modules]), file=sys.stderr)\n"
+    )
+    finished = launch(tmp_path, sys.executable, "-c", program)
+    assert finished.returncode == 0
+    assert json.loads(finished.stderr) == []
+    assert "group_size: 8" in finished.stdout
+    assert "precision: fp32" in finished.stdout
+    assert list(tmp_path.iterdir()) == []

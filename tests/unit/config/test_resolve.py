@@ -1,0 +1,154 @@
+"""Recipes compose, and what is mistyped is told in one sentence with the key, the value and the remedy."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from rlhf.algorithms.grpo import GRPOConfig
+from rlhf.config import OnlineConfig, SFTRunConfig, as_plain, explain, resolve
+from rlhf.rewards.base import load_reward
+from rlhf.types import InputError
+
+CONF = Path(__file__).parents[3] / "conf"
+RECIPES = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
+REWARDS = sorted(path.stem for path in (CONF / "reward").glob("*.yaml"))
+NEEDED = ["model=m", "output=o", "data.path=p"]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def conf() -> Iterator[None]:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield
+
+
+def online(*overrides: str) -> OnlineConfig:
+    return resolve(compose("online", [*NEEDED, *overrides]), OnlineConfig)
+
+
+def sentence(*overrides: str) -> str:
+    """What a person is told of these overrides."""
+    try:
+        online(*overrides)
+    except (HydraException, OmegaConfBaseException) as error:
+        return explain(error)
+    except InputError as error:
+        return str(error)
+    pytest.fail(f"{overrides} were accepted")
+
+
+def is_supervised(recipe: str) -> bool:
+    return "_sft" in recipe
+
+
+def test_there_are_recipes_of_both_kinds():
+    assert {is_supervised(recipe) for recipe in RECIPES} == {True, False}
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipe_resolves(recipe):
+    name, schema = ("sft", SFTRunConfig) if is_supervised(recipe) else ("online", OnlineConfig)
+    config = resolve(compose(name, [f"experiment={recipe}", "model=m"]), schema)
+    assert (config.model, type(config)) == ("m", schema)
+    plain = as_plain(config)
+    assert json.loads(json.dumps(plain)) == plain
+    if schema is OnlineConfig:
+        assert isinstance(config.algorithm, GRPOConfig)
+        assert callable(load_reward(config.reward))
+
+
+@pytest.mark.parametrize("reward", REWARDS)
+def test_every_reward_names_functions_that_exist(reward):
+    config = online(f"reward={reward}").reward
+    assert callable(load_reward(config))
+
+
+def test_overrides_come_after_the_recipe_and_the_recipe_after_the_groups():
+    config = online("experiment=quickstart", "algorithm.group_size=5", "reward=math_with_format")
+    assert config.algorithm == GRPOConfig(group_size=5, clip_high=0.28, measure_kl=True)
+    assert (config.reward.functions, config.reward.weights) == (["math_verify", "format"], [1.0, 0.1])
+    assert config.model == "m"
+    assert online("experiment=gsm8k_grpo_8gpu").reward.functions == ["math_verify"]
+
+
+def test_options_of_rewards_are_free():
+    assert online("+reward.options.length={max_tokens: 4}").reward.options == {"length": {"max_tokens": 4}}
+
+
+@pytest.mark.parametrize("override", ["model", "output", "data.path"])
+def test_what_must_be_set_is_named(override):
+    given = [entry for entry in NEEDED if not entry.startswith(f"{override}=")]
+    with pytest.raises((InputError, OmegaConfBaseException)) as caught:
+        resolve(compose("online", given), OnlineConfig)
+    assert explain(caught.value) == f"{override}: it must be set, as in {override}=..."
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("train.num_step=3", "train.num_step: there is no such key; did you mean train.num_steps?"),
+        ("+train.num_step=3", "train.num_step: there is no such key; did you mean train.num_steps?"),
+        ("algorithm.groupsize=4", "algorithm.groupsize: there is no such key; did you mean algorithm.group_size?"),
+        ("algoritm=grpo", "algoritm: there is no such key; did you mean algorithm?"),
+        (
+            "+checkpoint.foo=1",
+            "checkpoint.foo: there is no such key; known are every, keep",
+        ),
+        ("train.num_steps=abc", "train.num_steps=abc: Value 'abc' of type 'str' could not be converted to Integer"),
+        ("train.num_steps=null", "train.num_steps=null: field 'train.num_steps' is not Optional"),
+        ("backend.precision=fp16", "backend.precision=fp16: Invalid value 'fp16', expected one of [fp32, bf16]"),
+        ("algorithm.kl_estimator=k4", "algorithm.kl_estimator=k4: Invalid value 'k4', expected one of [k1, k2, k3]"),
+        ("stream.prompts_per_step=0", "stream.prompts_per_step=0: give at least 1"),
+        ("algorithm.group_size=1", "algorithm.group_size=1: GRPO's baseline is the mean of a group, set at least 2"),
+    ],
+)
+def test_mistakes_are_told_in_one_sentence(override, expected):
+    assert sentence(override) == expected
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("algorithm=foo", "algorithm=foo: unknown; known are grpo"),
+        ("reward=foo", f"reward=foo: unknown; known are {', '.join(REWARDS)}"),
+        ("experiment=foo", f"experiment=foo: unknown; known are {', '.join(RECIPES)}"),
+    ],
+)
+def test_unknown_choices_list_the_known_ones(override, expected):
+    assert sentence(override) == expected
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "optimizer.betas=[0.9]",
+        "optimizer.betas=[0.9,1.0]",
+        "optimizer.lr=nan",
+        "optimizer.lr=-1",
+        "optimizer.warmup_steps=-1",
+        "checkpoint.keep=0",
+        "checkpoint.every=-1",
+        "stop_window=0",
+        "success.num_prompts=0",
+        "success.samples_per_prompt=0",
+    ],
+)
+def test_values_out_of_range_are_refused(override):
+    key = override.partition("=")[0].rpartition(".")[2]
+    assert key in sentence(override)
+
+
+def test_how_entries_are_added_to_a_free_dictionary_is_told():
+    value = "reward.options={length: {max_tokens: 1024}}"
+    assert sentence(value) == f"reward.options: new entries take a plus sign, as in +{value}"
+
+
+@pytest.mark.parametrize("override", ["backend.zero_stage=5", "backend.max_tokens_per_microbatch=1"])
+def test_sentences_name_the_whole_key(override):
+    assert sentence(override).startswith(override)

@@ -1,0 +1,190 @@
+"""The learner over a fake backend: its gradient is the full batch's, however the batch is cut and shared out."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from rlhf.algorithms.base import AlgorithmConfig, Normalisation
+from rlhf.algorithms.clipped_loss import ClippedLoss
+from rlhf.algorithms.grpo import GRPOConfig
+from rlhf.algorithms.sft import SFTLoss
+from rlhf.train.batching import Packing, RowGroup, deal
+from rlhf.train.learner import Learner
+from rlhf.train.offline import as_group
+from rlhf.train.stats import merge
+from rlhf.types import Batch, Reference, Row, Sampling
+from tests.unit.train.fakes import SCORER, FakeBackend, TinyModel, rollout_groups, row_logprobs, supervised_rows
+
+GRPO = GRPOConfig().build(Sampling(temperature=0.8, max_tokens=8))
+SHARDINGS = [(1, True, 1000), (1, False, 40), (2, True, 40), (2, False, 60), (3, True, 25)]
+
+
+def deal_groups(groups: Sequence[RowGroup], num_ranks: int, packed: bool, max_tokens: int, **keys: int) -> Batch:
+    packing = Packing(max_tokens=max_tokens, packed=packed, num_ranks=num_ranks)
+    return deal(groups, **{"step": 0, "num_minibatches": 1, "num_epochs": 1, "seed": 0, **keys}, packing=packing)
+
+
+def make_learners(num_ranks: int, packed: bool) -> list[Learner]:
+    return [Learner(FakeBackend(rank, num_ranks), SCORER, packed) for rank in range(num_ranks)]
+
+
+def interleaved(batch: Batch, columns: list[list[np.ndarray]]) -> list[np.ndarray]:
+    """Columns by rank, in the order of the batch's packs."""
+    by_rank = [iter(column) for column in columns]
+    return [next(by_rank[i % len(by_rank)]) for part in batch.minibatches for i in range(len(part.packs))]
+
+
+def rows_of(batch: Batch) -> list[tuple[Row, object]]:
+    """Rows with what they refer to, in the order of the packs."""
+    return [(row, part.groups[row.group][row.index]) for part in batch.minibatches for row in part.rows]
+
+
+def full_batch_gradient(loss: Tensor, model: TinyModel) -> Tensor:
+    model.zero_grad()
+    loss.backward()
+    return model.gradient
+
+
+@pytest.mark.parametrize(("num_ranks", "packed", "max_tokens"), SHARDINGS)
+def test_supervised_gradient_is_that_of_the_whole_batch(num_ranks, packed, max_tokens):
+    rows = supervised_rows(0, 11)
+    model = TinyModel()
+    learnt = [
+        logprob
+        for row in rows
+        for logprob, on in zip(row_logprobs(model, row.token_ids, 0.8), row.loss_mask[1:], strict=True)
+        if on
+    ]
+    expected = -sum(learnt) / len(learnt)
+    batch = deal_groups([as_group(row) for row in rows], num_ranks, packed, max_tokens)
+    learners = make_learners(num_ranks, packed)
+    stats = merge([learner.update(batch, SFTLoss(), 0.1) for learner in learners])
+    gradient = sum(learner.backend.gradients[0] for learner in learners)
+    torch.testing.assert_close(gradient, full_batch_gradient(expected, model), atol=1e-6, rtol=1e-5)
+    assert stats.values()["loss"] == pytest.approx(expected.item(), rel=1e-5)
+    counts = [len(learner.backend.forwards) for learner in learners]
+    assert len(set(counts)) == 1
+    for learner in learners:
+        assert learner.backend.lasts == [False] * (counts[0] - 1) + [True]
+
+
+@pytest.mark.parametrize(("num_ranks", "packed", "max_tokens"), SHARDINGS)
+@pytest.mark.parametrize("normalisation", list(Normalisation))
+def test_policy_gradient_is_that_of_the_whole_batch(num_ranks, packed, max_tokens, normalisation):
+    """Through score, assign_credit and update, with both logprob columns: nothing lands on another row's tokens."""
+    batch = deal_groups(rollout_groups(1, [4, 2, 3]), num_ranks, packed, max_tokens)
+    learners = make_learners(num_ranks, packed)
+    reference, model = TinyModel(seed=1), TinyModel()
+    scorers = [Learner(FakeBackend(rank, num_ranks, reference), SCORER, packed) for rank in range(num_ranks)]
+    batch = batch.with_columns(
+        [
+            {"old_logprobs": interleaved(batch, [learner.score(batch) for learner in learners])},
+            {"ref_logprobs": interleaved(batch, [scorer.score(batch) for scorer in scorers])},
+        ]
+    )
+    credited = [learner.assign_credit(batch, GRPO) for learner in learners]
+    batch = batch.with_columns([{"advantages": interleaved(batch, [columns for columns, _ in credited])}])
+    config = AlgorithmConfig(kl_coef=0.3, normalisation=normalisation)
+    stats = merge([learner.update(batch, ClippedLoss(config), 0.1) for learner in learners])
+
+    total, rows = 0.0, rows_of(batch)
+    num_tokens = sum(row.num_loss_tokens for row, _ in rows)
+    for row, rollout in rows:
+        divisor = num_tokens if normalisation is Normalisation.tokens else row.num_loss_tokens * len(rows)
+        logprobs = row_logprobs(model, rollout.token_ids, 0.8)
+        ref_logprobs = row_logprobs(reference, rollout.token_ids, 0.8)
+        for t in range(1, row.num_tokens):
+            if rollout.loss_mask[t]:
+                # At the first update the ratio to the old policy is 1.
+                ratio = (logprobs[t - 1] - logprobs[t - 1].detach()).exp()
+                log_r = ref_logprobs[t - 1].detach() - logprobs[t - 1]
+                total = total + (-ratio * row.score + 0.3 * (log_r.exp() - 1 - log_r)) / divisor
+    gradient = sum(learner.backend.gradients[0] for learner in learners)
+    torch.testing.assert_close(gradient, full_batch_gradient(total, model), atol=1e-6, rtol=1e-4)
+    assert stats.values()["loss"] == pytest.approx(total.item(), rel=1e-4)
+    magnitude = sum(abs(row.score) * row.num_loss_tokens for row, _ in rows) / num_tokens
+    assert merge([share for _, share in credited]).values() == pytest.approx({"advantage_magnitude": magnitude})
+
+
+@pytest.mark.parametrize(("num_ranks", "packed", "max_tokens"), SHARDINGS)
+def test_scores_come_back_in_the_order_of_the_packs(num_ranks, packed, max_tokens):
+    batch = deal_groups(rollout_groups(2, [3, 4, 2, 5]), num_ranks, packed, max_tokens, num_minibatches=3)
+    learners = make_learners(num_ranks, packed)
+    columns = interleaved(batch, [learner.score(batch) for learner in learners])
+    packs = [(part, pack) for part in batch.minibatches for pack in part.packs]
+    assert len(columns) == len(packs)
+    model = TinyModel()
+    for column, (part, pack) in zip(columns, packs, strict=True):
+        expected = []
+        for row in pack.rows:
+            rollout = part.groups[row.group][row.index]
+            logprobs = [0.0, *(value.item() for value in row_logprobs(model, rollout.token_ids, 0.8))]
+            expected += [value if on else 0.0 for value, on in zip(logprobs, rollout.loss_mask, strict=True)]
+        assert column.dtype == np.float32
+        assert column.tolist() == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_rank_without_packs_takes_part_all_the_same():
+    groups = [RowGroup(rows=Reference(rollout_groups(3, [1])[0].rows), scalars=rollout_groups(3, [1])[0].scalars)]
+    batch = deal_groups(groups, 2, True, 40).with_columns([{"advantages": [np.ones(groups[0].scalars[0].num_tokens)]}])
+    first, second = make_learners(2, packed=True)
+    assert [len(first.score(batch)), len(second.score(batch))] == [1, 0]
+    assert len(second.backend.forwards) == 1
+    columns, stats = second.assign_credit(batch, GRPO)
+    assert (columns, stats.values()) == ([], {})
+    share = second.update(batch, ClippedLoss(AlgorithmConfig()), 0.1)
+    assert second.backend.lasts == [True]
+    assert (second.backend.gradients[0] == 0).all()
+    assert share.sums["loss"] == (0.0, 0.5)
+    whole = merge([share, first.update(batch, ClippedLoss(AlgorithmConfig()), 0.1)])
+    assert whole.values()["loss"] == pytest.approx(-1.0)  # ratio 1, advantage 1
+
+
+def test_one_optimiser_step_per_minibatch_and_epoch_in_the_batch_s_order():
+    groups = rollout_groups(4, [2, 2, 2, 2])
+    batch = deal_groups(groups, 1, True, 1000, num_minibatches=2, num_epochs=3)
+    (learner,) = make_learners(1, packed=True)
+    columns, _ = learner.assign_credit(batch, GRPO)
+    batch = batch.with_columns([{"advantages": columns}])
+    learner.update(batch, ClippedLoss(AlgorithmConfig()), 0.25)
+    assert learner.backend.learning_rates == [0.25] * 6
+    seen = [micro.scores.tolist() for micro in learner.backend.forwards]
+    by_minibatch = [[pytest.approx(row.score) for row in part.rows] for part in batch.minibatches]
+    assert seen == [by_minibatch[i] for i in batch.order]
+
+
+def test_a_skipped_update_is_counted_and_has_no_norm():
+    batch = deal_groups([as_group(row) for row in supervised_rows(5, 6)], 1, True, 1000, num_minibatches=2)
+    (learner,) = make_learners(1, packed=True)
+    learner.backend.skipped = {0}
+    values = learner.update(batch, SFTLoss(), 0.1).values()
+    assert values["skipped_updates"] == 0.5
+    assert values["gradient_norm"] == pytest.approx(float(learner.backend.gradients[1].norm()))
+    learner.backend.skipped = {2, 3}
+    assert "gradient_norm" not in learner.update(batch, SFTLoss(), 0.1).values()
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_probe_is_the_model_s_own_distribution(packed):
+    (learner,) = make_learners(1, packed)
+    token_ids = [3, 5, 5, 1, 12]
+    expected = [0.0, *(value.item() for value in row_logprobs(TinyModel(), token_ids, 1.0))]
+    assert learner.probe(token_ids).tolist() == pytest.approx(expected, abs=1e-6)
+
+
+def test_metrics_are_means_over_the_minibatch_s_tokens():
+    rows = supervised_rows(6, 9)
+    batch = deal_groups([as_group(row) for row in rows], 2, True, 30)
+    values = merge([learner.update(batch, SFTLoss(), 0.0) for learner in make_learners(2, packed=True)]).values()
+    model, entropies = TinyModel(), []
+    for row in rows:
+        for t in range(1, row.num_tokens):
+            logits = ((model.tokens[int(row.token_ids[t - 1])] + model.positions[t - 1]) / 0.8).tolist()
+            total = sum(math.exp(logit) for logit in logits)
+            if row.loss_mask[t]:
+                entropies.append(-sum(math.exp(x) / total * (x - math.log(total)) for x in logits))
+    assert values["entropy"] == pytest.approx(sum(entropies) / len(entropies), rel=1e-5)
