@@ -57,7 +57,10 @@ def read_model_config(path: str) -> dict[str, Any]:
             f"model {path!r}: no config.json there; give a local folder in Hugging Face format (this project does not "
             "download models)"
         )
-    config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    try:
+        config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"model {path!r}: its config.json is not JSON ({error}); copy it again") from None
     if "auto_map" in config:
         raise InputError(
             f"model {path!r}: it needs its own remote code ({', '.join(sorted(config['auto_map']))}), which is never "
@@ -70,8 +73,20 @@ def read_model_config(path: str) -> dict[str, Any]:
 
 def context_length(model_config: dict[str, Any]) -> int:
     """Longest sequence the model was made for, in tokens."""
-    return int(model_config.get("text_config", model_config)["max_position_embeddings"])
+    return text_setting(model_config, "max_position_embeddings", "n_positions")
 
 
 def vocab_size(model_config: dict[str, Any]) -> int:
-    return int(model_config.get("text_config", model_config)["vocab_size"])
+    """Rows of the embedding, which may be more than the tokenizer knows."""
+    return text_setting(model_config, "vocab_size")
+
+
+def text_setting(model_config: dict[str, Any], *names: str) -> int:
+    """The first of `names` that the config, or its text part, has."""
+    settings = model_config.get("text_config", model_config)
+    for name in names:
+        if name in settings:
+            return int(settings[name])
+    raise InputError(
+        f"the model's config.json has no {' or '.join(names)}; use a decoder model that transformers knows"
+    )

@@ -93,14 +93,14 @@ async def train(job: Job, folder: RunFolder, bundles: Bundles) -> None:
     log = MetricsLog(folder.root, config.log.tensorboard, next_step)
     rollouts = RolloutLog(folder.root, config.log.groups_per_step, fetch, next_step)
     with ProgressBar(config.train.num_steps, CONSOLE) as bar:
-        callbacks: list[Callback] = [log, rollouts, bar, *stop_rules(config), checkpointer]
+        callbacks: list[Callback] = [log, rollouts, bar, *stop_rules(config, log), checkpointer]
         trainer = assemble(job, roles, stream, clock, next_step, callbacks)
         await trainer.fit()
     after = await measure(job, roles.samplers)
     await checkpointer.save_final(trainer.next_step, {"success_before": before.rate, "success_after": after.rate})
     await roles.samplers.close()
     plot(log.history, PANELS, folder.root / PLOT)
-    conclude(folder, before, after, trainer.next_step)
+    conclude(config, folder, before, after, trainer.next_step)
 
 
 async def start_roles(job: Job, bundles: Bundles, clock: Clock) -> Roles:
@@ -169,8 +169,10 @@ def probe_sequence(job: Job) -> list[int]:
     return random.Random(PROBE_SEED).choices(allowed, k=length)
 
 
-def stop_rules(config: OnlineConfig) -> list[Callback]:
-    return [] if config.stop_at_reward is None else [StopAtReward(config.stop_at_reward, config.stop_window)]
+def stop_rules(config: OnlineConfig, log: MetricsLog) -> list[Callback]:
+    if config.stop_at_reward is None:
+        return []
+    return [StopAtReward(config.stop_at_reward, config.stop_window, log.history)]
 
 
 async def measure(job: Job, samplers: SamplerPool) -> Success:

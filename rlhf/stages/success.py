@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.markup import escape
 
-from rlhf.config import SuccessConfig
+from rlhf.config import OnlineConfig, SuccessConfig
 from rlhf.stages.report import CONSOLE
 from rlhf.train.run_folder import RunFolder
 from rlhf.train.stream import GroupSource
@@ -27,7 +27,7 @@ class Success:
     """How a policy does on a fixed set of prompts."""
 
     rate: float
-    """Share of rollouts whose reward reached the threshold; a failed rollout counts as none."""
+    """Share of rollouts whose reward reached the threshold; a failed rollout is no success."""
     samples: Sequence[tuple[str, str]]
     """Some prompts, each with a completion."""
 
@@ -48,7 +48,7 @@ async def measure_success(
     shown = groups[: config.num_shown]
     texts = [rollouts[0].text for rollouts in fetch([group.rollouts for group in shown])]
     return Success(
-        rate=sum(value >= config.threshold for value in values) / max(len(values), 1),
+        rate=sum(value >= config.threshold for value in values) / (len(groups) * len(requests)),
         samples=[(group.prompt.messages[-1]["content"], text) for group, text in zip(shown, texts, strict=True)],
     )
 
@@ -62,12 +62,13 @@ async def success_before(folder: RunFolder, measure: Callable[[], Awaitable[Succ
     return Success(rate=stored["rate"], samples=[(prompt, text) for prompt, text in stored["samples"]])
 
 
-def conclude(folder: RunFolder, before: Success, after: Success, num_steps: int) -> None:
+def conclude(config: OnlineConfig, folder: RunFolder, before: Success, after: Success, num_steps: int) -> None:
     """Samples side by side, where everything is, what to do next, and a line for machines."""
     for (prompt, early), (_, late) in zip(before.samples, after.samples, strict=True):
         CONSOLE.print(f"{escape(prompt)}  before: [red]{escape(early)}[/red]  after: [green]{escape(late)}[/green]")
     CONSOLE.print(f"model: {folder.model}", f"plot: {folder.root / PLOT}", sep="\n", soft_wrap=True)
     CONSOLE.print("continue: the same command with a larger train.num_steps and checkpoint.every set", soft_wrap=True)
     CONSOLE.print(f"chat: python launch/chat.py {folder.model}", soft_wrap=True)
-    CONSOLE.print(f"evaluate: python launch/evaluate.py {folder.root}", soft_wrap=True)
+    evaluate = f"python launch/evaluate.py model={folder.model} output=unused data.path={config.data.path}"
+    CONSOLE.print(f"evaluate: {evaluate} (and the other keys of this run)", soft_wrap=True)
     CONSOLE.print(f"steps={num_steps} success_before={before.rate:.3f} success_after={after.rate:.3f}", soft_wrap=True)

@@ -68,7 +68,8 @@ class Learner:
 
     def accumulate(self, minibatch: Minibatch, loss: Loss, stats: Stats) -> float:
         """Backward of this rank's packs; returns their share of the minibatch's loss."""
-        count = loss.count(minibatch.rows)
+        # A minibatch without a token to learn is a step of gradient zero.
+        count = max(loss.count(minibatch.rows), 1.0)
         remaining = len(self.shard(minibatch))
         total = 0.0
         for micro in self.microbatches(minibatch):

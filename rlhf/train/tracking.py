@@ -142,17 +142,17 @@ class ProgressBar:
         self.progress.stop()
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class StopAtReward:
-    """Ends the training once the mean reward of the last steps reaches a target."""
+    """Ends the training once the mean reward of the last steps reaches a target. Comes after the log in callbacks."""
 
     target: float
     window: int
-    rewards: list[float] = field(default_factory=list)
+    history: Sequence[Mapping[str, Any]]
+    """The metrics log's rows, those of a run that is continued included."""
 
     async def on_step(self, report: StepReport) -> bool:
-        self.rewards.append(step_metrics(report)["reward"])
-        recent = self.rewards[-self.window :]
+        recent = [row["reward"] for row in self.history[-self.window :]]
         return len(recent) == self.window and sum(recent) / self.window >= self.target
 
 

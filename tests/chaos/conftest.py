@@ -30,11 +30,14 @@ class Run:
         )  # fmt: skip
         self.seen: dict[int, psutil.Process] = {}
 
-    def descendants(self) -> list[psutil.Process]:
-        if psutil.pid_exists(self.process.pid):
+    def descendants(self) -> dict[int, str]:
+        """Everything this run started that still runs: pid and command line."""
+        try:
             found = psutil.Process(self.process.pid).children(recursive=True)
-            self.seen |= {child.pid: child for child in found}
-        return [child for child in self.seen.values() if child.is_running() and child.status() != "zombie"]
+        except psutil.NoSuchProcess:
+            found = []
+        self.seen |= {child.pid: child for child in found}
+        return {pid: name for pid, child in self.seen.items() if (name := command_of(child))}
 
     def wait_until(self, condition: Callable[[], bool]) -> None:
         end = time.monotonic() + DEADLINE_S
@@ -52,17 +55,27 @@ class Run:
             time.sleep(0.2)
         return self.process.returncode
 
-    def wait_for_no_process(self) -> None:
+    def wait_for_no_process(self, *, but: tuple[str, ...] = ()) -> None:
+        """`but`: how the command lines begin of processes of Ray's own that may outlive the run."""
         end = time.monotonic() + 60
-        while left := self.descendants():
-            assert time.monotonic() < end, [child.cmdline() for child in left]
+        while left := [name for name in self.descendants().values() if not name.startswith(but)]:
+            assert time.monotonic() < end, left
             time.sleep(0.2)
 
-    def worker(self, name: str) -> psutil.Process:
-        return next(child for child in self.descendants() if name in " ".join(child.cmdline()))
+    def worker(self, name: str) -> int:
+        """Process id of the first actor of that class."""
+        return min(pid for pid, command in self.descendants().items() if name in command)
 
     def errors(self) -> list[str]:
         return [line for line in self.log.read_text().splitlines() if line.startswith("error:")]
+
+
+def command_of(process: psutil.Process) -> str:
+    """The command line, empty once the process has ended."""
+    try:
+        return "" if process.status() == psutil.STATUS_ZOMBIE else " ".join(process.cmdline())
+    except psutil.NoSuchProcess:
+        return ""
 
 
 @pytest.fixture
@@ -76,9 +89,8 @@ def launch(tmp_path: Path, models: dict[str, Path], sums: Path) -> Iterator[Call
 
     yield start
     for run in runs:
-        for process in [*run.descendants(), run.process]:
-            if process.pid and psutil.pid_exists(process.pid):
-                os.kill(process.pid, signal.SIGKILL)
+        for pid in [*run.descendants(), *([run.process.pid] if run.process.poll() is None else [])]:
+            os.kill(pid, signal.SIGKILL)
 
 
 def metrics(folder: Path) -> list[dict[str, Any]]:

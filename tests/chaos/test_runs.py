@@ -29,7 +29,8 @@ def test_a_killed_run_continues_to_the_same_numbers(launch: Callable[..., Run], 
     killed = launch(f"output={tmp_path / 'killed'}", *recipe)
     killed.wait_until(lambda: len(metrics(tmp_path / "killed")) >= 2)
     os.kill(killed.process.pid, signal.SIGKILL)
-    killed.wait_for_no_process()
+    # Ray's agents notice late that a driver was killed with SIGKILL; whatever holds accelerators is gone.
+    killed.wait_for_no_process(but=("ray::DashboardAgent", "ray::RuntimeEnvAgent"))
     resumed = launch(f"output={tmp_path / 'killed'}", *recipe)
     assert resumed.wait() == 0, resumed.log.read_text()
     assert "continuing from" in resumed.log.read_text()
@@ -82,7 +83,7 @@ def test_a_reward_that_always_fails_stops_the_run_in_one_sentence(launch: Callab
 def test_a_dead_learner_ends_the_run_in_bounded_time(launch: Callable[..., Run], tmp_path: Path) -> None:
     run = launch(f"output={tmp_path / 'run'}", "train.num_steps=100000", "success.num_prompts=1")
     run.wait_until(lambda: len(metrics(tmp_path / "run")) >= 2)
-    os.kill(run.worker("ray::LearnerWorker").pid, signal.SIGKILL)
+    os.kill(run.worker("ray::LearnerWorker"), signal.SIGKILL)
     assert run.wait() == 4, run.log.read_text()
     run.wait_for_no_process()
     (error,) = run.errors()
