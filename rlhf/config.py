@@ -74,17 +74,31 @@ class SuccessConfig:
 
 
 @dataclass(kw_only=True, slots=True)
-class OnlineConfig:
-    """Online reinforcement learning: `launch/ppo.py`."""
+class RunConfig:
+    """What every training run has."""
 
     model: str = MISSING
-    """Folder of the model to start from, in Hugging Face format; it is the reference too."""
+    """Folder of the model to start from, in Hugging Face format; online it is the reference too."""
     output: str = MISSING
     """Folder of the run. Empty or absent to start, the same to continue."""
     seed: int = 0
-    """Of the prompt order, of every rollout and of dealing minibatches."""
+    """Of the order of the data, of dealing minibatches, and of every rollout."""
     dry_run: bool = False
-    """Check model, data, rewards and placement, show some rows, and stop before Ray starts."""
+    """Check the input, show some rows, and stop before Ray starts."""
+    backend: BackendConfig = field(default_factory=BackendConfig)
+    """How models are held and trained."""
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    """The optimiser of what is trained."""
+    placement: PlacementConfig = field(default_factory=PlacementConfig)
+    """Accelerators of each role; offline training takes those of the policy."""
+    log: LogConfig = field(default_factory=LogConfig)
+    """What is written down."""
+
+
+@dataclass(kw_only=True, slots=True)
+class OnlineConfig(RunConfig):
+    """Online reinforcement learning: `launch/ppo.py`."""
+
     algorithm: AlgorithmConfig = MISSING
     """The method: `algorithm=grpo`."""
     reward: RewardConfig = field(default_factory=RewardConfig)
@@ -101,22 +115,14 @@ class OnlineConfig:
     """End once the mean reward of the last `stop_window` steps reaches this; None trains all steps."""
     stop_window: int = 3
     """Training steps that `stop_at_reward` averages over."""
-    backend: BackendConfig = field(default_factory=BackendConfig)
-    """How policy and reference are held and trained."""
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    """The policy's optimiser."""
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     """The engines."""
     weight_sync: WeightSyncConfig = field(default_factory=WeightSyncConfig)
     """How weights reach the engines."""
-    placement: PlacementConfig = field(default_factory=PlacementConfig)
-    """Accelerators of each role."""
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     """When to save."""
     success: SuccessConfig = field(default_factory=SuccessConfig)
     """How success is measured before and after."""
-    log: LogConfig = field(default_factory=LogConfig)
-    """What is written down."""
 
     def __post_init__(self) -> None:
         if self.stop_window < 1:
@@ -124,29 +130,13 @@ class OnlineConfig:
 
 
 @dataclass(kw_only=True, slots=True)
-class SFTRunConfig:
+class SFTRunConfig(RunConfig):
     """Supervised fine-tuning: `launch/sft.py`."""
 
-    model: str = MISSING
-    """Folder of the model to start from, in Hugging Face format."""
-    output: str = MISSING
-    """Folder of the run."""
-    seed: int = 0
-    """Of the order of rows."""
-    dry_run: bool = False
-    """Check model, data and placement, show some rows, and stop before Ray starts."""
     data: SupervisedDataConfig = field(default_factory=SupervisedDataConfig)
     """The rows."""
     train: OfflineTrainConfig = field(default_factory=OfflineTrainConfig)
     """Steps and rows per step."""
-    backend: BackendConfig = field(default_factory=BackendConfig)
-    """How the model is held and trained."""
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    """The optimiser."""
-    placement: PlacementConfig = field(default_factory=PlacementConfig)
-    """Accelerators of the model's ranks: `placement.policy`."""
-    log: LogConfig = field(default_factory=LogConfig)
-    """What is written down."""
 
 
 def register() -> None:

@@ -103,3 +103,20 @@ def test_three_steps_equal_the_straight_line_trainer(
     assert recorder.reports[0].stats.maxima["rollout_ratio_deviation_max"] < 1e-5
     versions = {int(v) for group in recorder.rollouts[2] for r in group for v in r.versions[r.loss_mask]}
     assert versions == {2}
+
+
+def test_asynchronous_training_is_the_same_loop_within_its_staleness(
+    roles: Any, compose: Callable[..., OnlineConfig], run_async: Callable[..., Any]
+) -> None:
+    recorder, _, _ = run_async(run_system(compose("stream.max_staleness=2", "train.num_steps=5"), roles))
+    lags = []
+    for report in recorder.reports:
+        versions = [info.versions for group in report.groups for info in group.infos]
+        assert all(oldest <= newest <= report.step for oldest, newest in versions)
+        lags.append(max(report.step - oldest for oldest, _ in versions))
+    assert max(lags) <= 2
+    assert lags[-1] > 0, "nothing was sampled ahead"
+    prompts = [
+        (group.prompt.id, info.id) for report in recorder.reports for group in report.groups for info in group.infos
+    ]
+    assert len(set(prompts)) == len(prompts) == 5 * 4 * 4

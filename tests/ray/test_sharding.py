@@ -86,3 +86,84 @@ def test_two_ranks_equal_one_process(on_ranks: Any, models: dict[str, Path], cas
     assert first["weights"].keys() == weights.keys()
     for name, expected in weights.items():
         np.testing.assert_allclose(first["weights"][name], expected, atol=5e-5, err_msg=name)
+
+
+def forward_on_rank(model: str, precision: Precision, row: SupervisedRow) -> np.ndarray:
+    from rlhf.models.causal_lm import SamplingDistribution, TokenScorer
+    from rlhf.ops.microbatch import MicroBatch
+    from rlhf.runtimes.deepspeed_backend import DeepSpeedBackend
+
+    backend = DeepSpeedBackend(model, BackendConfig(precision=precision), OptimizerConfig(lr=LR))
+    micro = MicroBatch.from_rows([row.token_ids], [row.loss_mask], [0.0], {}, packed=True)
+    return micro.flatten(backend.forward(micro, TokenScorer(SamplingDistribution()), grad=False).logprobs)
+
+
+def test_bf16_under_zero3_is_the_model_transformers_loads(on_ranks: Any, models: dict[str, Path]) -> None:
+    """DeepSpeed casts the rotary frequencies to bf16; restored, the logprobs are those of the plain model."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    (row,) = make_rows(5, 1)
+    plain = AutoModelForCausalLM.from_pretrained(models["tied"], dtype=torch.bfloat16)
+    ids = torch.tensor(row.token_ids, dtype=torch.int64).unsqueeze(0)
+    with torch.no_grad():
+        logprobs = plain(input_ids=ids).logits[0, :-1].float().log_softmax(-1)
+    expected = logprobs[torch.arange(len(row.token_ids) - 1), ids[0, 1:]].numpy() * row.loss_mask[1:]
+    for found in on_ranks(forward_on_rank, str(models["tied"]), Precision.bf16, row):
+        np.testing.assert_allclose(found[1:], expected, atol=1e-6)
+
+
+def skip_on_rank(model: str, stage: int, rows: list[SupervisedRow], poisoned_rank: int) -> dict[str, Any]:
+    import os
+
+    import torch
+
+    from rlhf.algorithms.base import Metrics, TokenOutputs
+    from rlhf.algorithms.sft import SFTLoss
+    from rlhf.models.causal_lm import SamplingDistribution, TokenScorer
+    from rlhf.ops.microbatch import MicroBatch
+    from rlhf.runtimes.buckets import unpack
+    from rlhf.runtimes.deepspeed_backend import DeepSpeedBackend
+    from rlhf.train.batching import deal, packing_of
+    from rlhf.train.learner import Learner
+    from rlhf.train.offline import as_group
+
+    class PoisonedLoss(SFTLoss):
+        def __call__(self, outputs: TokenOutputs, batch: MicroBatch) -> tuple[torch.Tensor, Metrics]:
+            loss, metrics = super().__call__(outputs, batch)
+            return loss * (float("nan") if int(os.environ["RANK"]) == poisoned_rank else 1.0), metrics
+
+    config = BackendConfig(precision=Precision.fp32, zero_stage=stage, max_tokens_per_microbatch=64)
+    backend = DeepSpeedBackend(model, config, OptimizerConfig(lr=LR))
+    learner = Learner(backend, TokenScorer(SamplingDistribution()), packed=True)
+    groups = [as_group(row) for row in rows]
+    batch = deal(groups, step=0, num_minibatches=1, num_epochs=1, packing=packing_of(config, num_ranks=2), seed=0)
+
+    def parameters() -> dict[str, np.ndarray]:
+        return {name: p.numpy().copy() for bucket in backend.weights(1 << 20) for name, p in unpack(bucket)}
+
+    before = parameters()
+    skipped = learner.update(batch, PoisonedLoss(), LR).values()["skipped_updates"]
+    between = parameters()
+    healthy = learner.update(batch, SFTLoss(), LR).values()["skipped_updates"]
+    after = parameters()
+    return {"skipped": skipped, "healthy": healthy, "before": before, "between": between, "after": after}
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_a_gradient_that_is_not_finite_on_one_rank_is_skipped_on_all(
+    on_ranks: Any, models: dict[str, Path], stage: int
+) -> None:
+    from rlhf.data.supervised import SupervisedRow as Row
+
+    rows = [
+        Row(token_ids=row.token_ids, loss_mask=row.loss_mask & (np.arange(len(row.loss_mask)) > 0))
+        for row in make_rows(3, 6)
+    ]
+    first, second = on_ranks(skip_on_rank, str(models["tied"]), stage, rows, 1)
+    for rank in (first, second):
+        assert (rank["skipped"], rank["healthy"]) == (1.0, 0.0)
+    assert all((first["before"][name] == first["between"][name]).all() for name in first["before"])
+    moved = [name for name in first["after"] if not (first["after"][name] == first["before"][name]).all()]
+    assert moved
+    assert all(np.isfinite(first["after"][name]).all() for name in moved)
