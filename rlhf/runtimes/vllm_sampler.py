@@ -38,6 +38,8 @@ from rlhf.types import Completion, RunError, Sampling
 T = TypeVar("T")
 BANNED_TOKEN_IDS = "banned_token_ids"
 WAKE_INTERVAL_S = 1.0
+CPU_BATCHED_TOKENS = 4096
+"""Tokens of one engine step on a CPU."""
 
 
 class BanTokens(LogitsProcessor):
@@ -142,6 +144,15 @@ class EngineThread:
         return await future
 
 
+def whole_prefills(context_tokens: int) -> dict[str, Any]:
+    """Settings under which no prompt is computed in parts.
+
+    After a part vLLM 0.32 takes back the draw of a seeded request's generator, which a CPU generator cannot do: the
+    engine would die ("CPU Generator does not use offset").
+    """
+    return {"enable_chunked_prefill": False, "max_num_batched_tokens": max(context_tokens, CPU_BATCHED_TOKENS)}
+
+
 class VLLMSampler:
     """Token ids in, token ids out, with the logprobs they were drawn under."""
 
@@ -160,6 +171,8 @@ class VLLMSampler:
             max_model_len=config.context_tokens,
             max_num_seqs=config.max_concurrent_rollouts,
             tensor_parallel_size=config.tensor_parallel_size,
+            # The actor holds the accelerators of all its shards; vLLM would ask Ray for others.
+            distributed_executor_backend="uni" if config.tensor_parallel_size == 1 else "mp",
             gpu_memory_utilization=config.accelerator_memory_fraction,
             kv_cache_memory_bytes=config.kv_cache_bytes,
             enforce_eager=config.eager,
@@ -170,6 +183,7 @@ class VLLMSampler:
             weight_transfer_config=WeightTransferConfig(backend=OBJECT_STORE),
             worker_extension_cls=f"{WorkerExtension.__module__}.{WorkerExtension.__name__}",
             disable_log_stats=True,
+            **({} if torch.cuda.is_available() else whole_prefills(config.context_tokens)),
         )
         engine = LLMEngine.from_engine_args(arguments)
         engine.collective_rpc("init_weight_transfer_engine", kwargs={"init_info": {}})

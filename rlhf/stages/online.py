@@ -58,7 +58,7 @@ def run(config: OnlineConfig) -> Artifact | None:
         asyncio.run(try_rewards(config.reward, job.tokenizer, job.prompts))
         return None
     with open_run_folder(config.output, as_plain(config)) as folder:
-        if is_finished(folder):
+        if is_finished(folder, config.train.num_steps):
             CONSOLE.print(f"{folder.model} is there already: this run is finished.")
         else:
             with cluster(job.plan), reserved(job.plan, config.placement.timeout_s) as bundles:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import textwrap
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -20,6 +21,8 @@ from rlhf.types import Group, Prompt, Reference, Sampling, Score
 SUCCESS_BEFORE = "success_before.json"
 MEASUREMENT_EPOCH = -1
 """Seeds follow from the epoch; no epoch of training has this number."""
+
+SHOWN_CHARACTERS = 160
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,9 +68,13 @@ async def success_before(folder: RunFolder, measure: Callable[[], Awaitable[Succ
 def conclude(config: OnlineConfig, folder: RunFolder, before: Success, after: Success, num_steps: int) -> None:
     """Samples side by side, where everything is, what to do next, and a line for machines."""
     for (prompt, early), (_, late) in zip(before.samples, after.samples, strict=True):
-        CONSOLE.print(f"{escape(prompt)}  before: [red]{escape(early)}[/red]  after: [green]{escape(late)}[/green]")
+        asked, early, late = (escape(textwrap.shorten(text, SHOWN_CHARACTERS)) for text in (prompt, early, late))
+        CONSOLE.print(f"{asked}  before: [red]{early}[/red]  after: [green]{late}[/green]")
     CONSOLE.print(f"model: {folder.model}", f"plot: {folder.root / PLOT}", sep="\n", soft_wrap=True)
-    CONSOLE.print("continue: the same command with a larger train.num_steps and checkpoint.every set", soft_wrap=True)
+    if config.checkpoint.every is None:
+        CONSOLE.print("to be able to continue a run, set checkpoint.every", soft_wrap=True)
+    else:
+        CONSOLE.print("continue: the same command with a larger train.num_steps", soft_wrap=True)
     CONSOLE.print(f"chat: python launch/chat.py {folder.model}", soft_wrap=True)
     evaluate = f"python launch/evaluate.py model={folder.model} output=unused data.path={config.data.path}"
     CONSOLE.print(f"evaluate: {evaluate} (and the other keys of this run)", soft_wrap=True)

@@ -119,5 +119,9 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def is_finished(folder: RunFolder) -> bool:
-    return (folder.model / MANIFEST).is_file()
+def is_finished(folder: RunFolder, num_steps: int | None = None) -> bool:
+    """Whether the final model is there, made by a run that was to take at least `num_steps`, where that can change."""
+    manifest = folder.model / MANIFEST
+    if not manifest.is_file() or num_steps is None:
+        return manifest.is_file()
+    return bool(json.loads(manifest.read_text(encoding="utf-8"))["config"]["train"]["num_steps"] >= num_steps)

@@ -53,6 +53,13 @@ def test_a_killed_run_continues_to_the_same_numbers(launch: Callable[..., Run], 
         assert AutoTokenizer.from_pretrained(folder).chat_template
 
 
+def test_a_tensor_parallel_engine_samples_from_the_policy(launch: Callable[..., Run], tmp_path: Path) -> None:
+    run = launch(f"output={tmp_path / 'run'}", "sampler.tensor_parallel_size=2", "success.num_prompts=1")
+    assert run.wait() == 0, run.log.read_text()
+    run.wait_for_no_process()
+    assert max(row["train/rollout_ratio_deviation_max"] for row in metrics(tmp_path / "run")) < 1e-5
+
+
 def test_faulty_rewards_are_failures_and_never_rewards(launch: Callable[..., Run], tmp_path: Path) -> None:
     run = launch(
         f"output={tmp_path / 'run'}", f"reward.functions=[{FAULTY}:sometimes]", "reward.timeout_s=0.5",

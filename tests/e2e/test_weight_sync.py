@@ -85,6 +85,20 @@ def test_engine_samples_from_the_loaded_weights(engine: tuple[Any, str]) -> None
             np.testing.assert_allclose(completion.logprobs, expected.detach().numpy(), atol=1e-4)
 
 
+def test_a_rollout_does_not_depend_on_what_is_sampled_beside_it(engine: tuple[Any, str]) -> None:
+    """More prompt tokens at once than an engine step takes: computed in parts, seeds would kill the engine."""
+    import ray
+
+    actor, _ = engine
+    prompts = [[3 + (i * j) % 50 for j in range(40)] for i in range(150)]
+    sampling = [Sampling(temperature=TEMPERATURE, max_tokens=6, seed=i) for i in range(len(prompts))]
+    together = ray.get([actor.generate.remote(p, s) for p, s in zip(prompts, sampling, strict=True)])
+    for i in (0, 70, 149):
+        alone = ray.get(actor.generate.remote(prompts[i], sampling[i]))
+        assert alone.token_ids.tolist() == together[i].token_ids.tolist()
+        assert alone.logprobs.tolist() == together[i].logprobs.tolist()
+
+
 def test_a_corrupt_bucket_is_refused(engine: tuple[Any, str]) -> None:
     import dataclasses
 
