@@ -5,7 +5,7 @@ PIP := .venv/bin/pip -qq --disable-pip-version-check
 UV_VERSION := 0.13.9
 # CPU builds of torch are on this index alone; it serves torch and nothing else, and only where pip has no find-links.
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
-torch_source = $$(.venv/bin/pip config list | grep -q find-links || echo --index-url $(TORCH_CPU_INDEX))
+torch_source = $$(.venv/bin/pip config list | grep find-links >/dev/null || echo --index-url $(TORCH_CPU_INDEX))
 
 # Ray 2.60 demands a token of local clusters, but its command line and job client send one in this mode alone.
 export RAY_AUTH_MODE ?= token

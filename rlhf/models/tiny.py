@@ -10,6 +10,7 @@ from tokenizers.decoders import Fuse
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Split
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers.utils.logging import disable_progress_bar
 
 PAD, EOS, UNKNOWN = "<pad>", "<eos>", "<unk>"
 CHAT_TEMPLATE = (
@@ -40,6 +41,7 @@ def build_tiny_model(
     seed: int = 0,
 ) -> None:
     """Write an untrained Qwen3 with its tokenizer to `folder`, as `from_pretrained` and vLLM read it."""
+    disable_progress_bar()
     tokenizer = character_tokenizer(alphabet)
     torch.manual_seed(seed)
     model = Qwen3ForCausalLM(
