@@ -254,7 +254,7 @@ def explain(error: BaseException) -> str:
         known = ", ".join(name for name in match[3].split() if not name.endswith("_schema"))
         return f"{match[1]}={match[2]}: unknown; known are {known}"
     if match := re.search(r"Error merging override (\S+) (.*?)(?: full_key| object_type|$)", text):
-        return f"{match[1]}: {match[2]}; its type is where the key is declared (see rlhf/config.py)"
+        return f"{match[1]}: {match[2]}"
     return text
 
 
