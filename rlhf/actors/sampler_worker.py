@@ -11,7 +11,7 @@ import numpy as np
 from rlhf.environments.base import Environment
 from rlhf.rewards.base import RewardConfig
 from rlhf.rewards.processes import RewardProcesses
-from rlhf.runtimes.base import Precision, SamplerConfig
+from rlhf.runtimes.base import Engine, Precision, SamplerConfig
 from rlhf.runtimes.buckets import Bucket
 from rlhf.train.rollouts import RolloutCollector
 from rlhf.types import Prompt, Rollout, RolloutInfo, Sampling
@@ -43,7 +43,7 @@ class SamplerWorker:
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         self.rewards = RewardProcesses(spec.reward)
         await self.rewards.start()
-        self.engine = VLLMSampler(
+        self.engine: Engine = VLLMSampler(
             spec.model_path,
             spec.sampler,
             spec.precision,

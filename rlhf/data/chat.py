@@ -46,11 +46,6 @@ def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, a
         ) from error
 
 
-def tokenize_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> tuple[int, ...]:
-    """Token ids of the dialogue and the opening of the assistant's turn."""
-    return tokenize_texts(tokenizer, [render(tokenizer, messages, add_generation_prompt=True)])[0]
-
-
 def tokenize_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[tuple[int, ...]]:
     """Token ids of rendered texts; the template has written the special tokens, so none are added."""
     token_ids: list[tuple[int, ...]] = []

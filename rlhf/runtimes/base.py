@@ -13,10 +13,11 @@ import numpy as np
 from torch import Tensor
 
 from rlhf.algorithms.base import TokenOutputs
+from rlhf.environments.base import Sampler
 from rlhf.models.causal_lm import TokenScorer
 from rlhf.ops.microbatch import MicroBatch
 from rlhf.runtimes.buckets import Bucket
-from rlhf.types import Completion, InputError, Sampling
+from rlhf.types import InputError
 
 T = TypeVar("T")
 
@@ -163,12 +164,6 @@ class Backend(Protocol):
     def save(self, folder: Path) -> None: ...
     def load(self, folder: Path) -> None: ...
     def save_pretrained(self, folder: Path) -> None: ...
-
-
-class Sampler(Protocol):
-    """What an environment samples from."""
-
-    async def generate(self, token_ids: Sequence[int], sampling: Sampling) -> Completion: ...
 
 
 class Engine(Sampler, Protocol):

@@ -3,8 +3,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlhf.data.chat import loss_mask, render, special_ids, tokenize_prompt, tokenize_texts
+from rlhf.data.chat import loss_mask, render, special_ids, tokenize_texts
 from rlhf.types import InputError
+from tests.oracles.chat import tokenize_prompt
 
 USER = {"role": "user", "content": "你好 🙂, what is 12 + 30?"}
 DIALOGUE = [

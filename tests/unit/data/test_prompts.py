@@ -3,9 +3,9 @@ import re
 import pytest
 from omegaconf import OmegaConf
 
-from rlhf.data.chat import tokenize_prompt
 from rlhf.data.prompts import PromptDataConfig, PromptOrder, load_prompts
 from rlhf.types import InputError, Prompt
+from tests.oracles.chat import tokenize_prompt
 
 ROOM = {"context_tokens": 200, "max_completion_tokens": 50}
 
