@@ -77,3 +77,4 @@ class SamplerWorker:
 
     async def close(self) -> None:
         await self.rewards.close()
+        await self.engine.close()

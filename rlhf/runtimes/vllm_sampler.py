@@ -248,3 +248,7 @@ class VLLMSampler:
             self.thread.paused = False
 
         await self.thread.do(finish)
+
+    async def close(self) -> None:
+        """End the engine and, with tensor parallelism, its worker processes and their shared memory."""
+        await self.thread.do(self.thread.engine.engine_core.shutdown)

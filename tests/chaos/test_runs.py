@@ -54,9 +54,11 @@ def test_a_killed_run_continues_to_the_same_numbers(launch: Callable[..., Run], 
 
 
 def test_a_tensor_parallel_engine_samples_from_the_policy(launch: Callable[..., Run], tmp_path: Path) -> None:
+    before = {path.name for path in Path("/dev/shm").iterdir()}
     run = launch(f"output={tmp_path / 'run'}", "sampler.tensor_parallel_size=2", "success.num_prompts=1")
     assert run.wait() == 0, run.log.read_text()
     run.wait_for_no_process()
+    assert {path.name for path in Path("/dev/shm").iterdir()} <= before, "shared memory was left behind"
     assert max(row["train/rollout_ratio_deviation_max"] for row in metrics(tmp_path / "run")) < 1e-5
 
 
