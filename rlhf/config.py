@@ -217,20 +217,16 @@ def in_one_sentence(function: Callable[P, None]) -> Callable[P, None]:
 
     @functools.wraps(function)
     def run(*arguments: P.args, **keywords: P.kwargs) -> None:
-        _run(lambda: function(*arguments, **keywords))
+        try:
+            function(*arguments, **keywords)
+        except (HydraException, OmegaConfBaseException) as error:
+            sys.exit(refuse(explain(error), 2))
+        except InputError as error:
+            sys.exit(refuse(str(error), 2))
+        except RunError as error:
+            sys.exit(refuse(str(error), 4))
 
     return run
-
-
-def _run(call: Callable[[], None]) -> None:
-    try:
-        call()
-    except (HydraException, OmegaConfBaseException) as error:
-        sys.exit(refuse(explain(error), 2))
-    except InputError as error:
-        sys.exit(refuse(str(error), 2))
-    except RunError as error:
-        sys.exit(refuse(str(error), 4))
 
 
 def refuse(sentence: str, code: int) -> int:

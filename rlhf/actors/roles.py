@@ -88,10 +88,9 @@ class PolicyRole(ModelRole):
         stats.add("lr", lr, 1.0)
         return stats
 
-    async def weights(self, bucket_bytes: int) -> AsyncIterator[Reference]:
+    def weights(self, bucket_bytes: int) -> AsyncIterator[Reference]:
         """References to the buckets of the whole model, gathered as they are consumed."""
-        async for bucket in self.workers.stream("weights", bucket_bytes):
-            yield bucket
+        return self.workers.stream("weights", bucket_bytes)
 
 
 class SamplerPool:

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlhf.data.chat import special_ids
+from rlhf.data.chat import special_ids, turn_end_id
 from rlhf.types import InputError
 
 if TYPE_CHECKING:
@@ -65,6 +65,11 @@ def eos_token_ids(path: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     if not ids:
         raise InputError(f"{path} names no end-of-sequence token: set eos_token_id in generation_config.json")
     return sorted(ids)
+
+
+def stop_token_ids(path: str, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """Every id that ends a rollout: the ends of a sequence and the end of the assistant's turn, in order."""
+    return tuple(sorted({*eos_token_ids(path, tokenizer), turn_end_id(tokenizer)}))
 
 
 def _refuse_remote_code(folder: Path) -> None:

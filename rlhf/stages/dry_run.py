@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
-
+from rlhf.environments.base import as_rollout, unsampled
 from rlhf.rewards.base import RewardConfig
 from rlhf.rewards.processes import RewardProcesses
 from rlhf.stages.report import show_loss_masks, show_table
@@ -22,17 +21,7 @@ def answer_rollout(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> Rollou
     """The rollout of a policy that gives the row's own answer."""
     text = str(prompt.meta.get("answer", ""))
     answer = [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
-    token_ids: np.ndarray = np.array([*prompt.token_ids, *answer], dtype=np.int32)
-    mask = np.arange(len(token_ids)) >= len(prompt.token_ids)
-    return Rollout(
-        prompt_id=prompt.id,
-        token_ids=token_ids,
-        loss_mask=mask,
-        logprobs=np.zeros(len(token_ids), dtype=np.float32),
-        versions=np.where(mask, 0, -1).astype(np.int32),
-        stop="stop",
-        text=text,
-    )
+    return as_rollout(prompt, unsampled(answer, stop="stop", text=text))
 
 
 def show_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> None:

@@ -9,11 +9,10 @@ from rlhf.actors.plan import Plan, RolePlan, make_plan
 from rlhf.actors.sampler_worker import SamplerSpec
 from rlhf.algorithms.base import Algorithm
 from rlhf.config import OnlineConfig
-from rlhf.data.chat import turn_end_id
 from rlhf.data.prompts import load_prompts
 from rlhf.environments.single_turn import single_turn
 from rlhf.models.causal_lm import SamplingDistribution, context_length, read_model_config, vocab_size
-from rlhf.models.tokenizer import eos_token_ids, load_tokenizer, special_ids_to_ban
+from rlhf.models.tokenizer import load_tokenizer, special_ids_to_ban, stop_token_ids
 from rlhf.rewards.base import load_reward
 from rlhf.stages.report import show_table
 from rlhf.types import InputError, Prompt, Sampling
@@ -41,11 +40,10 @@ def prepare(config: OnlineConfig) -> Job:
     load_reward(config.reward)
     model_config = read_model_config(config.model)
     tokenizer = load_tokenizer(config.model)
-    context = min(config.sampler.context_tokens, context_length(model_config))
-    if config.sampler.context_tokens > context:
+    context, longest = config.sampler.context_tokens, context_length(model_config)
+    if context > longest:
         raise InputError(
-            f"sampler.context_tokens={config.sampler.context_tokens}: the model {config.model} was made for {context} "
-            "tokens; lower it"
+            f"sampler.context_tokens={context}: the model {config.model} was made for {longest} tokens; lower it"
         )
     if config.backend.max_tokens_per_microbatch < context:
         raise InputError(
@@ -60,7 +58,7 @@ def prepare(config: OnlineConfig) -> Job:
             f"train.num_minibatches={config.train.num_minibatches}: there are only stream.prompts_per_step="
             f"{config.stream.prompts_per_step} groups to deal; lower it"
         )
-    stop_ids = {*eos_token_ids(config.model, tokenizer), turn_end_id(tokenizer)}
+    stop_ids = stop_token_ids(config.model, tokenizer)
     sampling = Sampling(temperature=config.sampling.temperature, max_tokens=config.sampling.max_tokens)
     algorithm = config.algorithm.build(sampling)
     return Job(
@@ -73,7 +71,7 @@ def prepare(config: OnlineConfig) -> Job:
             temperature=sampling.temperature,
             banned_token_ids=tuple(special_ids_to_ban(tokenizer, vocab_size(model_config), stop_ids)),
         ),
-        stop_token_ids=tuple(sorted(stop_ids)),
+        stop_token_ids=stop_ids,
         plan=plan_roles(config),
     )
 

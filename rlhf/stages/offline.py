@@ -15,10 +15,9 @@ from rlhf.actors.roles import ModelRole, fetch
 from rlhf.actors.workers import Workers
 from rlhf.algorithms.sft import SFTConfig
 from rlhf.config import SFTRunConfig, as_plain
-from rlhf.data.chat import turn_end_id
 from rlhf.data.supervised import SupervisedRow, load_supervised
 from rlhf.models.causal_lm import SamplingDistribution, context_length, read_model_config
-from rlhf.models.tokenizer import eos_token_ids, load_tokenizer
+from rlhf.models.tokenizer import load_tokenizer, stop_token_ids
 from rlhf.stages.model_files import manifest_of, write_tokenizer
 from rlhf.stages.report import CONSOLE, show_loss_masks, show_plan
 from rlhf.train.artifact import Artifact, committing, open_artifact
@@ -52,7 +51,7 @@ def run(config: SFTRunConfig) -> Artifact | None:
     if config.dry_run:
         show_loss_masks(tokenizer, [(row.token_ids, row.loss_mask) for row in rows[:NUM_SHOWN]])
         return None
-    stop_ids = sorted({*eos_token_ids(config.model, tokenizer), turn_end_id(tokenizer)})
+    stop_ids = stop_token_ids(config.model, tokenizer)
     with open_run_folder(config.output, as_plain(config)) as folder:
         if is_finished(folder):
             CONSOLE.print(f"{folder.model} is there already: this run is finished.")

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-import numpy as np
 import xxhash
 
-from rlhf.environments.base import Environment, Sampler
+from rlhf.environments.base import Environment, Sampler, as_rollout, unsampled
 from rlhf.types import Failure, Prompt, Rollout, RolloutInfo, RunError, Sampling, Score
 
 
@@ -63,17 +62,9 @@ class RolloutCollector:
 
 def failed_rollout(prompt: Prompt, failure: Failure) -> Rollout:
     """An episode that never ended: its prompt alone, nothing to learn from."""
-    num_tokens = len(prompt.token_ids)
-    return Rollout(
-        prompt_id=prompt.id,
-        token_ids=np.array(prompt.token_ids, dtype=np.int32),
-        loss_mask=np.zeros(num_tokens, dtype=np.bool_),
-        logprobs=np.zeros(num_tokens, dtype=np.float32),
-        versions=np.full(num_tokens, -1, dtype=np.int32),
-        stop="abort",
-        text="",
-        score=failure,
-    )
+    rollout = as_rollout(prompt, unsampled((), stop="abort", text=""))
+    rollout.score = failure
+    return rollout
 
 
 def describe(rollout: Rollout, rollout_id: str, source: str, trained: bool) -> RolloutInfo:
