@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 
-from rlhf.algorithms.base import TokenOutputs
 from rlhf.environments.base import Sampler
-from rlhf.models.causal_lm import TokenScorer
 from rlhf.ops.microbatch import MicroBatch
 from rlhf.runtimes.buckets import Bucket
 from rlhf.types import InputError
 
 T = TypeVar("T")
+OutputsT = TypeVar("OutputsT")
+OutputsT_co = TypeVar("OutputsT_co", covariant=True)
 
 
 class Precision(StrEnum):
@@ -141,13 +141,19 @@ class WeightSyncConfig:
     """Largest mean absolute difference of the probe's logprobs, in nats; None is 1e-4 for fp32 and 0.1 for bf16."""
 
 
+class ModelScorer(Protocol[OutputsT_co]):
+    """How a kind of model is asked."""
+
+    def __call__(self, model: nn.Module, batch: MicroBatch) -> OutputsT_co: ...
+
+
 class Backend(Protocol):
     """One rank of a model under training. Every rank calls the same methods in the same order."""
 
     rank: int
     num_ranks: int
 
-    def forward(self, batch: MicroBatch, scorer: TokenScorer, *, grad: bool) -> TokenOutputs: ...
+    def forward(self, batch: MicroBatch, scorer: ModelScorer[OutputsT], *, grad: bool) -> OutputsT: ...
     def backward(self, loss: Tensor, *, last: bool) -> None:
         """Add the gradient of this rank's share of the loss; the step's gradient is the sum over ranks. `last` on the
         last micro-batch before `step`, on which every rank must agree."""
@@ -161,6 +167,12 @@ class Backend(Protocol):
     def weights(self, bucket_bytes: int) -> Iterator[Bucket]:
         """The whole model's parameters in buckets, on rank 0; other ranks iterate along and get none."""
 
+    def offload(self) -> int:
+        """Move everything to host memory; the bytes of memory still in use here."""
+
+    def onload(self) -> int:
+        """Undo `offload`; the bytes of memory in use here."""
+
     def save(self, folder: Path) -> None: ...
     def load(self, folder: Path) -> None: ...
     def save_pretrained(self, folder: Path) -> None: ...
@@ -169,8 +181,14 @@ class Backend(Protocol):
 class Engine(Sampler, Protocol):
     """A sampler whose weights can be replaced."""
 
+    async def offload(self) -> int:
+        """Give weights and cache back; the bytes of memory still in use here."""
+
+    async def onload(self) -> int:
+        """Take memory and weights again; the bytes of memory in use here."""
+
     async def load_begin(self) -> None:
-        """Stop sampling: from here to `load_finish` the weights are torn."""
+        """Stop sampling: from here to `load_finish` the weights are torn. An offloaded engine takes room for them."""
 
     async def load(self, bucket: Bucket) -> None:
         """Check the bucket's bytes against its checksum and take its parameters over."""
