@@ -17,8 +17,9 @@ from rlhf.algorithms.base import Algorithm, Loss
 from rlhf.models.causal_lm import SamplingDistribution, TokenScorer
 from rlhf.models.heads import Head
 from rlhf.models.value_model import ValueScorer
-from rlhf.runtimes.base import BackendConfig, OptimizerConfig
+from rlhf.runtimes.base import BackendConfig, OptimizerConfig, Transport
 from rlhf.runtimes.buckets import Bucket
+from rlhf.runtimes.carriers import Carrier, Link, ObjectStoreCarrier, make_carrier
 from rlhf.train.batching import Packing
 from rlhf.train.learner import Learner
 from rlhf.train.offline import OfflineTrainConfig, TokenRow, fit
@@ -66,6 +67,7 @@ class LearnerWorker:
         from rlhf.runtimes.deepspeed_backend import DeepSpeedBackend
 
         self.backend = DeepSpeedBackend(spec.model_path, spec.backend, spec.optimizer, spec.head)
+        self.carrier: Carrier = ObjectStoreCarrier()
         scorer = ValueScorer() if spec.head is Head.value else TokenScorer(spec.distribution)
         self.learner = Learner(self.backend, scorer, packed=spec.backend.packed, fetch=ray.get)
 
@@ -83,8 +85,13 @@ class LearnerWorker:
         local = replace(self.learner, fetch=list)  # the rows are here, not in the object store
         yield from fit(local, spec.loss, rows, spec.optimizer, spec.train, spec.packing, seed=spec.seed)
 
+    def connect(self, link: Link, rank: int) -> None:
+        """Open this rank's end of the way to the engines, where it has one."""
+        if rank == 0 or link.transport is Transport.cuda_ipc:
+            self.carrier = make_carrier(link, rank=0)
+
     def weights(self, bucket_bytes: int) -> Iterator[Bucket]:
-        yield from self.backend.weights(bucket_bytes)
+        yield from self.backend.weights(bucket_bytes, self.carrier)
 
     def probe(self, token_ids: list[int]) -> np.ndarray:
         return self.learner.probe(token_ids)

@@ -17,6 +17,7 @@ from rlhf.actors.sampler_worker import SamplerSpec
 from rlhf.actors.workers import Workers
 from rlhf.algorithms.base import Algorithm, Loss
 from rlhf.runtimes.base import OptimizerConfig
+from rlhf.runtimes.carriers import Link
 from rlhf.train.clock import Clock
 from rlhf.train.lease import all_held
 from rlhf.train.schedule import learning_rate
@@ -31,9 +32,13 @@ class ModelRole:
         self.workers, self.column, self.clock = workers, column, clock
 
     async def start(self, spec: LearnerSpec) -> None:
-        address = await self.workers.guarded(0, self.workers.actors[0].address.remote())
+        address = await self.address()
         num_ranks = len(self.workers)
         await self.workers.start(lambda rank, actor: actor.start.remote(spec, rank, num_ranks, address))
+
+    async def address(self) -> tuple[str, int]:
+        """Rank 0's node and a free port there."""
+        return await self.workers.guarded(0, self.workers.actors[0].address.remote())
 
     async def score(self, batch: Batch) -> Mapping[str, Sequence[Reference]]:
         with self.clock(f"score_{self.column}"):
@@ -131,9 +136,12 @@ class PolicyRole(LearningRole):
             columns, stats = await self.call_for_columns("assign_credit", names, batch, self.algorithm)
         return batch.with_columns([columns]), merge(stats)
 
-    def weights(self, bucket_bytes: int) -> AsyncIterator[Reference]:
-        """References to the buckets of the whole model, gathered as they are consumed."""
-        return self.workers.stream("weights", bucket_bytes)
+    async def connect(self, link: Link) -> None:
+        await self.workers.all(lambda rank, actor: actor.connect.remote(link, rank))
+
+    def weights(self, bucket_bytes: int, *, from_every_rank: bool = False) -> AsyncIterator[list[Reference]]:
+        """References to the buckets of the whole model, gathered as they are consumed: rank 0's, or each rank's."""
+        return self.workers.stream("weights", bucket_bytes, from_every_rank=from_every_rank)
 
 
 class SamplerPool:
@@ -164,13 +172,23 @@ class SamplerPool:
             finally:
                 self.load_of[rank] -= len(requests)
 
+    @property
+    def num_receivers(self) -> int:
+        """Processes that hold weights: every engine's, one per accelerator."""
+        return len(self.workers) * self.workers.accelerators_each
+
+    async def connect(self, link: Link) -> None:
+        each = self.workers.accelerators_each
+        await self.workers.all(lambda rank, actor: actor.connect.remote(link, 1 + rank * each))
+
     # Weights arrive while the policy has the accelerators, if it shares them: an engine takes room for them alone.
 
     async def load_begin(self) -> None:
         await self.workers.all(lambda _, actor: actor.load_begin.remote())
 
-    async def load(self, bucket: Reference) -> None:
-        await self.workers.all(lambda _, actor: actor.load.remote(bucket))
+    async def load(self, buckets: Sequence[Reference]) -> None:
+        """One bucket for all, or one for each."""
+        await self.workers.all(lambda rank, actor: actor.load.remote(buckets[rank % len(buckets)]))
 
     async def load_finish(self, version: int) -> None:
         await self.workers.all(lambda _, actor: actor.load_finish.remote(version))

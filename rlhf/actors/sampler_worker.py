@@ -16,6 +16,7 @@ from rlhf.rewards.reward_model import Judge
 from rlhf.rewards.total import TotalReward
 from rlhf.runtimes.base import Engine, Precision, SamplerConfig
 from rlhf.runtimes.buckets import Bucket
+from rlhf.runtimes.carriers import Link
 from rlhf.train.rollouts import RolloutCollector
 from rlhf.types import Prompt, Rollout, RolloutInfo, RunError, Sampling
 
@@ -68,6 +69,9 @@ class SamplerWorker:
         self, prompt: Prompt, epoch: int, requests: Sequence[Sampling]
     ) -> tuple[list[Rollout], list[RolloutInfo]]:
         return await self.collector.collect(prompt, epoch, requests)
+
+    async def connect(self, link: Link, first_rank: int) -> None:
+        await self.engine.connect(link, first_rank)
 
     async def offload(self) -> int:
         return await self.engine.offload()

@@ -35,6 +35,7 @@ class Workers:
         lease: Lease,
         clock: Clock,
     ) -> None:
+        self.accelerators_each = plan.accelerators_per_worker
         self.role, self.phase, self.lease, self.clock = plan.role, plan.phase, lease, clock
         # Ray gives roles that share an accelerator a fraction of it each; it counts in ten-thousandths.
         share = plan.accelerators_per_worker if len(group.roles) == 1 else int(1e4 / len(group.roles)) / 1e4
@@ -85,8 +86,10 @@ class Workers:
             held = await self.all(lambda _, actor: actor.onload.remote())
         self.clock.measure(f"bytes_after_onload/{self.role}", max(held))
 
-    async def stream(self, method: str, *arguments: Any) -> AsyncIterator[Reference]:
-        """What rank 0's generator yields, as references, while every rank runs it."""
+    async def stream(
+        self, method: str, *arguments: Any, from_every_rank: bool = False
+    ) -> AsyncIterator[list[Reference]]:
+        """What rank 0's generator yields, or with `from_every_rank` each rank's, as references; every rank runs it."""
         async with self.lease.held(self.phase):
             streams = [
                 getattr(actor, method)
@@ -94,11 +97,19 @@ class Workers:
                 .remote(*arguments)
                 for actor in self.actors
             ]
-            others = [asyncio.create_task(self.guarded(i, exhaust(s))) for i, s in enumerate(streams) if i]
-            first = aiter(streams[0])
-            while (reference := await self.guarded(0, anext(first, None))) is not None:
-                yield reference
+            num_yielding = len(streams) if from_every_rank else 1
+            others = [
+                asyncio.create_task(self.guarded(i, exhaust(streams[i]))) for i in range(num_yielding, len(streams))
+            ]
+            yielding = [aiter(stream) for stream in streams[:num_yielding]]
+            while references := await self.next_of(yielding):
+                yield references
             await asyncio.gather(*others)
+
+    async def next_of(self, streams: Sequence[AsyncIterator[Reference]]) -> list[Reference]:
+        """What each yields next; nothing at their end."""
+        found = await asyncio.gather(*(self.guarded(i, anext(stream, None)) for i, stream in enumerate(streams)))
+        return [reference for reference in found if reference is not None]
 
     async def guarded(self, rank: int, result: Awaitable[T]) -> T:
         """The result, or an error that says which worker failed."""

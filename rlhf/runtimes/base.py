@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
 from torch import Tensor, nn
@@ -16,6 +16,9 @@ from rlhf.environments.base import Sampler
 from rlhf.ops.microbatch import MicroBatch
 from rlhf.runtimes.buckets import Bucket
 from rlhf.types import InputError
+
+if TYPE_CHECKING:
+    from rlhf.runtimes.carriers import Carrier, Link
 
 T = TypeVar("T")
 OutputsT = TypeVar("OutputsT")
@@ -127,9 +130,23 @@ class SamplerConfig:
     """Skip compilation and CUDA graphs: starts faster, decodes slower on a GPU."""
 
 
+class Transport(StrEnum):
+    """What carries weights from the learner to the engines."""
+
+    object_store = "object_store"
+    gloo = "gloo"
+    nccl = "nccl"
+    cuda_ipc = "cuda_ipc"
+
+
 @dataclass(kw_only=True, slots=True)
 class WeightSyncConfig:
     """How the policy's weights reach the engines."""
+
+    transport: Transport = Transport.object_store
+    """`object_store`: Ray's, through host memory, anywhere. `gloo`, `nccl`: a broadcast in a process group, through
+    host memory or between GPUs. `cuda_ipc`: the engine maps the learner's memory; policy and sampler must share
+    accelerators."""
 
     bucket_bytes: int = 1 << 28
     """Parameters are gathered and sent in buckets of about this size."""
@@ -164,8 +181,9 @@ class Backend(Protocol):
     def gather(self, value: T) -> list[T]:
         """The small values of all ranks, in their order."""
 
-    def weights(self, bucket_bytes: int) -> Iterator[Bucket]:
-        """The whole model's parameters in buckets, on rank 0; other ranks iterate along and get none."""
+    def weights(self, bucket_bytes: int, carrier: Carrier | None = None) -> Iterator[Bucket]:
+        """The whole model's parameters in buckets, as `carrier` sends them, None within the buckets. A rank that sends
+        none iterates along."""
 
     def offload(self) -> int:
         """Move everything to host memory; the bytes of memory still in use here."""
@@ -180,6 +198,9 @@ class Backend(Protocol):
 
 class Engine(Sampler, Protocol):
     """A sampler whose weights can be replaced."""
+
+    async def connect(self, link: Link, first_rank: int) -> None:
+        """Meet the sender: this engine's workers have the ranks from `first_rank` on."""
 
     async def offload(self) -> int:
         """Give weights and cache back; the bytes of memory still in use here."""

@@ -23,7 +23,8 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from rlhf.models.heads import Head, config_for
 from rlhf.ops.microbatch import MicroBatch
 from rlhf.runtimes.base import BackendConfig, ModelScorer, OptimizerConfig, Precision
-from rlhf.runtimes.buckets import Bucket, in_buckets, pack
+from rlhf.runtimes.buckets import Bucket, flatten, in_buckets
+from rlhf.runtimes.carriers import Carrier, ObjectStoreCarrier
 from rlhf.runtimes.memory import used_bytes
 
 deepspeed_logger.setLevel(logging.ERROR)
@@ -98,14 +99,17 @@ class DeepSpeedBackend:
         torch.distributed.all_gather_object(values, value)
         return values
 
-    def weights(self, bucket_bytes: int) -> Iterator[Bucket]:
+    def weights(self, bucket_bytes: int, carrier: Carrier | None = None) -> Iterator[Bucket]:
+        carrier = carrier or ObjectStoreCarrier()
+        sends = self.rank == 0 or carrier.from_every_rank
         named = list(self.model.named_parameters())
         sizes = [num_elements(parameter) * parameter.element_size() for _, parameter in named]
         for run in in_buckets(named, sizes, bucket_bytes):
             with deepspeed.zero.GatheredParameters([parameter for _, parameter in run], enabled=self.sharded):
-                bucket = pack([(name, parameter.data) for name, parameter in run]) if self.rank == 0 else None
-            if bucket is not None:
-                yield bucket
+                parameters = [(name, parameter.data) for name, parameter in run]
+                packed = flatten(parameters, carrier.device) if sends else None
+            if packed is not None:
+                yield from carrier.send(*packed)
 
     def offload(self) -> int:
         if self.optimizing:

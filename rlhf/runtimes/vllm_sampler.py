@@ -33,8 +33,9 @@ from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor
 
 from rlhf.runtimes.base import Precision, SamplerConfig
 from rlhf.runtimes.buckets import Bucket
+from rlhf.runtimes.carriers import Link
 from rlhf.runtimes.memory import used_bytes
-from rlhf.runtimes.vllm_weights import OBJECT_STORE, WorkerExtension
+from rlhf.runtimes.vllm_weights import BUCKETS, WorkerExtension
 from rlhf.types import Completion, RunError, Sampling
 
 T = TypeVar("T")
@@ -187,7 +188,7 @@ class VLLMSampler:
             logprobs_mode="processed_logprobs",
             logits_processors=[BanTokens] if banned_token_ids else [],
             additional_config={BANNED_TOKEN_IDS: list(banned_token_ids)},
-            weight_transfer_config=WeightTransferConfig(backend=OBJECT_STORE),
+            weight_transfer_config=WeightTransferConfig(backend=BUCKETS),
             worker_extension_cls=f"{WorkerExtension.__module__}.{WorkerExtension.__name__}",
             disable_log_stats=True,
             **({} if torch.cuda.is_available() else whole_prefills(config.context_tokens)),
@@ -233,6 +234,11 @@ class VLLMSampler:
         output = await self.thread.request(next(self.request_ids), token_ids, params)
         positions = zip(token_ids[1:], output.prompt_logprobs[1:], strict=True)
         return np.array([0.0, *(position[token].logprob for token, position in positions)], dtype=np.float32)
+
+    async def connect(self, link: Link, first_rank: int) -> None:
+        init_info = {"link": link, "first_rank": first_rank}
+        rpc = self.thread.engine.collective_rpc
+        await self.thread.do(lambda: rpc("init_weight_transfer_engine", kwargs={"init_info": init_info}))
 
     async def offload(self) -> int:
         def sleep() -> int:

@@ -14,6 +14,7 @@ from rlhf.models.heads import Head, config_for
 from rlhf.models.reward_model import check_reward_model, check_vocabulary
 from rlhf.models.tokenizer import load_tokenizer, special_ids_to_ban, stop_token_ids
 from rlhf.rewards.base import ModelInput, load_reward
+from rlhf.runtimes.base import Transport
 from rlhf.stages.report import show_table
 from rlhf.types import InputError, Prompt, Sampling
 
@@ -105,6 +106,7 @@ def plan_roles(config: OnlineConfig) -> Plan:
     )
     plan = make_plan([*roles, engines], placement.colocate)
     check_sharing(config, plan)
+    check_transport(config, plan)
     if placement.num_nodes is not None and placement.accelerators_per_node is not None:
         lay_out(plan, [placement.accelerators_per_node] * placement.num_nodes)
     return plan
@@ -123,6 +125,18 @@ def check_sharing(config: OnlineConfig, plan: Plan) -> None:
                 f"placement.colocate has {group.name}, stream.max_staleness={config.stream.max_staleness}: engines "
                 "that take turns cannot sample ahead; set stream.max_staleness=0, or place the sampler apart"
             )
+
+
+def check_transport(config: OnlineConfig, plan: Plan) -> None:
+    if config.weight_sync.transport is not Transport.cuda_ipc:
+        return
+    group = plan.group_of("policy")
+    if group != plan.group_of("sampler") or config.sampler.num_engines > config.placement.policy:
+        raise InputError(
+            f"weight_sync.transport=cuda_ipc, placement.colocate={config.placement.colocate}: engines map the memory "
+            "of the policy's rank on the same accelerator; let policy and sampler share, with no more engines than "
+            "ranks, or choose nccl"
+        )
 
 
 def check_roles(config: OnlineConfig, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -90,8 +90,8 @@ async def train(
     num_steps = config.train.steps_over(len(rows))
     log = MetricsLog(folder.root, config.log.tensorboard, next_step=0)
     with ProgressBar(num_steps, CONSOLE) as bar:
-        async for reference in workers.stream("fit", fit, ray.put(rows)):
-            (figures,) = fetch([reference])
+        async for references in workers.stream("fit", fit, ray.put(rows)):
+            (figures,) = fetch(references)
             log.write(figures)
             bar.show(int(figures["step"]), figures)
     manifest = {**manifest_of(config, config.model), "kind": "model", "step": num_steps, "metrics": log.history[-1]}

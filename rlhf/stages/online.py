@@ -11,7 +11,7 @@ from typing import TypeVar
 from rlhf.actors.learner_worker import LearnerSpec, LearnerWorker
 from rlhf.actors.placement import Bundles, cluster, reserved
 from rlhf.actors.roles import CriticRole, LearningRole, ModelRole, PolicyRole, SamplerPool, fetch
-from rlhf.actors.weight_sync import ObjectStoreSync
+from rlhf.actors.weight_sync import BucketSync
 from rlhf.actors.workers import Spawner, Workers
 from rlhf.config import OnlineConfig, as_plain
 from rlhf.data.prompts import PromptOrder
@@ -160,9 +160,7 @@ def assemble(
         scorers=[role for role in asked if role is not None],
         learners=list(roles.learners.values()),
         samplers=roles.samplers,
-        weight_sync=ObjectStoreSync(
-            config.weight_sync, config.backend.precision, probe_sequence(job), next_step, clock
-        ),
+        weight_sync=BucketSync(config.weight_sync, config.backend.precision, probe_sequence(job), next_step, clock),
         clock=clock,
         callbacks=callbacks,
         next_step=next_step,

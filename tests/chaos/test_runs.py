@@ -67,6 +67,7 @@ def test_faulty_rewards_are_failures_and_never_rewards(launch: Callable[..., Run
         f"output={tmp_path / 'run'}", f"reward.functions=[{FAULTY}:sometimes]", "reward.timeout_s=0.5",
         "reward.num_processes=2", "stream.max_failures_per_step=200", "stream.prompts_per_step=6",
         "success.num_prompts=1", "log.groups_per_step=6", "sampler.num_engines=2",
+        "weight_sync.transport=gloo",
     )  # fmt: skip
     assert run.wait() == 0, run.log.read_text()
     run.wait_for_no_process()

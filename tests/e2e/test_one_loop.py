@@ -50,8 +50,8 @@ async def weights_of(role: Any) -> dict[str, np.ndarray]:
     from rlhf.runtimes.buckets import unpack
 
     weights = {}
-    async for reference in role.workers.stream("weights", 1 << 20):
-        weights |= {name: tensor.numpy().copy() for name, tensor in unpack(fetch([reference])[0])}
+    async for references in role.workers.stream("weights", 1 << 20):
+        weights |= {name: tensor.numpy().copy() for name, tensor in unpack(fetch(references)[0])}
     return weights
 
 
@@ -77,7 +77,7 @@ class OracleSide:
         from rlhf.runtimes.buckets import pack
 
         await self.roles.samplers.load_begin()
-        await self.roles.samplers.load(ray.put(pack(list(model.named_parameters()))))
+        await self.roles.samplers.load([ray.put(pack(list(model.named_parameters())))])
         await self.roles.samplers.load_finish(step)
         groups, per_step = [], self.config.stream.prompts_per_step
         for position in range(step * per_step, (step + 1) * per_step):
