@@ -143,7 +143,7 @@ def _check_length(num_tokens: int, limit: int | None, max_completion_tokens: int
     if num_tokens + max_completion_tokens > context_tokens:
         raise InputError(
             f"the prompt's {num_tokens} tokens and a completion of {max_completion_tokens} exceed the context of "
-            f"{context_tokens} tokens: lower the completion's length, raise the context's, or remove the row"
+            f"{context_tokens} tokens: lower sampling.max_tokens, raise sampler.context_tokens, or remove the row"
         )
 
 

@@ -47,7 +47,7 @@ class HttpReward:
         try:
             response = self.session.post(self.url, json=body)
         except requests.RequestException as error:
-            problem = f"cannot be reached ({error}): start the server, or correct reward.options.http.url"
+            problem = f"cannot be reached ({root_cause(error)}): start the server, or correct reward.options.http.url"
             return Failure(kind="reward_error", message=f"{self.url} {problem}")
         if response.status_code != requests.codes.ok:
             problem = f"answered status {response.status_code} ({first_words(response.text)}): look at the server's log"
@@ -67,6 +67,13 @@ class HttpReward:
 
     def text(self, token_ids: list[int] | tuple[int, ...]) -> str:
         return self.tokenizer.decode(list(token_ids), skip_special_tokens=False)
+
+
+def root_cause(error: BaseException) -> str:
+    """`ConnectionRefusedError: [Errno 111] Connection refused`, rather than three libraries' wrappings of it."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return f"{type(error).__name__}: {error}"
 
 
 def is_http(url: str) -> bool:
