@@ -33,13 +33,15 @@ class RewardConfig:
     reward model's score."""
 
     functions: list[str] = field(default_factory=lambda: ["exact"])
-    """Each a short name (exact, format, length, math_verify, numeric), `package.module:function` or
+    """Each a short name (exact, format, http, length, math_verify, numeric), `package.module:function` or
     `/path/file.py:function`. Elsewhere a function goes by the same name without the folder, `file.py:function`.
-    May be empty where `model` is set."""
+    A class will do: it is made with its options once per process, its instances are called. May be empty where
+    `model` is set."""
     weights: list[float] | None = None
     """One finite factor per function. None: 1.0 each."""
     options: dict[str, Any] = field(default_factory=dict)
-    """Keyword arguments by function name: `{length: {max_tokens: 1024, buffer_tokens: 256}}`."""
+    """Keyword arguments by function name: `{length: {max_tokens: 1024, buffer_tokens: 256}}`. `http` needs `url`, and
+    `tokenizer`, the model's folder (`reward=http reward.options.http.url=...` fills that in)."""
     timeout_s: float = 10.0
     """Seconds that scoring one rollout may take, all functions together. Waiting and start-up do not count."""
     num_processes: int = 1

@@ -64,7 +64,9 @@ def run(config: OnlineConfig) -> Artifact | None:
     show_plan(job.plan)
     if config.dry_run:
         show_prompts(job.tokenizer, job.prompts)
+    if config.reward.functions:
         asyncio.run(try_rewards(config.reward, job.tokenizer, job.prompts))
+    if config.dry_run:
         return None
     with open_run_folder(config.output, as_plain(config)) as folder:
         if is_finished(folder, config.train.num_steps):
