@@ -65,6 +65,9 @@ class SuccessConfig:
     """Rollouts of each."""
     threshold: float = 1.0
     """A rollout succeeds whose reward reaches this."""
+    part: str | None = None
+    """The part of the reward that must reach it: a function's name, which may have weight 0, or `reward_model`. None:
+    the whole."""
     num_shown: int = 3
     """Completions shown before and after."""
 

@@ -47,7 +47,8 @@ async def measure_success(
     groups: list[Group] = await asyncio.gather(
         *(source.collect(prompt, MEASUREMENT_EPOCH, requests) for prompt in asked)
     )
-    values = [info.score.value for group in groups for info in group.infos if isinstance(info.score, Score)]
+    scores = [info.score for group in groups for info in group.infos if isinstance(info.score, Score)]
+    values = [score.value if config.part is None else score.parts[config.part] for score in scores]
     shown = groups[: config.num_shown]
     texts = [rollouts[0].text for rollouts in fetch([group.rollouts for group in shown])]
     return Success(

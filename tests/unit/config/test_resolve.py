@@ -12,6 +12,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from rlhf.algorithms.grpo import GRPOConfig
+from rlhf.algorithms.ppo import PPOConfig
 from rlhf.config import OnlineConfig, SFTRunConfig, as_plain, explain, resolve
 from rlhf.rewards.base import load_reward
 from rlhf.types import InputError
@@ -60,7 +61,7 @@ def test_every_recipe_resolves(recipe):
     plain = as_plain(config)
     assert json.loads(json.dumps(plain)) == plain
     if schema is OnlineConfig:
-        assert isinstance(config.algorithm, GRPOConfig)
+        assert isinstance(config.algorithm, GRPOConfig | PPOConfig)
         assert callable(load_reward(config.reward))
 
 
