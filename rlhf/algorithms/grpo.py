@@ -17,6 +17,8 @@ class GRPOConfig(AlgorithmConfig):
     """Rollouts per prompt; their mean reward is the baseline. At least 2."""
     scale_by_std: bool = True
     """Divide by the standard deviation of the group's rewards. False is Dr. GRPO."""
+    dynamic_sampling: bool = False
+    """Replace groups whose rewards are all equal, from which nothing can be learnt (Yu et al. 2025, DAPO)."""
 
     def __post_init__(self) -> None:
         # With slots the zero-argument super() refers to the class before slots were added.
@@ -52,11 +54,15 @@ class GRPO(KLControl):
         return [self.sampling] * self.config.group_size
 
     def admits(self, group: Group) -> bool:
-        return len(group.survivors) >= 2
+        rewards = self.rewards(group)
+        return len(rewards) >= 2 and not (self.config.dynamic_sampling and min(rewards) == max(rewards))
 
     def score_group(self, group: Group) -> list[float]:
-        rewards = [info.score.value for info in group.infos if isinstance(info.score, Score)]
-        return group_relative_scores(rewards, scale_by_std=self.config.scale_by_std)
+        return group_relative_scores(self.rewards(group), scale_by_std=self.config.scale_by_std)
+
+    def rewards(self, group: Group) -> list[float]:
+        """Of the survivors."""
+        return [info.score.value for info in group.infos if isinstance(info.score, Score)]
 
     def assign_credit(self, batch: MicroBatch) -> MicroBatch:
         return replace(batch, advantages=batch.per_token(batch.scores) * batch.loss_mask)

@@ -47,6 +47,14 @@ def test_a_group_needs_two_survivors(scores, admitted):
     assert GRPOConfig().build(SAMPLING).admits(group(scores)) is admitted
 
 
+@pytest.mark.parametrize(
+    ("scores", "admitted"),
+    [([1.0, 0.0], True), ([1.0, 1.0, None], False), ([0.0, 0.0, 0.5], True), ([1.0, None], False), ([None], False)],
+)
+def test_dynamic_sampling_replaces_groups_of_equal_rewards(scores, admitted):
+    assert GRPOConfig(dynamic_sampling=True).build(SAMPLING).admits(group(scores)) is admitted
+
+
 def test_a_failure_is_not_in_the_baseline():
     algorithm = GRPOConfig(scale_by_std=False).build(SAMPLING)
     assert algorithm.score_group(group([4.0, None, 0.0, 2.0])) == [2.0, -2.0, 0.0]

@@ -1,0 +1,36 @@
+"""Every recipe's roles fit the machines it is named after."""
+
+from pathlib import Path
+
+import pytest
+
+from rlhf.config import OnlineConfig, compose
+from rlhf.stages.job import plan_roles
+
+CONF = Path(__file__).parents[3] / "conf"
+ACCELERATORS = {
+    "gsm8k_grpo_8gpu": 8,
+    "llama31_8b_ppo_8gpu": 8,
+    "quickstart": 4,
+    "quickstart_ppo": 6,
+    "qwen3_06b_grpo_math_1gpu": 1,
+    "qwen3_32b_dapo_64gpu": 64,
+    "qwen3_8b_grpo_8gpu": 8,
+    "qwen3_8b_grpo_8gpu_colocated": 8,
+}
+
+
+def test_every_online_recipe_is_here():
+    recipes = {path.stem for path in (CONF / "experiment").glob("*.yaml") if "_sft" not in path.stem}
+    assert recipes == set(ACCELERATORS)
+
+
+@pytest.mark.parametrize("recipe", ACCELERATORS)
+def test_recipes_use_the_accelerators_they_are_named_after(recipe):
+    config = compose(CONF, "online", [f"experiment={recipe}", "model=m"], OnlineConfig)
+    assert plan_roles(config).num_accelerators == ACCELERATORS[recipe]
+
+
+def test_recipes_are_short():
+    lines = {path.stem: len(path.read_text().splitlines()) for path in (CONF / "experiment").glob("*.yaml")}
+    assert max(lines.values()) <= 17, lines
