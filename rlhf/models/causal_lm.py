@@ -71,6 +71,33 @@ def read_model_config(path: str) -> dict[str, Any]:
     return config
 
 
+EXPERT_KEYS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+"""How config files of mixture-of-experts models count the experts of a layer."""
+
+
+def refuse_experts(path: str, model_config: dict[str, Any]) -> None:
+    """InputError where a mixture of experts is to be trained: ranks whose tokens choose other experts would wait for
+    each other's collectives for ever (DeepSpeed issue 7461)."""
+    settings = model_config.get("text_config", model_config)
+    for key in EXPERT_KEYS:
+        if (settings.get(key) or 0) > 1:
+            raise InputError(
+                f"model {path!r}: it is a mixture of experts ({key}={settings[key]}), whose ranks hang under ZeRO; use "
+                "a dense model, such as Qwen3-8B instead of Qwen3-30B-A3B"
+            )
+
+
+def check_tensor_parallel(path: str, model_config: dict[str, Any], size: int) -> None:
+    """InputError where an engine cannot be spread over `size` accelerators."""
+    heads = text_setting(model_config, "num_attention_heads", "n_head")
+    if size > 1 and heads % size:
+        divisors = ", ".join(str(n) for n in range(1, heads + 1) if heads % n == 0)
+        raise InputError(
+            f"sampler.tensor_parallel_size={size}: the {heads} attention heads of model {path!r} do not divide by it; "
+            f"use one of {divisors}"
+        )
+
+
 def context_length(model_config: dict[str, Any]) -> int:
     """Longest sequence the model was made for, in tokens."""
     return text_setting(model_config, "max_position_embeddings", "n_positions")

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rlhf.actors.plan import Plan, RolePlan, lay_out, make_plan
 from rlhf.algorithms.base import Algorithm
 from rlhf.config import OnlineConfig
 from rlhf.data.prompts import load_prompts
-from rlhf.models.causal_lm import SamplingDistribution, context_length, read_model_config, vocab_size
+from rlhf.models.causal_lm import (
+    SamplingDistribution,
+    check_tensor_parallel,
+    context_length,
+    read_model_config,
+    refuse_experts,
+    vocab_size,
+)
 from rlhf.models.heads import Head, config_for
 from rlhf.models.reward_model import check_reward_model, check_vocabulary
 from rlhf.models.tokenizer import load_tokenizer, special_ids_to_ban, stop_token_ids
@@ -41,21 +48,15 @@ def prepare(config: OnlineConfig) -> Job:
     if config.reward.functions:
         load_reward(config.reward)
     model_config = read_model_config(config.model)
+    check_model(config, model_config)
     tokenizer = load_tokenizer(config.model)
     plan = plan_roles(config)
     check_roles(config, tokenizer)
-    context, longest = config.sampler.context_tokens, context_length(model_config)
-    if context > longest:
-        raise InputError(
-            f"sampler.context_tokens={context}: the model {config.model} was made for {longest} tokens; lower it"
-        )
-    if config.backend.max_tokens_per_microbatch < context:
-        raise InputError(
-            f"backend.max_tokens_per_microbatch={config.backend.max_tokens_per_microbatch}: a sequence may have "
-            f"sampler.context_tokens={context} tokens and must fit; raise it to at least that"
-        )
     prompts = load_prompts(
-        config.data, tokenizer, context_tokens=context, max_completion_tokens=config.sampling.max_tokens
+        config.data,
+        tokenizer,
+        context_tokens=config.sampler.context_tokens,
+        max_completion_tokens=config.sampling.max_tokens,
     )
     if config.train.num_minibatches > config.stream.prompts_per_step:
         raise InputError(
@@ -78,6 +79,22 @@ def prepare(config: OnlineConfig) -> Job:
         stop_token_ids=stop_ids,
         plan=plan,
     )
+
+
+def check_model(config: OnlineConfig, model_config: dict[str, Any]) -> None:
+    """The policy's folder against what is to be done with it."""
+    refuse_experts(config.model, model_config)
+    check_tensor_parallel(config.model, model_config, config.sampler.tensor_parallel_size)
+    context, longest = config.sampler.context_tokens, context_length(model_config)
+    if context > longest:
+        raise InputError(
+            f"sampler.context_tokens={context}: the model {config.model} was made for {longest} tokens; lower it"
+        )
+    if config.backend.max_tokens_per_microbatch < context:
+        raise InputError(
+            f"backend.max_tokens_per_microbatch={config.backend.max_tokens_per_microbatch}: a sequence may have "
+            f"sampler.context_tokens={context} tokens and must fit; raise it to at least that"
+        )
 
 
 def plan_roles(config: OnlineConfig) -> Plan:
@@ -143,7 +160,7 @@ def check_roles(config: OnlineConfig, tokenizer: PreTrainedTokenizerBase) -> Non
     """The folders of the roles beside the policy."""
     if config.algorithm.has_critic:
         critic = config.critic.model or config.model
-        read_model_config(critic)
+        refuse_experts(critic, read_model_config(critic))
         config_for(critic, Head.value)
         if critic != config.model:
             check_vocabulary("critic.model", critic, config.model, tokenizer)

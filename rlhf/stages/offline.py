@@ -16,7 +16,7 @@ from rlhf.actors.workers import Spawner, Workers
 from rlhf.algorithms.sft import SFTConfig
 from rlhf.config import SFTRunConfig, as_plain
 from rlhf.data.supervised import SupervisedRow, load_supervised
-from rlhf.models.causal_lm import SamplingDistribution, context_length, read_model_config
+from rlhf.models.causal_lm import SamplingDistribution, context_length, read_model_config, refuse_experts
 from rlhf.models.tokenizer import load_tokenizer, stop_token_ids
 from rlhf.stages.model_files import manifest_of, write_tokenizer
 from rlhf.stages.report import CONSOLE, show_loss_masks, show_plan
@@ -33,7 +33,9 @@ PANELS = {"loss (nats per token)": "train/loss", "gradient norm": "train/gradien
 
 def run(config: SFTRunConfig) -> Artifact | None:
     """Train, or with `dry_run` only check. Raises InputError before Ray starts where the input is wrong."""
-    context = context_length(read_model_config(config.model))
+    model_config = read_model_config(config.model)
+    refuse_experts(config.model, model_config)
+    context = context_length(model_config)
     tokenizer = load_tokenizer(config.model)
     rows = load_supervised(config.data, tokenizer, context_tokens=context)
     longest = max(row.num_tokens for row in rows)

@@ -22,7 +22,11 @@ def figures(folder: Path) -> list[dict[str, float]]:
 
 
 def test_a_killed_run_continues_to_the_same_numbers(launch: Callable[..., Run], tmp_path: Path) -> None:
-    recipe = ("train.num_steps=4", "checkpoint.every=1", "success.num_prompts=4", "log.tensorboard=false")
+    """PPO: policy, critic, optimisers, the KL controller and the order of prompts all go on where they were."""
+    recipe = (
+        "algorithm=ppo", "algorithm.kl_target=0.01", "algorithm.kl_horizon=50", "critic.optimizer.lr=1e-3",
+        "train.num_steps=4", "checkpoint.every=1", "success.num_prompts=4", "log.tensorboard=false",
+    )  # fmt: skip
     whole = launch(f"output={tmp_path / 'whole'}", *recipe)
     assert whole.wait() == 0, whole.log.read_text()
 
@@ -37,13 +41,20 @@ def test_a_killed_run_continues_to_the_same_numbers(launch: Callable[..., Run], 
     resumed.wait_for_no_process()
 
     assert figures(tmp_path / "killed") == figures(tmp_path / "whole")
-    expected, found = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("whole", "killed"))
-    assert expected.keys() == found.keys()
-    assert all((expected[name] == found[name]).all() for name in expected)
+    assert len({row["train/kl_coef"] for row in metrics(tmp_path / "killed")}) == 4, "the controller stood still"
+    for kind in ("critic", "model"):
+        expected, found = (load_file(tmp_path / name / kind / "model.safetensors") for name in ("whole", "killed"))
+        assert expected.keys() == found.keys()
+        assert all((expected[name] == found[name]).all() for name in expected)
     assert len(list((tmp_path / "killed" / "checkpoints").iterdir())) == 2
 
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoModelForTokenClassification, AutoTokenizer
 
+    critic = AutoModelForTokenClassification.from_pretrained(tmp_path / "killed" / "critic")
+    assert critic.score.weight.abs().max() > 0
+    assert json.loads((tmp_path / "killed" / "critic" / "manifest.json").read_text())["auto_class"] == (
+        "AutoModelForTokenClassification"
+    )
     newest = max((tmp_path / "killed" / "checkpoints").iterdir())
     for folder in (newest, tmp_path / "killed" / "model"):
         manifest = json.loads((folder / "manifest.json").read_text())
