@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlhf.actors.plan import Plan, RolePlan, lay_out, make_plan
@@ -21,6 +22,7 @@ from rlhf.models.heads import Head, config_for
 from rlhf.models.reward_model import check_reward_model, check_vocabulary
 from rlhf.models.tokenizer import load_tokenizer, special_ids_to_ban, stop_token_ids
 from rlhf.rewards.base import ModelInput, load_reward
+from rlhf.rewards.reward_model import NAME
 from rlhf.runtimes.base import Transport
 from rlhf.stages.report import show_table
 from rlhf.types import InputError, Prompt, Sampling
@@ -63,6 +65,7 @@ def prepare(config: OnlineConfig) -> Job:
             f"train.num_minibatches={config.train.num_minibatches}: there are only stream.prompts_per_step="
             f"{config.stream.prompts_per_step} groups to deal; lower it"
         )
+    check_success_part(config)
     stop_ids = stop_token_ids(config.model, tokenizer)
     sampling = Sampling(temperature=config.sampling.temperature, max_tokens=config.sampling.max_tokens)
     algorithm = config.algorithm.build(sampling)
@@ -142,6 +145,13 @@ def check_sharing(config: OnlineConfig, plan: Plan) -> None:
                 f"placement.colocate has {group.name}, stream.max_staleness={config.stream.max_staleness}: engines "
                 "that take turns cannot sample ahead; set stream.max_staleness=0, or place the sampler apart"
             )
+
+
+def check_success_part(config: OnlineConfig) -> None:
+    parts = [Path(spec).name for spec in config.reward.functions] + ([NAME] if config.reward.model is not None else [])
+    part = config.success.part
+    if part is not None and part.partition("/")[0] not in parts:
+        raise InputError(f"success.part={part}: the reward has no such part; known are {', '.join(parts)}")
 
 
 def check_transport(config: OnlineConfig, plan: Plan) -> None:

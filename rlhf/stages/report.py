@@ -26,11 +26,13 @@ def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[objec
 
 
 def show_plan(plan: Plan) -> None:
-    rows: list[tuple[object, ...]] = [
-        (role.role, role.num_workers, role.accelerators_per_worker, role.num_accelerators) for role in plan.roles
-    ]
-    rows.append(("all", plan.num_workers, "", plan.num_accelerators))
-    show_table("Placement", ("role", "workers", "accelerators each", "accelerators"), rows)
+    rows: list[tuple[object, ...]] = []
+    for group in plan.groups:
+        for role in group.roles:
+            others = ", ".join(other.role for other in group.roles if other != role) or "no one"
+            rows.append((role.role, role.num_workers, role.accelerators_per_worker, role.num_accelerators, others))
+    rows.append(("all", plan.num_workers, "", plan.num_accelerators, ""))
+    show_table("Placement", ("role", "workers", "accelerators each", "accelerators", "shared with"), rows)
 
 
 def show_loss_masks(tokenizer: PreTrainedTokenizerBase, rows: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:

@@ -87,6 +87,7 @@ def folder_with(models: dict[str, Path], target: Path, **settings: Any) -> Path:
         ),
         (["weight_sync.transport=cuda_ipc"], "weight_sync.transport=cuda_ipc, placement.colocate=[]: engines map"),
         (["reward.functions=[]"], "reward.functions is empty: name at least one, such as exact, or set reward.model"),
+        (["success.part=exakt"], "success.part=exakt: the reward has no such part; known are exact"),
         (["reward.model=nowhere"], "model 'nowhere': no config.json there"),
     ],
 )
