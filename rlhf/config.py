@@ -7,6 +7,7 @@ import difflib
 import functools
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -32,7 +33,7 @@ from rlhf.train.offline import OfflineTrainConfig
 from rlhf.train.online import TrainConfig
 from rlhf.train.stream import StreamConfig
 from rlhf.train.tracking import LogConfig
-from rlhf.types import InputError, RunError
+from rlhf.types import InputError, RunError, Stopped
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -201,7 +202,7 @@ def unknown_key(key: str, known: list[str]) -> str:
 def command_line(main: Callable[[], None]) -> None:
     """Run a Hydra main; what a person can mend is told in one sentence, and the exit code says whose turn it is.
 
-    0: done, 2: the input is wrong, 4: the run cannot go on.
+    0: done, 2: the input is wrong, 4: the run cannot go on, 130 or 143: stopped by Ctrl-C or SIGTERM.
     """
     # Hydra then raises instead of printing several lines of its own.
     os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -225,6 +226,12 @@ def in_one_sentence(function: Callable[P, None]) -> Callable[P, None]:
             sys.exit(refuse(str(error), 2))
         except RunError as error:
             sys.exit(refuse(str(error), 4))
+        except Stopped as stopped:
+            sys.stderr.write(f"stopped: {stopped}\n")
+            sys.exit(stopped.exit_code)
+        except KeyboardInterrupt:
+            sys.stderr.write("quit: nothing more was saved; the same command continues from the newest checkpoint\n")
+            sys.exit(128 + signal.SIGINT)
 
     return run
 
