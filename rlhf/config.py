@@ -22,6 +22,7 @@ from omegaconf import MISSING, DictConfig, MissingMandatoryValue, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from rlhf.actors.plan import PlacementConfig
+from rlhf.actors.preflight import PreflightConfig
 from rlhf.algorithms.base import AlgorithmConfig
 from rlhf.algorithms.grpo import GRPOConfig
 from rlhf.data.prompts import PromptDataConfig
@@ -92,6 +93,8 @@ class RunConfig:
     """The optimiser of what is trained."""
     placement: PlacementConfig = field(default_factory=PlacementConfig)
     """Accelerators of each role; offline training takes those of the policy."""
+    preflight: PreflightConfig = field(default_factory=PreflightConfig)
+    """What is asked of the nodes before accelerators are held."""
     log: LogConfig = field(default_factory=LogConfig)
     """What is written down."""
 

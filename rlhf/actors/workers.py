@@ -7,10 +7,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import ActorUnavailableError, RayActorError, RayTaskError
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from rlhf.actors.nodes import nodes_of
 from rlhf.actors.plan import RolePlan
 from rlhf.types import InputError, Reference, RunError
 
@@ -24,7 +25,7 @@ class Workers:
     """The actors of one role, in the order of their ranks."""
 
     def __init__(self, plan: RolePlan, actor_class: type, bundles: PlacementGroup) -> None:
-        self.role = plan.role
+        self.role, self.nodes = plan.role, nodes_of(bundles)
         # A restarted actor would come back empty: what to do about a dead one is for the run to decide.
         remote_class = ray.remote(num_cpus=1, num_gpus=plan.accelerators_per_worker, max_restarts=0)(actor_class)
         self.actors = [
@@ -64,15 +65,17 @@ class Workers:
         await asyncio.gather(*others)
 
     async def guarded(self, rank: int, result: Awaitable[T]) -> T:
-        """The result, or an error that says which worker failed."""
+        """The result, or an error that says which worker failed, and where it is."""
+        who = f"{self.role} worker {rank} on node {self.nodes[rank]}"
         try:
             return await result
         except RayActorError as error:
-            raise WorkerDied(f"{self.role} worker {rank} died: {first_line(error)}; resume the run") from error
+            state = "cannot be reached" if isinstance(error, ActorUnavailableError) else "died"
+            raise WorkerDied(f"{who} {state}: {first_line(error)}; resume the run") from error
         except RayTaskError as error:
             if isinstance(error.cause, RunError | InputError):
                 raise error.cause from None
-            raise RunError(f"{self.role} worker {rank} failed: {first_line(error.cause)}") from error
+            raise RunError(f"{who} failed: {first_line(error.cause)}") from error
 
 
 async def exhaust(stream: AsyncIterator[Any]) -> None:
@@ -81,7 +84,7 @@ async def exhaust(stream: AsyncIterator[Any]) -> None:
 
 
 class WorkerDied(RunError):
-    """A process is gone; what its peers then say of broken connections is only a consequence."""
+    """A process or its node is gone; what its peers then say of broken connections is only a consequence."""
 
 
 def most_telling(errors: Sequence[BaseException]) -> BaseException:

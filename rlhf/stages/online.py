@@ -8,6 +8,7 @@ import random
 from dataclasses import dataclass
 
 from rlhf.actors.learner_worker import LearnerSpec, LearnerWorker
+from rlhf.actors.nodes import check_nodes
 from rlhf.actors.placement import Bundles, cluster, reserved
 from rlhf.actors.roles import ModelRole, PolicyRole, SamplerPool, fetch
 from rlhf.actors.sampler_worker import SamplerWorker
@@ -62,8 +63,10 @@ def run(config: OnlineConfig) -> Artifact | None:
         if is_finished(folder, config.train.num_steps):
             CONSOLE.print(f"{folder.model} is there already: this run is finished.")
         else:
-            with cluster(job.plan), reserved(job.plan, config.placement.timeout_s) as bundles:
-                run_until_stopped(job, folder, bundles)
+            with cluster(job.plan):
+                check_nodes(folder.root, config.preflight)
+                with reserved(job.plan, config.placement.timeout_s) as bundles:
+                    run_until_stopped(job, folder, bundles)
         return open_artifact(folder.model)
 
 
