@@ -94,8 +94,8 @@ class NodeProbe:
             raise RunError("the numbers that arrived are not those that were sent")
 
 
-def check_nodes(output: Path, config: PreflightConfig) -> int:
-    """See that a run can work on every node; returns how many there are. Raises RunError with all that is wrong.
+def check_nodes(output: Path, config: PreflightConfig) -> None:
+    """See that a run can work on the driver's node and on all with accelerators. Raises RunError with what is wrong.
 
     One node answers in this process and talks to no other; several answer through an actor each, without accelerators.
     """
@@ -112,7 +112,6 @@ def check_nodes(output: Path, config: PreflightConfig) -> int:
             ask_all(found, meeting, nonce, config)
     finally:
         shutil.rmtree(meeting)
-    return len(found)
 
 
 def ask_all(found: Sequence[Node], meeting: Path, nonce: str, config: PreflightConfig) -> None:

@@ -43,10 +43,10 @@ def test_a_pair_that_cannot_talk_is_named(found):
     assert "no answer within preflight.timeout_s=5" in sentence
 
 
-def test_a_node_with_other_code_is_named(found):
-    sentence = found["another clone"]["sentence"]
-    assert sentence.startswith("preflight: the code of rlhf is ")
-    assert f"on node {found['another clone']['name']}: install the same on all" in sentence
+def test_a_node_with_another_installation_is_named(found):
+    sentence = found["other installation"]["sentence"]
+    assert sentence.startswith("preflight: transformers is ")
+    assert f" and 4.0.0 on node {found['other installation']['name']}: install the same on all" in sentence
 
 
 def test_workers_are_where_they_were_planned(found):

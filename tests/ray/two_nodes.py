@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-import shutil
 import signal
 import sys
 import time
@@ -22,7 +21,6 @@ from rlhf.actors.preflight import PreflightConfig
 from rlhf.actors.workers import Workers
 from rlhf.types import RunError
 
-ROOT = Path(__file__).parents[2]
 NODE = {"num_cpus": 8, "num_gpus": 3, "object_store_memory": 100 << 20}
 ROLES = [
     RolePlan(role="policy", num_workers=4),
@@ -69,14 +67,15 @@ def silent_node(timeout_s: float) -> None:
     tell("silent node", names=[node.name for node in found], **told)
 
 
-def another_clone(cluster: Cluster, folder: Path) -> None:
-    """A third node runs code that was not updated."""
-    shutil.copytree(ROOT / "rlhf", folder / "clone" / "rlhf")
-    with (folder / "clone" / "rlhf" / "types.py").open("a") as file:
-        file.write("# edited\n")
-    node = cluster.add_node(**NODE, env_vars={"PYTHONPATH": str(folder / "clone")})
+def other_installation(cluster: Cluster, folder: Path) -> None:
+    """A third node has another transformers."""
+    metadata = folder.parent / "site-packages" / "transformers-4.0.0.dist-info" / "METADATA"
+    metadata.parent.mkdir(parents=True)
+    metadata.write_text("Metadata-Version: 2.1\nName: transformers\nVersion: 4.0.0\n")
+    path = os.pathsep.join([str(metadata.parents[1]), os.environ.get("PYTHONPATH", "")])
+    node = cluster.add_node(**NODE, env_vars={"PYTHONPATH": path})
     told = sentence_of(lambda: check_nodes(folder, PreflightConfig()))
-    tell("another clone", **told, name=next(n.name for n in nodes().values() if n.id == node.node_id))
+    tell("other installation", **told, name=nodes()[node.node_id].name)
     cluster.remove_node(node)
 
 
@@ -86,7 +85,7 @@ def main(folder: Path) -> None:
     ray.init(address=cluster.address, log_to_driver=False)
     preflight(folder, PreflightConfig())
     silent_node(timeout_s=5)
-    another_clone(cluster, folder)
+    other_installation(cluster, folder)
 
     names = {node.id: node.name for node in nodes().values()}
     with reserved(make_plan(ROLES), 60) as bundles:
