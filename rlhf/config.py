@@ -7,6 +7,7 @@ import difflib
 import functools
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from omegaconf import MISSING, DictConfig, MissingMandatoryValue, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from rlhf.actors.plan import PlacementConfig
+from rlhf.actors.preflight import PreflightConfig
 from rlhf.algorithms.base import AlgorithmConfig
 from rlhf.algorithms.grpo import GRPOConfig
 from rlhf.algorithms.ppo import PPOConfig
@@ -33,7 +35,7 @@ from rlhf.train.offline import OfflineTrainConfig
 from rlhf.train.online import TrainConfig
 from rlhf.train.stream import StreamConfig
 from rlhf.train.tracking import LogConfig
-from rlhf.types import InputError, RunError
+from rlhf.types import InputError, RunError, Stopped
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -112,6 +114,8 @@ class RunConfig:
     """The optimiser of what is trained."""
     placement: PlacementConfig = field(default_factory=PlacementConfig)
     """Accelerators of each role; offline training takes those of the policy."""
+    preflight: PreflightConfig = field(default_factory=PreflightConfig)
+    """What is asked of the nodes before accelerators are held."""
     log: LogConfig = field(default_factory=LogConfig)
     """What is written down."""
 
@@ -225,7 +229,7 @@ def unknown_key(key: str, known: list[str]) -> str:
 def command_line(main: Callable[[], None]) -> None:
     """Run a Hydra main; what a person can mend is told in one sentence, and the exit code says whose turn it is.
 
-    0: done, 2: the input is wrong, 4: the run cannot go on.
+    0: done, 2: the input is wrong, 4: the run cannot go on, 130 or 143: stopped by Ctrl-C or SIGTERM.
     """
     # Hydra then raises instead of printing several lines of its own.
     os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -249,6 +253,12 @@ def in_one_sentence(function: Callable[P, None]) -> Callable[P, None]:
             sys.exit(refuse(str(error), 2))
         except RunError as error:
             sys.exit(refuse(str(error), 4))
+        except Stopped as stopped:
+            sys.stderr.write(f"stopped: {stopped}\n")
+            sys.exit(stopped.exit_code)
+        except KeyboardInterrupt:
+            sys.stderr.write("quit: nothing more was saved; the same command continues from the newest checkpoint\n")
+            sys.exit(128 + signal.SIGINT)
 
     return run
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NewType, TypeVar
@@ -24,6 +25,18 @@ class InputError(ValueError):
 
 class RunError(RuntimeError):
     """A run that cannot go on, though its input was right: what failed, where, what to do. Exit code 4."""
+
+
+class Stopped(Exception):
+    """A run that was asked to stop. Exit code 128 + the signal, as in shells: 130 after Ctrl-C, 143 after SIGTERM."""
+
+    def __init__(self, by: signal.Signals, sentence: str = "") -> None:
+        super().__init__(sentence)
+        self.signal = by
+
+    @property
+    def exit_code(self) -> int:
+        return 128 + self.signal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

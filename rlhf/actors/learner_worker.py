@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 import ray
 
+from rlhf.actors.nodes import free_address
 from rlhf.algorithms.base import Algorithm, Loss
 from rlhf.models.causal_lm import SamplingDistribution, TokenScorer
 from rlhf.models.heads import Head
@@ -53,10 +53,8 @@ class FitSpec:
 
 class LearnerWorker:
     def address(self) -> tuple[str, int]:
-        """Where the ranks can meet: this node and a free port."""
-        with socket.socket() as probe:
-            probe.bind(("", 0))
-            return ray.util.get_node_ip_address(), probe.getsockname()[1]
+        """Where the ranks can meet."""
+        return free_address()
 
     def start(self, spec: LearnerSpec, rank: int, num_ranks: int, address: tuple[str, int]) -> None:
         # Ray shows an actor its own accelerators alone, so its device is always the first.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
@@ -38,10 +39,18 @@ def cluster(plan: Plan) -> Iterator[None]:
         pretended = None if torch.cuda.is_available() else plan.num_accelerators
         num_cpus = max(os.cpu_count() or 1, plan.num_workers)
         ray.init(address="local", num_gpus=pretended, num_cpus=num_cpus, include_dashboard=False, log_to_driver=False)
+    protect_token()
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def protect_token() -> None:
+    """Ray 2.60 lets every user of the machine read the token that opens the cluster (mode 0644)."""
+    token = Path.home() / ".ray" / "auth_token"
+    if token.is_file() and token.stat().st_uid == os.getuid():
+        token.chmod(0o600)
 
 
 @contextmanager

@@ -7,10 +7,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import ActorUnavailableError, RayActorError, RayTaskError
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from rlhf.actors.nodes import nodes_of
 from rlhf.actors.placement import Bundles
 from rlhf.actors.plan import AcceleratorGroup, Plan, RolePlan
 from rlhf.train.clock import Clock
@@ -39,6 +40,7 @@ class Workers:
         self.role, self.phase, self.lease, self.clock = plan.role, plan.phase, lease, clock
         # Ray gives roles that share an accelerator a fraction of it each; it counts in ten-thousandths.
         share = plan.accelerators_per_worker if len(group.roles) == 1 else int(1e4 / len(group.roles)) / 1e4
+        self.nodes = nodes_of(bundles)
         # A restarted actor would come back empty: what to do about a dead one is for the run to decide.
         remote_class = ray.remote(num_cpus=1, num_gpus=share, max_restarts=0)(actor_class)
         self.actors = [
@@ -112,15 +114,17 @@ class Workers:
         return [reference for reference in found if reference is not None]
 
     async def guarded(self, rank: int, result: Awaitable[T]) -> T:
-        """The result, or an error that says which worker failed."""
+        """The result, or an error that says which worker failed, and where it is."""
+        who = f"{self.role} worker {rank} on node {self.nodes[rank]}"
         try:
             return await result
         except RayActorError as error:
-            raise WorkerDied(f"{self.role} worker {rank} died: {first_line(error)}; resume the run") from error
+            state = "cannot be reached" if isinstance(error, ActorUnavailableError) else "died"
+            raise WorkerDied(f"{who} {state}: {first_line(error)}; resume the run") from error
         except RayTaskError as error:
             if isinstance(error.cause, RunError | InputError):
                 raise error.cause from None
-            raise RunError(f"{self.role} worker {rank} failed: {first_line(error.cause)}") from error
+            raise RunError(f"{who} failed: {first_line(error.cause)}") from error
 
 
 class Spawner:
@@ -142,7 +146,7 @@ async def exhaust(stream: AsyncIterator[Any]) -> None:
 
 
 class WorkerDied(RunError):
-    """A process is gone; what its peers then say of broken connections is only a consequence."""
+    """A process or its node is gone; what its peers then say of broken connections is only a consequence."""
 
 
 def most_telling(errors: Sequence[BaseException]) -> BaseException:

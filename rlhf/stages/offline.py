@@ -9,6 +9,7 @@ from pathlib import Path
 import ray
 
 from rlhf.actors.learner_worker import FitSpec, LearnerSpec, LearnerWorker
+from rlhf.actors.nodes import check_nodes
 from rlhf.actors.placement import cluster, reserved
 from rlhf.actors.plan import RolePlan, make_plan
 from rlhf.actors.roles import ModelRole, fetch
@@ -58,10 +59,12 @@ def run(config: SFTRunConfig) -> Artifact | None:
         if is_finished(folder):
             CONSOLE.print(f"{folder.model} is there already: this run is finished.")
         else:
-            with cluster(plan), reserved(plan, config.placement.timeout_s) as bundles:
-                workers = Spawner(plan, bundles, Clock())("policy", LearnerWorker)
-                save_beside = functools.partial(write_tokenizer, tokenizer, stop_ids)
-                asyncio.run(train(config, rows, workers, folder, save_beside))
+            with cluster(plan):
+                check_nodes(folder.root, config.preflight)
+                with reserved(plan, config.placement.timeout_s) as bundles:
+                    workers = Spawner(plan, bundles, Clock())("policy", LearnerWorker)
+                    save_beside = functools.partial(write_tokenizer, tokenizer, stop_ids)
+                    asyncio.run(train(config, rows, workers, folder, save_beside))
         return open_artifact(folder.model)
 
 

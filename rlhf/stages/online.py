@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from rlhf.actors.learner_worker import LearnerSpec, LearnerWorker
+from rlhf.actors.nodes import check_nodes
 from rlhf.actors.placement import Bundles, cluster, reserved
 from rlhf.actors.roles import CriticRole, LearningRole, ModelRole, PolicyRole, SamplerPool, fetch
 from rlhf.actors.weight_sync import BucketSync
@@ -29,8 +30,10 @@ from rlhf.train.checkpoint import TRAINER, Checkpointer, read_state
 from rlhf.train.clock import Clock
 from rlhf.train.online import Callback, OnlineTrainer
 from rlhf.train.run_folder import RunFolder, is_finished, open_run_folder
+from rlhf.train.stop import Stop, until_stopped
 from rlhf.train.stream import RolloutStream
 from rlhf.train.tracking import PLOT, MetricsLog, ProgressBar, RolloutLog, StopAtReward, plot
+from rlhf.types import Stopped
 
 PANELS = {
     "reward": "reward",
@@ -72,17 +75,34 @@ def run(config: OnlineConfig) -> Artifact | None:
         if is_finished(folder, config.train.num_steps):
             CONSOLE.print(f"{folder.model} is there already: this run is finished.")
         else:
-            with cluster(job.plan), reserved(job.plan, config.placement.timeout_s) as bundles:
-                asyncio.run(train(job, folder, bundles))
+            with cluster(job.plan):
+                check_nodes(folder.root, config.preflight)
+                with reserved(job.plan, config.placement.timeout_s) as bundles:
+                    run_until_stopped(job, folder, bundles)
         return open_artifact(folder.model)
 
 
-async def train(job: Job, folder: RunFolder, bundles: Bundles) -> None:
-    """Start the roles, train, and commit the final model."""
+def run_until_stopped(job: Job, folder: RunFolder, bundles: Bundles) -> None:
+    """Train; a stop that was asked for says how to continue."""
+    try:
+        tell = functools.partial(CONSOLE.print, soft_wrap=True)
+        asyncio.run(until_stopped(functools.partial(train, job, folder, bundles), tell))
+    except Stopped as stopped:
+        saved = folder.checkpoints()
+        sentence = (
+            f"{saved[0]} is saved, the same command continues from it"
+            if saved
+            else "no training step was complete, the same command begins again"
+        )
+        raise Stopped(stopped.signal, sentence) from None
+
+
+async def train(job: Job, folder: RunFolder, bundles: Bundles, stop: Stop) -> None:
+    """Start the roles, train, and commit the final model. Raises Stopped once what was learnt is saved."""
     config, clock = job.config, Clock()
     checkpoint = folder.newest_checkpoint()
     with CONSOLE.status("starting Ray actors, DeepSpeed learners and vLLM engines"), clock("start"):
-        roles = await start_roles(job, bundles, clock)
+        roles = await stop.before(start_roles(job, bundles, clock))
     CONSOLE.print(f"{job.plan.num_workers} workers ready in {clock.take()['start']:.1f} s")
     stream = RolloutStream(PromptOrder(job.prompts, config.seed), roles.samplers, job.algorithm, config.stream)
     next_step = 0
@@ -93,7 +113,7 @@ async def train(job: Job, folder: RunFolder, bundles: Bundles) -> None:
         stream.restore(state["stream"])
         job.algorithm.restore(state["algorithm"])
         next_step = state["next_step"]
-        CONSOLE.print(f"continuing from {checkpoint.folder} at step {next_step}")
+        CONSOLE.print(f"continuing from {checkpoint.folder} at step {next_step}", soft_wrap=True)
     checkpointer = Checkpointer(
         config=config.checkpoint,
         folder=folder,
@@ -103,14 +123,20 @@ async def train(job: Job, folder: RunFolder, bundles: Bundles) -> None:
         write_tokenizer=functools.partial(write_tokenizer, job.tokenizer, job.stop_token_ids),
         manifest=manifest_of(config, config.model),
     )
-    before = await success_before(folder, functools.partial(measure, job, roles.samplers))
+    before = await stop.before(success_before(folder, functools.partial(measure, job, roles.samplers)))
     log = MetricsLog(folder.root, config.log.tensorboard, next_step)
     rollouts = RolloutLog(folder.root, config.log.groups_per_step, fetch, next_step)
-    with ProgressBar(config.train.num_steps, CONSOLE) as bar:
-        callbacks: list[Callback] = [log, rollouts, bar, *stop_rules(config, log), checkpointer]
-        trainer = assemble(job, roles, stream, clock, next_step, callbacks)
-        await trainer.fit()
-    after = await measure(job, roles.samplers)
+    try:
+        with ProgressBar(config.train.num_steps, CONSOLE) as bar:
+            callbacks: list[Callback] = [log, rollouts, bar, *stop_rules(config, log), checkpointer]
+            trainer = assemble(job, roles, stream, clock, next_step, callbacks, stop)
+            await trainer.fit()
+        after = await stop.before(measure(job, roles.samplers))
+    except Stopped:
+        await stream.close()
+        await checkpointer.save_unsaved()
+        await roles.samplers.close()
+        raise
     await checkpointer.save_final(trainer.next_step, {"success_before": before.rate, "success_after": after.rate})
     await roles.samplers.close()
     plot(log.history, PANELS, folder.root / PLOT)
@@ -145,7 +171,7 @@ async def start_roles(job: Job, bundles: Bundles, clock: Clock) -> Roles:
 
 
 def assemble(
-    job: Job, roles: Roles, stream: RolloutStream, clock: Clock, next_step: int, callbacks: list[Callback]
+    job: Job, roles: Roles, stream: RolloutStream, clock: Clock, next_step: int, callbacks: list[Callback], stop: Stop
 ) -> OnlineTrainer:
     """The loop with what this run scores, learns and reports."""
     config = job.config
@@ -165,6 +191,7 @@ def assemble(
         weight_sync=BucketSync(config.weight_sync, config.backend.precision, probe_sequence(job), next_step, clock),
         clock=clock,
         callbacks=callbacks,
+        stop=stop,
         next_step=next_step,
     )
 

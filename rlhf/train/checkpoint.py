@@ -30,7 +30,7 @@ class CheckpointConfig:
     """When to save, and how much to keep. The same command continues from the newest checkpoint."""
 
     every: int | None = None
-    """Training steps between checkpoints; None saves the final model alone."""
+    """Training steps between checkpoints; None saves the final model alone. A run that is stopped saves in any case."""
     keep: int = 2
     """How many checkpoints stay. At least 1."""
 
@@ -55,24 +55,37 @@ class Checkpointer:
     manifest: Mapping[str, Any]
     """Kind, Auto class, configuration and parents of what is saved."""
     metrics: dict[str, float] = field(default_factory=dict)
+    unsaved: dict[str, Any] | None = field(default=None, init=False)
+    """The state after the last step, where no checkpoint holds it. Taken then: sampling the next step changes it."""
 
     async def on_step(self, report: StepReport) -> bool:
         self.metrics = report.stats.values()
         done = report.step + 1
+        self.unsaved = {
+            "next_step": done,
+            "stream": self.stream.state(),
+            "algorithm": dict(self.algorithm.state()),
+        }
         if self.config.every and done % self.config.every == 0:
-            await self.save_checkpoint(done)
+            await self.save_checkpoint(self.unsaved)
         return False
 
-    async def save_checkpoint(self, num_steps: int) -> None:
+    async def save_unsaved(self) -> None:
+        """A checkpoint of the last step, whatever `every` says, unless there is one."""
+        if self.unsaved is not None:
+            await self.save_checkpoint(self.unsaved)
+
+    async def save_checkpoint(self, state: Mapping[str, Any]) -> None:
         """What the next step needs, under `trainer/`, beside the model."""
+        num_steps = state["next_step"]
         target = self.folder.checkpoint(num_steps)
         manifest = {**self.manifest, "kind": "checkpoint", "step": num_steps, "metrics": self.metrics}
         with committing(target, manifest) as staging:
             for name, role in self.learners.items():
                 await role.save(staging / TRAINER / name)
             await self.write_model(staging)
-            state = {"next_step": num_steps, "stream": self.stream.state(), "algorithm": dict(self.algorithm.state())}
             (staging / TRAINER / STATE).write_text(json.dumps(state), encoding="utf-8")
+        self.unsaved = None
         await asyncio.to_thread(self.folder.keep_newest, self.config.keep)
 
     async def save_final(self, num_steps: int, metrics: Mapping[str, float]) -> Path:

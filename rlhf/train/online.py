@@ -11,6 +11,7 @@ from rlhf.algorithms.base import Algorithm
 from rlhf.train.batching import Packing, RowGroup, deal
 from rlhf.train.clock import Clock
 from rlhf.train.stats import Stats, merge
+from rlhf.train.stop import Stop
 from rlhf.train.stream import RolloutStream
 from rlhf.types import Batch, Group, InputError, Reference, Row, RunError
 
@@ -88,15 +89,17 @@ class OnlineTrainer:
     weight_sync: WeightSync
     clock: Clock
     callbacks: Sequence[Callback]
+    stop: Stop
     next_step: int = 0
     skipped_steps: int = field(default=0, init=False)
 
     async def fit(self) -> None:
+        """Train. Raises Stopped between two steps; what was sampled of the next one is abandoned."""
         self.stream.admit(await self.weight_sync.push(self.policy, self.samplers))
         while self.next_step < self.config.num_steps:
             with self.clock("step"):
                 with self.clock("rollout"):
-                    groups = await self.stream.groups()
+                    groups = await self.stop.before(self.stream.groups())
                 stats = await self.step(groups)
             self.stop_if_stuck(stats)
             self.adapt(stats, groups)

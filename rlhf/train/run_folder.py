@@ -16,8 +16,11 @@ from rlhf.train.artifact import MANIFEST, Artifact, open_artifact
 from rlhf.types import InputError
 
 CONFIG, CONFIG_DRAFT, LOCK, MODEL = "config.json", ".config.json", ".lock", "model"
-RESUMABLE_KEYS = ("dry_run", "output", "train.num_steps", "stop_at_reward", "stop_window", "checkpoint.", "log.")
+RESUMABLE_KEYS = ("dry_run", "output", "train.num_steps", "stop_at_reward", "stop_window", "checkpoint.", "log.",
+                  "preflight.")  # fmt: skip
 """What may differ between a run and its continuation."""
+UPLOADED = "working_dir_files"
+"""Of the path where Ray unpacks the working directory of a job, which is where the job runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +66,14 @@ def open_run_folder(path: str, config: Mapping[str, Any]) -> Iterator[RunFolder]
     """The run's folder, held by this process alone until the block ends.
 
     A new or empty folder starts a run, a folder of the same configuration continues it. Raises InputError where another
-    process holds it, another configuration made it, or its contents are of something else.
+    process holds it, another configuration made it, its contents are of something else, or Ray would delete it.
     """
     root = Path(path).resolve()
+    if UPLOADED in root.parts:
+        raise InputError(
+            f"output={path}: in a Ray job that is a folder of the upload, which Ray deletes ({root}); give an absolute "
+            "path that every node sees"
+        )
     if root.exists() and not root.is_dir():
         raise InputError(f"output={path}: it is a file; name a folder")
     found = {entry.name for entry in root.iterdir()} if root.exists() else set()

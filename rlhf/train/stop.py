@@ -1,0 +1,77 @@
+"""Stopping a run from outside, without losing what it has learnt: Ctrl-C, `ray job stop`, a preempted node."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, TypeVar
+
+from rlhf.types import Stopped
+
+T = TypeVar("T")
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Stop:
+    """Whether someone asked the run to stop, and by which signal."""
+
+    def __init__(self) -> None:
+        self.asked = asyncio.Event()
+        self.signal = signal.SIGTERM
+
+    def ask(self, by: signal.Signals) -> None:
+        self.signal = by
+        self.asked.set()
+
+    async def before(self, work: Coroutine[Any, Any, T]) -> T:
+        """What `work` gives; where a stop is asked for first, `work` is cancelled and `Stopped` raised."""
+        task, stop = asyncio.create_task(work), asyncio.create_task(self.asked.wait())
+        try:
+            await asyncio.wait((task, stop), return_when=asyncio.FIRST_COMPLETED)
+            if self.asked.is_set():
+                raise Stopped(self.signal)
+            return task.result()
+        finally:
+            for pending in (task, stop):
+                pending.cancel()
+            await asyncio.gather(task, stop, return_exceptions=True)
+
+
+async def until_stopped(work: Callable[[Stop], Coroutine[Any, Any, T]], tell: Callable[[str], None]) -> T:
+    """`work`, given what SIGINT and SIGTERM stop it by."""
+    stop = Stop()
+    with stop_on_signals(stop, tell):
+        return await work(stop)
+
+
+@contextmanager
+def stop_on_signals(stop: Stop, tell: Callable[[str], None]) -> Iterator[None]:
+    """SIGINT and SIGTERM ask for a stop while the block runs; a second SIGINT quits at once, as KeyboardInterrupt.
+
+    Enter it in the event loop of the main thread, after `ray.init`, which takes SIGTERM for itself. A repeated SIGTERM
+    asks for nothing more: schedulers send several.
+    """
+    loop, asked = asyncio.get_running_loop(), False
+
+    def ask(by: signal.Signals) -> None:
+        stop.ask(by)
+        tell("stopping: an update under way ends and a checkpoint is saved; Ctrl-C quits at once")
+
+    # Python's own handlers, not the loop's: they run while a callback hashes a large checkpoint, too.
+    def handle(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        if asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        if not asked:
+            asked = True
+            loop.call_soon_threadsafe(ask, signal.Signals(number))
+
+    before = {number: signal.signal(number, handle) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
