@@ -103,7 +103,7 @@ async def test_what_is_saved_is_the_last_step_and_not_the_one_half_sampled(tmp_p
     stream = RolloutStream(ORDER, source, algorithm, StreamConfig(prompts_per_step=4))
     folder = RunFolder(tmp_path)
     checkpointer = Checkpointer(
-        config=CheckpointConfig(every=None), folder=folder, policy=Weights(), stream=stream,
+        config=CheckpointConfig(every=None), folder=folder, learners={"policy": Weights()}, algorithm=algorithm, stream=stream,
         write_tokenizer=lambda folder: None, manifest={},
     )  # fmt: skip
     stop = Stop()
