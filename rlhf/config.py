@@ -31,6 +31,7 @@ from rlhf.train.checkpoint import CheckpointConfig
 from rlhf.train.offline import OfflineTrainConfig
 from rlhf.train.online import TrainConfig
 from rlhf.train.stream import StreamConfig
+from rlhf.train.sweep import SweepConfig
 from rlhf.train.tracking import LogConfig
 from rlhf.types import InputError, RunError
 
@@ -139,11 +140,20 @@ class SFTRunConfig(RunConfig):
     """Steps and rows per step."""
 
 
+@dataclass(kw_only=True, slots=True)
+class SweepRunConfig:
+    """What `launch/sweep.py` takes beside the keys of its members."""
+
+    sweep: SweepConfig = field(default_factory=SweepConfig)
+    """How the members are run."""
+
+
 def register() -> None:
     """Make the schemas known to Hydra; `conf/` refers to them by these names."""
     store = ConfigStore.instance()
     store.store(name="online_schema", node=OnlineConfig)
     store.store(name="sft_schema", node=SFTRunConfig)
+    store.store(name="sweep_schema", node=SweepRunConfig)
     store.store(group="algorithm", name="grpo", node=GRPOConfig)
     store.store(group="reward", name="reward_schema", node=RewardConfig)
 
@@ -256,7 +266,7 @@ def explain(error: BaseException) -> str:
 
 def all_schemas() -> list[type[Any]]:
     """Every dataclass a configuration is made of."""
-    found: list[type[Any]] = [OnlineConfig, SFTRunConfig, GRPOConfig]
+    found: list[type[Any]] = [OnlineConfig, SFTRunConfig, SweepRunConfig, GRPOConfig]
     for schema in found:
         hints = [declared.default_factory for declared in dataclasses.fields(schema)]
         found += [hint for hint in hints if dataclasses.is_dataclass(hint) and hint not in found]  # type: ignore[misc]
