@@ -37,12 +37,14 @@ def conclude_sweep(sweep: Sweep) -> None:
     histories = {member.name: read_rows(sweep.folder(member) / METRICS) for member in sweep.members}
     for member in sweep.members:
         sweep.record(member, figures=figures(sweep.folder(member), histories[member.name]))
-    header = [*key_names(list(sweep.members[0].swept)), "state", *COLUMNS.values()]
+    keys = key_names(list(sweep.members[0].swept))
+    header = [*keys, "state", *COLUMNS.values()]
     rows = [cells(member) for member in sweep.members]
     failed = sweep.having(State.failed)
     errors = "".join(f"* {member.name}: {member.error}\n" for member in failed)
     replace_file(sweep.root / TABLE, f"{markdown(header, rows)}\n{LEGEND}\n\n![Learning curves]({PLOT})\n\n{errors}")
-    plot_runs(histories, PANELS, sweep.root / PLOT)
+    labels = [" ".join(map("=".join, zip(keys, member.swept.values(), strict=True))) for member in sweep.members]
+    plot_runs(dict(zip(labels, histories.values(), strict=True)), PANELS, sweep.root / PLOT)
     show_table(f"Sweep {sweep.root}", header, rows)
     CONSOLE.print(LEGEND, f"table: {sweep.root / TABLE}", f"plot: {sweep.root / PLOT}", sep="\n", soft_wrap=True)
     if failed:

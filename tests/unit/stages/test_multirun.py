@@ -59,6 +59,11 @@ def test_every_member_is_tried_and_the_exit_code_says_that_some_failed(tmp_path)
         ("sweep.py", ["model=m", "data.path=p", "output=o", "seed=1,x"], "seed=x: "),
         ("sweep.py", ["sweep.foo=1"], "sweep.foo: there is no such key; known are address, max_concurrent, poll_s"),
         ("sweep.py", ["model=m", "data.path=p", "output=o", "seed=1,2"], "sweep.address: it must be set"),
+        (
+            "sweep.py",
+            ["sweep.address=http://127.0.0.1:9", "model=m", "data.path=p", "output=o", "seed=1,2"],
+            "sweep.address=http://127.0.0.1:9: no cluster answers there",
+        ),
     ],
 )
 def test_a_mistake_is_one_line_before_any_member_starts(tmp_path, script, overrides, sentence):
