@@ -155,7 +155,7 @@ class Scheduler:
             while self.advance():
                 wait()
         except KeyboardInterrupt:
-            raise RunError(interrupted(self.sweep)) from None
+            raise RunError(self.interrupted()) from None
 
     def adopt(self) -> None:
         """Recognise what an earlier call of the same sweep has done, and what still runs of it."""
@@ -178,17 +178,20 @@ class Scheduler:
         for member in self.sweep.having(State.waiting)[:num_free]:
             # On disk before the cluster has it: whenever this process dies, the job is found again.
             submission_id = f"{member.name}-{secrets.token_hex(4)}"
-            self.set(member, state=State.running, submission_id=submission_id)
+            self.sweep.record(member, state=State.running, submission_id=submission_id)
             self.jobs.submit(submission_id, member.overrides)
+            self.tell(replace(member, state=State.running, submission_id=submission_id))
         return bool(self.sweep.having(State.running))
 
     def set(self, member: Member, **changes: Any) -> None:
         self.sweep.record(member, **changes)
         self.tell(replace(member, **changes))
 
-
-def interrupted(sweep: Sweep) -> str:
-    running = [member.submission_id for member in sweep.having(State.running)]
-    left = f"{len(running)} members run on in the cluster" if running else "nothing runs"
-    stop = f"; `ray job stop ID` ends one of {', '.join(map(str, running))}" if running else ""
-    return f"interrupted: {left}, {len(sweep.having(State.waiting))} wait; the same command continues the sweep{stop}"
+    def interrupted(self) -> str:
+        """What an interruption leaves. The cluster is asked: the last submission may not have reached it."""
+        ids = [str(member.submission_id) for member in self.sweep.having(State.running)]
+        running = [submission_id for submission_id in ids if self.jobs.ending(submission_id) is None]
+        left = f"{len(running)} jobs run on in the cluster" if running else "no job runs"
+        stop = f"; `ray job stop ID` ends one of {', '.join(running)}" if running else ""
+        num_waiting = len(self.sweep.having(State.waiting))
+        return f"interrupted: {left}, {num_waiting} members wait; the same command continues the sweep{stop}"

@@ -114,7 +114,7 @@ def test_an_interruption_leaves_jobs_alone_and_the_same_sweep_finds_them(tmp_pat
             cluster.scheduler(sweep).run(wait)
         running = [member.submission_id for member in sweep.having(State.running)]
     assert str(raised.value) == (
-        "interrupted: 2 members run on in the cluster, 1 wait; the same command continues the sweep; "
+        "interrupted: 2 jobs run on in the cluster, 1 members wait; the same command continues the sweep; "
         f"`ray job stop ID` ends one of {', '.join(running)}"
     )
     with open_sweep(str(tmp_path), members()) as sweep:
@@ -122,6 +122,24 @@ def test_an_interruption_leaves_jobs_alone_and_the_same_sweep_finds_them(tmp_pat
         assert states(sweep) == dict.fromkeys(NAMES, "done")
     assert cluster.submitted == NAMES
     assert cluster.most_at_once == 2
+
+
+def test_a_submission_that_was_interrupted_is_not_said_to_run(tmp_path):
+    class Interrupted(Cluster):
+        def submit(self, submission_id: str, overrides: Sequence[str]) -> None:
+            raise KeyboardInterrupt
+
+    with (
+        open_sweep(str(tmp_path), members(["a", "b"])) as sweep,
+        pytest.raises(
+            RunError, match=r"^interrupted: no job runs, 1 members wait; the same command continues the sweep$"
+        ),
+    ):
+        Interrupted().scheduler(sweep, max_concurrent=1).run(no_wait)
+    cluster = Cluster()
+    with open_sweep(str(tmp_path), members(["a", "b"])) as sweep:
+        cluster.scheduler(sweep).run(no_wait)
+    assert cluster.submitted == ["a", "b"]
 
 
 def test_a_job_that_went_on_counts_against_the_bound(tmp_path):
