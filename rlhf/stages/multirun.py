@@ -40,7 +40,10 @@ class SweepCallback(Callback):
     @in_one_sentence
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         with self.held:
-            conclude_sweep(read_sweep(Path(config.output).resolve()))
+            sweep = read_sweep(Path(config.output).resolve())
+            # A script that trains nothing has members only in the grid.
+            if sweep.having(State.waiting) != sweep.members:
+                conclude_sweep(sweep)
 
 
 def as_member(function: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
