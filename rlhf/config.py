@@ -23,6 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rlhf.actors.plan import PlacementConfig
 from rlhf.algorithms.base import AlgorithmConfig
 from rlhf.algorithms.grpo import GRPOConfig
+from rlhf.algorithms.ppo import PPOConfig
 from rlhf.data.prompts import PromptDataConfig
 from rlhf.data.supervised import SupervisedDataConfig
 from rlhf.rewards.base import RewardConfig
@@ -75,6 +76,23 @@ class SuccessConfig:
 
 
 @dataclass(kw_only=True, slots=True)
+class CriticConfig:
+    """The critic of algorithms that learn one."""
+
+    model: str | None = None
+    """Folder it starts from: a policy, whose head is replaced by one that says 0, a reward model, or a critic. None:
+    the run's `model`."""
+    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=1e-5))
+    """Its optimiser; its learning rate is usually several times the policy's."""
+    warmup_steps: int = 0
+    """Training steps in which the critic learns alone, before the policy does."""
+
+    def __post_init__(self) -> None:
+        if self.warmup_steps < 0:
+            raise InputError(f"critic.warmup_steps={self.warmup_steps}: give 0 for none, or more")
+
+
+@dataclass(kw_only=True, slots=True)
 class RunConfig:
     """What every training run has."""
 
@@ -101,7 +119,9 @@ class OnlineConfig(RunConfig):
     """Online reinforcement learning: `launch/ppo.py`."""
 
     algorithm: AlgorithmConfig = MISSING
-    """The method: `algorithm=grpo`."""
+    """The method: `algorithm=grpo` or `algorithm=ppo`."""
+    critic: CriticConfig = field(default_factory=CriticConfig)
+    """The critic, where the algorithm has one."""
     reward: RewardConfig = field(default_factory=RewardConfig)
     """What a rollout is worth."""
     data: PromptDataConfig = field(default_factory=PromptDataConfig)
@@ -155,6 +175,7 @@ def register() -> None:
     store.store(name="sft_schema", node=SFTRunConfig)
     store.store(name="sweep_schema", node=SweepRunConfig)
     store.store(group="algorithm", name="grpo", node=GRPOConfig)
+    store.store(group="algorithm", name="ppo", node=PPOConfig)
     store.store(group="reward", name="reward_schema", node=RewardConfig)
 
 
@@ -266,7 +287,7 @@ def explain(error: BaseException) -> str:
 
 def all_schemas() -> list[type[Any]]:
     """Every dataclass a configuration is made of."""
-    found: list[type[Any]] = [OnlineConfig, SFTRunConfig, SweepRunConfig, GRPOConfig]
+    found: list[type[Any]] = [OnlineConfig, SFTRunConfig, SweepRunConfig, GRPOConfig, PPOConfig]
     for schema in found:
         hints = [declared.default_factory for declared in dataclasses.fields(schema)]
         found += [hint for hint in hints if dataclasses.is_dataclass(hint) and hint not in found]  # type: ignore[misc]

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NewType
+from typing import Any, NewType, TypeVar
 
 import numpy as np
 
 Reference = NewType("Reference", object)
 """A handle of data that lives elsewhere: Ray's ObjectRef in a cluster, the value itself in one process."""
+
+T = TypeVar("T")
 
 Message = Mapping[str, str]
 """One turn of a dialogue: `{"role": ..., "content": ...}`."""
@@ -186,3 +188,8 @@ class Batch:
             ]
             minibatches.append(replace(minibatch, packs=tuple(packs)))
         return replace(self, minibatches=tuple(minibatches))
+
+    def in_pack_order(self, by_rank: Sequence[Sequence[T]]) -> list[T]:
+        """What each rank has, one item per pack of its shard, in the order of the batch's packs."""
+        items = [iter(mine) for mine in by_rank]
+        return [next(items[i % len(items)]) for part in self.minibatches for i in range(len(part.packs))]

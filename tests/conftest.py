@@ -30,7 +30,7 @@ def cluster() -> Iterator[None]:
     """One local Ray cluster with pretend accelerators, of this session alone."""
     import ray
 
-    ray.init(address="local", num_cpus=8, num_gpus=4, include_dashboard=False, log_to_driver=False,
+    ray.init(address="local", num_cpus=20, num_gpus=10, include_dashboard=False, log_to_driver=False,
              object_store_memory=512 << 20)  # fmt: skip
     yield
     ray.shutdown()

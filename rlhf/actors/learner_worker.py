@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
 from collections.abc import Iterator, Sequence
@@ -14,8 +15,11 @@ import ray
 
 from rlhf.algorithms.base import Algorithm, Loss
 from rlhf.models.causal_lm import SamplingDistribution, TokenScorer
-from rlhf.runtimes.base import BackendConfig, OptimizerConfig
+from rlhf.models.heads import Head
+from rlhf.models.value_model import ValueScorer
+from rlhf.runtimes.base import BackendConfig, OptimizerConfig, Transport
 from rlhf.runtimes.buckets import Bucket
+from rlhf.runtimes.carriers import Carrier, Link, ObjectStoreCarrier, make_carrier
 from rlhf.train.batching import Packing
 from rlhf.train.learner import Learner
 from rlhf.train.offline import OfflineTrainConfig, TokenRow, fit
@@ -32,6 +36,8 @@ class LearnerSpec:
     optimizer: OptimizerConfig | None
     """None for a model that is only asked."""
     distribution: SamplingDistribution
+    """Of a policy's logprobs; a critic's values know none."""
+    head: Head = Head.causal_lm
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,8 +66,9 @@ class LearnerWorker:
         # Imported here: it takes seconds, and its accelerator is chosen from the environment above.
         from rlhf.runtimes.deepspeed_backend import DeepSpeedBackend
 
-        self.backend = DeepSpeedBackend(spec.model_path, spec.backend, spec.optimizer)
-        scorer = TokenScorer(spec.distribution)
+        self.backend = DeepSpeedBackend(spec.model_path, spec.backend, spec.optimizer, spec.head)
+        self.carrier: Carrier = ObjectStoreCarrier()
+        scorer = ValueScorer() if spec.head is Head.value else TokenScorer(spec.distribution)
         self.learner = Learner(self.backend, scorer, packed=spec.backend.packed, fetch=ray.get)
 
     def score(self, batch: Batch) -> Any:
@@ -69,7 +76,7 @@ class LearnerWorker:
 
     def assign_credit(self, batch: Batch, algorithm: Algorithm) -> Any:
         columns, stats = self.learner.assign_credit(batch, algorithm)
-        return as_returns(columns, stats)
+        return as_returns(list(itertools.chain.from_iterable(columns.values())), stats)
 
     def update(self, batch: Batch, loss: Loss, lr: float) -> Stats:
         return self.learner.update(batch, loss, lr)
@@ -78,11 +85,22 @@ class LearnerWorker:
         local = replace(self.learner, fetch=list)  # the rows are here, not in the object store
         yield from fit(local, spec.loss, rows, spec.optimizer, spec.train, spec.packing, seed=spec.seed)
 
+    def connect(self, link: Link, rank: int) -> None:
+        """Open this rank's end of the way to the engines, where it has one."""
+        if rank == 0 or link.transport is Transport.cuda_ipc:
+            self.carrier = make_carrier(link, rank=0)
+
     def weights(self, bucket_bytes: int) -> Iterator[Bucket]:
-        yield from self.backend.weights(bucket_bytes)
+        yield from self.backend.weights(bucket_bytes, self.carrier)
 
     def probe(self, token_ids: list[int]) -> np.ndarray:
         return self.learner.probe(token_ids)
+
+    def offload(self) -> int:
+        return self.backend.offload()
+
+    def onload(self) -> int:
+        return self.backend.onload()
 
     def save(self, folder: Path) -> None:
         self.backend.save(folder)

@@ -9,12 +9,12 @@ from contextlib import contextmanager
 import ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
-from rlhf.actors.plan import Plan
-from rlhf.types import RunError
+from rlhf.actors.plan import AcceleratorGroup, Plan, lay_out
+from rlhf.types import InputError, RunError
 
 ACCELERATOR = "GPU"
-Bundles = dict[str, PlacementGroup]
-"""Each role's placement group."""
+Bundles = dict[AcceleratorGroup, PlacementGroup]
+"""Each accelerator group's placement group, a bundle for each of its bundles."""
 
 
 @contextmanager
@@ -46,31 +46,33 @@ def cluster(plan: Plan) -> Iterator[None]:
 
 @contextmanager
 def reserved(plan: Plan, timeout_s: float) -> Iterator[Bundles]:
-    """One placement group per role, one bundle per worker; given back at the end, with what still runs on them.
+    """One placement group per accelerator group; given back at the end, with what still runs on them.
 
     Raises RunError where the cluster has too few accelerators, or none free within the deadline.
     """
-    total = int(ray.cluster_resources().get(ACCELERATOR, 0))
-    if plan.num_accelerators > total:
-        needs = ", ".join(f"{role.role} {role.num_accelerators}" for role in plan.roles)
-        raise RunError(
-            f"placement: {plan.num_accelerators} accelerators are needed ({needs}) and the cluster has {total}; "
-            "lower placement.* or sampler.num_engines, or add nodes"
-        )
-    groups = {
-        role.role: placement_group([{ACCELERATOR: role.accelerators_per_worker, "CPU": 1}] * role.num_workers)
-        for role in plan.roles
+    try:
+        lay_out(plan, accelerators_by_node())
+    except InputError as error:
+        raise RunError(str(error)) from None
+    bundles = {
+        group: placement_group([{ACCELERATOR: group.bundle_size, "CPU": len(group.roles)}] * group.num_bundles)
+        for group in plan.groups
     }
     try:
-        for role in plan.roles:
-            if not groups[role.role].wait(timeout_s):
+        for group, granted in bundles.items():
+            if not granted.wait(timeout_s):
                 free = ray.available_resources()
                 raise RunError(
-                    f"placement: the cluster did not grant {role.role} its {role.num_accelerators} accelerators within "
-                    f"{timeout_s:g} s; free are {free.get(ACCELERATOR, 0):g} accelerators and {free.get('CPU', 0):g} "
-                    "CPUs: wait for other jobs, or lower placement.*"
+                    f"placement: the cluster did not grant {group.name} its {group.num_bundles * group.bundle_size} "
+                    f"accelerators within {timeout_s:g} s; free are {free.get(ACCELERATOR, 0):g} accelerators and "
+                    f"{free.get('CPU', 0):g} CPUs: wait for other jobs, or lower placement.*"
                 )
-        yield groups
+        yield bundles
     finally:
-        for group in groups.values():
-            remove_placement_group(group)
+        for granted in bundles.values():
+            remove_placement_group(granted)
+
+
+def accelerators_by_node() -> list[int]:
+    """Of the nodes that are alive, those that work now included."""
+    return [int(node["Resources"].get(ACCELERATOR, 0)) for node in ray.nodes() if node["Alive"]]

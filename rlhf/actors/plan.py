@@ -1,11 +1,13 @@
-"""Placement as data: which role takes how many accelerators. Knows no Ray."""
+"""Placement as data: which role takes which accelerators, and which it shares. Knows no Ray."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from rlhf.types import InputError
+
+ROLES = ("policy", "reference", "critic", "reward", "sampler")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -19,10 +21,28 @@ class PlacementConfig:
     """Ranks of the policy's learner, one accelerator each."""
     reference: int = 1
     """Ranks of the frozen reference, where the algorithm reads one."""
+    critic: int | None = None
+    """Ranks of the critic's learner, one accelerator each. None: 1 where the algorithm has a critic."""
+    reward: int | None = None
+    """Copies of the reward model, one accelerator each. None: 1 where `reward.model` is set."""
+    colocate: list[list[str]] = field(default_factory=list)
+    """Roles that share accelerators, as lists of policy, reference, critic, reward and sampler. They take turns: who
+    is not at work gives its memory back. Roles in no list have accelerators of their own."""
+    num_nodes: int | None = None
+    """Nodes the run is planned for, checked before Ray starts. None: whatever the cluster has, checked there."""
+    accelerators_per_node: int | None = None
+    """Accelerators of each of those nodes; set together with `num_nodes`."""
     timeout_s: float = 120.0
     """How long to wait for the cluster to grant the accelerators."""
     start_timeout_s: float = 900.0
     """How long loading models and starting engines may take."""
+
+    def __post_init__(self) -> None:
+        if (self.num_nodes is None) != (self.accelerators_per_node is None):
+            raise InputError(
+                f"placement.num_nodes={self.num_nodes}, placement.accelerators_per_node={self.accelerators_per_node}: "
+                "set both, or neither"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,30 +57,118 @@ class RolePlan:
     def num_accelerators(self) -> int:
         return self.num_workers * self.accelerators_per_worker
 
+    @property
+    def phase(self) -> str:
+        """What the role is at work for: a reward model scores while engines sample, so these two work together."""
+        return "rollout" if self.role in ("sampler", "reward") else self.role
+
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """All workers of a run, each role on accelerators of its own."""
+class AcceleratorGroup:
+    """Bundles of accelerators, each on one node: the i-th worker of every role here has the i-th bundle."""
 
     roles: tuple[RolePlan, ...]
 
     @property
+    def num_bundles(self) -> int:
+        return max(role.num_workers for role in self.roles)
+
+    @property
+    def bundle_size(self) -> int:
+        """Accelerators of a bundle."""
+        return self.roles[0].accelerators_per_worker
+
+    @property
+    def takes_turns(self) -> bool:
+        """Whether roles of more than one phase share these."""
+        return len({role.phase for role in self.roles}) > 1
+
+    @property
+    def name(self) -> str:
+        return "+".join(role.role for role in self.roles)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All workers of a run and the accelerators they have."""
+
+    groups: tuple[AcceleratorGroup, ...]
+
+    @property
+    def roles(self) -> tuple[RolePlan, ...]:
+        return tuple(role for group in self.groups for role in group.roles)
+
+    @property
     def num_accelerators(self) -> int:
-        return sum(role.num_accelerators for role in self.roles)
+        return sum(group.num_bundles * group.bundle_size for group in self.groups)
 
     @property
     def num_workers(self) -> int:
         return sum(role.num_workers for role in self.roles)
 
+    def has(self, name: str) -> bool:
+        return any(role.role == name for role in self.roles)
+
     def role(self, name: str) -> RolePlan:
         return next(role for role in self.roles if role.role == name)
 
+    def group_of(self, role: str) -> AcceleratorGroup:
+        return next(group for group in self.groups if role in (member.role for member in group.roles))
 
-def make_plan(roles: Sequence[RolePlan]) -> Plan:
+    def only(self, *names: str) -> Plan:
+        """A run of these roles alone, those of them that it has."""
+        kept = (tuple(role for role in group.roles if role.role in names) for group in self.groups)
+        return Plan(tuple(AcceleratorGroup(members) for members in kept if members))
+
+
+def make_plan(roles: Sequence[RolePlan], colocate: Sequence[Sequence[str]] = ()) -> Plan:
+    """Roles in one list of `colocate` share accelerators; a role the run does not have is passed over there.
+
+    Raises InputError where a role has no worker, a list names an unknown role or one twice, or roles that share would
+    need bundles of different sizes.
+    """
     for role in roles:
         if role.num_workers < 1 or role.accelerators_per_worker < 1:
             raise InputError(
                 f"placement: {role.role} has {role.num_workers} workers of {role.accelerators_per_worker} "
                 "accelerators; give at least 1 of each"
             )
-    return Plan(tuple(roles))
+    named = [name for names in colocate for name in names]
+    for name in named:
+        if name not in ROLES:
+            raise InputError(f"placement.colocate names {name!r}, which is no role; known are {', '.join(ROLES)}")
+        if named.count(name) > 1:
+            raise InputError(f"placement.colocate names {name} twice; a role has one place")
+    shared = [tuple(role for role in roles if role.role in names) for names in colocate]
+    alone = [(role,) for role in roles if role.role not in named]
+    groups = tuple(AcceleratorGroup(members) for members in (*shared, *alone) if members)
+    for group in groups:
+        if len({role.accelerators_per_worker for role in group.roles}) > 1:
+            raise InputError(
+                f"placement.colocate has {group.name}: engines of sampler.tensor_parallel_size="
+                f"{max(role.accelerators_per_worker for role in group.roles)} cannot share accelerators with workers "
+                "of one each; set it to 1, or place the sampler apart"
+            )
+    return Plan(groups)
+
+
+def lay_out(plan: Plan, nodes: Sequence[int]) -> list[list[str]]:
+    """Which groups' bundles each node gets, `nodes` being their accelerators: the larger bundles first, first fit.
+
+    A bundle never straddles nodes. Raises InputError that says what does not fit.
+    """
+    free = list(nodes)
+    layout: list[list[str]] = [[] for _ in nodes]
+    bundles = [(group.bundle_size, group.name) for group in plan.groups for _ in range(group.num_bundles)]
+    for size, name in sorted(bundles, key=lambda bundle: -bundle[0]):
+        place = next((i for i, left in enumerate(free) if left >= size), None)
+        if place is None:
+            needs = ", ".join(f"{group.name} {group.num_bundles} x {group.bundle_size}" for group in plan.groups)
+            raise InputError(
+                f"placement: {plan.num_accelerators} accelerators are needed ({needs}) and the nodes have "
+                f"{' + '.join(map(str, nodes)) or 0}; {name} does not fit: lower placement.* or sampler.*, let roles "
+                "share by placement.colocate, or add nodes"
+            )
+        free[place] -= size
+        layout[place].append(name)
+    return layout

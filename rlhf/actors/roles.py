@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from asyncio import gather
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,14 @@ import numpy as np
 import ray
 
 from rlhf.actors.learner_worker import LearnerSpec
+from rlhf.actors.reward_worker import RewardModelSpec
 from rlhf.actors.sampler_worker import SamplerSpec
 from rlhf.actors.workers import Workers
 from rlhf.algorithms.base import Algorithm, Loss
 from rlhf.runtimes.base import OptimizerConfig
+from rlhf.runtimes.carriers import Link
 from rlhf.train.clock import Clock
+from rlhf.train.lease import all_held
 from rlhf.train.schedule import learning_rate
 from rlhf.train.stats import Stats, merge
 from rlhf.types import Batch, Group, Prompt, Reference, Sampling
@@ -28,30 +32,40 @@ class ModelRole:
         self.workers, self.column, self.clock = workers, column, clock
 
     async def start(self, spec: LearnerSpec) -> None:
-        address = await self.workers.guarded(0, self.workers.actors[0].address.remote())
+        address = await self.address()
         num_ranks = len(self.workers)
-        await self.workers.each(lambda rank, actor: actor.start.remote(spec, rank, num_ranks, address))
+        await self.workers.start(lambda rank, actor: actor.start.remote(spec, rank, num_ranks, address))
+
+    async def address(self) -> tuple[str, int]:
+        """Rank 0's node and a free port there."""
+        return await self.workers.guarded(0, self.workers.actors[0].address.remote())
 
     async def score(self, batch: Batch) -> Mapping[str, Sequence[Reference]]:
         with self.clock(f"score_{self.column}"):
-            columns, _ = await self.call_for_columns("score", batch)
-        return {self.column: columns}
+            columns, _ = await self.call_for_columns("score", [self.column], batch)
+        return columns
 
-    async def call_for_columns(self, method: str, *arguments: Any) -> tuple[list[Reference], list[Any]]:
-        """Call a method that returns one column per pack of its rank and a summary.
+    async def call_for_columns(
+        self, method: str, names: Sequence[str], batch: Batch, *arguments: Any
+    ) -> tuple[dict[str, list[Reference]], list[Any]]:
+        """Call a method that returns, for each name, one column per pack of its rank, and then a summary.
 
         Only the summaries come to the driver; the columns are references, in the order of the batch's packs.
         """
-        owned = [shard_sizes(arguments[0], rank, len(self.workers)) for rank in range(len(self.workers))]
 
         async def call(rank: int, actor: Any) -> tuple[list[Reference], Any]:
-            returned = getattr(actor, method).options(num_returns=owned[rank] + 1).remote(*arguments)
-            *columns, summary = returned if owned[rank] else [returned]
+            num_columns = len(names) * shard_size(batch, rank, len(self.workers))
+            returned = getattr(actor, method).options(num_returns=num_columns + 1).remote(batch, *arguments)
+            *columns, summary = returned if num_columns else [returned]
             return columns, await summary
 
         results = await self.workers.each(call)
-        columns = interleave(arguments[0], [iter(columns) for columns, _ in results])
-        return columns, [summary for _, summary in results]
+        by_name = {}
+        for i, name in enumerate(names):
+            shares = [columns[i * len(columns) // len(names) : (i + 1) * len(columns) // len(names)]
+                      for columns, _ in results]  # fmt: skip
+            by_name[name] = batch.in_pack_order(shares)
+        return by_name, [summary for _, summary in results]
 
     async def probe(self, token_ids: Sequence[int]) -> np.ndarray:
         return (await self.workers.each(lambda _, actor: actor.probe.remote(token_ids)))[0]
@@ -66,61 +80,118 @@ class ModelRole:
         await self.workers.each(lambda _, actor: actor.save_pretrained.remote(folder))
 
 
-class PolicyRole(ModelRole):
-    """The policy: it scores as `old_logprobs`, learns, and gives its weights away."""
+class LearningRole(ModelRole):
+    """A model that learns from the batches it scores."""
+
+    prefix = ""
+    """Of its figures."""
+    first_step = 0
+    """Before this training step it does not learn."""
 
     def __init__(
-        self, workers: Workers, algorithm: Algorithm, optimizer: OptimizerConfig, num_steps: int, clock: Clock
+        self,
+        workers: Workers,
+        column: str,
+        algorithm: Algorithm,
+        optimizer: OptimizerConfig,
+        num_steps: int,
+        clock: Clock,
     ) -> None:
-        super().__init__(workers, "old_logprobs", clock)
+        super().__init__(workers, column, clock)
         self.algorithm, self.optimizer, self.num_steps = algorithm, optimizer, num_steps
+
+    def loss(self) -> Loss:
+        """What it minimises in the next update."""
+        raise NotImplementedError
+
+    async def update(self, batch: Batch) -> Stats:
+        if batch.step < self.first_step:
+            return Stats()
+        lr = learning_rate(self.optimizer, batch.step, self.num_steps)
+        loss = self.loss()
+        with self.clock(f"{self.prefix}update"):
+            stats = merge(await self.workers.each(lambda _, actor: actor.update.remote(batch, loss, lr)))
+        stats.add("lr", lr, 1.0)
+        return stats.prefixed(self.prefix)
+
+
+class CriticRole(LearningRole):
+    """The critic: it scores as `values` and learns the returns."""
+
+    prefix = "critic/"
+
+    def loss(self) -> Loss:
+        return self.algorithm.critic_loss
+
+
+class PolicyRole(LearningRole):
+    """The policy: it scores as `old_logprobs`, assigns credit, learns, and gives its weights away."""
+
+    def loss(self) -> Loss:
+        return self.algorithm.loss
 
     async def assign_credit(self, batch: Batch) -> tuple[Batch, Stats]:
         with self.clock("assign_credit"):
-            columns, stats = await self.call_for_columns("assign_credit", batch, self.algorithm)
-        return batch.with_columns([{"advantages": columns}]), merge(stats)
+            names = self.algorithm.credit_columns
+            columns, stats = await self.call_for_columns("assign_credit", names, batch, self.algorithm)
+        return batch.with_columns([columns]), merge(stats)
 
-    async def update(self, batch: Batch) -> Stats:
-        lr = learning_rate(self.optimizer, batch.step, self.num_steps)
-        loss: Loss = self.algorithm.loss
-        with self.clock("update"):
-            stats = merge(await self.workers.each(lambda _, actor: actor.update.remote(batch, loss, lr)))
-        stats.add("lr", lr, 1.0)
-        return stats
+    async def connect(self, link: Link) -> None:
+        await self.workers.all(lambda rank, actor: actor.connect.remote(link, rank))
 
-    def weights(self, bucket_bytes: int) -> AsyncIterator[Reference]:
-        """References to the buckets of the whole model, gathered as they are consumed."""
-        return self.workers.stream("weights", bucket_bytes)
+    def weights(self, bucket_bytes: int, *, from_every_rank: bool = False) -> AsyncIterator[list[Reference]]:
+        """References to the buckets of the whole model, gathered as they are consumed: rank 0's, or each rank's."""
+        return self.workers.stream("weights", bucket_bytes, from_every_rank=from_every_rank)
 
 
 class SamplerPool:
     """The engines. A whole group goes to the least loaded one, which shares the prompt's cache among its rollouts."""
 
-    def __init__(self, workers: Workers) -> None:
-        self.workers = workers
+    def __init__(self, workers: Workers, reward: Workers | None = None) -> None:
+        """`reward`: the workers of a reward model, which the engines' actors ask as rollouts end."""
+        self.workers, self.reward = workers, reward
+        leases = [workers.lease, *([reward.lease] if reward else [])]
+        self.leases = list(dict.fromkeys(leases))
         self.load_of: Counter[int] = Counter({rank: 0 for rank in range(len(workers))})
 
-    async def start(self, spec: SamplerSpec) -> None:
-        await self.workers.each(lambda _, actor: actor.start.remote(spec))
+    async def start(self, spec: SamplerSpec, reward_spec: RewardModelSpec | None) -> None:
+        judges = self.reward.actors if self.reward else []
+        starts = [self.workers.start(lambda _, actor: actor.start.remote(spec, judges))]
+        if self.reward:
+            starts.append(self.reward.start(lambda _, actor: actor.start.remote(reward_spec)))
+        await gather(*starts)
 
     async def collect(self, prompt: Prompt, epoch: int, requests: Sequence[Sampling]) -> Group:
-        rank = min(self.load_of, key=lambda rank: (self.load_of[rank], rank))
-        self.load_of[rank] += len(requests)
-        try:
-            call = self.workers.actors[rank].collect.options(num_returns=2)
-            rollouts, infos = call.remote(prompt, epoch, requests)
-            return Group(prompt=prompt, rollouts=rollouts, infos=await self.workers.guarded(rank, infos))
-        finally:
-            self.load_of[rank] -= len(requests)
+        async with all_held(self.leases, self.workers.phase):
+            rank = min(self.load_of, key=lambda rank: (self.load_of[rank], rank))
+            self.load_of[rank] += len(requests)
+            try:
+                call = self.workers.actors[rank].collect.options(num_returns=2)
+                rollouts, infos = call.remote(prompt, epoch, requests)
+                return Group(prompt=prompt, rollouts=rollouts, infos=await self.workers.guarded(rank, infos))
+            finally:
+                self.load_of[rank] -= len(requests)
+
+    @property
+    def num_receivers(self) -> int:
+        """Processes that hold weights: every engine's, one per accelerator."""
+        return len(self.workers) * self.workers.accelerators_each
+
+    async def connect(self, link: Link) -> None:
+        each = self.workers.accelerators_each
+        await self.workers.all(lambda rank, actor: actor.connect.remote(link, 1 + rank * each))
+
+    # Weights arrive while the policy has the accelerators, if it shares them: an engine takes room for them alone.
 
     async def load_begin(self) -> None:
-        await self.workers.each(lambda _, actor: actor.load_begin.remote())
+        await self.workers.all(lambda _, actor: actor.load_begin.remote())
 
-    async def load(self, bucket: Reference) -> None:
-        await self.workers.each(lambda _, actor: actor.load.remote(bucket))
+    async def load(self, buckets: Sequence[Reference]) -> None:
+        """One bucket for all, or one for each."""
+        await self.workers.all(lambda rank, actor: actor.load.remote(buckets[rank % len(buckets)]))
 
     async def load_finish(self, version: int) -> None:
-        await self.workers.each(lambda _, actor: actor.load_finish.remote(version))
+        await self.workers.all(lambda _, actor: actor.load_finish.remote(version))
 
     async def logprobs(self, token_ids: Sequence[int]) -> list[np.ndarray]:
         return await self.workers.each(lambda _, actor: actor.logprobs.remote(token_ids))
@@ -129,14 +200,9 @@ class SamplerPool:
         await self.workers.each(lambda _, actor: actor.close.remote())
 
 
-def shard_sizes(batch: Batch, rank: int, num_ranks: int) -> int:
+def shard_size(batch: Batch, rank: int, num_ranks: int) -> int:
     """Packs of a rank over all minibatches, the empty ones not counted."""
     return sum(len(minibatch.packs[rank::num_ranks]) for minibatch in batch.minibatches)
-
-
-def interleave(batch: Batch, by_rank: Sequence[Iterator[Reference]]) -> list[Reference]:
-    """Columns by rank, back in the order of the batch's packs."""
-    return [next(by_rank[i % len(by_rank)]) for minibatch in batch.minibatches for i in range(len(minibatch.packs))]
 
 
 def fetch(references: Sequence[Reference]) -> list[Any]:

@@ -5,16 +5,20 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from ray.exceptions import RayActorError
 
 from rlhf.environments.base import Environment
 from rlhf.rewards.base import RewardConfig
-from rlhf.rewards.processes import RewardProcesses
+from rlhf.rewards.reward_model import Judge
+from rlhf.rewards.total import TotalReward
 from rlhf.runtimes.base import Engine, Precision, SamplerConfig
 from rlhf.runtimes.buckets import Bucket
+from rlhf.runtimes.carriers import Link
 from rlhf.train.rollouts import RolloutCollector
-from rlhf.types import Prompt, Rollout, RolloutInfo, Sampling
+from rlhf.types import Prompt, Rollout, RolloutInfo, RunError, Sampling
 
 SWITCH_INTERVAL_S = 0.0005
 
@@ -31,17 +35,19 @@ class SamplerSpec:
     environment: Environment
     reward: RewardConfig
     seed: int
+    takes_turns: bool
+    """Whether the engine shares its accelerators with roles of other phases."""
 
 
 class SamplerWorker:
-    async def start(self, spec: SamplerSpec) -> None:
+    async def start(self, spec: SamplerSpec, reward_workers: Sequence[Any]) -> None:
         # Imported here: it takes ten seconds, of this process alone.
         from rlhf.runtimes.vllm_sampler import VLLMSampler
 
         # The engine's thread and this event loop take turns on the interpreter: at the default of 5 ms the loop, which
         # needs microseconds per rollout, waits most of a short step.
         sys.setswitchinterval(SWITCH_INTERVAL_S)
-        self.rewards = RewardProcesses(spec.reward)
+        self.rewards = TotalReward(spec.reward, [as_judge(worker) for worker in reward_workers])
         await self.rewards.start()
         self.engine: Engine = VLLMSampler(
             spec.model_path,
@@ -49,6 +55,7 @@ class SamplerWorker:
             spec.precision,
             banned_token_ids=spec.banned_token_ids,
             stop_token_ids=spec.stop_token_ids,
+            takes_turns=spec.takes_turns,
         )
         self.collector = RolloutCollector(
             sampler=self.engine,
@@ -62,6 +69,15 @@ class SamplerWorker:
         self, prompt: Prompt, epoch: int, requests: Sequence[Sampling]
     ) -> tuple[list[Rollout], list[RolloutInfo]]:
         return await self.collector.collect(prompt, epoch, requests)
+
+    async def connect(self, link: Link, first_rank: int) -> None:
+        await self.engine.connect(link, first_rank)
+
+    async def offload(self) -> int:
+        return await self.engine.offload()
+
+    async def onload(self) -> int:
+        return await self.engine.onload()
 
     async def load_begin(self) -> None:
         await self.engine.load_begin()
@@ -78,3 +94,15 @@ class SamplerWorker:
     async def close(self) -> None:
         await self.rewards.close()
         await self.engine.close()
+
+
+def as_judge(worker: Any) -> Judge:
+    """A reward model's worker as the rewards see it."""
+
+    async def judge(judged: list[Any]) -> list[float]:
+        try:
+            return await worker.score.remote(judged)
+        except RayActorError as error:
+            raise RunError(f"a reward model worker died: {error}") from error
+
+    return judge

@@ -7,7 +7,8 @@ import asyncio
 import numpy as np
 
 from rlhf.actors.roles import PolicyRole, SamplerPool
-from rlhf.runtimes.base import Precision, WeightSyncConfig
+from rlhf.runtimes.base import Precision, Transport, WeightSyncConfig
+from rlhf.runtimes.carriers import Link
 from rlhf.train.clock import Clock
 from rlhf.types import RunError
 
@@ -15,24 +16,28 @@ PROBE_TOLERANCE = {Precision.fp32: 1e-4, Precision.bf16: 0.1}
 """Mean absolute difference of logprobs in nats, several times what rounding gives."""
 
 
-class ObjectStoreSync:
-    """Buckets travel through Ray's object store; the driver passes references on."""
+class BucketSync:
+    """The driver passes buckets on; a carrier brings their bytes, by whatever transport."""
 
     def __init__(
         self, config: WeightSyncConfig, precision: Precision, probe: list[int], next_version: int, clock: Clock
     ) -> None:
         self.config, self.probe, self.next_version, self.clock = config, probe, next_version, clock
         self.tolerance = PROBE_TOLERANCE[precision] if config.probe_tolerance is None else config.probe_tolerance
+        self.connected = config.transport is Transport.object_store
 
     async def push(self, policy: PolicyRole, samplers: SamplerPool) -> int:
         """Give every engine the policy's weights and see that it has them. Returns their version."""
         version = self.next_version
+        from_every_rank = self.config.transport is Transport.cuda_ipc
         try:
             async with asyncio.timeout(self.config.timeout_s):
+                if not self.connected:
+                    await self.connect(policy, samplers)
                 with self.clock("weight_sync"):
                     await samplers.load_begin()
-                    async for bucket in policy.weights(self.config.bucket_bytes):
-                        await samplers.load(bucket)
+                    async for buckets in policy.weights(self.config.bucket_bytes, from_every_rank=from_every_rank):
+                        await samplers.load(buckets)
                     await samplers.load_finish(version)
                 with self.clock("weight_probe"):
                     await self.verify(policy, samplers, version)
@@ -43,6 +48,18 @@ class ObjectStoreSync:
             ) from None
         self.next_version += 1
         return version
+
+    async def connect(self, policy: PolicyRole, samplers: SamplerPool) -> None:
+        host, port = await policy.address()
+        link = Link(
+            transport=self.config.transport,
+            host=host,
+            port=port,
+            size=1 + samplers.num_receivers,
+            timeout_s=self.config.timeout_s,
+        )
+        await asyncio.gather(policy.connect(link), samplers.connect(link))
+        self.connected = True
 
     async def verify(self, policy: PolicyRole, samplers: SamplerPool, version: int) -> None:
         expected, engines = await asyncio.gather(policy.probe(self.probe), samplers.logprobs(self.probe))

@@ -11,7 +11,10 @@ from ray.exceptions import RayActorError, RayTaskError
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from rlhf.actors.plan import RolePlan
+from rlhf.actors.placement import Bundles
+from rlhf.actors.plan import AcceleratorGroup, Plan, RolePlan
+from rlhf.train.clock import Clock
+from rlhf.train.lease import Lease
 from rlhf.types import InputError, Reference, RunError
 
 T = TypeVar("T")
@@ -21,16 +24,29 @@ gathered."""
 
 
 class Workers:
-    """The actors of one role, in the order of their ranks."""
+    """The actors of one role, in the order of their ranks. They work while their phase holds the lease."""
 
-    def __init__(self, plan: RolePlan, actor_class: type, bundles: PlacementGroup) -> None:
-        self.role = plan.role
+    def __init__(
+        self,
+        plan: RolePlan,
+        actor_class: type,
+        group: AcceleratorGroup,
+        bundles: PlacementGroup,
+        lease: Lease,
+        clock: Clock,
+    ) -> None:
+        self.accelerators_each = plan.accelerators_per_worker
+        self.role, self.phase, self.lease, self.clock = plan.role, plan.phase, lease, clock
+        # Ray gives roles that share an accelerator a fraction of it each; it counts in ten-thousandths.
+        share = plan.accelerators_per_worker if len(group.roles) == 1 else int(1e4 / len(group.roles)) / 1e4
         # A restarted actor would come back empty: what to do about a dead one is for the run to decide.
-        remote_class = ray.remote(num_cpus=1, num_gpus=plan.accelerators_per_worker, max_restarts=0)(actor_class)
+        remote_class = ray.remote(num_cpus=1, num_gpus=share, max_restarts=0)(actor_class)
         self.actors = [
             remote_class.options(
                 scheduling_strategy=PlacementGroupSchedulingStrategy(bundles, placement_group_bundle_index=index),
                 name=f"{plan.role}-{index}",
+                # The actors of an earlier stage on this cluster, of the same names, may still be ending.
+                namespace=bundles.id.hex(),
             ).remote()
             for index in range(plan.num_workers)
         ]
@@ -38,8 +54,19 @@ class Workers:
     def __len__(self) -> int:
         return len(self.actors)
 
+    async def start(self, call: Callable[[int, Any], Awaitable[T]]) -> None:
+        """`call` brings each actor up; from then on the role shares its accelerators."""
+        async with self.lease.held(self.phase):
+            await self.all(call)
+            self.lease.admit(self.phase, self)
+
     async def each(self, call: Callable[[int, Any], Awaitable[T]]) -> list[T]:
-        """`call(rank, actor)` for all at once. The first that fails ends the others' wait."""
+        """`call(rank, actor)` for all at once, on their accelerators."""
+        async with self.lease.held(self.phase):
+            return await self.all(call)
+
+    async def all(self, call: Callable[[int, Any], Awaitable[T]]) -> list[T]:
+        """`call(rank, actor)` for all at once, whoever has the accelerators. The first that fails ends the wait."""
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [
@@ -49,19 +76,40 @@ class Workers:
             raise most_telling(errors.exceptions) from None
         return [task.result() for task in tasks]
 
-    async def stream(self, method: str, *arguments: Any) -> AsyncIterator[Reference]:
-        """What rank 0's generator yields, as references, while every rank runs it."""
-        streams = [
-            getattr(actor, method)
-            .options(num_returns="streaming", _generator_backpressure_num_objects=STREAM_AHEAD)
-            .remote(*arguments)
-            for actor in self.actors
-        ]
-        others = [asyncio.create_task(self.guarded(i, exhaust(s))) for i, s in enumerate(streams) if i]
-        first = aiter(streams[0])
-        while (reference := await self.guarded(0, anext(first, None))) is not None:
-            yield reference
-        await asyncio.gather(*others)
+    async def offload(self) -> None:
+        with self.clock(f"offload_{self.role}"):
+            left = await self.all(lambda _, actor: actor.offload.remote())
+        self.clock.measure(f"bytes_after_offload/{self.role}", max(left))
+
+    async def onload(self) -> None:
+        with self.clock(f"onload_{self.role}"):
+            held = await self.all(lambda _, actor: actor.onload.remote())
+        self.clock.measure(f"bytes_after_onload/{self.role}", max(held))
+
+    async def stream(
+        self, method: str, *arguments: Any, from_every_rank: bool = False
+    ) -> AsyncIterator[list[Reference]]:
+        """What rank 0's generator yields, or with `from_every_rank` each rank's, as references; every rank runs it."""
+        async with self.lease.held(self.phase):
+            streams = [
+                getattr(actor, method)
+                .options(num_returns="streaming", _generator_backpressure_num_objects=STREAM_AHEAD)
+                .remote(*arguments)
+                for actor in self.actors
+            ]
+            num_yielding = len(streams) if from_every_rank else 1
+            others = [
+                asyncio.create_task(self.guarded(i, exhaust(streams[i]))) for i in range(num_yielding, len(streams))
+            ]
+            yielding = [aiter(stream) for stream in streams[:num_yielding]]
+            while references := await self.next_of(yielding):
+                yield references
+            await asyncio.gather(*others)
+
+    async def next_of(self, streams: Sequence[AsyncIterator[Reference]]) -> list[Reference]:
+        """What each yields next; nothing at their end."""
+        found = await asyncio.gather(*(self.guarded(i, anext(stream, None)) for i, stream in enumerate(streams)))
+        return [reference for reference in found if reference is not None]
 
     async def guarded(self, rank: int, result: Awaitable[T]) -> T:
         """The result, or an error that says which worker failed."""
@@ -73,6 +121,19 @@ class Workers:
             if isinstance(error.cause, RunError | InputError):
                 raise error.cause from None
             raise RunError(f"{self.role} worker {rank} failed: {first_line(error.cause)}") from error
+
+
+class Spawner:
+    """Spawns the workers of a plan's roles on its bundles."""
+
+    def __init__(self, plan: Plan, bundles: Bundles, clock: Clock) -> None:
+        self.plan, self.bundles, self.clock = plan, bundles, clock
+        self.leases = {group: Lease() for group in plan.groups}
+
+    def __call__(self, role: str, actor_class: type) -> Workers:
+        group = self.plan.group_of(role)
+        plan = self.plan.role(role)
+        return Workers(plan, actor_class, group, self.bundles[group], self.leases[group], self.clock)
 
 
 async def exhaust(stream: AsyncIterator[Any]) -> None:

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
-from rlhf.ops.kl import KLEstimator
+from rlhf.ops.kl import KLEstimator, adaptive_kl_coef
 from rlhf.ops.microbatch import MicroBatch
 from rlhf.types import Group, InputError, Prompt, Row, Sampling
 
 Metrics = dict[str, Tensor]
 """Sums over the loss tokens of a micro-batch, to be divided by their number; a name ending in `_max` is a maximum."""
+
+
+class Outputs(Protocol):
+    """What a model says of a micro-batch."""
+
+    @property
+    def column(self) -> Tensor:
+        """[B, T] float32: what the model's workers give when they score a batch."""
 
 
 @dataclass(slots=True)
@@ -25,18 +33,45 @@ class TokenOutputs:
     logprobs: Tensor  # [B, T] float32
     entropy: Tensor  # [B, T] float32, without gradient
 
+    @property
+    def column(self) -> Tensor:
+        return self.logprobs
+
+
+@dataclass(slots=True)
+class ValueOutputs:
+    """What a critic says of a micro-batch."""
+
+    values: Tensor  # [B, T] float32, the return expected before each token was chosen
+
+    @property
+    def column(self) -> Tensor:
+        return self.values
+
 
 class Loss(Protocol):
     def count(self, rows: Sequence[Row]) -> float:
         """What the loss of a minibatch is divided by, from scalars alone: known before the first backward."""
 
-    def __call__(self, outputs: TokenOutputs, batch: MicroBatch) -> tuple[Tensor, Metrics]:
-        """The loss summed over a micro-batch, and metrics."""
+    def __call__(self, outputs: Any, batch: MicroBatch) -> tuple[Tensor, Metrics]:
+        """The loss summed over a micro-batch, and metrics. `outputs` are those of the model it trains."""
 
 
 class Algorithm(Protocol):
+    credit_columns: tuple[str, ...]
+    """The columns that `assign_credit` fills: `advantages`, and with a critic `returns`."""
+    whitens: bool
+    """Whether advantages get zero mean and unit variance over the batch's loss tokens, all ranks together."""
+    kl_coef: float
+    """Weight of the KL to the reference in the next step."""
+
     @property
-    def loss(self) -> Loss: ...
+    def loss(self) -> Loss:
+        """The policy's."""
+
+    @property
+    def critic_loss(self) -> Loss:
+        """The critic's, where the algorithm has one."""
 
     def requests(self, prompt: Prompt) -> list[Sampling]:
         """The rollouts to sample for a prompt."""
@@ -48,7 +83,15 @@ class Algorithm(Protocol):
         """One scalar per survivor, in their order."""
 
     def assign_credit(self, batch: MicroBatch) -> MicroBatch:
-        """Fill `advantages` from scores and columns, row by row."""
+        """Fill `credit_columns` from scores and columns, row by row."""
+
+    def adapt(self, kl: float | None, num_rollouts: int) -> None:
+        """After a step: its KL to the reference in nats per token, None without one."""
+
+    def state(self) -> Mapping[str, float]:
+        """What a resumed run needs beside the configuration."""
+
+    def restore(self, state: Mapping[str, float]) -> None: ...
 
 
 class Normalisation(StrEnum):
@@ -68,9 +111,14 @@ class AlgorithmConfig:
     clip_high: float = 0.2
     """The ratio to the old policy is clipped above 1 + clip_high; above clip_low it is DAPO's clip-higher."""
     kl_coef: float = 0.0
-    """Weight of the KL to the reference in the loss. 0 with `measure_kl=false` loads no reference."""
+    """Weight of the KL to the reference. 0 with `measure_kl=false` loads no reference."""
     kl_estimator: KLEstimator = KLEstimator.k3
     """k1, k2 or k3 (Schulman 2020); see `rlhf/ops/kl.py` for their gradients."""
+    kl_target: float | None = None
+    """KL in nats per token that an adaptive controller steers to, beginning with `kl_coef` (Ziegler et al. 2019).
+    None: `kl_coef` stays."""
+    kl_horizon: int = 10_000
+    """Rollouts over which the adaptive controller changes the coefficient by at most a fifth (a factor of e^0.2)."""
     measure_kl: bool = False
     """Load the reference and report the KL to it even where `kl_coef` is 0."""
     normalisation: Normalisation = Normalisation.tokens
@@ -83,6 +131,13 @@ class AlgorithmConfig:
             raise InputError(f"algorithm.clip_high={self.clip_high}: must be positive; 0.2 to 0.28 is usual")
         if not 0 <= self.kl_coef < math.inf:
             raise InputError(f"algorithm.kl_coef={self.kl_coef}: must not be negative; 0 turns the penalty off")
+        if self.kl_target is not None and not (0 < self.kl_target < math.inf and self.kl_coef > 0):
+            raise InputError(
+                f"algorithm.kl_target={self.kl_target}, algorithm.kl_coef={self.kl_coef}: the controller needs a "
+                "positive target and a positive coefficient to begin with; null keeps the coefficient fixed"
+            )
+        if self.kl_horizon < 1:
+            raise InputError(f"algorithm.kl_horizon={self.kl_horizon}: give at least 1 rollout; 10000 is usual")
 
     def build(self, sampling: Sampling) -> Algorithm:
         """The method, asking for rollouts sampled like `sampling`."""
@@ -92,3 +147,34 @@ class AlgorithmConfig:
     def reads_reference(self) -> bool:
         """Whether reference workers are needed."""
         return self.kl_coef > 0 or self.measure_kl
+
+    @property
+    def reads_old_logprobs(self) -> bool:
+        """Whether credit is assigned from the logprobs of the policy before the update."""
+        return False
+
+    @property
+    def has_critic(self) -> bool:
+        """Whether critic workers are needed."""
+        return False
+
+
+class KLControl:
+    """The KL coefficient of a method, fixed or adaptive."""
+
+    def __init__(self, config: AlgorithmConfig) -> None:
+        self.kl_coef = config.kl_coef
+        self._target, self._horizon = config.kl_target, config.kl_horizon
+
+    def adapt(self, kl: float | None, num_rollouts: int) -> None:
+        """A step whose KL is not finite was skipped, and changes nothing."""
+        if self._target is not None and kl is not None and math.isfinite(kl):
+            self.kl_coef = adaptive_kl_coef(
+                self.kl_coef, kl, target=self._target, num_rollouts=num_rollouts, horizon=self._horizon
+            )
+
+    def state(self) -> Mapping[str, float]:
+        return {"kl_coef": self.kl_coef}
+
+    def restore(self, state: Mapping[str, float]) -> None:
+        self.kl_coef = state["kl_coef"]

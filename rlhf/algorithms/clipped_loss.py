@@ -18,8 +18,8 @@ from rlhf.types import Row
 class ClippedLoss:
     """PPO's objective (Schulman et al. 2017, eq. 7) plus `kl_coef` times the KL to the reference."""
 
-    def __init__(self, config: AlgorithmConfig) -> None:
-        self.config = config
+    def __init__(self, config: AlgorithmConfig, kl_coef: float) -> None:
+        self.config, self.kl_coef = config, kl_coef
 
     def count(self, rows: Sequence[Row]) -> float:
         if self.config.normalisation is Normalisation.sequences:
@@ -42,8 +42,8 @@ class ClippedLoss:
         if batch.ref_logprobs is not None:
             kl = kl_divergence(logprobs, batch.ref_logprobs, config.kl_estimator)
             metrics["kl"] = masked_sum(kl.detach(), mask)
-            if config.kl_coef:
-                per_token = per_token + config.kl_coef * kl
+            if self.kl_coef:
+                per_token = per_token + self.kl_coef * kl
         if config.normalisation is Normalisation.sequences:
             lengths = batch.per_row(mask.float()).clamp(min=1)
             per_token = per_token / batch.per_token(lengths).clamp(min=1)

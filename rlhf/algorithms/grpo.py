@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from rlhf.algorithms.base import AlgorithmConfig
+from rlhf.algorithms.base import AlgorithmConfig, KLControl, Loss
 from rlhf.algorithms.clipped_loss import ClippedLoss
 from rlhf.ops.advantages import group_relative_scores
 from rlhf.ops.microbatch import MicroBatch
@@ -30,13 +30,23 @@ class GRPOConfig(AlgorithmConfig):
         return GRPO(self, sampling)
 
 
-class GRPO:
+class GRPO(KLControl):
     """Each rollout's advantage is its reward relative to the others of its prompt, the same on all its tokens."""
 
+    credit_columns: tuple[str, ...] = ("advantages",)
+    whitens = False
+
     def __init__(self, config: GRPOConfig, sampling: Sampling) -> None:
-        self.config = config
-        self.sampling = sampling
-        self.loss = ClippedLoss(config)
+        super().__init__(config)
+        self.config, self.sampling = config, sampling
+
+    @property
+    def loss(self) -> Loss:
+        return ClippedLoss(self.config, self.kl_coef)
+
+    @property
+    def critic_loss(self) -> Loss:
+        raise AssertionError("GRPO has no critic")
 
     def requests(self, prompt: Prompt) -> list[Sampling]:
         return [self.sampling] * self.config.group_size

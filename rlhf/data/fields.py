@@ -29,11 +29,21 @@ def require_positive(**settings: int | None) -> None:
 
 
 def take(row: Mapping[str, Any], key: str, *, remedy: str) -> Any:
-    """The field `key`; `remedy` names the config key to set when there is none."""
-    if key not in row:
-        keys = ", ".join(f"'{name}'" for name in row) or "none at all"
-        raise InputError(f"the row has no field '{key}', its fields are {keys}: {remedy}")
-    return row[key]
+    """The field `key`, or, where no field has that name, the nested one: `reward_model.ground_truth`.
+
+    `remedy` names the config key to set when there is none.
+    """
+    if key in row:
+        return row[key]
+    holder, value = "the row", row
+    for part in key.split("."):
+        if not isinstance(value, Mapping):
+            raise InputError(f"{holder} is {kind_of(value)}, not an object with a '{part}' in it: {remedy}")
+        if part not in value:
+            keys = ", ".join(f"'{name}'" for name in value) or "none at all"
+            raise InputError(f"{holder} has no field '{part}', its fields are {keys}: {remedy}")
+        holder, value = f"the field '{part}'", value[part]
+    return value
 
 
 def take_text(row: Mapping[str, Any], key: str, *, remedy: str) -> str:

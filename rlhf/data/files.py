@@ -118,7 +118,7 @@ def _load_folder(path: str, split: str) -> Iterator[Row]:
     try:
         if not any(Path(path, name).exists() for name in _SAVED_BY_DATASETS):
             return iter(datasets.load_dataset(path, split=split))
-        saved = datasets.load_from_disk(path)
+        saved = datasets.load_from_disk(path).with_format(None)  # it may have been saved as numpy or torch
     except (DatasetsError, OSError, ValueError, KeyError) as error:
         reason = f"{_one_line(error)}; {_one_line(error.__cause__)}" if error.__cause__ else _one_line(error)
         raise InputError(f"{path} cannot be loaded by datasets with split={split} ({reason}): {_FORMS}") from error

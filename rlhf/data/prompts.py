@@ -29,7 +29,8 @@ class PromptDataConfig:
     split: str = "train"
     """Which split of a folder is read; a file has none."""
     prompt_key: str = "prompt"
-    """The field that holds the prompt: text (one user message) or a list of {role, content} messages."""
+    """The field that holds the prompt: text (one user message) or a list of {role, content} messages. Dots go into
+    nested fields, here and in `answer_key`: `reward_model.ground_truth`."""
     answer_key: str | None = "answer"
     """The field that holds the reference answer, given to rewards as `answer`. None: the rewards need none."""
     answer_pattern: str | None = None
@@ -122,7 +123,10 @@ def _answer(row: Mapping[str, Any], key: str, pattern: str | None) -> str:
     remedy = "set answer_key to the field that holds the answer, or to null if no reward needs one"
     value = take(row, key, remedy=remedy)
     if type(value) not in (str, int, float):
-        raise InputError(f"the field '{key}' is {kind_of(value)}, not text or a number: {remedy}")
+        raise InputError(
+            f"the field '{key}' is {kind_of(value)}, not text or a number: set answer_key to a field that is, or to "
+            "null, and let a reward of your own read it from prompt.meta"
+        )
     if pattern is None:
         return str(value)
     match = re.search(pattern, str(value))
@@ -139,7 +143,7 @@ def _check_length(num_tokens: int, limit: int | None, max_completion_tokens: int
     if num_tokens + max_completion_tokens > context_tokens:
         raise InputError(
             f"the prompt's {num_tokens} tokens and a completion of {max_completion_tokens} exceed the context of "
-            f"{context_tokens} tokens: lower the completion's length, raise the context's, or remove the row"
+            f"{context_tokens} tokens: lower sampling.max_tokens, raise sampler.context_tokens, or remove the row"
         )
 
 

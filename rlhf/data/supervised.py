@@ -26,7 +26,8 @@ class SupervisedDataConfig:
     split: str = "train"
     """Which split of a folder is read; a file has none."""
     prompt_key: str = "prompt"
-    """The field that holds the prompt: text (one user message) or a list of {role, content} messages; has no loss."""
+    """The field that holds the prompt: text (one user message) or a list of {role, content} messages; has no loss.
+    Dots go into nested fields, here and below: `extra_info.question`."""
     response_key: str = "response"
     """The field that holds the assistant's response to the prompt, as text."""
     messages_key: str | None = None

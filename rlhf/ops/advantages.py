@@ -3,6 +3,9 @@
 from collections.abc import Sequence
 
 import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 
 def group_relative_scores(
@@ -20,3 +23,25 @@ def group_relative_scores(
     if scale_by_std:
         centred /= rewards.std(ddof=1) + 1e-6
     return centred.tolist()
+
+
+def generalized_advantages(
+    rewards: Tensor,  # [R, L], 0 after a row's last token
+    values: Tensor,  # [R, L], 0 after a row's last token
+    *,
+    gamma: float,
+    gae_lambda: float,
+) -> Tensor:  # [R, L]
+    """Generalised advantage estimation (Schulman et al. 2016, eq. 16); the value after the last token is 0.
+
+    Each row's tokens are those the policy chose, left-aligned: what lies between them is the environment's, and takes
+    no time. `advantages + values` are the returns a critic learns (TD(lambda)).
+    """
+    next_values = F.pad(values[:, 1:], (0, 1))
+    deltas = rewards + gamma * next_values - values
+    advantages = torch.zeros_like(deltas)
+    running = deltas.new_zeros(deltas.shape[0])
+    for t in reversed(range(deltas.shape[1])):
+        running = deltas[:, t] + gamma * gae_lambda * running
+        advantages[:, t] = running
+    return advantages

@@ -29,3 +29,19 @@ def kl_divergence(
     if estimator is KLEstimator.k2:
         return log_ratio.square() / 2
     return log_ratio.expm1() - log_ratio
+
+
+def adaptive_kl_coef(
+    coef: float,
+    kl: float,  # nats per token, of this step
+    *,
+    target: float,  # nats per token
+    num_rollouts: int,  # of this step
+    horizon: int,  # rollouts
+) -> float:
+    """The next step's KL coefficient: proportional control in log space (Ziegler et al. 2019, section 2.2).
+
+    A KL of 1.2 times the target or more, held for `horizon` rollouts, multiplies the coefficient by about e^0.2.
+    """
+    error = min(max(kl / target - 1, -0.2), 0.2)
+    return coef * (1 + error * num_rollouts / horizon)

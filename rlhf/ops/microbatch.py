@@ -26,7 +26,9 @@ class MicroBatch:
     rollout_logprobs: Tensor | None = None  # [B, T] float32, of the engine
     old_logprobs: Tensor | None = None  # [B, T] float32, of the policy before this batch's first update
     ref_logprobs: Tensor | None = None  # [B, T] float32, of the reference
+    values: Tensor | None = None  # [B, T] float32, of the critic: the return expected before the token was chosen
     advantages: Tensor | None = None  # [B, T] float32
+    returns: Tensor | None = None  # [B, T] float32, what the critic learns
 
     @classmethod
     def from_rows(
@@ -107,6 +109,33 @@ class MicroBatch:
         """Sum of a sequence's tokens."""
         sums = values.new_zeros(self.num_rows + 1)
         return sums.index_add(0, self.row_ids.flatten(), values.flatten())[: self.num_rows]
+
+    def chosen(
+        self,
+        values: Tensor,  # [B, T]
+    ) -> Tensor:  # [R, L]
+        """The values at each sequence's loss tokens, left-aligned, 0 after the last."""
+        rows, places, longest = self._chosen_places()
+        dense = values.new_zeros(self.num_rows, longest)
+        dense[rows, places] = values[self.loss_mask]
+        return dense
+
+    def at_chosen(
+        self,
+        dense: Tensor,  # [R, L]
+    ) -> Tensor:  # [B, T]
+        """The inverse of `chosen`: 0 where nothing is learnt."""
+        rows, places, _ = self._chosen_places()
+        values = dense.new_zeros(self.loss_mask.shape)
+        values[self.loss_mask] = dense[rows, places]
+        return values
+
+    def _chosen_places(self) -> tuple[Tensor, Tensor, int]:
+        """Of each loss token its sequence [N] and its number in it [N]; and the most of any sequence, at least 1."""
+        rows = self.row_ids[self.loss_mask]
+        counts = torch.bincount(rows, minlength=self.num_rows)
+        places = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[rows]
+        return rows, places, int(counts.max()) if len(rows) else 1
 
     def flatten(
         self,

@@ -8,6 +8,7 @@ import reprlib
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any
 
 import numpy as np
@@ -19,27 +20,50 @@ Reward = Callable[..., Score | Failure | float | int | bool]
 """`(prompt: Prompt, rollout: Rollout, **options)`. Must not change either; whatever else it returns is a Failure."""
 
 
+class ModelInput(StrEnum):
+    """What a reward model reads."""
+
+    tokens = "tokens"
+    text = "text"
+
+
 @dataclass(kw_only=True, slots=True)
 class RewardConfig:
-    """The reward of a rollout: the weighted sum of functions, computed in processes that can be killed."""
+    """The reward of a rollout: the weighted sum of functions, computed in processes that can be killed, and of a
+    reward model's score."""
 
     functions: list[str] = field(default_factory=lambda: ["exact"])
-    """Each a short name (exact, format, length, math_verify, numeric), `package.module:function` or
-    `/path/file.py:function`. Elsewhere a function goes by the same name without the folder, `file.py:function`."""
+    """Each a short name (exact, format, http, length, math_verify, numeric), `package.module:function` or
+    `/path/file.py:function`. Elsewhere a function goes by the same name without the folder, `file.py:function`.
+    A class will do: it is made with its options once per process, its instances are called. May be empty where
+    `model` is set."""
     weights: list[float] | None = None
     """One finite factor per function. None: 1.0 each."""
     options: dict[str, Any] = field(default_factory=dict)
-    """Keyword arguments by function name: `{length: {max_tokens: 1024, buffer_tokens: 256}}`."""
+    """Keyword arguments by function name: `{length: {max_tokens: 1024, buffer_tokens: 256}}`. `http` needs `url`, and
+    `tokenizer`, the model's folder (`reward=http reward.options.http.url=...` fills that in)."""
     timeout_s: float = 10.0
     """Seconds that scoring one rollout may take, all functions together. Waiting and start-up do not count."""
     num_processes: int = 1
     """Processes that score side by side, per RewardProcesses. One each suffices unless functions take milliseconds."""
     max_attempts: int = 2
     """How often a rollout is scored at most when its reward raises, dies or runs out of time. 1: no retry."""
+    model: str | None = None
+    """Folder of a reward model, a sequence classifier with one label; it runs on workers of its own
+    (`placement.reward`). None: there is none."""
+    model_weight: float = 1.0
+    """Factor of the reward model's score."""
+    model_input: ModelInput = ModelInput.tokens
+    """`tokens`: the model reads the rollout's token ids; its vocabulary must be the policy's. `text`: it reads the
+    dialogue through its own tokenizer and chat template, or without one (encoders) prompt and answer as a pair."""
+    model_max_tokens: int = 16384
+    """Tokens, padding included, that go through the reward model at once."""
+    model_timeout_s: float = 120.0
+    """Seconds a call of the reward model may take, waiting for its other callers included."""
 
     def __post_init__(self) -> None:
-        if not self.functions:
-            raise InputError("reward.functions is empty: name at least one, such as exact")
+        if not self.functions and self.model is None:
+            raise InputError("reward.functions is empty: name at least one, such as exact, or set reward.model")
         if self.weights is not None and len(self.weights) != len(self.functions):
             raise InputError(
                 f"reward.weights has {len(self.weights)} values for {len(self.functions)} functions "
@@ -48,11 +72,14 @@ class RewardConfig:
         for weight in self.weights or ():
             if not math.isfinite(weight):
                 raise InputError(f"reward.weights holds {weight}: give finite numbers")
-        if not 0 < self.timeout_s < math.inf:
-            raise InputError(f"reward.timeout_s is {self.timeout_s}: give a positive number of seconds")
-        for key, value in (("num_processes", self.num_processes), ("max_attempts", self.max_attempts)):
-            if value < 1:
-                raise InputError(f"reward.{key} is {value}: give at least 1")
+        if not math.isfinite(self.model_weight):
+            raise InputError(f"reward.model_weight is {self.model_weight}: give a finite number")
+        for key in ("timeout_s", "model_timeout_s"):
+            if not 0 < getattr(self, key) < math.inf:
+                raise InputError(f"reward.{key} is {getattr(self, key)}: give a positive number of seconds")
+        for key in ("num_processes", "max_attempts", "model_max_tokens"):
+            if getattr(self, key) < 1:
+                raise InputError(f"reward.{key} is {getattr(self, key)}: give at least 1")
 
 
 def load_reward(config: RewardConfig) -> Callable[[Prompt, Rollout], Score | Failure]:

@@ -42,7 +42,7 @@ class RewardProcess(asyncio.Protocol):
     def __init__(self, config: RewardConfig, heard: Callable[[Request, Score | Failure], None]) -> None:
         self.sent: deque[Request] = deque()
         self._config = config
-        self._names = " + ".join(Path(spec).name for spec in config.functions)
+        self._names = " + ".join(_with_options(Path(spec).name, config) for spec in config.functions)
         self._heard = heard
         self._loop = asyncio.get_running_loop()
         self._loaded: asyncio.Future[str | None] = self._loop.create_future()
@@ -164,6 +164,12 @@ class RewardProcess(asyncio.Protocol):
 
 def _frame(number: int, body: bytes) -> bytes:
     return HEADER.pack(number, len(body)) + body
+
+
+def _with_options(name: str, config: RewardConfig) -> str:
+    """`length(max_tokens=4, buffer_tokens=2)`: what was slow or died may be what an option names."""
+    options = ", ".join(f"{key}={value}" for key, value in config.options.get(name, {}).items())
+    return f"{name}({options})" if options else name
 
 
 def _exit(code: int) -> str:

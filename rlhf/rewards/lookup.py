@@ -17,6 +17,7 @@ from rlhf.types import InputError
 SHORT_NAMES = {
     "exact": "rlhf.rewards.exact:exact",
     "format": "rlhf.rewards.format:format",
+    "http": "rlhf.rewards.http:HttpReward",
     "length": "rlhf.rewards.length:length",
     "math_verify": "rlhf.rewards.math:math_verify",
     "numeric": "rlhf.rewards.numeric:numeric",
@@ -73,19 +74,39 @@ def _not_importable(spec: str, error: Exception) -> InputError:
 
 
 def _bind(name: str, function: Callable[..., Any], options: Any) -> Callable[..., Any]:
-    """The function with its options, once it is sure that `function(prompt, rollout, **options)` is a call it takes."""
+    """The function with its options, once it is sure that `function(prompt, rollout, **options)` is a call it takes.
+
+    A class is made with its options, once per process; its instance is then called with prompt and rollout.
+    """
     if not isinstance(options, Mapping):
         raise InputError(f"reward.options.{name} is {options!r}: give keyword arguments, such as {{key: value}}")
+    is_class = inspect.isclass(function)
+    given = () if is_class else ("prompt", "rollout")
     try:
         signature = inspect.signature(function)
     except ValueError as error:
         raise InputError(f"reward {name} has no signature ({error}): wrap it in a Python function") from error
     try:
-        signature.bind(None, None, **options)
+        signature.bind(*given, **options)
     except TypeError as error:
-        accepted = ", ".join(list(signature.parameters)[2:]) or "none"
+        accepted = ", ".join(list(signature.parameters)[len(given) :]) or "none"
         raise InputError(
-            f"reward {name} cannot be called as {name}(prompt, rollout, **reward.options.{name}): {error}; "
+            f"reward {name} cannot be called as {name}({', '.join([*given, f'**reward.options.{name}'])}): {error}; "
             f"its options: {accepted}"
         ) from error
-    return partial(function, **options)
+    return _make(name, function, options) if is_class else partial(function, **options)
+
+
+def _make(name: str, reward_class: Callable[..., Any], options: Mapping[str, Any]) -> Callable[..., Any]:
+    try:
+        reward = reward_class(**options)
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(
+            f"reward {name} cannot be made from reward.options.{name}, {type(error).__name__}: {error}: correct them, "
+            "or the class"
+        ) from error
+    if not callable(reward):
+        raise InputError(f"reward {name} is a class without __call__(self, prompt, rollout): write that method")
+    return reward

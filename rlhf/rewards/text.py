@@ -5,6 +5,7 @@ from __future__ import annotations
 from rlhf.types import Prompt
 
 _HALF_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {0x3000: 0x20, 0x2212: 0x2D, 0x00A0: 0x20}
+_QUOTED_CHARACTERS = 200
 
 
 def half_width(text: str) -> str:
@@ -40,3 +41,9 @@ def marked(text: str) -> str | None:
     """The rest of the line after the last `####` (how GSM8K ends a solution), or None where there is none."""
     _, mark, rest = text.rpartition("####")
     return rest.strip().partition("\n")[0] if mark else None
+
+
+def first_words(text: str) -> str:
+    """The beginning of a text, on one line, to be quoted in a message; "nothing" of a blank one."""
+    line = " ".join(text.split()) or "nothing"
+    return line if len(line) <= _QUOTED_CHARACTERS else f"{line[:_QUOTED_CHARACTERS]}..."

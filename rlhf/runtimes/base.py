@@ -7,19 +7,22 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 
-from rlhf.algorithms.base import TokenOutputs
 from rlhf.environments.base import Sampler
-from rlhf.models.causal_lm import TokenScorer
 from rlhf.ops.microbatch import MicroBatch
 from rlhf.runtimes.buckets import Bucket
 from rlhf.types import InputError
 
+if TYPE_CHECKING:
+    from rlhf.runtimes.carriers import Carrier, Link
+
 T = TypeVar("T")
+OutputsT = TypeVar("OutputsT")
+OutputsT_co = TypeVar("OutputsT_co", covariant=True)
 
 
 class Precision(StrEnum):
@@ -127,9 +130,23 @@ class SamplerConfig:
     """Skip compilation and CUDA graphs: starts faster, decodes slower on a GPU."""
 
 
+class Transport(StrEnum):
+    """What carries weights from the learner to the engines."""
+
+    object_store = "object_store"
+    gloo = "gloo"
+    nccl = "nccl"
+    cuda_ipc = "cuda_ipc"
+
+
 @dataclass(kw_only=True, slots=True)
 class WeightSyncConfig:
     """How the policy's weights reach the engines."""
+
+    transport: Transport = Transport.object_store
+    """`object_store`: Ray's, through host memory, anywhere. `gloo`, `nccl`: a broadcast in a process group, through
+    host memory or between GPUs. `cuda_ipc`: the engine maps the learner's memory; policy and sampler must share
+    accelerators."""
 
     bucket_bytes: int = 1 << 28
     """Parameters are gathered and sent in buckets of about this size."""
@@ -141,13 +158,19 @@ class WeightSyncConfig:
     """Largest mean absolute difference of the probe's logprobs, in nats; None is 1e-4 for fp32 and 0.1 for bf16."""
 
 
+class ModelScorer(Protocol[OutputsT_co]):
+    """How a kind of model is asked."""
+
+    def __call__(self, model: nn.Module, batch: MicroBatch) -> OutputsT_co: ...
+
+
 class Backend(Protocol):
     """One rank of a model under training. Every rank calls the same methods in the same order."""
 
     rank: int
     num_ranks: int
 
-    def forward(self, batch: MicroBatch, scorer: TokenScorer, *, grad: bool) -> TokenOutputs: ...
+    def forward(self, batch: MicroBatch, scorer: ModelScorer[OutputsT], *, grad: bool) -> OutputsT: ...
     def backward(self, loss: Tensor, *, last: bool) -> None:
         """Add the gradient of this rank's share of the loss; the step's gradient is the sum over ranks. `last` on the
         last micro-batch before `step`, on which every rank must agree."""
@@ -158,8 +181,15 @@ class Backend(Protocol):
     def gather(self, value: T) -> list[T]:
         """The small values of all ranks, in their order."""
 
-    def weights(self, bucket_bytes: int) -> Iterator[Bucket]:
-        """The whole model's parameters in buckets, on rank 0; other ranks iterate along and get none."""
+    def weights(self, bucket_bytes: int, carrier: Carrier | None = None) -> Iterator[Bucket]:
+        """The whole model's parameters in buckets, as `carrier` sends them, None within the buckets. A rank that sends
+        none iterates along."""
+
+    def offload(self) -> int:
+        """Move everything to host memory; the bytes of memory still in use here."""
+
+    def onload(self) -> int:
+        """Undo `offload`; the bytes of memory in use here."""
 
     def save(self, folder: Path) -> None: ...
     def load(self, folder: Path) -> None: ...
@@ -169,8 +199,17 @@ class Backend(Protocol):
 class Engine(Sampler, Protocol):
     """A sampler whose weights can be replaced."""
 
+    async def connect(self, link: Link, first_rank: int) -> None:
+        """Meet the sender: this engine's workers have the ranks from `first_rank` on."""
+
+    async def offload(self) -> int:
+        """Give weights and cache back; the bytes of memory still in use here."""
+
+    async def onload(self) -> int:
+        """Take memory and weights again; the bytes of memory in use here."""
+
     async def load_begin(self) -> None:
-        """Stop sampling: from here to `load_finish` the weights are torn."""
+        """Stop sampling: from here to `load_finish` the weights are torn. An offloaded engine takes room for them."""
 
     async def load(self, bucket: Bucket) -> None:
         """Check the bucket's bytes against its checksum and take its parameters over."""

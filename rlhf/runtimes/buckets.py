@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TypeVar
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +16,9 @@ from rlhf.types import RunError
 
 ALIGNMENT = 64
 """Bytes; so that a view of any dtype into the buffer is aligned."""
+
+PLACE_FACTOR = 0x9E3779B97F4A7C16 - (1 << 64)
+"""Even, so that a place's weight is odd and no word's change is lost: 2^64 over the golden ratio, signed."""
 
 T = TypeVar("T")
 
@@ -28,45 +31,70 @@ class Bucket:
     dtypes: tuple[str, ...]
     shapes: tuple[tuple[int, ...], ...]
     offsets: tuple[int, ...]
-    """Of each parameter in the buffer, in bytes."""
+    """Of each parameter in the flat bytes."""
+    num_bytes: int
     checksum: str
-    """xxh3_64 of the buffer."""
-    buffer: np.ndarray  # [num bytes] uint8
+    """Of the flat bytes."""
+    buffer: np.ndarray | None = None  # [num_bytes] uint8
+    """The flat bytes, where they travel with the bucket."""
+    handle: Any = None
+    """By which another process maps them, where they stay on the accelerator."""
 
 
 def pack(parameters: Sequence[tuple[str, Tensor]]) -> Bucket:
-    """Copy parameters into one buffer."""
+    """Parameters copied into a bucket that holds their bytes."""
+    bucket, flat = flatten(parameters, torch.device("cpu"))
+    return replace(bucket, buffer=flat.numpy())
+
+
+def flatten(parameters: Sequence[tuple[str, Tensor]], device: torch.device) -> tuple[Bucket, Tensor]:
+    """Copy parameters into flat bytes on `device`; the bucket says what is where."""
     sizes = [-(-tensor.nbytes // ALIGNMENT) * ALIGNMENT for _, tensor in parameters]
     offsets = [sum(sizes[:i]) for i in range(len(sizes))]
-    buffer = torch.zeros(sum(sizes), dtype=torch.uint8)
+    flat = torch.zeros(sum(sizes), dtype=torch.uint8, device=device)
     for (_, tensor), offset in zip(parameters, offsets, strict=True):
-        buffer[offset : offset + tensor.nbytes].copy_(tensor.detach().contiguous().view(-1).view(torch.uint8))
-    array = buffer.numpy()
-    return Bucket(
+        flat[offset : offset + tensor.nbytes].copy_(tensor.detach().contiguous().view(-1).view(torch.uint8))
+    bucket = Bucket(
         names=tuple(name for name, _ in parameters),
         dtypes=tuple(str(tensor.dtype).removeprefix("torch.") for _, tensor in parameters),
         shapes=tuple(tuple(tensor.shape) for _, tensor in parameters),
         offsets=tuple(offsets),
-        checksum=xxhash.xxh3_64_hexdigest(array.data),
-        buffer=array,
+        num_bytes=sum(sizes),
+        checksum=checksum(flat),
     )
+    return bucket, flat
 
 
-def unpack(bucket: Bucket) -> Iterator[tuple[str, Tensor]]:
-    """Views into the buffer, which must outlive them and not be written to.
+def checksum(flat: Tensor) -> str:
+    """xxh3_64 in host memory; on an accelerator a sum modulo 2^64 that weighs each word by its place."""
+    if flat.device.type == "cpu":
+        return xxhash.xxh3_64_hexdigest(flat.numpy().data)
+    words = flat.view(torch.int64)
+    places = torch.arange(len(words), device=flat.device) * PLACE_FACTOR + 1
+    return f"{int((words * places).sum()) & (1 << 64) - 1:016x}"
+
+
+def view_of(bucket: Bucket) -> Tensor:
+    """The flat bytes that travelled with the bucket, not to be written to."""
+    assert bucket.buffer is not None, "the bytes of this bucket travel on their own"
+    with warnings.catch_warnings():
+        # Torch warns that a read-only buffer could be written through the tensor; nothing writes.
+        warnings.simplefilter("ignore", UserWarning)
+        return torch.frombuffer(bucket.buffer.data, dtype=torch.uint8)
+
+
+def unpack(bucket: Bucket, flat: Tensor | None = None) -> Iterator[tuple[str, Tensor]]:
+    """Views into the flat bytes, by default the bucket's own, which must outlive them and not be written to.
 
     Raises RunError where the bytes received are not those sent.
     """
-    received = xxhash.xxh3_64_hexdigest(bucket.buffer.data)
+    flat = view_of(bucket) if flat is None else flat
+    received = checksum(flat)
     if received != bucket.checksum:
         raise RunError(
             f"weight sync: the bucket from {bucket.names[0]!r} arrived with checksum {received}, sent was "
             f"{bucket.checksum}; the engine keeps no torn weights: resume from the last checkpoint"
         )
-    with warnings.catch_warnings():
-        # Torch warns that a read-only buffer could be written through the tensor; nothing writes.
-        warnings.simplefilter("ignore", UserWarning)
-        flat = torch.frombuffer(bucket.buffer.data, dtype=torch.uint8)
     for name, dtype_name, shape, offset in zip(bucket.names, bucket.dtypes, bucket.shapes, bucket.offsets, strict=True):
         dtype = getattr(torch, dtype_name)
         num_bytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize

@@ -12,18 +12,20 @@ from typing import Any, TypeVar
 
 import deepspeed
 import torch
+import transformers
+from deepspeed.runtime.zero.offload_config import OffloadStateTypeEnum
 from deepspeed.utils import logger as deepspeed_logger
 from huggingface_hub import save_torch_state_dict
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM
 from transformers.integrations import HfDeepSpeedConfig
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
-from rlhf.algorithms.base import TokenOutputs
-from rlhf.models.causal_lm import TokenScorer
+from rlhf.models.heads import Head, config_for
 from rlhf.ops.microbatch import MicroBatch
-from rlhf.runtimes.base import BackendConfig, OptimizerConfig, Precision
-from rlhf.runtimes.buckets import Bucket, in_buckets, pack
+from rlhf.runtimes.base import BackendConfig, ModelScorer, OptimizerConfig, Precision
+from rlhf.runtimes.buckets import Bucket, flatten, in_buckets
+from rlhf.runtimes.carriers import Carrier, ObjectStoreCarrier
+from rlhf.runtimes.memory import used_bytes
 
 deepspeed_logger.setLevel(logging.ERROR)
 # DeepSpeed's all-reduce over shared memory compiles at the first start on a machine (half a minute), assumes one node,
@@ -31,12 +33,17 @@ deepspeed_logger.setLevel(logging.ERROR)
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 T = TypeVar("T")
+OutputsT = TypeVar("OutputsT")
 CHECKPOINT_TAG = "zero"
 MAX_SHARD_SIZE = "5GB"
+PARTITIONED = (
+    OffloadStateTypeEnum.lp_params, OffloadStateTypeEnum.lp_grads, OffloadStateTypeEnum.contiguous_grad_buffer,
+)  # fmt: skip
+"""What ZeRO-3 moves to the host by itself."""
 
 
 class DeepSpeedBackend:
-    """A causal language model with its optimiser, or without one a model that is only asked.
+    """A model with its optimiser, or without one a model that is only asked.
 
     The environment holds RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT, as torchrun sets them.
     """
@@ -46,6 +53,7 @@ class DeepSpeedBackend:
         model_path: str,
         config: BackendConfig,
         optimizer: OptimizerConfig | None,
+        head: Head = Head.causal_lm,
     ) -> None:
         self.rank, self.num_ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -57,8 +65,9 @@ class DeepSpeedBackend:
             timeout=datetime.timedelta(seconds=config.collective_timeout_s),
             verbose=False,
         )
+        self.optimizing = optimizer is not None
         settings = deepspeed_config(config, optimizer, self.num_ranks, self.device)
-        self.model = load_model(model_path, config, settings if self.sharded else None)
+        self.model = load_model(model_path, head, config, settings if self.sharded else None)
         self.engine = self.model
         if optimizer is not None or self.sharded:
             parameters = self.model.parameters() if optimizer else None
@@ -66,7 +75,7 @@ class DeepSpeedBackend:
             restore_rotary_buffers(self.model)
         self.engine.to(self.device).train(optimizer is not None)
 
-    def forward(self, batch: MicroBatch, scorer: TokenScorer, *, grad: bool) -> TokenOutputs:
+    def forward(self, batch: MicroBatch, scorer: ModelScorer[OutputsT], *, grad: bool) -> OutputsT:
         with torch.set_grad_enabled(grad):
             return scorer(self.engine, batch.to(self.device))
 
@@ -90,14 +99,45 @@ class DeepSpeedBackend:
         torch.distributed.all_gather_object(values, value)
         return values
 
-    def weights(self, bucket_bytes: int) -> Iterator[Bucket]:
+    def weights(self, bucket_bytes: int, carrier: Carrier | None = None) -> Iterator[Bucket]:
+        carrier = carrier or ObjectStoreCarrier()
+        sends = self.rank == 0 or carrier.from_every_rank
         named = list(self.model.named_parameters())
         sizes = [num_elements(parameter) * parameter.element_size() for _, parameter in named]
         for run in in_buckets(named, sizes, bucket_bytes):
             with deepspeed.zero.GatheredParameters([parameter for _, parameter in run], enabled=self.sharded):
-                bucket = pack([(name, parameter.data) for name, parameter in run]) if self.rank == 0 else None
-            if bucket is not None:
-                yield bucket
+                parameters = [(name, parameter.data) for name, parameter in run]
+                packed = flatten(parameters, carrier.device) if sends else None
+            if packed is not None:
+                yield from carrier.send(*packed)
+
+    def offload(self) -> int:
+        if self.optimizing:
+            self.engine.offload_states(include=PARTITIONED, pin_memory=self.device.type == "cuda")
+        self.move(torch.device("cpu"))
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return used_bytes()
+
+    def onload(self) -> int:
+        self.move(self.device)
+        if self.optimizing:
+            self.engine.reload_states()
+        return used_bytes()
+
+    def move(self, device: torch.device) -> None:
+        """What DeepSpeed does not move itself: the optimiser's tensors (it knows its own Adam alone), frozen models."""
+        if self.optimizing:
+            optimizer = self.engine.optimizer
+            moments = (value for state in optimizer.optimizer.state.values() for value in state.values())
+            tensors = [*optimizer.fp32_partitioned_groups_flat, *(m for m in moments if isinstance(m, Tensor))]
+        elif self.sharded:
+            tensors = [part for p in self.model.parameters() for part in (p, p.ds_tensor)]
+        else:
+            tensors = []
+            self.model.to(device)
+        for tensor in tensors:
+            tensor.data = tensor.data.to(device)
 
     def save(self, folder: Path) -> None:
         """This rank's shard of parameters and optimiser states. The caller commits the folder once all ranks did."""
@@ -161,17 +201,32 @@ def deepspeed_config(
     return settings
 
 
-def load_model(path: str, config: BackendConfig, zero3: dict[str, Any] | None) -> nn.Module:
-    """The model in training precision; under ZeRO-3 no rank ever holds all of it."""
+def load_model(path: str, head: Head, config: BackendConfig, zero3: dict[str, Any] | None) -> nn.Module:
+    """The model in training precision; under ZeRO-3 no rank ever holds all of it. A head the folder lacks is 0."""
     dtype = torch.bfloat16 if config.precision is Precision.bf16 else torch.float32
     # Alive, this object makes from_pretrained shard while it loads; collected too early, ZeRO-3 is silently off.
     sharding = HfDeepSpeedConfig(zero3) if zero3 else None
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, attn_implementation=config.attention.value)
+    model, found = getattr(transformers, head.value).from_pretrained(
+        path,
+        config=config_for(path, head),
+        dtype=dtype,
+        attn_implementation=config.attention.value,
+        output_loading_info=True,
+    )
     if sharding is not None:
         unset_hf_deepspeed_config()
+    zero_missing(model, found["missing_keys"])
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return model
+
+
+def zero_missing(model: nn.Module, names: set[str]) -> None:
+    """Zero what the folder did not hold, a critic's head: a random one would differ with how the model is sharded."""
+    missing = [parameter for name, parameter in model.named_parameters() if name in names]
+    with torch.no_grad(), deepspeed.zero.GatheredParameters(missing, modifier_rank=0):
+        for parameter in missing:
+            parameter.zero_()
 
 
 def restore_rotary_buffers(model: nn.Module) -> None:

@@ -26,13 +26,16 @@ if not torch.cuda.is_available():
 from vllm import EngineArgs, SamplingParams, TokensPrompt
 from vllm.config import VllmConfig, WeightTransferConfig
 from vllm.outputs import RequestOutput
+from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.llm_engine import LLMEngine
 from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor
 
 from rlhf.runtimes.base import Precision, SamplerConfig
 from rlhf.runtimes.buckets import Bucket
-from rlhf.runtimes.vllm_weights import OBJECT_STORE, WorkerExtension
+from rlhf.runtimes.carriers import Link
+from rlhf.runtimes.memory import used_bytes
+from rlhf.runtimes.vllm_weights import BUCKETS, WorkerExtension
 from rlhf.types import Completion, RunError, Sampling
 
 T = TypeVar("T")
@@ -164,7 +167,11 @@ class VLLMSampler:
         *,
         banned_token_ids: Sequence[int],
         stop_token_ids: Sequence[int],
+        takes_turns: bool = False,
     ) -> None:
+        # On a CPU vLLM cannot give memory back: an engine that shares one stays.
+        self.sleeps = takes_turns and current_platform.is_sleep_mode_available()
+        self.asleep: list[str] = []
         arguments = EngineArgs(
             model=model_path,
             dtype="bfloat16" if precision is Precision.bf16 else "float32",
@@ -176,11 +183,12 @@ class VLLMSampler:
             gpu_memory_utilization=config.accelerator_memory_fraction,
             kv_cache_memory_bytes=config.kv_cache_bytes,
             enforce_eager=config.eager,
+            enable_sleep_mode=self.sleeps,
             # Logprobs of the distribution sampled from: after bans and temperature.
             logprobs_mode="processed_logprobs",
             logits_processors=[BanTokens] if banned_token_ids else [],
             additional_config={BANNED_TOKEN_IDS: list(banned_token_ids)},
-            weight_transfer_config=WeightTransferConfig(backend=OBJECT_STORE),
+            weight_transfer_config=WeightTransferConfig(backend=BUCKETS),
             worker_extension_cls=f"{WorkerExtension.__module__}.{WorkerExtension.__name__}",
             disable_log_stats=True,
             **({} if torch.cuda.is_available() else whole_prefills(config.context_tokens)),
@@ -227,9 +235,37 @@ class VLLMSampler:
         positions = zip(token_ids[1:], output.prompt_logprobs[1:], strict=True)
         return np.array([0.0, *(position[token].logprob for token, position in positions)], dtype=np.float32)
 
+    async def connect(self, link: Link, first_rank: int) -> None:
+        init_info = {"link": link, "first_rank": first_rank}
+        rpc = self.thread.engine.collective_rpc
+        await self.thread.do(lambda: rpc("init_weight_transfer_engine", kwargs={"init_info": init_info}))
+
+    async def offload(self) -> int:
+        def sleep() -> int:
+            if self.sleeps:
+                self.thread.engine.sleep(level=1)
+                self.asleep = ["weights", "kv_cache"]
+            return used_bytes()
+
+        return await self.thread.do(sleep)
+
+    async def onload(self) -> int:
+        def wake() -> int:
+            self.wake(["weights", "kv_cache"])
+            return used_bytes()
+
+        return await self.thread.do(wake)
+
+    def wake(self, tags: Sequence[str]) -> None:
+        """What of `tags` is asleep; vLLM maps memory a second time that is awake."""
+        if wanted := [tag for tag in tags if tag in self.asleep]:
+            self.thread.engine.wake_up(wanted)
+            self.asleep = [tag for tag in self.asleep if tag not in wanted]
+
     async def load_begin(self) -> None:
         def begin() -> None:
             self.thread.paused = True
+            self.wake(["weights"])
             self.thread.engine.collective_rpc("start_weight_update")
 
         await self.thread.do(begin)

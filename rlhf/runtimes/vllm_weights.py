@@ -1,13 +1,14 @@
 """The engine's side of the weight sync, on vLLM's own weight-transfer factory.
 
-A transfer is an engine class registered here and a sender beside the learner. This one receives buckets as ordinary
-arguments, which Ray's object store delivers without a copy. Loaded in every vLLM worker as its `worker_extension_cls`.
+A transfer is an engine class registered here and a sender beside the learner. This one is handed buckets and has a
+carrier bring their bytes. Loaded in every vLLM worker as its `worker_extension_cls`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from torch import Tensor
 from vllm.distributed.weight_transfer.base import (
     WeightTransferEngine,
     WeightTransferInitInfo,
@@ -19,13 +20,17 @@ from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, i
 from vllm.platforms import current_platform
 
 from rlhf.runtimes.buckets import Bucket, unpack
+from rlhf.runtimes.carriers import Carrier, Link, ObjectStoreCarrier, make_carrier
 
-OBJECT_STORE = "rlhf_object_store"
+BUCKETS = "rlhf_buckets"
 
 
 @dataclass
-class NoInit(WeightTransferInitInfo):
-    """Nothing to set up: the buckets arrive with the calls."""
+class BucketInit(WeightTransferInitInfo):
+    link: Link | None = None
+    """None: the bytes arrive with the buckets."""
+    first_rank: int = 1
+    """Of the engine's first worker in the link's process group."""
 
 
 @dataclass
@@ -33,30 +38,34 @@ class BucketUpdate(WeightTransferUpdateInfo):
     bucket: Bucket
 
 
-class ObjectStoreTransfer(WeightTransferEngine[NoInit, BucketUpdate]):
-    init_info_cls = NoInit
+class BucketTransfer(WeightTransferEngine[BucketInit, BucketUpdate]):
+    init_info_cls = BucketInit
     update_info_cls = BucketUpdate
 
-    def init_transfer_engine(self, init_info: NoInit) -> None:
-        self.buckets: list[Bucket] = []
+    def init_transfer_engine(self, init_info: BucketInit) -> None:
+        self.received: list[Tensor] = []
+        self.carrier: Carrier = ObjectStoreCarrier()
+        if init_info.link is not None:
+            self.carrier = make_carrier(init_info.link, init_info.first_rank + self.parallel_config.rank)
 
     def start_weight_update(self) -> None:
-        self.buckets = []
+        self.received = []
         initialize_layerwise_reload(self.model)
 
     def receive_weights(self, update_info: BucketUpdate) -> None:
         # A layer is loaded once it is complete, until then its parts stay views into the buffers: keep them alive.
-        self.buckets.append(update_info.bucket)
-        self.model.load_weights(list(unpack(update_info.bucket)))
+        flat = self.carrier.receive(update_info.bucket)
+        self.received.append(flat)
+        self.model.load_weights(list(unpack(update_info.bucket, flat)))
 
     def finish_weight_update(self) -> None:
         finalize_layerwise_reload(self.model, self.model_config)
         if current_platform.is_cpu():
             refresh_tied_heads(self.model, self.model_config)
-        self.buckets = []
+        self.received = []
 
     def shutdown(self) -> None:
-        self.buckets = []
+        self.received = []
 
 
 def refresh_tied_heads(model: object, model_config: object) -> None:
@@ -72,5 +81,5 @@ class WorkerExtension:
     """Importing this module in a worker registers the transfer."""
 
 
-if OBJECT_STORE not in WeightTransferEngineFactory._registry:
-    WeightTransferEngineFactory.register_engine(OBJECT_STORE, ObjectStoreTransfer)
+if BUCKETS not in WeightTransferEngineFactory._registry:
+    WeightTransferEngineFactory.register_engine(BUCKETS, BucketTransfer)

@@ -6,19 +6,19 @@ import asyncio
 import dataclasses
 
 from rlhf.actors.placement import Bundles, cluster, reserved
-from rlhf.actors.plan import Plan
-from rlhf.actors.roles import SamplerPool, fetch
-from rlhf.actors.sampler_worker import SamplerWorker
-from rlhf.actors.workers import Workers
+from rlhf.actors.roles import fetch
+from rlhf.actors.workers import Spawner
 from rlhf.config import OnlineConfig
-from rlhf.stages.job import Job, prepare, sampler_spec
+from rlhf.stages.engines import reward_model_spec, sampler_spec, spawn_samplers, started
+from rlhf.stages.job import Job, prepare
 from rlhf.stages.report import CONSOLE, show_table
 from rlhf.stages.success import Success, measure_success
+from rlhf.train.clock import Clock
 
 
 def run(config: OnlineConfig) -> Success:
     job = prepare(config)
-    job = dataclasses.replace(job, plan=Plan((job.plan.role("sampler"),)))
+    job = dataclasses.replace(job, plan=job.plan.only("sampler", "reward"))
     with cluster(job.plan), reserved(job.plan, config.placement.timeout_s) as bundles:
         success = asyncio.run(evaluate(job, bundles))
     show_table("Completions", ("prompt", "completion"), success.samples)
@@ -27,8 +27,8 @@ def run(config: OnlineConfig) -> Success:
 
 
 async def evaluate(job: Job, bundles: Bundles) -> Success:
-    samplers = SamplerPool(Workers(job.plan.role("sampler"), SamplerWorker, bundles["sampler"]))
-    await samplers.start(sampler_spec(job))
+    samplers = spawn_samplers(job, Spawner(job.plan, bundles, Clock()))
+    await started([samplers.start(sampler_spec(job), reward_model_spec(job))], job.config.placement)
     success = await measure_success(samplers, fetch, job.prompts, job.sampling, job.config.success)
     await samplers.close()
     return success

@@ -5,15 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rlhf.actors.plan import Plan, RolePlan, make_plan
-from rlhf.actors.sampler_worker import SamplerSpec
+from rlhf.actors.plan import Plan, RolePlan, lay_out, make_plan
 from rlhf.algorithms.base import Algorithm
 from rlhf.config import OnlineConfig
 from rlhf.data.prompts import load_prompts
-from rlhf.environments.single_turn import single_turn
 from rlhf.models.causal_lm import SamplingDistribution, context_length, read_model_config, vocab_size
+from rlhf.models.heads import Head, config_for
+from rlhf.models.reward_model import check_reward_model, check_vocabulary
 from rlhf.models.tokenizer import load_tokenizer, special_ids_to_ban, stop_token_ids
-from rlhf.rewards.base import load_reward
+from rlhf.rewards.base import ModelInput, load_reward
+from rlhf.runtimes.base import Transport
 from rlhf.stages.report import show_table
 from rlhf.types import InputError, Prompt, Sampling
 
@@ -37,9 +38,12 @@ class Job:
 
 def prepare(config: OnlineConfig) -> Job:
     """Everything that can be known before accelerators are held."""
-    load_reward(config.reward)
+    if config.reward.functions:
+        load_reward(config.reward)
     model_config = read_model_config(config.model)
     tokenizer = load_tokenizer(config.model)
+    plan = plan_roles(config)
+    check_roles(config, tokenizer)
     context, longest = config.sampler.context_tokens, context_length(model_config)
     if context > longest:
         raise InputError(
@@ -72,19 +76,90 @@ def prepare(config: OnlineConfig) -> Job:
             banned_token_ids=tuple(special_ids_to_ban(tokenizer, vocab_size(model_config), stop_ids)),
         ),
         stop_token_ids=stop_ids,
-        plan=plan_roles(config),
+        plan=plan,
     )
 
 
 def plan_roles(config: OnlineConfig) -> Plan:
+    """Which roles a run has, and where. Raises InputError where placement and algorithm do not fit each other."""
     placement, sampler = config.placement, config.sampler
     roles = [RolePlan(role="policy", num_workers=placement.policy)]
     if config.algorithm.reads_reference:
         roles.append(RolePlan(role="reference", num_workers=placement.reference))
+    if config.algorithm.has_critic:
+        roles.append(RolePlan(role="critic", num_workers=1 if placement.critic is None else placement.critic))
+    elif placement.critic or config.critic.model is not None:
+        name = type(config.algorithm).__name__.removesuffix("Config")
+        raise InputError(
+            f"placement.critic={placement.critic}, critic.model={config.critic.model}: {name} has no critic; leave "
+            "both null, or use algorithm=ppo"
+        )
+    if config.reward.model is not None:
+        roles.append(RolePlan(role="reward", num_workers=1 if placement.reward is None else placement.reward))
+    elif placement.reward:
+        raise InputError(
+            f"placement.reward={placement.reward}: there is no reward model; set reward.model to its folder, or leave "
+            "placement.reward null"
+        )
     engines = RolePlan(
         role="sampler", num_workers=sampler.num_engines, accelerators_per_worker=sampler.tensor_parallel_size
     )
-    return make_plan([*roles, engines])
+    plan = make_plan([*roles, engines], placement.colocate)
+    check_sharing(config, plan)
+    check_transport(config, plan)
+    if placement.num_nodes is not None and placement.accelerators_per_node is not None:
+        lay_out(plan, [placement.accelerators_per_node] * placement.num_nodes)
+    return plan
+
+
+def check_sharing(config: OnlineConfig, plan: Plan) -> None:
+    for group in plan.groups:
+        names = [role.role for role in group.roles]
+        if len(names) > 1 and {"policy", "critic"} & set(names) and config.backend.zero_stage != 3:
+            raise InputError(
+                f"placement.colocate has {group.name}, backend.zero_stage={config.backend.zero_stage}: a learner that "
+                "shares accelerators gives its memory back by ZeRO 3; set backend.zero_stage=3"
+            )
+        if "sampler" in names and {"policy", "critic", "reference"} & set(names) and config.stream.max_staleness > 0:
+            raise InputError(
+                f"placement.colocate has {group.name}, stream.max_staleness={config.stream.max_staleness}: engines "
+                "that take turns cannot sample ahead; set stream.max_staleness=0, or place the sampler apart"
+            )
+
+
+def check_transport(config: OnlineConfig, plan: Plan) -> None:
+    if config.weight_sync.transport is not Transport.cuda_ipc:
+        return
+    group = plan.group_of("policy")
+    if group != plan.group_of("sampler") or config.sampler.num_engines > config.placement.policy:
+        raise InputError(
+            f"weight_sync.transport=cuda_ipc, placement.colocate={config.placement.colocate}: engines map the memory "
+            "of the policy's rank on the same accelerator; let policy and sampler share, with no more engines than "
+            "ranks, or choose nccl"
+        )
+
+
+def check_roles(config: OnlineConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+    """The folders of the roles beside the policy."""
+    if config.algorithm.has_critic:
+        critic = config.critic.model or config.model
+        read_model_config(critic)
+        config_for(critic, Head.value)
+        if critic != config.model:
+            check_vocabulary("critic.model", critic, config.model, tokenizer)
+    reward = config.reward
+    if reward.model is None:
+        return
+    longest = check_reward_model(reward.model)
+    if reward.model_input is ModelInput.text:
+        load_tokenizer(reward.model)
+        return
+    check_vocabulary("reward.model", reward.model, config.model, tokenizer)
+    if longest < config.sampler.context_tokens:
+        raise InputError(
+            f"reward.model={reward.model}: it was made for {longest} tokens, a rollout may have "
+            f"sampler.context_tokens={config.sampler.context_tokens}; lower that, or choose another reward model"
+        )
 
 
 def show_arithmetic(job: Job) -> None:
@@ -106,17 +181,3 @@ def show_arithmetic(job: Job) -> None:
             ("training steps", config.train.num_steps, f"{epochs:.1f} epochs"),
         ],
     )  # fmt: skip
-
-
-def sampler_spec(job: Job) -> SamplerSpec:
-    config = job.config
-    return SamplerSpec(
-        model_path=config.model,
-        sampler=config.sampler,
-        precision=config.backend.precision,
-        banned_token_ids=job.distribution.banned_token_ids,
-        stop_token_ids=job.stop_token_ids,
-        environment=single_turn,
-        reward=config.reward,
-        seed=config.seed,
-    )

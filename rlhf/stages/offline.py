@@ -12,7 +12,7 @@ from rlhf.actors.learner_worker import FitSpec, LearnerSpec, LearnerWorker
 from rlhf.actors.placement import cluster, reserved
 from rlhf.actors.plan import RolePlan, make_plan
 from rlhf.actors.roles import ModelRole, fetch
-from rlhf.actors.workers import Workers
+from rlhf.actors.workers import Spawner, Workers
 from rlhf.algorithms.sft import SFTConfig
 from rlhf.config import SFTRunConfig, as_plain
 from rlhf.data.supervised import SupervisedRow, load_supervised
@@ -57,7 +57,7 @@ def run(config: SFTRunConfig) -> Artifact | None:
             CONSOLE.print(f"{folder.model} is there already: this run is finished.")
         else:
             with cluster(plan), reserved(plan, config.placement.timeout_s) as bundles:
-                workers = Workers(plan.role("policy"), LearnerWorker, bundles["policy"])
+                workers = Spawner(plan, bundles, Clock())("policy", LearnerWorker)
                 save_beside = functools.partial(write_tokenizer, tokenizer, stop_ids)
                 asyncio.run(train(config, rows, workers, folder, save_beside))
         return open_artifact(folder.model)
@@ -90,8 +90,8 @@ async def train(
     num_steps = config.train.steps_over(len(rows))
     log = MetricsLog(folder.root, config.log.tensorboard, next_step=0)
     with ProgressBar(num_steps, CONSOLE) as bar:
-        async for reference in workers.stream("fit", fit, ray.put(rows)):
-            (figures,) = fetch([reference])
+        async for references in workers.stream("fit", fit, ray.put(rows)):
+            (figures,) = fetch(references)
             log.write(figures)
             bar.show(int(figures["step"]), figures)
     manifest = {**manifest_of(config, config.model), "kind": "model", "step": num_steps, "metrics": log.history[-1]}

@@ -6,17 +6,20 @@ import asyncio
 import functools
 import random
 from dataclasses import dataclass
+from typing import TypeVar
 
 from rlhf.actors.learner_worker import LearnerSpec, LearnerWorker
 from rlhf.actors.placement import Bundles, cluster, reserved
-from rlhf.actors.roles import ModelRole, PolicyRole, SamplerPool, fetch
-from rlhf.actors.sampler_worker import SamplerWorker
-from rlhf.actors.weight_sync import ObjectStoreSync
-from rlhf.actors.workers import Workers
+from rlhf.actors.roles import CriticRole, LearningRole, ModelRole, PolicyRole, SamplerPool, fetch
+from rlhf.actors.weight_sync import BucketSync
+from rlhf.actors.workers import Spawner, Workers
 from rlhf.config import OnlineConfig, as_plain
 from rlhf.data.prompts import PromptOrder
+from rlhf.models.heads import Head
+from rlhf.runtimes.base import OptimizerConfig
 from rlhf.stages.dry_run import show_prompts, try_rewards
-from rlhf.stages.job import Job, prepare, sampler_spec, show_arithmetic
+from rlhf.stages.engines import reward_model_spec, sampler_spec, spawn_samplers, started
+from rlhf.stages.job import Job, prepare, show_arithmetic
 from rlhf.stages.model_files import manifest_of, write_tokenizer
 from rlhf.stages.report import CONSOLE, show_plan
 from rlhf.stages.success import Success, conclude, measure_success, success_before
@@ -28,15 +31,16 @@ from rlhf.train.online import Callback, OnlineTrainer
 from rlhf.train.run_folder import RunFolder, is_finished, open_run_folder
 from rlhf.train.stream import RolloutStream
 from rlhf.train.tracking import PLOT, MetricsLog, ProgressBar, RolloutLog, StopAtReward, plot
-from rlhf.types import RunError
 
 PANELS = {
     "reward": "reward",
     "KL to the reference (nats)": "train/kl",
+    "variance the critic explains": "train/critic/explained_variance",
     "completion length (tokens)": "completion_tokens",
     "entropy (nats)": "train/entropy",
 }
 PROBE_SEED = 0
+T = TypeVar("T", bound=LearningRole)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +49,12 @@ class Roles:
 
     policy: PolicyRole
     reference: ModelRole | None
+    critic: CriticRole | None
     samplers: SamplerPool
+
+    @property
+    def learners(self) -> dict[str, LearningRole]:
+        return {"policy": self.policy, **({"critic": self.critic} if self.critic else {})}
 
 
 def run(config: OnlineConfig) -> Artifact | None:
@@ -55,7 +64,9 @@ def run(config: OnlineConfig) -> Artifact | None:
     show_plan(job.plan)
     if config.dry_run:
         show_prompts(job.tokenizer, job.prompts)
+    if config.reward.functions:
         asyncio.run(try_rewards(config.reward, job.tokenizer, job.prompts))
+    if config.dry_run:
         return None
     with open_run_folder(config.output, as_plain(config)) as folder:
         if is_finished(folder, config.train.num_steps):
@@ -76,15 +87,18 @@ async def train(job: Job, folder: RunFolder, bundles: Bundles) -> None:
     stream = RolloutStream(PromptOrder(job.prompts, config.seed), roles.samplers, job.algorithm, config.stream)
     next_step = 0
     if checkpoint:
-        await roles.policy.load(checkpoint.folder / TRAINER)
+        for name, role in roles.learners.items():
+            await role.load(checkpoint.folder / TRAINER / name)
         state = read_state(checkpoint.folder)
         stream.restore(state["stream"])
+        job.algorithm.restore(state["algorithm"])
         next_step = state["next_step"]
         CONSOLE.print(f"continuing from {checkpoint.folder} at step {next_step}")
     checkpointer = Checkpointer(
         config=config.checkpoint,
         folder=folder,
-        policy=roles.policy,
+        learners=roles.learners,
+        algorithm=job.algorithm,
         stream=stream,
         write_tokenizer=functools.partial(write_tokenizer, job.tokenizer, job.stop_token_ids),
         manifest=manifest_of(config, config.model),
@@ -105,35 +119,29 @@ async def train(job: Job, folder: RunFolder, bundles: Bundles) -> None:
 
 async def start_roles(job: Job, bundles: Bundles, clock: Clock) -> Roles:
     """Actors on their accelerators, models loaded, all roles side by side. Raises RunError past the deadline."""
-    config = job.config
+    config, algorithm, spawn = job.config, job.algorithm, Spawner(job.plan, bundles, clock)
 
-    def workers(role: str, actor_class: type) -> Workers:
-        return Workers(job.plan.role(role), actor_class, bundles[role])
+    def spec(model: str, optimizer: OptimizerConfig | None, head: Head = Head.causal_lm) -> LearnerSpec:
+        return LearnerSpec(
+            model_path=model, backend=config.backend, optimizer=optimizer, distribution=job.distribution, head=head
+        )
 
-    policy = PolicyRole(
-        workers("policy", LearnerWorker), job.algorithm, config.optimizer, config.train.num_steps, clock
-    )
-    reference = None
-    if config.algorithm.reads_reference:
-        reference = ModelRole(workers("reference", LearnerWorker), "ref_logprobs", clock)
-    samplers = SamplerPool(workers("sampler", SamplerWorker))
-    trained, frozen = (
-        LearnerSpec(model_path=config.model, backend=config.backend, optimizer=optimizer, distribution=job.distribution)
-        for optimizer in (config.optimizer, None)
-    )
-    starts = [
-        policy.start(trained),
-        samplers.start(sampler_spec(job)),
-        *([reference.start(frozen)] if reference else []),
-    ]
-    try:
-        await asyncio.wait_for(asyncio.gather(*starts), config.placement.start_timeout_s)
-    except TimeoutError:
-        raise RunError(
-            f"the workers were not ready within placement.start_timeout_s={config.placement.start_timeout_s:g}; look "
-            "at their logs in the Ray session folder, or raise it for a large model"
-        ) from None
-    return Roles(policy=policy, reference=reference, samplers=samplers)
+    def learning(role: type[T], workers: Workers, column: str, optimizer: OptimizerConfig) -> T:
+        return role(workers, column, algorithm, optimizer, config.train.num_steps, clock)
+
+    policy = learning(PolicyRole, spawn("policy", LearnerWorker), "old_logprobs", config.optimizer)
+    starts = [policy.start(spec(config.model, config.optimizer))]
+    reference = critic = None
+    if job.plan.has("reference"):
+        reference = ModelRole(spawn("reference", LearnerWorker), "ref_logprobs", clock)
+        starts.append(reference.start(spec(config.model, None)))
+    if job.plan.has("critic"):
+        policy.first_step = config.critic.warmup_steps
+        critic = learning(CriticRole, spawn("critic", LearnerWorker), "values", config.critic.optimizer)
+        starts.append(critic.start(spec(config.critic.model or config.model, config.critic.optimizer, Head.value)))
+    samplers = spawn_samplers(job, spawn)
+    await started([*starts, samplers.start(sampler_spec(job), reward_model_spec(job))], config.placement)
+    return Roles(policy=policy, reference=reference, critic=critic, samplers=samplers)
 
 
 def assemble(
@@ -142,7 +150,8 @@ def assemble(
     """The loop with what this run scores, learns and reports."""
     config = job.config
     # With one optimiser step per batch the update's own forward is the old policy.
-    scorers = [roles.policy] if config.train.updates_per_step > 1 else []
+    reads_old = config.train.updates_per_step > 1 or config.algorithm.reads_old_logprobs
+    asked = (roles.policy if reads_old else None, roles.reference, roles.critic)
     return OnlineTrainer(
         config=config.train,
         packing=packing_of(config.backend, config.placement.policy),
@@ -150,12 +159,10 @@ def assemble(
         algorithm=job.algorithm,
         stream=stream,
         policy=roles.policy,
-        scorers=[*scorers, *([roles.reference] if roles.reference else [])],
-        learners=[roles.policy],
+        scorers=[role for role in asked if role is not None],
+        learners=list(roles.learners.values()),
         samplers=roles.samplers,
-        weight_sync=ObjectStoreSync(
-            config.weight_sync, config.backend.precision, probe_sequence(job), next_step, clock
-        ),
+        weight_sync=BucketSync(config.weight_sync, config.backend.precision, probe_sequence(job), next_step, clock),
         clock=clock,
         callbacks=callbacks,
         next_step=next_step,

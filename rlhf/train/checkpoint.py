@@ -9,13 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from rlhf.algorithms.base import Algorithm
+from rlhf.models.heads import Head
 from rlhf.train.artifact import committing
 from rlhf.train.online import StepReport
 from rlhf.train.run_folder import RunFolder
 from rlhf.train.stream import RolloutStream
 from rlhf.types import InputError
 
-TRAINER, STATE = "trainer", "state.json"
+TRAINER, STATE, POLICY = "trainer", "state.json", "policy"
 
 
 class SavedRole(Protocol):
@@ -45,7 +47,9 @@ class Checkpointer:
 
     config: CheckpointConfig
     folder: RunFolder
-    policy: SavedRole
+    learners: Mapping[str, SavedRole]
+    """What is trained, by role; `policy` is the model of the run."""
+    algorithm: Algorithm
     stream: RolloutStream
     write_tokenizer: Callable[[Path], None]
     manifest: Mapping[str, Any]
@@ -64,20 +68,27 @@ class Checkpointer:
         target = self.folder.checkpoint(num_steps)
         manifest = {**self.manifest, "kind": "checkpoint", "step": num_steps, "metrics": self.metrics}
         with committing(target, manifest) as staging:
-            await self.policy.save(staging / TRAINER)
+            for name, role in self.learners.items():
+                await role.save(staging / TRAINER / name)
             await self.write_model(staging)
-            state = {"next_step": num_steps, "stream": self.stream.state()}
+            state = {"next_step": num_steps, "stream": self.stream.state(), "algorithm": dict(self.algorithm.state())}
             (staging / TRAINER / STATE).write_text(json.dumps(state), encoding="utf-8")
         await asyncio.to_thread(self.folder.keep_newest, self.config.keep)
 
     async def save_final(self, num_steps: int, metrics: Mapping[str, float]) -> Path:
         manifest = {**self.manifest, "kind": "model", "step": num_steps, "metrics": {**self.metrics, **metrics}}
+        for name, role in self.learners.items():
+            if name != POLICY:
+                beside = {**manifest, "kind": name, "auto_class": Head.value.value}
+                with committing(self.folder.root / name, beside) as staging:
+                    await role.save_pretrained(staging)
+                    self.write_tokenizer(staging)
         with committing(self.folder.model, manifest) as staging:
             await self.write_model(staging)
         return self.folder.model
 
     async def write_model(self, folder: Path) -> None:
-        await self.policy.save_pretrained(folder)
+        await self.learners[POLICY].save_pretrained(folder)
         self.write_tokenizer(folder)
 
 

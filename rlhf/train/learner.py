@@ -8,13 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from rlhf.algorithms.base import Algorithm, Loss
+from rlhf.algorithms.base import Algorithm, Loss, Outputs
 from rlhf.models.causal_lm import SamplingDistribution, TokenScorer
 from rlhf.ops.microbatch import MicroBatch
-from rlhf.runtimes.base import Backend
+from rlhf.ops.whitening import Moments, merge_moments, moments, whiten
+from rlhf.runtimes.base import Backend, ModelScorer
 from rlhf.train.stats import Stats
 from rlhf.types import Batch, Minibatch, Reference, Rollout, Row
 
+EPSILON = 1e-12
 Fetch = Callable[[list[Reference]], Sequence[Any]]
 """Turns references into the values they refer to: `ray.get` in a cluster, `list` in one process."""
 
@@ -24,18 +26,18 @@ class Learner:
     """A backend, and how batches reach it. Every rank makes the same calls with the same batch."""
 
     backend: Backend
-    scorer: TokenScorer
+    scorer: ModelScorer[Outputs]
     packed: bool
     fetch: Fetch = field(default=list)
 
     def score(self, batch: Batch) -> list[np.ndarray]:
-        """Logprobs of this rank's packs: a flat column each, in the order of `batch`; [sum of T_r] float32."""
+        """What the model says of this rank's packs: a flat column each, in the order of `batch`."""
         columns = []
         for minibatch in batch.minibatches:
             for micro in self.microbatches(minibatch):
                 # Empty packs go through the model too: every rank takes part in gathering its parameters.
-                logprobs = self.backend.forward(micro, self.scorer, grad=False).logprobs
-                columns += [micro.flatten(logprobs)] if micro.num_rows else []
+                column = self.backend.forward(micro, self.scorer, grad=False).column
+                columns += [micro.flatten(column)] if micro.num_rows else []  # [sum of T_r] float32
         return columns
 
     def probe(self, token_ids: Sequence[int]) -> np.ndarray:
@@ -44,15 +46,37 @@ class Learner:
         micro = MicroBatch.from_rows([ids], [np.arange(len(ids)) > 0], [0.0], {}, packed=self.packed)
         return micro.flatten(self.backend.forward(micro, TokenScorer(SamplingDistribution()), grad=False).logprobs)
 
-    def assign_credit(self, batch: Batch, algorithm: Algorithm) -> tuple[list[np.ndarray], Stats]:
-        """Advantages of this rank's packs: a flat column each, in the order of `batch`."""
-        columns, stats = [], Stats()
+    def assign_credit(self, batch: Batch, algorithm: Algorithm) -> tuple[dict[str, list[np.ndarray]], Stats]:
+        """`algorithm.credit_columns` of this rank's packs, by name: a flat column each, in the order of `batch`."""
+        columns: dict[str, list[np.ndarray]] = {name: [] for name in algorithm.credit_columns}
+        masks: list[np.ndarray] = []
         for minibatch in batch.minibatches:
             for micro in self.microbatches(minibatch):
-                advantages = algorithm.assign_credit(micro).column("advantages")
-                stats.add("advantage_magnitude", advantages.abs().sum().item(), micro.num_loss_tokens)
-                columns += [micro.flatten(advantages)] if micro.num_rows else []
+                if micro.num_rows:
+                    credited = algorithm.assign_credit(micro)
+                    masks.append(micro.flatten(micro.loss_mask) > 0)
+                    for name, column in columns.items():
+                        column.append(micro.flatten(credited.column(name)))
+        stats = Stats()
+        for advantages, mask in zip(columns["advantages"], masks, strict=True):
+            stats.add("advantage_magnitude", float(np.abs(advantages).sum()), float(mask.sum()))
+        if "returns" in columns:
+            errors, returns = (self.over_ranks(batch, columns[name], masks) for name in ("advantages", "returns"))
+            # Advantages are returns less values: what of the returns' variance the critic does not explain.
+            stats.add("critic/explained_variance", 1 - errors.m2 / max(returns.m2, EPSILON), 1.0)
+            stats.add("critic/return", returns.mean, 1.0)
+        if algorithm.whitens:
+            over = self.over_ranks(batch, columns["advantages"], masks)
+            columns["advantages"] = [
+                np.where(mask, whiten(advantages, over), 0.0).astype(np.float32)
+                for advantages, mask in zip(columns["advantages"], masks, strict=True)
+            ]
         return columns, stats
+
+    def over_ranks(self, batch: Batch, columns: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> Moments:
+        """Moments over the loss tokens of the whole batch, merged in the order of its packs."""
+        mine = [moments(column[mask]) for column, mask in zip(columns, masks, strict=True)]
+        return merge_moments(batch.in_pack_order(self.backend.gather(mine)))
 
     def update(self, batch: Batch, loss: Loss, lr: float) -> Stats:
         """One optimiser step per minibatch in `batch.order`. The stats are this rank's share of the step's."""

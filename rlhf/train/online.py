@@ -99,6 +99,7 @@ class OnlineTrainer:
                     groups = await self.stream.groups()
                 stats = await self.step(groups)
             self.stop_if_stuck(stats)
+            self.adapt(stats, groups)
             report = StepReport(
                 step=self.next_step,
                 groups=groups,
@@ -130,8 +131,14 @@ class OnlineTrainer:
             seed=self.seed,
         )
 
+    def adapt(self, stats: Stats, groups: Sequence[Group]) -> None:
+        """Let the KL controller see the step."""
+        stats.add("kl_coef", self.algorithm.kl_coef, 1.0)
+        self.algorithm.adapt(stats.values().get("kl"), sum(len(group.infos) for group in groups))
+
     def stop_if_stuck(self, stats: Stats) -> None:
-        self.skipped_steps = self.skipped_steps + 1 if stats.values()["skipped_updates"] == 1.0 else 0
+        # While the critic learns alone the policy has no update to skip.
+        self.skipped_steps = self.skipped_steps + 1 if stats.values().get("skipped_updates") == 1.0 else 0
         if self.skipped_steps >= self.config.max_skipped_steps:
             raise RunError(
                 f"{self.skipped_steps} training steps in a row had gradients that are not finite, the last was step "

@@ -21,6 +21,13 @@ class Stats:
     def add_max(self, name: str, value: float) -> None:
         self.maxima[name] = max(value, self.maxima.get(name, float("-inf")))
 
+    def prefixed(self, prefix: str) -> Stats:
+        """The same figures under other names."""
+        return Stats(
+            {f"{prefix}{name}": pair for name, pair in self.sums.items()},
+            {f"{prefix}{name}": value for name, value in self.maxima.items()},
+        )
+
     def values(self) -> dict[str, float]:
         means = {name: total / weight for name, (total, weight) in self.sums.items() if weight}
         return {**means, **self.maxima}

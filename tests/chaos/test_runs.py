@@ -67,6 +67,7 @@ def test_faulty_rewards_are_failures_and_never_rewards(launch: Callable[..., Run
         f"output={tmp_path / 'run'}", f"reward.functions=[{FAULTY}:sometimes]", "reward.timeout_s=0.5",
         "reward.num_processes=2", "stream.max_failures_per_step=200", "stream.prompts_per_step=6",
         "success.num_prompts=1", "log.groups_per_step=6", "sampler.num_engines=2",
+        "weight_sync.transport=gloo",
     )  # fmt: skip
     assert run.wait() == 0, run.log.read_text()
     run.wait_for_no_process()
@@ -79,14 +80,27 @@ def test_faulty_rewards_are_failures_and_never_rewards(launch: Callable[..., Run
     assert all(line["prompt_id"][-1] in "56789" and "reward" in line for line in lines)
 
 
-def test_a_reward_that_always_fails_stops_the_run_in_one_sentence(launch: Callable[..., Run], tmp_path: Path) -> None:
-    run = launch(f"output={tmp_path / 'run'}", f"reward.functions=[{FAULTY}:always]", "success.num_prompts=1")
+def test_a_reward_that_fails_too_often_stops_the_run_in_one_sentence(
+    launch: Callable[..., Run], tmp_path: Path
+) -> None:
+    run = launch(f"output={tmp_path / 'run'}", f"reward.functions=[{FAULTY}:unless_right]", "success.num_prompts=1")
     assert run.wait() == 4, run.log.read_text()
     run.wait_for_no_process()
     (error,) = run.errors()
     assert "rollouts of this step failed" in error
-    assert "faulty_rewards.py:always: LookupError: a bug in the reward" in error
+    assert "faulty_rewards.py:unless_right: LookupError: a bug in the reward" in error
     assert "Traceback" not in run.log.read_text()
+
+
+def test_a_reward_that_always_fails_stops_the_run_before_ray_starts(launch: Callable[..., Run], tmp_path: Path) -> None:
+    run = launch(f"output={tmp_path / 'run'}", f"reward.functions=[{FAULTY}:always]")
+    assert run.wait() == 2, run.log.read_text()
+    run.wait_for_no_process()
+    (error,) = run.errors()
+    assert error.startswith("error: no reward for the own answers of the first 5 rows, the last: reward_error: reward ")
+    assert "faulty_rewards.py:always: LookupError: a bug in the reward" in error
+    assert "Started a local Ray instance" not in run.log.read_text()
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_dead_learner_ends_the_run_in_bounded_time(launch: Callable[..., Run], tmp_path: Path) -> None:

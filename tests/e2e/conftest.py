@@ -1,4 +1,4 @@
-"""One set of roles for the session: a policy on two ZeRO-3 ranks, a reference, and a vLLM engine."""
+"""One set of roles for the session: policy and critic on two ZeRO-3 ranks each, a reference, and a vLLM engine."""
 
 import asyncio
 import json
@@ -62,15 +62,36 @@ def run_async() -> Iterator[Callable[..., Any]]:
         yield runner.run
 
 
+PPO = ["algorithm=ppo", "critic.optimizer.lr=2e-3", "placement.critic=2"]
+
+
 @pytest.fixture(scope="session")
-def roles(cluster: None, compose: Callable[..., OnlineConfig], run_async: Callable[..., Any]) -> Iterator[Any]:
+def all_roles(cluster: None, compose: Callable[..., OnlineConfig], run_async: Callable[..., Any]) -> Iterator[Any]:
+    """Every role of a PPO run, started once: imports dominate."""
     from rlhf.actors.placement import reserved
     from rlhf.stages.job import prepare
     from rlhf.stages.online import start_roles
     from rlhf.train.clock import Clock
 
-    job = prepare(compose())
+    job = prepare(compose(*PPO))
     with reserved(job.plan, 30) as bundles:
         started = run_async(start_roles(job, bundles, Clock()))
         yield started
         run_async(started.samplers.close())
+
+
+@pytest.fixture(scope="session")
+def beginning(all_roles: Any, run_async: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the learners began with."""
+    folder = tmp_path_factory.mktemp("beginning")
+    for name, role in all_roles.learners.items():
+        run_async(role.save(folder / name))
+    return folder
+
+
+@pytest.fixture
+def roles(all_roles: Any, beginning: Path, run_async: Callable[..., Any]) -> Any:
+    """The roles, their learners as they began. GRPO's tests have no use for the critic, nor it for them."""
+    for name, role in all_roles.learners.items():
+        run_async(role.load(beginning / name))
+    return all_roles

@@ -119,18 +119,18 @@ def test_the_probe_tells_an_engine_of_other_weights(
 ) -> None:
     import ray
 
-    from rlhf.actors.weight_sync import ObjectStoreSync
+    from rlhf.actors.weight_sync import BucketSync
     from rlhf.runtimes.base import Precision, WeightSyncConfig
     from rlhf.runtimes.buckets import pack
     from rlhf.train.clock import Clock
 
-    sync = ObjectStoreSync(WeightSyncConfig(), Precision.fp32, list(range(3, 35)), 7, Clock())
+    sync = BucketSync(WeightSyncConfig(), Precision.fp32, list(range(3, 35)), 7, Clock())
 
     async def scenario() -> None:
         assert await sync.push(roles.policy, roles.samplers) == 7
         other = pack(list(perturbed(compose().model, 0.02).named_parameters()))
         await roles.samplers.load_begin()
-        await roles.samplers.load(ray.put(other))
+        await roles.samplers.load([ray.put(other)])
         await roles.samplers.load_finish(8)
         with pytest.raises(RunError, match="does not hold the policy's weights"):
             await sync.verify(roles.policy, roles.samplers, 8)
@@ -139,13 +139,47 @@ def test_the_probe_tells_an_engine_of_other_weights(
     run_async(scenario())
 
 
+def test_a_broadcast_between_processes_carries_the_same_weights(roles: Any, run_async: Callable[..., Any]) -> None:
+    """gloo: bytes go from rank 0 to the engine directly, checksummed on receipt and probed like any others."""
+    from rlhf.actors.weight_sync import BucketSync
+    from rlhf.runtimes.base import Precision, Transport, WeightSyncConfig
+    from rlhf.runtimes.carriers import Link
+    from rlhf.train.clock import Clock
+
+    config = WeightSyncConfig(transport=Transport.gloo, bucket_bytes=50_000, timeout_s=30)
+    sync = BucketSync(config, Precision.fp32, list(range(3, 35)), 21, Clock())
+
+    async def scenario() -> None:
+        try:
+            assert await sync.push(roles.policy, roles.samplers) == 21
+            assert await sync.push(roles.policy, roles.samplers) == 22
+        finally:
+            here = Link(transport=Transport.object_store, host="", port=0, size=0, timeout_s=0)
+            await asyncio.gather(roles.policy.connect(here), roles.samplers.connect(here))
+
+    run_async(scenario())
+
+
+@pytest.mark.parametrize("transport", ["nccl", "cuda_ipc"])
+def test_a_transport_between_gpus_is_refused_without_one(transport: str) -> None:
+    from rlhf.runtimes.base import Transport
+    from rlhf.runtimes.carriers import Link, make_carrier
+    from rlhf.types import InputError
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    link = Link(transport=Transport(transport), host="127.0.0.1", port=0, size=1, timeout_s=5)
+    with pytest.raises(InputError, match=f"weight_sync.transport={transport}: there is no GPU here"):
+        make_carrier(link, rank=0)
+
+
 def test_a_sync_that_takes_too_long_is_named(run_async: Callable[..., Any]) -> None:
-    from rlhf.actors.weight_sync import ObjectStoreSync
+    from rlhf.actors.weight_sync import BucketSync
     from rlhf.runtimes.base import Precision, WeightSyncConfig
     from rlhf.train.clock import Clock
 
     class StuckPolicy:
-        async def weights(self, bucket_bytes: int) -> Any:
+        async def weights(self, bucket_bytes: int, *, from_every_rank: bool) -> Any:
             await asyncio.sleep(60)
             yield
 
@@ -153,7 +187,7 @@ def test_a_sync_that_takes_too_long_is_named(run_async: Callable[..., Any]) -> N
         async def load_begin(self) -> None:
             pass
 
-    sync = ObjectStoreSync(WeightSyncConfig(timeout_s=1.0), Precision.fp32, [3, 4], 9, Clock())
+    sync = BucketSync(WeightSyncConfig(timeout_s=1.0), Precision.fp32, [3, 4], 9, Clock())
 
     async def scenario() -> None:
         with pytest.raises(RunError, match="version 9 was not on all engines within"):
@@ -178,7 +212,7 @@ def test_oracle_and_engine_agree_on_whole_rollouts(
 
     async def sample() -> list[Any]:
         await roles.samplers.load_begin()
-        await roles.samplers.load(ray.put(pack(list(model.named_parameters()))))
+        await roles.samplers.load([ray.put(pack(list(model.named_parameters())))])
         await roles.samplers.load_finish(0)
         groups = [await roles.samplers.collect(job.prompts[0], 5, job.algorithm.requests(job.prompts[0])) for _ in "ab"]
         return fetch([group.rollouts for group in groups])

@@ -62,14 +62,16 @@ def test_loss_and_gradient_equal_a_loop_over_tokens(normalisation, absent, estim
     sequences = make_sequences(0, LENGTHS)
     columns = [name for name in COLUMNS if name not in absent]
     expected, expected_gradients = naive(config, sequences, set(columns))
-    loss, gradients, _ = loss_and_gradient(ClippedLoss(config), sequences, SPLITS[0], columns, packed=True)
+    loss, gradients, _ = loss_and_gradient(
+        ClippedLoss(config, config.kl_coef), sequences, SPLITS[0], columns, packed=True
+    )
     assert loss == pytest.approx(expected, rel=1e-5)
     assert_gradients(gradients, expected_gradients)
 
 
 @pytest.mark.parametrize("normalisation", list(Normalisation))
 def test_loss_gradient_and_metrics_do_not_depend_on_the_split(normalisation):
-    loss = ClippedLoss(AlgorithmConfig(kl_coef=0.2, normalisation=normalisation))
+    loss = ClippedLoss(AlgorithmConfig(kl_coef=0.2, normalisation=normalisation), 0.2)
     sequences = make_sequences(1, LENGTHS)
     total, gradients, metrics = loss_and_gradient(loss, sequences, SPLITS[0], COLUMNS, packed=True)
     for splits, packed in itertools.product(SPLITS, (True, False)):
@@ -83,7 +85,7 @@ def test_loss_gradient_and_metrics_do_not_depend_on_the_split(normalisation):
 def test_metrics_equal_a_loop_over_tokens(packed):
     config = AlgorithmConfig(clip_low=0.1, clip_high=0.1)
     sequences = make_sequences(2, LENGTHS)
-    _, _, metrics = loss_and_gradient(ClippedLoss(config), sequences, SPLITS[2], COLUMNS, packed=packed)
+    _, _, metrics = loss_and_gradient(ClippedLoss(config, config.kl_coef), sequences, SPLITS[2], COLUMNS, packed=packed)
     expected = dict.fromkeys(("clip_fraction", "policy_kl", "entropy", "kl", "rollout_ratio_deviation"), 0.0)
     worst = 0.0
     for i, mask in enumerate(sequences.mask):
@@ -103,7 +105,7 @@ def test_metrics_equal_a_loop_over_tokens(packed):
 
 def test_the_reference_is_measured_without_being_in_the_loss():
     sequences = make_sequences(3, LENGTHS)
-    loss = ClippedLoss(AlgorithmConfig(kl_coef=0.0))
+    loss = ClippedLoss(AlgorithmConfig(kl_coef=0.0), 0.0)
     with_it, _, metrics = loss_and_gradient(loss, sequences, SPLITS[0], COLUMNS, packed=True)
     columns = [name for name in COLUMNS if name != "ref_logprobs"]
     without_it, _, other_metrics = loss_and_gradient(loss, sequences, SPLITS[0], columns, packed=True)
@@ -114,8 +116,8 @@ def test_the_reference_is_measured_without_being_in_the_loss():
 
 def test_count():
     rows = make_sequences(4, LENGTHS).rows
-    assert ClippedLoss(AlgorithmConfig()).count(rows) == sum(row.num_loss_tokens for row in rows)
-    assert ClippedLoss(AlgorithmConfig(normalisation=Normalisation.sequences)).count(rows) == 5
+    assert ClippedLoss(AlgorithmConfig(), 0.0).count(rows) == sum(row.num_loss_tokens for row in rows)
+    assert ClippedLoss(AlgorithmConfig(normalisation=Normalisation.sequences), 0.0).count(rows) == 5
 
 
 @pytest.mark.parametrize("normalisation", list(Normalisation))
@@ -123,7 +125,7 @@ def test_the_empty_batch_adds_nothing(normalisation):
     """A rank with fewer packs takes part with zero loss, zero gradient and neutral metrics."""
     sequences = make_sequences(5, [2])
     _, outputs, leaves = lay_out(sequences, [0], [], packed=True)
-    loss_sum, metrics = ClippedLoss(AlgorithmConfig(kl_coef=1.0, normalisation=normalisation))(
+    loss_sum, metrics = ClippedLoss(AlgorithmConfig(kl_coef=1.0, normalisation=normalisation), 1.0)(
         outputs, MicroBatch.empty()
     )
     loss_sum.backward()
@@ -138,7 +140,7 @@ def test_the_empty_batch_adds_nothing(normalisation):
 def test_a_sequence_without_loss_tokens_adds_nothing_and_divides_by_nothing():
     sequences = make_sequences(6, [3, 4])
     sequences.mask[1] = [False] * 4
-    loss = ClippedLoss(AlgorithmConfig(normalisation=Normalisation.sequences))
+    loss = ClippedLoss(AlgorithmConfig(normalisation=Normalisation.sequences), 0.0)
     _, gradients, _ = loss_and_gradient(loss, sequences, [[0, 1]], COLUMNS, packed=False)
     assert gradients[1] == [0.0] * 4
 
@@ -147,10 +149,10 @@ def test_values_outside_the_mask_do_not_matter():
     sequences = make_sequences(7, LENGTHS)
     config = AlgorithmConfig(kl_coef=0.1, normalisation=Normalisation.sequences)
     batch, outputs, _ = lay_out(sequences, range(5), COLUMNS, packed=False)
-    expected, _ = ClippedLoss(config)(outputs, batch)
+    expected, _ = ClippedLoss(config, config.kl_coef)(outputs, batch)
     for name in COLUMNS:
         batch.column(name)[~batch.loss_mask] = torch.nan
     outputs.entropy[~batch.loss_mask] = torch.nan
-    found, metrics = ClippedLoss(config)(outputs, batch)
+    found, metrics = ClippedLoss(config, config.kl_coef)(outputs, batch)
     assert found.item() == expected.item()
     assert all(math.isfinite(value.item()) for value in metrics.values())

@@ -24,8 +24,8 @@ def launch(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         (["+foo=1"], "foo: there is no such key; known are model, output, "),
         (["train.foo=1"], "train.foo: there is no such key; known are num_steps, "),
         (["train.num_steps=abc"], "train.num_steps=abc: Value 'abc' of type 'str' could not be converted to Integer"),
-        (["algorithm=foo"], "algorithm=foo: unknown; known are grpo"),
-        (["reward=foo"], "reward=foo: unknown; known are exact, math_verify, math_with_format, numeric"),
+        (["algorithm=foo"], "algorithm=foo: unknown; known are grpo, ppo"),
+        (["reward=foo"], "reward=foo: unknown; known are exact, http, math_verify, math_with_format, numeric"),
         (["output=x"], "model: it must be set, as in model=..."),
         (
             ["algorithm.group_size=1", "model=m", "output=o", "data.path=p"],

@@ -19,6 +19,7 @@ from rlhf.types import InputError
 CONF = Path(__file__).parents[3] / "conf"
 RECIPES = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 REWARDS = sorted(path.stem for path in (CONF / "reward").glob("*.yaml"))
+DATA = sorted(path.stem for path in (CONF / "data").glob("*.yaml"))
 NEEDED = ["model=m", "output=o", "data.path=p"]
 
 
@@ -63,10 +64,30 @@ def test_every_recipe_resolves(recipe):
         assert callable(load_reward(config.reward))
 
 
-@pytest.mark.parametrize("reward", REWARDS)
+@pytest.mark.parametrize("reward", [reward for reward in REWARDS if reward != "http"])
 def test_every_reward_names_functions_that_exist(reward):
-    config = online(f"reward={reward}").reward
+    config = online(f"reward={reward}", "reward.model=judge").reward
+    assert config.functions or config.model == "judge"
+    if config.functions:
+        assert callable(load_reward(config))
+
+
+def test_a_reward_server_needs_its_address_and_takes_the_tokenizer_of_the_model(tmp_path):
+    (tmp_path / "tokenizer.json").write_text('{"model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"}}')
+    with pytest.raises(OmegaConfBaseException) as caught:
+        online("reward=http")
+    assert explain(caught.value) == "reward.options.http.url: it must be set, as in reward.options.http.url=..."
+    config = online("reward=http", "reward.options.http.url=http://host:5000/get_reward", f"model={tmp_path}").reward
+    assert config.options == {"http": {"url": "http://host:5000/get_reward", "tokenizer": str(tmp_path)}}
     assert callable(load_reward(config))
+
+
+def test_rows_of_verl_are_one_choice():
+    config = online("data=verl", "data.limit=3").data
+    assert (config.path, config.prompt_key, config.answer_key) == ("p", "prompt", "reward_model.ground_truth")
+    assert config.limit == 3
+    assert online("data=verl", "data.answer_key=extra_info.answer").data.answer_key == "extra_info.answer"
+    assert online().data.answer_key == "answer"
 
 
 def test_overrides_come_after_the_recipe_and_the_recipe_after_the_groups():
@@ -115,8 +136,9 @@ def test_mistakes_are_told_in_one_sentence(override, expected):
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
-        ("algorithm=foo", "algorithm=foo: unknown; known are grpo"),
+        ("algorithm=foo", "algorithm=foo: unknown; known are grpo, ppo"),
         ("reward=foo", f"reward=foo: unknown; known are {', '.join(REWARDS)}"),
+        ("data=foo", f"data=foo: unknown; known are {', '.join(DATA)}"),
         ("experiment=foo", f"experiment=foo: unknown; known are {', '.join(RECIPES)}"),
     ],
 )

@@ -89,3 +89,16 @@ def fault(prompt: Prompt, rollout: Rollout) -> float:
 def slow(prompt: Prompt, rollout: Rollout) -> float:
     time.sleep(0.1)
     return 1.0
+
+
+class Counting:
+    def __init__(self, *, start: object) -> None:
+        self.count = int(start)
+
+    def __call__(self, prompt: Prompt, rollout: Rollout) -> int:
+        self.count += 1
+        return self.count
+
+
+class NoCall:
+    """Cannot be called."""

@@ -140,7 +140,7 @@ def test_a_sum_that_overflows_is_invalid() -> None:
     [
         (
             {"functions": ["exakt"]},
-            "'exakt', which is no reward: use one of exact, format, length, math_verify, numeric, pac",
+            "'exakt', which is no reward: use one of exact, format, http, length, math_verify, numeric, ",
         ),
         (
             {"functions": ["/no/such.py:f"]},
@@ -183,6 +183,34 @@ def test_a_mistake_is_one_sentence(settings: dict[str, Any], said: str) -> None:
         load_reward(RewardConfig(**settings))
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_class_is_made_once_with_its_options_and_its_instance_called() -> None:
+    name = "faulty_rewards.py:Counting"
+    config = RewardConfig(functions=[f"{FAULTY}:Counting"], options={name: {"start": 10}})
+    reward = load_reward(config)
+    assert [reward(prompt(), rollout()) for _ in range(2)] == [
+        Score(value=value, parts={name: value}) for value in (11.0, 12.0)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("attribute", "options", "said"),
+    [
+        ("Counting", {}, "called as Counting(**reward.options.Counting): missing a required argument: 'start'; its"),
+        (
+            "Counting",
+            {"start": "x"},
+            "cannot be made from reward.options.Counting, ValueError: invalid literal for int",
+        ),
+        ("NoCall", {}, "reward NoCall is a class without __call__(self, prompt, rollout): write that method"),
+    ],
+)
+def test_a_class_that_cannot_be_made_is_one_sentence(attribute: str, options: dict[str, Any], said: str) -> None:
+    name = f"faulty_rewards.py:{attribute}"
+    with pytest.raises(InputError) as caught:
+        load_reward(RewardConfig(functions=[f"{FAULTY}:{attribute}"], options={name: options}))
+    assert said in str(caught.value).replace("faulty_rewards.py:", "")
 
 
 def test_a_file_that_does_not_import_is_a_mistake(tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ class FakeBackend:
     def gather(self, value: T) -> list[T]:
         return [value]
 
-    def weights(self, bucket_bytes: int) -> Iterator[Bucket]:
+    def weights(self, bucket_bytes: int, carrier: Any = None) -> Iterator[Bucket]:
         raise NotImplementedError
 
     def save(self, folder: Path) -> None:

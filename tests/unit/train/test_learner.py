@@ -87,9 +87,9 @@ def test_policy_gradient_is_that_of_the_whole_batch(num_ranks, packed, max_token
         ]
     )
     credited = [learner.assign_credit(batch, GRPO) for learner in learners]
-    batch = batch.with_columns([{"advantages": interleaved(batch, [columns for columns, _ in credited])}])
+    batch = batch.with_columns([{"advantages": interleaved(batch, [columns["advantages"] for columns, _ in credited])}])
     config = AlgorithmConfig(kl_coef=0.3, normalisation=normalisation)
-    stats = merge([learner.update(batch, ClippedLoss(config), 0.1) for learner in learners])
+    stats = merge([learner.update(batch, ClippedLoss(config, config.kl_coef), 0.1) for learner in learners])
 
     total, rows = 0.0, rows_of(batch)
     num_tokens = sum(row.num_loss_tokens for row, _ in rows)
@@ -135,12 +135,12 @@ def test_a_rank_without_packs_takes_part_all_the_same():
     assert [len(first.score(batch)), len(second.score(batch))] == [1, 0]
     assert len(second.backend.forwards) == 1
     columns, stats = second.assign_credit(batch, GRPO)
-    assert (columns, stats.values()) == ([], {})
-    share = second.update(batch, ClippedLoss(AlgorithmConfig()), 0.1)
+    assert (columns, stats.values()) == ({"advantages": []}, {})
+    share = second.update(batch, ClippedLoss(AlgorithmConfig(), 0.0), 0.1)
     assert second.backend.lasts == [True]
     assert (second.backend.gradients[0] == 0).all()
     assert share.sums["loss"] == (0.0, 0.5)
-    whole = merge([share, first.update(batch, ClippedLoss(AlgorithmConfig()), 0.1)])
+    whole = merge([share, first.update(batch, ClippedLoss(AlgorithmConfig(), 0.0), 0.1)])
     assert whole.values()["loss"] == pytest.approx(-1.0)  # ratio 1, advantage 1
 
 
@@ -149,8 +149,8 @@ def test_one_optimiser_step_per_minibatch_and_epoch_in_the_batch_s_order():
     batch = deal_groups(groups, 1, True, 1000, num_minibatches=2, num_epochs=3)
     (learner,) = make_learners(1, packed=True)
     columns, _ = learner.assign_credit(batch, GRPO)
-    batch = batch.with_columns([{"advantages": columns}])
-    learner.update(batch, ClippedLoss(AlgorithmConfig()), 0.25)
+    batch = batch.with_columns([columns])
+    learner.update(batch, ClippedLoss(AlgorithmConfig(), 0.0), 0.25)
     assert learner.backend.learning_rates == [0.25] * 6
     seen = [micro.scores.tolist() for micro in learner.backend.forwards]
     by_minibatch = [[pytest.approx(row.score) for row in part.rows] for part in batch.minibatches]

@@ -1,0 +1,46 @@
+"""What a model folder is loaded as."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from rlhf.types import InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+
+class Head(StrEnum):
+    """The head of a model; each value is the Auto class of transformers that loads it."""
+
+    causal_lm = "AutoModelForCausalLM"
+    value = "AutoModelForTokenClassification"
+    score = "AutoModelForSequenceClassification"
+
+
+def config_for(path: str, head: Head) -> PreTrainedConfig:
+    """The model's config, for a critic with one value per token and no dropout.
+
+    Raises InputError where transformers has no such model of the folder's architecture.
+    """
+    import transformers
+
+    config = transformers.AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+    if head is Head.value:
+        config.num_labels = 1
+        config.classifier_dropout = 0.0
+    known = getattr(transformers, f"MODEL_FOR_{MAPPINGS[head]}_MAPPING")
+    if type(config) not in known:
+        raise InputError(
+            f"model {path!r}: transformers has no {head.value} of model_type {config.model_type!r}; use a model that "
+            "has one, such as Qwen3 or Llama"
+        )
+    return config
+
+
+MAPPINGS = {
+    Head.causal_lm: "CAUSAL_LM",
+    Head.value: "TOKEN_CLASSIFICATION",
+    Head.score: "SEQUENCE_CLASSIFICATION",
+}

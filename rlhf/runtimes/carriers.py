@@ -1,0 +1,124 @@
+"""How a bucket's bytes get from a learner's rank to the engines: one interface, four ways.
+
+`send` runs beside the learner and yields what the driver passes on; `receive` runs in every worker of every engine.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.multiprocessing.reductions import reduce_tensor
+
+from rlhf.runtimes.base import Transport
+from rlhf.runtimes.buckets import Bucket, view_of
+from rlhf.types import InputError
+
+KEPT_ALIVE = 4
+"""Buckets whose memory an engine may still map: those that the driver lets the sender run ahead, and the last."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Link:
+    """Where sender and receivers meet."""
+
+    transport: Transport
+    host: str
+    port: int
+    size: int
+    """Of the process group: the sender, whose rank is 0, and every worker of every engine."""
+    timeout_s: float
+
+
+class Carrier(Protocol):
+    device: torch.device
+    """Where a bucket is packed."""
+    from_every_rank: bool
+    """Whether each learner rank sends, to the engine that shares its accelerator, or rank 0 to all."""
+
+    def send(self, bucket: Bucket, flat: Tensor) -> Iterator[Bucket]: ...
+    def receive(self, bucket: Bucket) -> Tensor:
+        """The flat bytes, to be kept while parameters view them."""
+
+
+class ObjectStoreCarrier:
+    """The bytes travel with the bucket, which Ray's object store delivers without a copy on one node."""
+
+    device, from_every_rank = torch.device("cpu"), False
+
+    def send(self, bucket: Bucket, flat: Tensor) -> Iterator[Bucket]:
+        yield replace(bucket, buffer=flat.numpy())
+
+    def receive(self, bucket: Bucket) -> Tensor:
+        return view_of(bucket)
+
+
+class GroupCarrier:
+    """The bytes are broadcast in a process group of their own: gloo between hosts' memories, nccl between GPUs."""
+
+    from_every_rank = False
+
+    def __init__(self, link: Link, rank: int) -> None:
+        timeout = datetime.timedelta(seconds=link.timeout_s)
+        store = dist.TCPStore(link.host, link.port, link.size, rank == 0, timeout, wait_for_workers=False)
+        shared = dist.PrefixStore("weights", store)
+        if link.transport is Transport.nccl:
+            self.device = cuda_device(link.transport)
+            options = dist.ProcessGroupNCCL.Options()
+            options._timeout = timeout
+            self.group = dist.ProcessGroupNCCL(shared, rank, link.size, options)
+        else:
+            self.device = torch.device("cpu")
+            self.group = dist.ProcessGroupGloo(shared, rank, link.size, timeout)
+        self.store = store  # rank 0 serves it: it must live as long as the group
+
+    def send(self, bucket: Bucket, flat: Tensor) -> Iterator[Bucket]:
+        # The receivers join once the driver has passed the bucket on.
+        yield bucket
+        self.group.broadcast(flat, 0).wait()
+
+    def receive(self, bucket: Bucket) -> Tensor:
+        flat = torch.empty(bucket.num_bytes, dtype=torch.uint8, device=self.device)
+        self.group.broadcast(flat, 0).wait()
+        return flat
+
+
+class CudaIPCCarrier:
+    """The engine maps the learner's memory on the accelerator they share."""
+
+    from_every_rank = True
+
+    def __init__(self) -> None:
+        self.device = cuda_device(Transport.cuda_ipc)
+        self.kept: deque[Tensor] = deque(maxlen=KEPT_ALIVE)
+
+    def send(self, bucket: Bucket, flat: Tensor) -> Iterator[Bucket]:
+        self.kept.append(flat)
+        yield replace(bucket, handle=reduce_tensor(flat))
+
+    def receive(self, bucket: Bucket) -> Tensor:
+        rebuild, arguments = bucket.handle
+        return rebuild(*arguments)
+
+
+def make_carrier(link: Link, rank: int) -> Carrier:
+    """`rank`: 0 beside the learner, from 1 in the engines' workers. Raises InputError where there is no GPU for it."""
+    if link.transport is Transport.object_store:
+        return ObjectStoreCarrier()
+    if link.transport is Transport.cuda_ipc:
+        return CudaIPCCarrier()
+    return GroupCarrier(link, rank)
+
+
+def cuda_device(transport: Transport) -> Any:
+    if not torch.cuda.is_available():
+        raise InputError(
+            f"weight_sync.transport={transport.value}: there is no GPU here; set it to gloo or object_store"
+        )
+    return torch.device("cuda", torch.cuda.current_device())
