@@ -32,7 +32,7 @@ from rlhf.train.checkpoint import CheckpointConfig
 from rlhf.train.offline import OfflineTrainConfig
 from rlhf.train.online import TrainConfig
 from rlhf.train.stream import StreamConfig
-from rlhf.train.sweep import SweepConfig
+from rlhf.train.sweep import SweepRunConfig
 from rlhf.train.tracking import LogConfig
 from rlhf.types import InputError, RunError
 
@@ -158,14 +158,6 @@ class SFTRunConfig(RunConfig):
     """The rows."""
     train: OfflineTrainConfig = field(default_factory=OfflineTrainConfig)
     """Steps and rows per step."""
-
-
-@dataclass(kw_only=True, slots=True)
-class SweepRunConfig:
-    """What `launch/sweep.py` takes beside the keys of its members."""
-
-    sweep: SweepConfig = field(default_factory=SweepConfig)
-    """How the members are run."""
 
 
 def register() -> None:

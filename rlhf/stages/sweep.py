@@ -12,12 +12,12 @@ from hydra import initialize_config_dir
 from hydra.core.override_parser.types import Quote, QuotedString
 
 from rlhf.actors.jobs import RayJobs
-from rlhf.config import OnlineConfig, SweepRunConfig, as_plain, compose
+from rlhf.config import OnlineConfig, as_plain, compose
 from rlhf.stages.grid import grid, parse
 from rlhf.stages.report import CONSOLE
 from rlhf.stages.sweep_report import conclude_sweep
 from rlhf.train.run_folder import CONFIG, RunFolder, check_config, flatten, is_finished
-from rlhf.train.sweep import Member, Scheduler, State, open_sweep
+from rlhf.train.sweep import Member, Scheduler, State, SweepRunConfig, open_sweep
 
 PATHS = ("model", "data.path", "critic.model", "reward.model")
 """Keys whose values are folders or files."""

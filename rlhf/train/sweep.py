@@ -36,6 +36,14 @@ class SweepConfig:
             )
 
 
+@dataclass(kw_only=True, slots=True)
+class SweepRunConfig:
+    """What `launch/sweep.py` takes beside the keys of its members."""
+
+    sweep: SweepConfig = field(default_factory=SweepConfig)
+    """How the members are run."""
+
+
 class State(StrEnum):
     """Where a member stands. A failed one is tried again when the sweep is continued."""
 
