@@ -4,10 +4,12 @@ import hydra
 from omegaconf import DictConfig
 
 from rlhf.config import OnlineConfig, command_line, in_one_sentence, resolve
+from rlhf.stages.multirun import as_member
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="online")
 @in_one_sentence
+@as_member
 def main(composed: DictConfig) -> None:
     config = resolve(composed, OnlineConfig)
     from rlhf.stages import online

@@ -34,6 +34,7 @@ from rlhf.train.checkpoint import CheckpointConfig
 from rlhf.train.offline import OfflineTrainConfig
 from rlhf.train.online import TrainConfig
 from rlhf.train.stream import StreamConfig
+from rlhf.train.sweep import SweepRunConfig
 from rlhf.train.tracking import LogConfig
 from rlhf.types import InputError, RunError, Stopped
 
@@ -171,6 +172,7 @@ def register() -> None:
     store = ConfigStore.instance()
     store.store(name="online_schema", node=OnlineConfig)
     store.store(name="sft_schema", node=SFTRunConfig)
+    store.store(name="sweep_schema", node=SweepRunConfig)
     store.store(group="algorithm", name="grpo", node=GRPOConfig)
     store.store(group="algorithm", name="ppo", node=PPOConfig)
     store.store(group="reward", name="reward_schema", node=RewardConfig)
@@ -290,7 +292,7 @@ def explain(error: BaseException) -> str:
 
 def all_schemas() -> list[type[Any]]:
     """Every dataclass a configuration is made of."""
-    found: list[type[Any]] = [OnlineConfig, SFTRunConfig, GRPOConfig, PPOConfig]
+    found: list[type[Any]] = [OnlineConfig, SFTRunConfig, SweepRunConfig, GRPOConfig, PPOConfig]
     for schema in found:
         hints = [declared.default_factory for declared in dataclasses.fields(schema)]
         found += [hint for hint in hints if dataclasses.is_dataclass(hint) and hint not in found]  # type: ignore[misc]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from rlhf.actors.plan import Plan
 
@@ -19,7 +19,8 @@ CONSOLE = Console(highlight=False)
 
 
 def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    table = Table(*columns, title=title, title_justify="left")
+    # Folded, not cut: a narrow terminal must not hide what a cell says.
+    table = Table(*(Column(column, overflow="fold") for column in columns), title=title, title_justify="left")
     for row in rows:
         table.add_row(*(escape(str(cell)) for cell in row))
     CONSOLE.print(table)

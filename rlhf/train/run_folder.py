@@ -79,6 +79,17 @@ def open_run_folder(path: str, config: Mapping[str, Any]) -> Iterator[RunFolder]
     found = {entry.name for entry in root.iterdir()} if root.exists() else set()
     if found - {LOCK, CONFIG_DRAFT} and CONFIG not in found:
         raise InputError(f"output={path}: it holds files of something else; name a new or empty folder")
+    with held(root, path):
+        check_config(root / CONFIG, path, config)
+        replace_file(root / CONFIG, json.dumps(config, indent=1, ensure_ascii=False))
+        for leftover in (*root.glob("**/.tmp-*"), *root.glob("**/.old-*")):
+            shutil.rmtree(leftover)
+        yield RunFolder(root)
+
+
+@contextmanager
+def held(root: Path, path: str) -> Iterator[None]:
+    """The folder, made if need be, for this process alone until the block ends. InputError where another holds it."""
     root.mkdir(parents=True, exist_ok=True)
     with (root / LOCK).open("a+") as lock:
         try:
@@ -91,29 +102,31 @@ def open_run_folder(path: str, config: Mapping[str, Any]) -> Iterator[RunFolder]
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
-        adopt_config(root / CONFIG, path, config)
-        for leftover in (*root.glob("**/.tmp-*"), *root.glob("**/.old-*")):
-            shutil.rmtree(leftover)
-        yield RunFolder(root)
+        yield
 
 
-def adopt_config(file: Path, path: str, config: Mapping[str, Any]) -> None:
-    """Write the configuration, or see that it is the one the folder was made with."""
-    if file.is_file():
-        try:
-            before, now = flatten(json.loads(file.read_text(encoding="utf-8"))), flatten(config)
-        except (ValueError, AttributeError):
-            raise InputError(f"{file}: it is not the configuration of a run; name a new or empty folder") from None
-        changed = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
-        changed = [key for key in changed if not key.startswith(RESUMABLE_KEYS)]
-        if changed:
-            differences = ", ".join(f"{key} was {before.get(key)} and is {now.get(key)}" for key in changed)
-            raise InputError(
-                f"output={path}: it holds a run of another configuration ({differences}); name another folder, or run "
-                "with the same values to continue it"
-            )
-    draft = file.with_name(CONFIG_DRAFT)
-    draft.write_text(json.dumps(config, indent=1, ensure_ascii=False), encoding="utf-8")
+def check_config(file: Path, path: str, config: Mapping[str, Any]) -> None:
+    """See that the configuration is the one the folder was made with, if it was made already."""
+    if not file.is_file():
+        return
+    try:
+        before, now = flatten(json.loads(file.read_text(encoding="utf-8"))), flatten(config)
+    except (ValueError, AttributeError):
+        raise InputError(f"{file}: it is not the configuration of a run; name a new or empty folder") from None
+    changed = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
+    changed = [key for key in changed if not key.startswith(RESUMABLE_KEYS)]
+    if changed:
+        differences = ", ".join(f"{key} was {before.get(key)} and is {now.get(key)}" for key in changed)
+        raise InputError(
+            f"output={path}: it holds a run of another configuration ({differences}); name another folder, or run "
+            "with the same values to continue it"
+        )
+
+
+def replace_file(file: Path, text: str) -> None:
+    """Write a file that is never seen half-written."""
+    draft = file.with_name(f".{file.name}")
+    draft.write_text(text, encoding="utf-8")
     draft.replace(file)
 
 

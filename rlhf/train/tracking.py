@@ -59,14 +59,21 @@ def truncate_to(path: Path, next_step: int) -> list[dict[str, Any]]:
     """Drop the lines of steps that a resumed run repeats; the others, parsed."""
     if not path.is_file():
         return []
-    # A line ends at a line feed alone (a rollout may hold other separators); what follows the last was torn by a kill.
-    *lines, _ = path.read_bytes().split(b"\n")
-    rows = [json.loads(line) for line in lines]
+    rows = read_rows(path)
     kept = [row for row in rows if row["step"] < next_step]
     draft = path.with_name(f".{path.name}")
     draft.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept), encoding="utf-8")
     draft.replace(path)
     return kept
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The complete lines of a JSONL file that a run writes, or that a kill left; none where there is no file."""
+    if not path.is_file():
+        return []
+    # A line ends at a line feed alone (a rollout may hold other separators); what follows the last was torn by a kill.
+    *lines, _ = path.read_bytes().split(b"\n")
+    return [json.loads(line) for line in lines]
 
 
 class RolloutLog:
@@ -158,18 +165,31 @@ class StopAtReward:
 
 def plot(history: Sequence[Mapping[str, Any]], panels: Mapping[str, str], path: Path) -> None:
     """One panel per figure that was recorded, over training steps."""
+    plot_runs({"": history}, panels, path)
+
+
+def plot_runs(runs: Mapping[str, Sequence[Mapping[str, Any]]], panels: Mapping[str, str], path: Path) -> None:
+    """One panel per figure that any run recorded, in it one curve per run; several are named below."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    present = {title: name for title, name in panels.items() if any(row.get(name) is not None for row in history)}
-    figure, axes = pyplot.subplots(1, max(len(present), 1), figsize=(4 * max(len(present), 1), 3), squeeze=False)
+    rows = [row for history in runs.values() for row in history]
+    present = {title: name for title, name in panels.items() if any(row.get(name) is not None for row in rows)}
+    # The names take a line each.
+    height = 3 + (0.25 * len(runs) if len(runs) > 1 else 0)
+    size = (4 * max(len(present), 1), height)
+    figure, axes = pyplot.subplots(1, max(len(present), 1), figsize=size, squeeze=False, layout="constrained")
     for axis, (title, name) in zip(axes[0], present.items(), strict=False):
-        points = [(row["step"], row[name]) for row in history if row.get(name) is not None]
-        axis.plot(*zip(*points, strict=True), linewidth=1.5)
+        for number, (run, history) in enumerate(runs.items()):
+            points = [(row["step"], row[name]) for row in history if row.get(name) is not None]
+            # Ten colours, then the same ones dashed.
+            style = ("-", "--", ":", "-.")[number // 10 % 4]
+            axis.plot(*(zip(*points, strict=True) if points else ([], [])), style, linewidth=1.5, label=run)
         axis.set(title=title, xlabel="training step")
         axis.grid(alpha=0.3)
-    figure.tight_layout()
+    if len(runs) > 1:
+        figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", fontsize="small")
     figure.savefig(path, dpi=120)
     pyplot.close(figure)

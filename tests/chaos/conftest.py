@@ -20,13 +20,15 @@ DEADLINE_S = 150
 
 
 class Run:
-    """A `launch/ppo.py` process in a session of its own, with everything it starts."""
+    """A `launch/ppo.py` process, or another script's, in a session of its own, with everything it starts."""
 
-    def __init__(self, overrides: list[str], log: Path) -> None:
+    def __init__(
+        self, overrides: list[str], log: Path, script: str = "launch/ppo.py", env: dict[str, str] | None = None
+    ) -> None:
         self.log = log
         self.process = subprocess.Popen(
-            [sys.executable, "launch/ppo.py", *overrides],
-            cwd=REPOSITORY, stdout=log.open("w"), stderr=subprocess.STDOUT, start_new_session=True,
+            [sys.executable, script, *overrides],
+            cwd=REPOSITORY, env=env, stdout=log.open("w"), stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
         self.seen: dict[int, psutil.Process] = {}
 
@@ -82,9 +84,9 @@ def command_of(process: psutil.Process) -> str:
 def launch(tmp_path: Path, models: dict[str, Path], sums: Path) -> Iterator[Callable[..., Run]]:
     runs: list[Run] = []
 
-    def start(*overrides: str) -> Run:
+    def start(*overrides: str, **how: Any) -> Run:
         base = [*SMALL_RUN, f"model={models['tied']}", f"data.path={sums}"]
-        runs.append(Run([*base, *overrides], tmp_path / f"run-{len(runs)}.log"))
+        runs.append(Run([*base, *overrides], tmp_path / f"run-{len(runs)}.log", **how))
         return runs[-1]
 
     yield start

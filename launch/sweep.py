@@ -1,0 +1,19 @@
+"""The members of a sweep as Ray jobs: `python launch/sweep.py sweep.address=http://HOST:8265 optimizer.lr=1e-5,1e-6`.
+
+Arguments are those of `launch/ppo.py --multirun` and `sweep.*`; the same command continues a sweep.
+"""
+
+import sys
+from pathlib import Path
+
+from rlhf.config import command_line
+
+
+def main() -> None:
+    from rlhf.stages import sweep
+
+    sweep.run(sys.argv[1:], Path(__file__).resolve().parent.parent)
+
+
+if __name__ == "__main__":
+    command_line(main)

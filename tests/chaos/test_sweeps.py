@@ -1,0 +1,155 @@
+"""Sweeps on this machine and as Ray jobs, killed or interrupted in the middle, and continued by the same command."""
+
+import itertools
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.chaos.conftest import Run, metrics
+
+FAULTY = Path(__file__).parent / "faulty_rewards.py"
+DIGITS = Path(__file__).parents[1] / "e2e" / "rewards.py"
+SMALL = ("placement.policy=1", "train.num_steps=2", "success.num_prompts=1", "log.tensorboard=false")
+PORTS = (
+    "port", "dashboard-port", "ray-client-server-port", "dashboard-agent-listen-port", "dashboard-agent-grpc-port",
+    "runtime-env-agent-port", "metrics-export-port", "node-manager-port", "object-manager-port",
+)  # fmt: skip
+pytestmark = pytest.mark.timeout(400)
+
+
+def sweep_of(folder: Path) -> dict[str, dict[str, Any]]:
+    """The members by what is swept, in the order of its keys."""
+    path = folder / "sweep.json"
+    members = json.loads(path.read_text())["members"] if path.is_file() else []
+    return {" ".join(member["swept"][key] for key in sorted(member["swept"])): member for member in members}
+
+
+def states(folder: Path) -> dict[str, str]:
+    return {name: member["state"] for name, member in sweep_of(folder).items()}
+
+
+def test_a_killed_multirun_of_two_by_two_continues_past_failures(launch: Callable[..., Run], tmp_path: Path) -> None:
+    folder = tmp_path / "sweep"
+    command = (f"output={folder}", "algorithm.clip_low=7.0,0.2", "algorithm.kl_coef=0.0,0.1", *SMALL, "-m")
+    killed = launch(*command)
+    killed.wait_until(lambda: states(folder).get("0.2 0.1") == "running")
+    assert states(folder) == {"7.0 0.0": "failed", "7.0 0.1": "failed", "0.2 0.0": "done", "0.2 0.1": "running"}
+    os.kill(killed.process.pid, signal.SIGKILL)
+    killed.wait_for_no_process(but=("ray::DashboardAgent", "ray::RuntimeEnvAgent"))
+    finished = folder / "algorithm.clip_low-0.2__algorithm.kl_coef-0.0"
+    written = (finished / "metrics.jsonl").stat().st_mtime_ns
+
+    resumed = launch(*command)
+    assert resumed.wait() == 4, resumed.log.read_text()
+    resumed.wait_for_no_process()
+    assert (finished / "metrics.jsonl").stat().st_mtime_ns == written
+    assert states(folder) == {"7.0 0.0": "failed", "7.0 0.1": "failed", "0.2 0.0": "done", "0.2 0.1": "done"}
+    assert "2 of 4 members failed, the first with: algorithm.clip_low=7.0: must lie" in resumed.errors()[-1]
+    for name in ("0.0", "0.1"):
+        member = folder / f"algorithm.clip_low-0.2__algorithm.kl_coef-{name}"
+        assert len(metrics(member)) == 2
+        assert (member / "model" / "model.safetensors").is_file()
+    rows = [line.split(" | ") for line in (folder / "sweep.md").read_text().splitlines() if line.startswith("| ")]
+    assert sorted(row[2:4] for row in rows[2:]) == [["done", "2"]] * 2 + [["failed", "0"]] * 2
+    assert (folder / "sweep.png").is_file()
+
+
+@pytest.fixture(scope="module")
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """A cluster of our own with a dashboard and a token; the environment of who talks to it."""
+    folder = tmp_path_factory.mktemp("head")
+    token = folder / "token"
+    token.touch(mode=0o600)
+    token.write_text("0123456789abcdef" * 4)
+    environment = {
+        **os.environ,
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(token),
+        # A job's `python` is looked up where the cluster was started.
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
+    ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
+    log = folder / "head.log"
+    # Unix sockets below it allow a path of 107 bytes.
+    session = Path("/tmp") / f"ray-{os.getpid()}"
+    process = subprocess.Popen(
+        [Path(sys.executable).with_name("ray"), "start", "--head", "--block", "--num-cpus=8", "--num-gpus=4",
+         f"--temp-dir={session}", *(f"--{name}={port}" for name, port in ports.items())],
+        env=environment, stdout=log.open("w"), stderr=subprocess.STDOUT, start_new_session=True,
+    )  # fmt: skip
+    try:
+        end = time.monotonic() + 90
+        while not answers(ports["dashboard-port"]):
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < end, log.read_text()
+            time.sleep(0.2)
+        yield {**environment, "RAY_ADDRESS": f"http://127.0.0.1:{ports['dashboard-port']}"}
+    finally:
+        left = psutil.Process(process.pid).children(recursive=True)
+        process.terminate()
+        process.wait(60)
+        for child in psutil.wait_procs(left, 30)[1]:
+            child.kill()
+        shutil.rmtree(session, ignore_errors=True)
+
+
+def answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def free_ports(number: int) -> list[int]:
+    """Below those that Ray gives its workers."""
+    return list(
+        itertools.islice((port for port in range(7000 + os.getpid() % 2000, 10_000) if not answers(port)), number)
+    )
+
+
+def test_jobs_outlive_an_interrupted_sweep_which_finds_them_again(
+    launch: Callable[..., Run], head: dict[str, str], tmp_path: Path
+) -> None:
+    folder = tmp_path / "sweep"
+    rewards = f"reward.functions=[{DIGITS}:digits],[{FAULTY}:always]"
+    command = (
+        "sweep.max_concurrent=2",
+        "sweep.poll_s=0.5",
+        f"output={folder}",
+        rewards,
+        "algorithm.kl_coef=0.0",
+        *SMALL,
+    )
+
+    def start(*more: str) -> Run:
+        return launch(*command, *more, script="launch/sweep.py", env=head)
+
+    interrupted = start()
+    interrupted.wait_until(lambda: interrupted.log.read_text().count(" running, job ") == 2)
+    os.kill(interrupted.process.pid, signal.SIGINT)
+    assert interrupted.wait() == 4, interrupted.log.read_text()
+    (error,) = interrupted.errors()
+    assert "interrupted: 2 jobs run on in the cluster, 0 members wait; the same command continues the sweep" in error
+    jobs = [member["submission_id"] for member in sweep_of(folder).values()]
+    assert all(job in error for job in jobs)
+
+    resumed = start()
+    assert resumed.wait() == 4, resumed.log.read_text()
+    good, bad = sweep_of(folder).values()
+    assert [good["submission_id"], bad["submission_id"]] == jobs
+    assert (good["state"], bad["state"]) == ("done", "failed")
+    assert "rollouts of this step failed" in bad["error"]
+    assert "1 of 2 members failed, the first with: " in resumed.errors()[-1]
+    assert good["figures"]["steps"] == 2
+    assert (folder / good["name"] / "model" / "model.safetensors").is_file()
+    assert (folder / "sweep.png").is_file()
+    assert "Traceback" not in interrupted.log.read_text() + resumed.log.read_text()
