@@ -89,7 +89,7 @@ class Weights:
     """A role that is saved as one file."""
 
     async def save(self, folder: Path) -> None:
-        folder.mkdir()
+        folder.mkdir(parents=True)
         (folder / "rank").write_text("state")
 
     async def save_pretrained(self, folder: Path) -> None:
@@ -103,8 +103,8 @@ async def test_what_is_saved_is_the_last_step_and_not_the_one_half_sampled(tmp_p
     stream = RolloutStream(ORDER, source, algorithm, StreamConfig(prompts_per_step=4))
     folder = RunFolder(tmp_path)
     checkpointer = Checkpointer(
-        config=CheckpointConfig(every=None), folder=folder, learners={"policy": Weights()}, algorithm=algorithm, stream=stream,
-        write_tokenizer=lambda folder: None, manifest={},
+        config=CheckpointConfig(every=None), folder=folder, learners={"policy": Weights()}, algorithm=algorithm,
+        stream=stream, write_tokenizer=lambda folder: None, manifest={},
     )  # fmt: skip
     stop = Stop()
     stream.admit(0)
@@ -121,7 +121,7 @@ async def test_what_is_saved_is_the_last_step_and_not_the_one_half_sampled(tmp_p
     await stream.close()
     await checkpointer.save_unsaved()
     (saved,) = folder.checkpoints()
-    assert read_state(saved) == {"next_step": 1, "stream": expected}
+    assert read_state(saved) == {"next_step": 1, "stream": expected, "algorithm": {"kl_coef": 0.0}}
     assert expected["in_flight"] == [4, 5, 6, 7]
 
     await checkpointer.save_unsaved()
