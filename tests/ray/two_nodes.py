@@ -14,11 +14,12 @@ import ray
 from ray.cluster_utils import Cluster
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from rlhf.actors.nodes import NodeProbe, check_nodes, check_pairs, nodes, nodes_of
+from rlhf.actors.nodes import NodeProbe, check_nodes, check_pairs, nodes
 from rlhf.actors.placement import reserved
 from rlhf.actors.plan import RolePlan, make_plan
 from rlhf.actors.preflight import PreflightConfig
-from rlhf.actors.workers import Workers
+from rlhf.actors.workers import Spawner
+from rlhf.train.clock import Clock
 from rlhf.types import RunError
 
 NODE = {"num_cpus": 8, "num_gpus": 3, "object_store_memory": 100 << 20}
@@ -88,14 +89,16 @@ def main(folder: Path) -> None:
     other_installation(cluster, folder)
 
     names = {node.id: node.name for node in nodes().values()}
-    with reserved(make_plan(ROLES), 60) as bundles:
-        roles = {role.role: Workers(role, Sleeper, bundles[role.role]) for role in ROLES}
+    plan = make_plan(ROLES)
+    with reserved(plan, 60) as bundles:
+        spawn = Spawner(plan, bundles, Clock())
+        roles = {role.role: spawn(role.role, Sleeper) for role in ROLES}
         where = {
             name: [names[node] for node in ray.get([actor.where.remote() for actor in workers.actors])]
             for name, workers in roles.items()
         }
         tell("spread", nodes=list(names.values()), where=where,
-             planned={role.role: nodes_of(bundles[role.role]) for role in ROLES})  # fmt: skip
+             planned={name: workers.nodes for name, workers in roles.items()})  # fmt: skip
 
         async def sleep() -> None:
             loop = asyncio.get_running_loop()
