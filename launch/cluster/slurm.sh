@@ -8,6 +8,7 @@
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1
 #SBATCH --gpus-per-node=8
+#SBATCH --cpus-per-task=64
 #SBATCH --exclusive
 #SBATCH --signal=B:TERM@600
 set -euo pipefail
@@ -22,6 +23,8 @@ mkdir -p "$HOME/.ray"
 (umask 077 && python -c 'import secrets; print(secrets.token_hex(32))' >"$RAY_AUTH_TOKEN_PATH")
 trap 'rm -f "$RAY_AUTH_TOKEN_PATH"' EXIT
 
+# Steps do not inherit it, and would run on one core.
+export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK
 # Ports stay out of 10002 to 19999, which Ray keeps for its workers.
 readonly PORT=6379 DASHBOARD_PORT=8265 STOP_WAIT_S=540
 head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
@@ -29,7 +32,7 @@ address=$(srun --overlap --nodes=1 --ntasks=1 --nodelist="$head" hostname --ip-a
 dashboard="http://$address:$DASHBOARD_PORT"
 
 srun --overlap --nodes=1 --ntasks=1 --nodelist="$head" \
-  ray start --head --block --node-ip-address="$address" --port=$PORT \
+  ray start --head --block --num-cpus="$SLURM_CPUS_PER_TASK" --node-ip-address="$address" --port=$PORT \
   --dashboard-host="$address" --dashboard-port=$DASHBOARD_PORT &
 for _ in $(seq 60); do
   ray health-check --address "$address:$PORT" 2>/dev/null && break
@@ -37,7 +40,7 @@ for _ in $(seq 60); do
 done
 if ((SLURM_JOB_NUM_NODES > 1)); then
   srun --overlap --nodes=$((SLURM_JOB_NUM_NODES - 1)) --ntasks-per-node=1 --exclude="$head" \
-    ray start --block --address="$address:$PORT" &
+    ray start --block --num-cpus="$SLURM_CPUS_PER_TASK" --address="$address:$PORT" &
 fi
 
 count_nodes() {

@@ -42,19 +42,20 @@ class Head:
     environment: dict[str, str]
 
     def ray(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([BIN / "ray", *arguments], env=self.environment, capture_output=True, text=True,
-                              timeout=DEADLINE_S, check=False)  # fmt: skip
+        """Its logs go to stderr, what they are about to stdout or to either: both are `stdout` here."""
+        return subprocess.run([BIN / "ray", *arguments], env=self.environment, stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT, text=True, timeout=DEADLINE_S, check=False)  # fmt: skip
 
     def submit(self, job: str, folder: Path, wait_s: int, overrides: list[str]) -> None:
         environment = json.dumps({"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(wait_s)}})
         done = self.ray("job", "submit", "--no-wait", "--submission-id", job, "--working-dir", str(folder),
                         "--runtime-env-json", environment, "--", "python", "launch/ppo.py", *overrides)  # fmt: skip
-        assert done.returncode == 0, done.stdout + done.stderr
+        assert done.returncode == 0, done.stdout
 
     def status(self, job: str) -> str:
-        found = self.ray("job", "status", job)
-        return next(word for word in ("PENDING", "RUNNING", "STOPPED", "SUCCEEDED", "FAILED")
-                    if word in found.stdout)  # fmt: skip
+        found = self.ray("job", "status", job).stdout
+        words = ("PENDING", "RUNNING", "STOPPED", "SUCCEEDED", "FAILED")
+        return next((word for word in words if word in found), found)
 
     def logs(self, job: str) -> str:
         return self.ray("job", "logs", job).stdout
