@@ -16,6 +16,7 @@ from rlhf.algorithms.base import Algorithm, Loss
 from rlhf.models.causal_lm import SamplingDistribution, TokenScorer
 from rlhf.runtimes.base import BackendConfig, OptimizerConfig
 from rlhf.runtimes.buckets import Bucket
+from rlhf.runtimes.memory import peak_memory_bytes
 from rlhf.train.batching import Packing
 from rlhf.train.learner import Learner
 from rlhf.train.offline import OfflineTrainConfig, TokenRow, fit
@@ -83,6 +84,9 @@ class LearnerWorker:
 
     def probe(self, token_ids: list[int]) -> np.ndarray:
         return self.learner.probe(token_ids)
+
+    def memory(self) -> int:
+        return peak_memory_bytes()
 
     def save(self, folder: Path) -> None:
         self.backend.save(folder)

@@ -12,6 +12,8 @@ from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from rlhf.actors.plan import RolePlan
+from rlhf.train.clock import BusyClock
+from rlhf.train.online import RoleUse
 from rlhf.types import InputError, Reference, RunError
 
 T = TypeVar("T")
@@ -34,6 +36,7 @@ class Workers:
             ).remote()
             for index in range(plan.num_workers)
         ]
+        self.busy = BusyClock(plan.num_workers)
 
     def __len__(self) -> int:
         return len(self.actors)
@@ -63,10 +66,16 @@ class Workers:
             yield reference
         await asyncio.gather(*others)
 
+    async def use(self) -> RoleUse:
+        """What the workers used since this was last asked. An actor class answers `memory()`, in bytes."""
+        busy = self.busy.take()
+        return RoleUse(busy=busy, memory_bytes=max(await self.each(lambda _, actor: actor.memory.remote())))
+
     async def guarded(self, rank: int, result: Awaitable[T]) -> T:
         """The result, or an error that says which worker failed."""
         try:
-            return await result
+            with self.busy(rank):
+                return await result
         except RayActorError as error:
             raise WorkerDied(f"{self.role} worker {rank} died: {first_line(error)}; resume the run") from error
         except RayTaskError as error:

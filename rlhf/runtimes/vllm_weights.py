@@ -19,6 +19,7 @@ from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, i
 from vllm.platforms import current_platform
 
 from rlhf.runtimes.buckets import Bucket, unpack
+from rlhf.runtimes.memory import peak_memory_bytes
 
 OBJECT_STORE = "rlhf_object_store"
 
@@ -69,7 +70,10 @@ def refresh_tied_heads(model: object, model_config: object) -> None:
 
 
 class WorkerExtension:
-    """Importing this module in a worker registers the transfer."""
+    """Methods of every vLLM worker; importing this module there registers the transfer."""
+
+    def peak_memory_bytes(self) -> int:
+        return peak_memory_bytes()
 
 
 if OBJECT_STORE not in WeightTransferEngineFactory._registry:

@@ -20,6 +20,7 @@ from rlhf.stages.job import Job, prepare, sampler_spec, show_arithmetic
 from rlhf.stages.model_files import manifest_of, write_tokenizer
 from rlhf.stages.report import CONSOLE, show_plan
 from rlhf.stages.success import Success, conclude, measure_success, success_before
+from rlhf.stages.tracking import metrics_log
 from rlhf.train.artifact import Artifact, open_artifact
 from rlhf.train.batching import packing_of
 from rlhf.train.checkpoint import TRAINER, Checkpointer, read_state
@@ -46,6 +47,12 @@ class Roles:
     policy: PolicyRole
     reference: ModelRole | None
     samplers: SamplerPool
+
+    @property
+    def workers(self) -> dict[str, Workers]:
+        roles: list[ModelRole | SamplerPool] = [self.policy, self.samplers]
+        roles += [self.reference] if self.reference else []
+        return {role.workers.role: role.workers for role in roles}
 
 
 def run(config: OnlineConfig) -> Artifact | None:
@@ -90,9 +97,8 @@ async def train(job: Job, folder: RunFolder, bundles: Bundles) -> None:
         manifest=manifest_of(config, config.model),
     )
     before = await success_before(folder, functools.partial(measure, job, roles.samplers))
-    log = MetricsLog(folder.root, config.log.tensorboard, next_step)
     rollouts = RolloutLog(folder.root, config.log.groups_per_step, fetch, next_step)
-    with ProgressBar(config.train.num_steps, CONSOLE) as bar:
+    with metrics_log(config, folder, next_step) as log, ProgressBar(config.train.num_steps, CONSOLE) as bar:
         callbacks: list[Callback] = [log, rollouts, bar, *stop_rules(config, log), checkpointer]
         trainer = assemble(job, roles, stream, clock, next_step, callbacks)
         await trainer.fit()
@@ -157,6 +163,7 @@ def assemble(
             config.weight_sync, config.backend.precision, probe_sequence(job), next_step, clock
         ),
         clock=clock,
+        workers=roles.workers,
         callbacks=callbacks,
         next_step=next_step,
     )

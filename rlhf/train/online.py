@@ -5,11 +5,13 @@ from __future__ import annotations
 from asyncio import gather
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Protocol
 
 from rlhf.algorithms.base import Algorithm
 from rlhf.train.batching import Packing, RowGroup, deal
 from rlhf.train.clock import Clock
+from rlhf.train.metrics import step_metrics
 from rlhf.train.stats import Stats, merge
 from rlhf.train.stream import RolloutStream
 from rlhf.types import Batch, Group, InputError, Reference, Row, RunError
@@ -34,6 +36,20 @@ class WeightSync(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RoleUse:
+    """What the workers of a role used since it was last asked."""
+
+    busy: float
+    """Share of the time in which they had something to do, from 0 to 1."""
+    memory_bytes: int
+    """The most memory that one accelerator of them has held since it started."""
+
+
+class WatchedWorkers(Protocol):
+    async def use(self) -> RoleUse: ...
+
+
+@dataclass(frozen=True, kw_only=True)
 class StepReport:
     """What a step did, for callbacks."""
 
@@ -42,6 +58,12 @@ class StepReport:
     rejected: Sequence[Group]
     stats: Stats
     seconds: Mapping[str, float]
+    use: Mapping[str, RoleUse]
+
+    @cached_property
+    def figures(self) -> dict[str, float]:
+        """The step's figures by name, `step` among them."""
+        return {"step": self.step, **step_metrics(self)}
 
 
 class Callback(Protocol):
@@ -87,12 +109,17 @@ class OnlineTrainer:
     samplers: Any
     weight_sync: WeightSync
     clock: Clock
+    workers: Mapping[str, WatchedWorkers]
+    """The workers of each role, to see what they use."""
     callbacks: Sequence[Callback]
     next_step: int = 0
     skipped_steps: int = field(default=0, init=False)
 
     async def fit(self) -> None:
         self.stream.admit(await self.weight_sync.push(self.policy, self.samplers))
+        # The start belongs to no step.
+        self.clock.take()
+        await self.use()
         while self.next_step < self.config.num_steps:
             with self.clock("step"):
                 with self.clock("rollout"):
@@ -105,6 +132,7 @@ class OnlineTrainer:
                 rejected=self.stream.rejected,
                 stats=stats,
                 seconds=self.clock.take(),
+                use=await self.use(),
             )
             self.next_step += 1
             if any([await callback.on_step(report) for callback in self.callbacks]):
@@ -118,6 +146,10 @@ class OnlineTrainer:
         results = await gather(*(role.update(batch) for role in self.learners))
         self.stream.admit(await self.weight_sync.push(self.policy, self.samplers))
         return merge([*results, stats])
+
+    async def use(self) -> dict[str, RoleUse]:
+        uses = await gather(*(workers.use() for workers in self.workers.values()))
+        return dict(zip(self.workers, uses, strict=True))
 
     def pack(self, groups: Sequence[Group]) -> Batch:
         """Survivors that are trained on, as a batch: references and scalars."""
