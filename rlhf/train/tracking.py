@@ -26,6 +26,9 @@ class LogConfig:
     """Groups per step whose rollouts go to `rollouts.jsonl` as text; they travel to the driver."""
     tensorboard: bool = True
     """Write TensorBoard events to the run folder."""
+    wandb_project: str | None = None
+    """Weights & Biases project the figures go to; None: none. They stay in the run folder, for `wandb sync`, unless
+    WANDB_API_KEY or WANDB_MODE is set."""
 
 
 class Sink(Protocol):
