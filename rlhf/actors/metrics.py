@@ -106,7 +106,7 @@ UNTAGGED = {metric.figure for metric in METRICS if metric.tag is None}
 
 
 class RayMetrics:
-    """Exports the figures of a run from the driver; they vanish from the endpoint once it has ended."""
+    """Exports the figures of a run from its driver."""
 
     def __init__(self, run: str) -> None:
         self.tags = {RUN: run}
