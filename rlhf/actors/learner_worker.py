@@ -20,6 +20,7 @@ from rlhf.models.value_model import ValueScorer
 from rlhf.runtimes.base import BackendConfig, OptimizerConfig, Transport
 from rlhf.runtimes.buckets import Bucket
 from rlhf.runtimes.carriers import Carrier, Link, ObjectStoreCarrier, make_carrier
+from rlhf.runtimes.memory import peak_memory_bytes
 from rlhf.train.batching import Packing
 from rlhf.train.learner import Learner
 from rlhf.train.offline import OfflineTrainConfig, TokenRow, fit
@@ -99,6 +100,9 @@ class LearnerWorker:
 
     def onload(self) -> int:
         return self.backend.onload()
+
+    def memory(self) -> int:
+        return peak_memory_bytes()
 
     def save(self, folder: Path) -> None:
         self.backend.save(folder)

@@ -31,6 +31,11 @@ class RewardModelWorker:
     def score(self, judged: list[Any]) -> list[float]:
         return self.model.score(judged)
 
+    def memory(self) -> int:
+        from rlhf.runtimes.memory import peak_memory_bytes
+
+        return peak_memory_bytes()
+
     def offload(self) -> int:
         return self._move("cpu")
 

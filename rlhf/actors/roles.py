@@ -109,7 +109,7 @@ class LearningRole(ModelRole):
             return Stats()
         lr = learning_rate(self.optimizer, batch.step, self.num_steps)
         loss = self.loss()
-        with self.clock(f"{self.prefix}update"):
+        with self.clock(f"{self.prefix}update".replace("/", "_")):
             stats = merge(await self.workers.each(lambda _, actor: actor.update.remote(batch, loss, lr)))
         stats.add("lr", lr, 1.0)
         return stats.prefixed(self.prefix)

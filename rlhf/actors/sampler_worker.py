@@ -91,6 +91,9 @@ class SamplerWorker:
     async def logprobs(self, token_ids: Sequence[int]) -> np.ndarray:
         return await self.engine.logprobs(token_ids)
 
+    async def memory(self) -> int:
+        return await self.engine.memory()
+
     async def close(self) -> None:
         await self.rewards.close()
         await self.engine.close()

@@ -14,8 +14,9 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from rlhf.actors.nodes import nodes_of
 from rlhf.actors.placement import Bundles
 from rlhf.actors.plan import AcceleratorGroup, Plan, RolePlan
-from rlhf.train.clock import Clock
+from rlhf.train.clock import BusyClock, Clock
 from rlhf.train.lease import Lease
+from rlhf.train.online import RoleUse
 from rlhf.types import InputError, Reference, RunError
 
 T = TypeVar("T")
@@ -40,7 +41,7 @@ class Workers:
         self.role, self.phase, self.lease, self.clock = plan.role, plan.phase, lease, clock
         # Ray gives roles that share an accelerator a fraction of it each; it counts in ten-thousandths.
         share = plan.accelerators_per_worker if len(group.roles) == 1 else int(1e4 / len(group.roles)) / 1e4
-        self.nodes = nodes_of(bundles)
+        self.nodes, self.busy = nodes_of(bundles), BusyClock(plan.num_workers)
         # A restarted actor would come back empty: what to do about a dead one is for the run to decide.
         remote_class = ray.remote(num_cpus=1, num_gpus=share, max_restarts=0)(actor_class)
         self.actors = [
@@ -113,11 +114,18 @@ class Workers:
         found = await asyncio.gather(*(self.guarded(i, anext(stream, None)) for i, stream in enumerate(streams)))
         return [reference for reference in found if reference is not None]
 
+    async def use(self) -> RoleUse:
+        """What the workers used since this was last asked. An actor class answers `memory()`, in bytes."""
+        # The driver sees its own calls; a reward model is asked by the engines' actors.
+        busy = None if self.role == "reward" else self.busy.take()
+        return RoleUse(busy=busy, memory_bytes=max(await self.all(lambda _, actor: actor.memory.remote())))
+
     async def guarded(self, rank: int, result: Awaitable[T]) -> T:
         """The result, or an error that says which worker failed, and where it is."""
         who = f"{self.role} worker {rank} on node {self.nodes[rank]}"
         try:
-            return await result
+            with self.busy(rank):
+                return await result
         except RayActorError as error:
             state = "cannot be reached" if isinstance(error, ActorUnavailableError) else "died"
             raise WorkerDied(f"{who} {state}: {first_line(error)}; resume the run") from error

@@ -220,5 +220,8 @@ class Engine(Sampler, Protocol):
     async def logprobs(self, token_ids: Sequence[int]) -> np.ndarray:
         """Log probability of each token given those before it, [T] float32; 0 for the first."""
 
+    async def memory(self) -> int:
+        """The most memory that one of its accelerators has held since it started, in bytes."""
+
     async def close(self) -> None:
         """Give back what the engine holds; it samples no more."""

@@ -1,8 +1,9 @@
-"""How much memory is in use where a model works."""
+"""Memory in use where a model works, now and at most."""
 
 from __future__ import annotations
 
 import os
+import resource
 from pathlib import Path
 
 import torch
@@ -15,3 +16,10 @@ def used_bytes() -> int:
         return total - free
     resident_pages = int(Path("/proc/self/statm").read_text().split()[1])
     return resident_pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def peak_memory_bytes() -> int:
+    """The most this process has held since it started: of its GPUs, by PyTorch's allocator; without any, of RAM."""
+    if torch.cuda.is_available():
+        return sum(torch.cuda.max_memory_reserved(device) for device in range(torch.cuda.device_count()))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

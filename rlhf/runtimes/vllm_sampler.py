@@ -285,6 +285,9 @@ class VLLMSampler:
 
         await self.thread.do(finish)
 
+    async def memory(self) -> int:
+        return max(await self.thread.do(lambda: self.thread.engine.collective_rpc("peak_memory_bytes")))
+
     async def close(self) -> None:
         """End the engine and, with tensor parallelism, its worker processes and their shared memory."""
         await self.thread.do(self.thread.engine.engine_core.shutdown)

@@ -21,6 +21,7 @@ from vllm.platforms import current_platform
 
 from rlhf.runtimes.buckets import Bucket, unpack
 from rlhf.runtimes.carriers import Carrier, Link, ObjectStoreCarrier, make_carrier
+from rlhf.runtimes.memory import peak_memory_bytes
 
 BUCKETS = "rlhf_buckets"
 
@@ -78,7 +79,10 @@ def refresh_tied_heads(model: object, model_config: object) -> None:
 
 
 class WorkerExtension:
-    """Importing this module in a worker registers the transfer."""
+    """Methods of every vLLM worker; importing this module there registers the transfer."""
+
+    def peak_memory_bytes(self) -> int:
+        return peak_memory_bytes()
 
 
 if BUCKETS not in WeightTransferEngineFactory._registry:

@@ -21,11 +21,12 @@ from rlhf.models.causal_lm import SamplingDistribution, context_length, read_mod
 from rlhf.models.tokenizer import load_tokenizer, stop_token_ids
 from rlhf.stages.model_files import manifest_of, write_tokenizer
 from rlhf.stages.report import CONSOLE, show_loss_masks, show_plan
+from rlhf.stages.tracking import metrics_log
 from rlhf.train.artifact import Artifact, committing, open_artifact
 from rlhf.train.batching import packing_of
 from rlhf.train.clock import Clock
 from rlhf.train.run_folder import RunFolder, is_finished, open_run_folder
-from rlhf.train.tracking import PLOT, MetricsLog, ProgressBar, plot
+from rlhf.train.tracking import PLOT, ProgressBar, plot
 from rlhf.types import InputError
 
 NUM_SHOWN = 3
@@ -93,8 +94,7 @@ async def train(
     with CONSOLE.status("starting Ray actors and DeepSpeed learners"):
         await model.start(spec)
     num_steps = config.train.steps_over(len(rows))
-    log = MetricsLog(folder.root, config.log.tensorboard, next_step=0)
-    with ProgressBar(num_steps, CONSOLE) as bar:
+    with metrics_log(config, folder, next_step=0) as log, ProgressBar(num_steps, CONSOLE) as bar:
         async for references in workers.stream("fit", fit, ray.put(rows)):
             (figures,) = fetch(references)
             log.write(figures)

@@ -24,6 +24,7 @@ from rlhf.stages.job import Job, prepare, show_arithmetic
 from rlhf.stages.model_files import manifest_of, write_tokenizer
 from rlhf.stages.report import CONSOLE, show_plan
 from rlhf.stages.success import Success, conclude, measure_success, success_before
+from rlhf.stages.tracking import metrics_log
 from rlhf.train.artifact import Artifact, open_artifact
 from rlhf.train.batching import packing_of
 from rlhf.train.checkpoint import TRAINER, Checkpointer, read_state
@@ -58,6 +59,12 @@ class Roles:
     @property
     def learners(self) -> dict[str, LearningRole]:
         return {"policy": self.policy, **({"critic": self.critic} if self.critic else {})}
+
+    @property
+    def workers(self) -> dict[str, Workers]:
+        roles = (self.policy, self.reference, self.critic, self.samplers)
+        workers = [role.workers for role in roles if role is not None]
+        return {each.role: each for each in [*workers, *([self.samplers.reward] if self.samplers.reward else [])]}
 
 
 def run(config: OnlineConfig) -> Artifact | None:
@@ -124,10 +131,9 @@ async def train(job: Job, folder: RunFolder, bundles: Bundles, stop: Stop) -> No
         manifest=manifest_of(config, config.model),
     )
     before = await stop.before(success_before(folder, functools.partial(measure, job, roles.samplers)))
-    log = MetricsLog(folder.root, config.log.tensorboard, next_step)
     rollouts = RolloutLog(folder.root, config.log.groups_per_step, fetch, next_step)
     try:
-        with ProgressBar(config.train.num_steps, CONSOLE) as bar:
+        with metrics_log(config, folder, next_step) as log, ProgressBar(config.train.num_steps, CONSOLE) as bar:
             callbacks: list[Callback] = [log, rollouts, bar, *stop_rules(config, log), checkpointer]
             trainer = assemble(job, roles, stream, clock, next_step, callbacks, stop)
             await trainer.fit()
@@ -190,6 +196,7 @@ def assemble(
         samplers=roles.samplers,
         weight_sync=BucketSync(config.weight_sync, config.backend.precision, probe_sequence(job), next_step, clock),
         clock=clock,
+        workers=roles.workers,
         callbacks=callbacks,
         stop=stop,
         next_step=next_step,

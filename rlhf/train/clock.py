@@ -1,9 +1,9 @@
-"""Wall time by phase."""
+"""Wall time by phase, and the share of it in which workers had something to do."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 
@@ -34,3 +34,34 @@ class Clock:
     def take_figures(self) -> dict[str, float]:
         taken, self.figures = self.figures, {}
         return taken
+
+
+class BusyClock:
+    """Share of the time in which workers had a call to answer, over all of them. Calls to one worker may overlap."""
+
+    def __init__(self, num_workers: int, timer: Callable[[], float] = time.perf_counter) -> None:
+        self.open_calls = [0] * num_workers
+        self.worker_seconds = 0.0
+        self.timer = timer
+        self.start = self.now = timer()
+
+    @contextmanager
+    def __call__(self, rank: int) -> Iterator[None]:
+        self.advance()
+        self.open_calls[rank] += 1
+        try:
+            yield
+        finally:
+            self.advance()
+            self.open_calls[rank] -= 1
+
+    def advance(self) -> None:
+        before, self.now = self.now, self.timer()
+        self.worker_seconds += (self.now - before) * sum(calls > 0 for calls in self.open_calls)
+
+    def take(self) -> float:
+        """The share since the last `take`, from 0 to 1; calls that are still open count up to now."""
+        self.advance()
+        share = self.worker_seconds / ((self.now - self.start) * len(self.open_calls))
+        self.worker_seconds, self.start = 0.0, self.now
+        return share

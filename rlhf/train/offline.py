@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -60,13 +61,17 @@ def fit(
     """Train step by step; yields the figures of each, merged over ranks. Every rank must consume all of it."""
     num_steps = config.steps_over(len(rows))
     for step in range(next_step, num_steps):
+        start = time.perf_counter()
         chosen = rows_of_step(len(rows), config.rows_per_step, step, seed)
         groups = [as_group(rows[i]) for i in chosen]
         batch = deal(groups, step=step, num_minibatches=1, num_epochs=1, packing=packing, seed=seed)
         lr = learning_rate(optimizer, step, num_steps)
         stats = merge(learner.backend.gather(learner.update(batch, loss, lr)))
         figures = {f"train/{name}": value for name, value in stats.values().items()}
-        yield {"step": float(step), "train/lr": lr, **figures}
+        seconds = time.perf_counter() - start
+        tokens = sum(rows[i].num_tokens for i in chosen)
+        speed = {"seconds/step": seconds, "tokens": float(tokens), "tokens_per_second": tokens / seconds}
+        yield {"step": float(step), "train/lr": lr, **figures, **speed}
 
 
 def rows_of_step(num_rows: int, rows_per_step: int, step: int, seed: int) -> list[int]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from asyncio import gather
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Protocol
 
 from rlhf.algorithms.base import Algorithm
 from rlhf.train.batching import Packing, RowGroup, deal
 from rlhf.train.clock import Clock
+from rlhf.train.metrics import step_metrics
 from rlhf.train.stats import Stats, merge
 from rlhf.train.stop import Stop
 from rlhf.train.stream import RolloutStream
@@ -35,6 +37,20 @@ class WeightSync(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RoleUse:
+    """What the workers of a role used since it was last asked."""
+
+    busy: float | None
+    """Share of the time in which they had something to do, from 0 to 1; None where that is not known."""
+    memory_bytes: int
+    """The most memory that one accelerator of them has held since it started."""
+
+
+class WatchedWorkers(Protocol):
+    async def use(self) -> RoleUse: ...
+
+
+@dataclass(frozen=True, kw_only=True)
 class StepReport:
     """What a step did, for callbacks."""
 
@@ -43,6 +59,14 @@ class StepReport:
     rejected: Sequence[Group]
     stats: Stats
     seconds: Mapping[str, float]
+    use: Mapping[str, RoleUse]
+    measured: Mapping[str, float] = field(default_factory=dict)
+    """What was noted on the way, by name."""
+
+    @cached_property
+    def figures(self) -> dict[str, float]:
+        """The step's figures by name, `step` among them."""
+        return {"step": self.step, **step_metrics(self)}
 
 
 class Callback(Protocol):
@@ -88,6 +112,8 @@ class OnlineTrainer:
     samplers: Any
     weight_sync: WeightSync
     clock: Clock
+    workers: Mapping[str, WatchedWorkers]
+    """The workers of each role, to see what they use."""
     callbacks: Sequence[Callback]
     stop: Stop
     next_step: int = 0
@@ -96,6 +122,9 @@ class OnlineTrainer:
     async def fit(self) -> None:
         """Train. Raises Stopped between two steps; what was sampled of the next one is abandoned."""
         self.stream.admit(await self.weight_sync.push(self.policy, self.samplers))
+        # The start belongs to no step.
+        self.clock.take()
+        await self.use()
         while self.next_step < self.config.num_steps:
             with self.clock("step"):
                 with self.clock("rollout"):
@@ -109,6 +138,8 @@ class OnlineTrainer:
                 rejected=self.stream.rejected,
                 stats=stats,
                 seconds=self.clock.take(),
+                use=await self.use(),
+                measured=self.clock.take_figures(),
             )
             self.next_step += 1
             if any([await callback.on_step(report) for callback in self.callbacks]):
@@ -122,6 +153,10 @@ class OnlineTrainer:
         results = await gather(*(role.update(batch) for role in self.learners))
         self.stream.admit(await self.weight_sync.push(self.policy, self.samplers))
         return merge([*results, stats])
+
+    async def use(self) -> dict[str, RoleUse]:
+        uses = await gather(*(workers.use() for workers in self.workers.values()))
+        return dict(zip(self.workers, uses, strict=True))
 
     def pack(self, groups: Sequence[Group]) -> Batch:
         """Survivors that are trained on, as a batch: references and scalars."""

@@ -7,12 +7,11 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from rlhf.train.metrics import step_metrics
 from rlhf.train.online import StepReport
 from rlhf.types import Reference, Rollout, Score
 
@@ -27,32 +26,51 @@ class LogConfig:
     """Groups per step whose rollouts go to `rollouts.jsonl` as text; they travel to the driver."""
     tensorboard: bool = True
     """Write TensorBoard events to the run folder."""
+    wandb_project: str | None = None
+    """Weights & Biases project the figures go to; None: none. They stay in the run folder, for `wandb sync`, unless
+    WANDB_API_KEY or WANDB_MODE is set."""
+
+
+class Sink(Protocol):
+    """Where figures go besides the run's own file."""
+
+    def write(self, figures: Mapping[str, float]) -> None:
+        """The figures of one step, `step` among them."""
 
 
 class MetricsLog:
     """One line per step, flushed at once; figures that are not finite are null."""
 
-    def __init__(self, folder: Path, tensorboard: bool, next_step: int) -> None:
+    def __init__(self, folder: Path, next_step: int) -> None:
         self.path = folder / METRICS
         self.history = truncate_to(self.path, next_step)
-        self.events: Any = None
-        if tensorboard:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self.events = SummaryWriter(str(folder / "tensorboard"), purge_step=next_step)
+        self.sinks: list[Sink] = []
 
     async def on_step(self, report: StepReport) -> bool:
-        self.write({"step": report.step, **step_metrics(report)})
+        self.write(report.figures)
         return False
 
-    def write(self, row: dict[str, float]) -> None:
+    def write(self, figures: Mapping[str, float]) -> None:
+        row = {key: value if math.isfinite(value) else None for key, value in figures.items()}
         self.history.append(row)
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({key: value if math.isfinite(value) else None for key, value in row.items()}) + "\n")
-        if self.events is not None:
-            for name, value in row.items():
-                self.events.add_scalar(name, value, row["step"])
-            self.events.flush()
+            file.write(json.dumps(row) + "\n")
+        for sink in self.sinks:
+            sink.write(figures)
+
+
+class TensorBoard:
+    """Events in the run folder; those of steps that a resumed run repeats are purged."""
+
+    def __init__(self, folder: Path, next_step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.events = SummaryWriter(str(folder / "tensorboard"), purge_step=next_step)
+
+    def write(self, figures: Mapping[str, float]) -> None:
+        for name, value in figures.items():
+            self.events.add_scalar(name, value, figures["step"])
+        self.events.flush()
 
 
 def truncate_to(path: Path, next_step: int) -> list[dict[str, Any]]:
@@ -130,7 +148,7 @@ class ProgressBar:
         self.progress.add_task("", total=self.num_steps)
 
     async def on_step(self, report: StepReport) -> bool:
-        self.show(report.step, step_metrics(report))
+        self.show(report.step, report.figures)
         return False
 
     def show(self, step: int, metrics: Mapping[str, float]) -> None:

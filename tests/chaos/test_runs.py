@@ -13,7 +13,7 @@ from tests.chaos.conftest import Run, metrics
 
 FAULTY = Path(__file__).parent / "faulty_rewards.py"
 pytestmark = pytest.mark.timeout(400)
-TIMING = ("seconds/",)
+TIMING = ("seconds/", "tokens_per_second", "busy/", "memory_bytes/")
 
 
 def figures(folder: Path) -> list[dict[str, float]]:

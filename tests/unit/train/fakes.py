@@ -188,4 +188,4 @@ def make_report(
 ) -> StepReport:
     infos = [make_info(Score(value=reward), sample=i, version=step) for i, reward in enumerate(rewards)]
     groups = [make_group(0, infos, rollouts)]
-    return StepReport(step=step, groups=groups, rejected=[], stats=stats or Stats(), seconds={})
+    return StepReport(step=step, groups=groups, rejected=[], stats=stats or Stats(), seconds={"step": 1.0}, use={})

@@ -10,10 +10,19 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from rlhf.train.metrics import step_metrics
-from rlhf.train.online import StepReport
+from rlhf.train.online import RoleUse, StepReport
 from rlhf.train.stats import Stats
-from rlhf.train.tracking import METRICS, ROLLOUTS, MetricsLog, ProgressBar, RolloutLog, StopAtReward, plot, readable
+from rlhf.train.tracking import (
+    METRICS,
+    ROLLOUTS,
+    MetricsLog,
+    ProgressBar,
+    RolloutLog,
+    StopAtReward,
+    TensorBoard,
+    plot,
+    readable,
+)
 from rlhf.types import Failure, Rollout, Score
 from tests.unit.train.fakes import make_group, make_info, make_report, random_rollout
 
@@ -42,7 +51,7 @@ def read_lines(path) -> list[dict]:
 
 
 def test_metrics_are_one_line_per_step_and_null_where_not_finite(tmp_path):
-    log = MetricsLog(tmp_path, tensorboard=False, next_step=0)
+    log = MetricsLog(tmp_path, next_step=0)
     stats = Stats()
     stats.add("loss", math.nan, 1.0)
     stats.add("norm", math.inf, 1.0)
@@ -57,10 +66,10 @@ def test_metrics_are_one_line_per_step_and_null_where_not_finite(tmp_path):
 
 
 def test_a_resumed_log_drops_the_steps_it_repeats(tmp_path):
-    log = MetricsLog(tmp_path, tensorboard=False, next_step=0)
+    log = MetricsLog(tmp_path, next_step=0)
     for step in range(5):
         log.write({"step": step, "reward": math.nan if step == 1 else 0.1 * step})
-    resumed = MetricsLog(tmp_path, tensorboard=False, next_step=3)
+    resumed = MetricsLog(tmp_path, next_step=3)
     resumed.write({"step": 3, "reward": 9.0})
     expected = [0.0, None, pytest.approx(0.2), 9.0]
     assert [row["reward"] for row in read_lines(tmp_path / METRICS)] == expected
@@ -69,16 +78,17 @@ def test_a_resumed_log_drops_the_steps_it_repeats(tmp_path):
 
 
 def test_a_line_torn_by_a_kill_is_dropped(tmp_path):
-    log = MetricsLog(tmp_path, tensorboard=False, next_step=0)
+    log = MetricsLog(tmp_path, next_step=0)
     for step in range(3):
         log.write({"step": step, "reward": 1.0})
     with (tmp_path / METRICS).open("a") as file:
         file.write('{"step": 3, "rew')
-    assert [row["step"] for row in MetricsLog(tmp_path, tensorboard=False, next_step=3).history] == [0, 1, 2]
+    assert [row["step"] for row in MetricsLog(tmp_path, next_step=3).history] == [0, 1, 2]
 
 
 def test_tensorboard_events_are_written(tmp_path):
-    log = MetricsLog(tmp_path, tensorboard=True, next_step=0)
+    log = MetricsLog(tmp_path, next_step=0)
+    log.sinks.append(TensorBoard(tmp_path, next_step=0))
     log.write({"step": 0, "reward": 0.25})
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -108,7 +118,7 @@ def report_with_rollouts(step: int, rollouts: list[list[Rollout]]) -> StepReport
     groups = [
         make_group(i, [make_info(Score(value=1.0), number=i, version=step)], group) for i, group in enumerate(rollouts)
     ]
-    return StepReport(step=step, groups=groups, rejected=[], stats=Stats(), seconds={})
+    return StepReport(step=step, groups=groups, rejected=[], stats=Stats(), seconds={"step": 1.0}, use={})
 
 
 def test_some_groups_are_written_as_text(tmp_path):
@@ -175,15 +185,19 @@ def test_step_metrics_in_closed_form():
     rejected = [make_group(2, [make_info(BROKEN), make_info(Failure(kind="environment", message="x"))])]
     stats = Stats()
     stats.add("loss", 3.0, 2.0)
-    report = StepReport(step=5, groups=groups, rejected=rejected, stats=stats, seconds={"step": 0.5})
-    assert step_metrics(report) == pytest.approx(
+    use = {"policy": RoleUse(busy=0.25, memory_bytes=7)}
+    report = StepReport(step=5, groups=groups, rejected=rejected, stats=stats, seconds={"step": 0.5}, use=use)
+    assert report.figures is report.figures
+    assert report.figures == pytest.approx(
         {
+            "step": 5,
             "reward": 4 / 3,
             "reward_std": math.sqrt((2 * (2 / 3) ** 2 + (4 / 3) ** 2) / 3),
             "reward/exact": 2 / 3,
             "reward/length": 2 / 3,
             "completion_tokens": (4 + 0 + 2 + 3) / 4,
             "tokens": 6 + 2 + 4 + 5,
+            "tokens_per_second": 34.0,
             "truncated": 0.25,
             "train/loss": 1.5,
             "failures": 3.0,
@@ -191,6 +205,8 @@ def test_step_metrics_in_closed_form():
             "failures/environment": 1.0,
             "staleness_max": 2.0,
             "seconds/step": 0.5,
+            "busy/policy": 0.25,
+            "memory_bytes/policy": 7.0,
         }
     )
 
@@ -198,8 +214,9 @@ def test_step_metrics_in_closed_form():
 def test_a_step_whose_rollouts_are_all_empty_has_metrics():
     """An engine may answer with no token at all; the reward of nothing is still a reward."""
     infos = [make_info(Score(value=0.0), sample=i, num_loss_tokens=0) for i in range(2)]
-    report = StepReport(step=0, groups=[make_group(0, infos)], rejected=[], stats=Stats(), seconds={})
-    assert step_metrics(report)["completion_tokens"] == 0.0
+    groups = [make_group(0, infos)]
+    report = StepReport(step=0, groups=groups, rejected=[], stats=Stats(), seconds={"step": 1.0}, use={})
+    assert report.figures["completion_tokens"] == 0.0
 
 
 def test_random_rollouts_are_readable():
