@@ -120,7 +120,7 @@ def test_jobs_outlive_an_interrupted_sweep_which_finds_them_again(
     launch: Callable[..., Run], head: dict[str, str], tmp_path: Path
 ) -> None:
     folder = tmp_path / "sweep"
-    rewards = f"reward.functions=[{DIGITS}:digits],[{FAULTY}:always]"
+    rewards = f"reward.functions=[{DIGITS}:digits],[{FAULTY}:unless_right]"
     command = (
         "sweep.max_concurrent=2",
         "sweep.poll_s=0.5",
