@@ -21,7 +21,7 @@ from rlhf.stages.grid import grid
 from rlhf.stages.report import CONSOLE
 from rlhf.stages.sweep_report import conclude_sweep
 from rlhf.train.sweep import State, open_sweep, read_sweep
-from rlhf.types import InputError, RunError
+from rlhf.types import InputError, RunError, Stopped
 
 
 class SweepCallback(Callback):
@@ -66,6 +66,8 @@ def as_member(function: Callable[[DictConfig], None]) -> Callable[[DictConfig], 
             sentence = explain(error) if isinstance(error, OmegaConfBaseException) else str(error)
             refuse(sentence, 4)
             sweep.record(member, state=State.failed, error=sentence)
+        except Stopped:
+            raise  # the sweep, not this member alone
         except Exception as error:  # noqa: BLE001  one member's bug or crash must not cost the others their run
             traceback.print_exc(file=sys.stderr)
             sweep.record(member, state=State.failed, error=f"{type(error).__name__}: {error}")

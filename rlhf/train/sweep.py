@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rlhf.train.run_folder import CONFIG, held, replace_file
-from rlhf.types import InputError, RunError
+from rlhf.types import InputError, Stopped
 
 SWEEP = "sweep.json"
 
@@ -163,7 +164,7 @@ class Scheduler:
             while self.advance():
                 wait()
         except KeyboardInterrupt:
-            raise RunError(self.interrupted()) from None
+            raise Stopped(signal.SIGINT, self.interrupted()) from None
 
     def adopt(self) -> None:
         """Recognise what an earlier call of the same sweep has done, and what still runs of it."""
@@ -202,4 +203,4 @@ class Scheduler:
         left = f"{len(running)} jobs run on in the cluster" if running else "no job runs"
         stop = f"; `ray job stop ID` ends one of {', '.join(running)}" if running else ""
         num_waiting = len(self.sweep.having(State.waiting))
-        return f"interrupted: {left}, {num_waiting} members wait; the same command continues the sweep{stop}"
+        return f"{left}, {num_waiting} members wait; the same command continues the sweep{stop}"

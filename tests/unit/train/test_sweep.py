@@ -10,7 +10,7 @@ import pytest
 
 from rlhf.train.run_folder import CONFIG
 from rlhf.train.sweep import SWEEP, Member, Scheduler, State, Sweep, SweepConfig, open_sweep, read_sweep
-from rlhf.types import InputError, RunError
+from rlhf.types import InputError, RunError, Stopped
 
 NAMES = ["a", "b", "c", "d", "e"]
 
@@ -110,11 +110,11 @@ def test_a_failing_member_stops_no_other_and_is_tried_again(tmp_path):
 def test_an_interruption_leaves_jobs_alone_and_the_same_sweep_finds_them(tmp_path):
     cluster = Cluster()
     with open_sweep(str(tmp_path), members()) as sweep, interruption(2) as wait:
-        with pytest.raises(RunError) as raised:
+        with pytest.raises(Stopped) as raised:
             cluster.scheduler(sweep).run(wait)
         running = [member.submission_id for member in sweep.having(State.running)]
     assert str(raised.value) == (
-        "interrupted: 2 jobs run on in the cluster, 1 members wait; the same command continues the sweep; "
+        "2 jobs run on in the cluster, 1 members wait; the same command continues the sweep; "
         f"`ray job stop ID` ends one of {', '.join(running)}"
     )
     with open_sweep(str(tmp_path), members()) as sweep:
@@ -131,9 +131,7 @@ def test_a_submission_that_was_interrupted_is_not_said_to_run(tmp_path):
 
     with (
         open_sweep(str(tmp_path), members(["a", "b"])) as sweep,
-        pytest.raises(
-            RunError, match=r"^interrupted: no job runs, 1 members wait; the same command continues the sweep$"
-        ),
+        pytest.raises(Stopped, match=r"^no job runs, 1 members wait; the same command continues the sweep$"),
     ):
         Interrupted().scheduler(sweep, max_concurrent=1).run(no_wait)
     cluster = Cluster()
