@@ -137,10 +137,10 @@ def test_jobs_outlive_an_interrupted_sweep_which_finds_them_again(
     interrupted.wait_until(lambda: interrupted.log.read_text().count(" running, job ") == 2)
     os.kill(interrupted.process.pid, signal.SIGINT)
     assert interrupted.wait() == 130, interrupted.log.read_text()
-    said = interrupted.log.read_text()
+    (said,) = [line for line in interrupted.log.read_text().splitlines() if line.startswith("stopped:")]
     assert "stopped: 2 jobs run on in the cluster, 0 members wait; the same command continues the sweep" in said
     jobs = [member["submission_id"] for member in sweep_of(folder).values()]
-    assert all(job in error for job in jobs)
+    assert all(job in said for job in jobs)
 
     resumed = start()
     assert resumed.wait() == 4, resumed.log.read_text()
