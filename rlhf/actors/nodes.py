@@ -33,7 +33,7 @@ class Node:
     """Its address and the beginning of its id, which the dashboard shows."""
     temporary: Path
     """Ray's folder of this session."""
-    has_accelerators: bool
+    num_accelerators: int
 
 
 def nodes() -> dict[str, Node]:
@@ -43,7 +43,7 @@ def nodes() -> dict[str, Node]:
             id=node["NodeID"],
             name=f"{node['NodeManagerAddress']} ({node['NodeID'][:8]})",
             temporary=Path(node["ObjectStoreSocketName"]).parents[1],
-            has_accelerators=node["Resources"].get(ACCELERATOR, 0) > 0,
+            num_accelerators=int(node["Resources"].get(ACCELERATOR, 0)),
         )
         for node in ray.nodes()
         if node["Alive"]
@@ -100,7 +100,7 @@ def check_nodes(output: Path, config: PreflightConfig) -> None:
     One node answers in this process and talks to no other; several answer through an actor each, without accelerators.
     """
     here = ray.get_runtime_context().get_node_id()
-    found = [node for node in nodes().values() if node.has_accelerators or node.id == here]
+    found = [node for node in nodes().values() if node.num_accelerators or node.id == here]
     found.sort(key=lambda node: node.id != here)  # the others are compared with the driver's
     nonce, meeting = secrets.token_hex(8), output / MEETING
     meeting.mkdir()

@@ -10,10 +10,10 @@ from pathlib import Path
 import ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
+from rlhf.actors.nodes import ACCELERATOR, nodes
 from rlhf.actors.plan import AcceleratorGroup, Plan, lay_out
 from rlhf.types import InputError, RunError
 
-ACCELERATOR = "GPU"
 Bundles = dict[AcceleratorGroup, PlacementGroup]
 """Each accelerator group's placement group, a bundle for each of its bundles."""
 
@@ -60,7 +60,7 @@ def reserved(plan: Plan, timeout_s: float) -> Iterator[Bundles]:
     Raises RunError where the cluster has too few accelerators, or none free within the deadline.
     """
     try:
-        lay_out(plan, accelerators_by_node())
+        lay_out(plan, [node.num_accelerators for node in nodes().values()])
     except InputError as error:
         raise RunError(str(error)) from None
     bundles = {
@@ -80,8 +80,3 @@ def reserved(plan: Plan, timeout_s: float) -> Iterator[Bundles]:
     finally:
         for granted in bundles.values():
             remove_placement_group(granted)
-
-
-def accelerators_by_node() -> list[int]:
-    """Of the nodes that are alive, those that work now included."""
-    return [int(node["Resources"].get(ACCELERATOR, 0)) for node in ray.nodes() if node["Alive"]]
