@@ -49,9 +49,14 @@ class Head:
 
     def submit(self, job: str, folder: Path, wait_s: int, overrides: list[str]) -> None:
         environment = json.dumps({"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(wait_s)}})
-        done = self.ray("job", "submit", "--no-wait", "--submission-id", job, "--working-dir", str(folder),
-                        "--runtime-env-json", environment, "--", "python", "launch/ppo.py", *overrides)  # fmt: skip
-        assert done.returncode == 0, done.stdout
+        command = ["job", "submit", "--no-wait", "--submission-id", job, "--working-dir", str(folder),
+                   "--runtime-env-json", environment, "--", "python", "launch/ppo.py", *overrides]  # fmt: skip
+        # The agent that starts jobs comes up a little after its head.
+        end = time.monotonic() + DEADLINE_S
+        while (done := self.ray(*command)).returncode != 0:
+            assert "No available agent" in done.stdout, done.stdout
+            assert time.monotonic() < end, done.stdout
+            time.sleep(1)
 
     def wait_until(self, job: str, ended: str) -> None:
         """Until the job `succeeded`, `failed` or `was stopped`, as the command line puts it."""
