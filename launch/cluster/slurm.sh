@@ -55,14 +55,17 @@ done
 
 job="slurm-$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}"
 trap 'ray job stop --address "$dashboard" "$job"' TERM
-ray job submit --address "$dashboard" --submission-id "$job" --working-dir . \
-  --runtime-env-json "{\"env_vars\": {\"RAY_JOB_STOP_WAIT_TIME_S\": \"$STOP_WAIT_S\"}}" \
-  -- python launch/ppo.py "$@" &
-submitted=$!
-# A wait ends early when the trap has run; the job has not.
-code=0
-while kill -0 "$submitted" 2>/dev/null; do
-  code=0
-  wait "$submitted" || code=$?
+# The agent that starts jobs comes up a little after its node.
+for _ in $(seq 12); do
+  ray job submit --address "$dashboard" --no-wait --submission-id "$job" --working-dir . \
+    --runtime-env-json "{\"env_vars\": {\"RAY_JOB_STOP_WAIT_TIME_S\": \"$STOP_WAIT_S\"}}" \
+    -- python launch/ppo.py "$@" && break
+  sleep 5
 done
-exit "$code"
+ray job logs --address "$dashboard" --follow "$job" &
+logs=$!
+# A wait ends early when the trap has run; the job has not.
+while kill -0 "$logs" 2>/dev/null; do
+  wait "$logs" || true
+done
+[[ $(ray job status --address "$dashboard" "$job" 2>&1) == *succeeded* ]]

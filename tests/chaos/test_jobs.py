@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -48,14 +49,21 @@ class Head:
 
     def submit(self, job: str, folder: Path, wait_s: int, overrides: list[str]) -> None:
         environment = json.dumps({"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(wait_s)}})
-        done = self.ray("job", "submit", "--no-wait", "--submission-id", job, "--working-dir", str(folder),
-                        "--runtime-env-json", environment, "--", "python", "launch/ppo.py", *overrides)  # fmt: skip
-        assert done.returncode == 0, done.stdout
+        command = ["job", "submit", "--no-wait", "--submission-id", job, "--working-dir", str(folder),
+                   "--runtime-env-json", environment, "--", "python", "launch/ppo.py", *overrides]  # fmt: skip
+        # The agent that starts jobs comes up a little after its head.
+        end = time.monotonic() + DEADLINE_S
+        while (done := self.ray(*command)).returncode != 0:
+            assert "No available agent" in done.stdout, done.stdout
+            assert time.monotonic() < end, done.stdout
+            time.sleep(1)
 
-    def status(self, job: str) -> str:
-        found = self.ray("job", "status", job).stdout
-        words = ("PENDING", "RUNNING", "STOPPED", "SUCCEEDED", "FAILED")
-        return next((word for word in words if word in found), found)
+    def wait_until(self, job: str, ended: str) -> None:
+        """Until the job `succeeded`, `failed` or `was stopped`, as the command line puts it."""
+        end = re.compile(rf"Job '{job}' (succeeded|failed|was stopped)")
+        wait_until(lambda: bool(end.search(self.ray("job", "status", job).stdout)), lambda: self.logs(job))
+        found = end.search(self.ray("job", "status", job).stdout)
+        assert found[1] == ended, self.logs(job)
 
     def logs(self, job: str) -> str:
         return self.ray("job", "logs", job).stdout
@@ -114,7 +122,7 @@ def test_a_stopped_job_continues_to_the_same_numbers(
     for name in ("rlhf", "conf", "launch"):
         shutil.copytree(REPOSITORY / name, clone / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(REPOSITORY / ".rayignore", clone)
-    (clone / "conf/experiment/edited.yaml").write_text("# @package _global_\ntrain: {num_steps: 5}\nseed: 3\n")
+    (clone / "conf/experiment/edited.yaml").write_text("# @package _global_\ntrain: {num_steps: 40}\nseed: 3\n")
     with (clone / "rlhf/stages/report.py").open("a") as file:
         file.write('\n\nCONSOLE.print("this source was edited")\n')
     base = [entry for entry in SMALL_RUN if not entry.startswith(("output=", "train.num_steps="))]
@@ -124,7 +132,7 @@ def test_a_stopped_job_continues_to_the_same_numbers(
     head.submit("first", clone, 120, overrides)
     wait_until(lambda: len(metrics(output)) >= 2, lambda: head.logs("first"))
     assert head.ray("job", "stop", "first").returncode == 0
-    wait_until(lambda: head.status("first") == "STOPPED", lambda: head.logs("first"))
+    head.wait_until("first", "was stopped")
     log = head.logs("first")
     assert "this source was edited" in log
     (saved,) = (output / "checkpoints").iterdir()
@@ -132,19 +140,18 @@ def test_a_stopped_job_continues_to_the_same_numbers(
     assert saved.name == f"step-{len(metrics(output)):06d}"
 
     head.submit("second", clone, 120, overrides)
-    wait_until(lambda: head.status("second") not in ("PENDING", "RUNNING"), lambda: head.logs("second"))
-    assert head.status("second") == "SUCCEEDED", head.logs("second")
+    head.wait_until("second", "succeeded")
     assert f"continuing from {saved}" in head.logs("second")
 
     whole = launch(f"output={tmp_path / 'whole'}", "success.num_prompts=4", "log.tensorboard=false", "seed=3",
-                   "train.num_steps=5")  # fmt: skip
+                   "train.num_steps=40")  # fmt: skip
     assert whole.wait() == 0, whole.log.read_text()
-    assert len(figures(output)) == 5
+    assert len(figures(output)) == 40
     assert figures(output) == figures(tmp_path / "whole")
 
 
 def test_a_job_with_a_relative_output_is_refused(head: Head, models: dict[str, Path], sums: Path) -> None:
     overrides = [*SMALL_RUN, f"model={models['tied']}", f"data.path={sums}", "output=outputs/run"]
     head.submit("relative", REPOSITORY, 10, overrides)
-    wait_until(lambda: head.status("relative") == "FAILED", lambda: head.logs("relative"))
+    head.wait_until("relative", "failed")
     assert "error: output=outputs/run: in a Ray job that is a folder of the upload" in head.logs("relative")
