@@ -62,8 +62,8 @@ class ModelRole:
         results = await self.workers.each(call)
         by_name = {}
         for i, name in enumerate(names):
-            shares = [columns[i * len(columns) // len(names) : (i + 1) * len(columns) // len(names)]
-                      for columns, _ in results]  # fmt: skip
+            sizes = [len(columns) // len(names) for columns, _ in results]
+            shares = [columns[i * size : (i + 1) * size] for (columns, _), size in zip(results, sizes, strict=True)]
             by_name[name] = batch.in_pack_order(shares)
         return by_name, [summary for _, summary in results]
 

@@ -12,11 +12,11 @@ from typing import Any
 import psutil
 import pytest
 
+from tests.chaos.head import DEADLINE_S, head
 from tests.e2e.conftest import SMALL_RUN, compose, sums
 
-__all__ = ["compose", "sums"]
+__all__ = ["compose", "head", "sums"]
 REPOSITORY = Path(__file__).parents[2]
-DEADLINE_S = 150
 
 
 class Run:

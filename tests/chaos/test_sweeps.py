@@ -1,30 +1,20 @@
 """Sweeps on this machine and as Ray jobs, killed or interrupted in the middle, and continued by the same command."""
 
-import itertools
 import json
 import os
-import shutil
 import signal
-import socket
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from tests.chaos.conftest import Run, metrics
+from tests.chaos.head import Head
 
 FAULTY = Path(__file__).parent / "faulty_rewards.py"
 DIGITS = Path(__file__).parents[1] / "e2e" / "rewards.py"
 SMALL = ("placement.policy=1", "train.num_steps=2", "success.num_prompts=1", "log.tensorboard=false")
-PORTS = (
-    "port", "dashboard-port", "ray-client-server-port", "dashboard-agent-listen-port", "dashboard-agent-grpc-port",
-    "runtime-env-agent-port", "metrics-export-port", "node-manager-port", "object-manager-port",
-)  # fmt: skip
 pytestmark = pytest.mark.timeout(400)
 
 
@@ -65,59 +55,8 @@ def test_a_killed_multirun_of_two_by_two_continues_past_failures(launch: Callabl
     assert (folder / "sweep.png").is_file()
 
 
-@pytest.fixture(scope="module")
-def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """A cluster of our own with a dashboard and a token; the environment of who talks to it."""
-    folder = tmp_path_factory.mktemp("head")
-    token = folder / "token"
-    token.touch(mode=0o600)
-    token.write_text("0123456789abcdef" * 4)
-    environment = {
-        **os.environ,
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN_PATH": str(token),
-        # A job's `python` is looked up where the cluster was started.
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-    }
-    ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
-    log = folder / "head.log"
-    # Unix sockets below it allow a path of 107 bytes.
-    session = Path("/tmp") / f"ray-{os.getpid()}"
-    process = subprocess.Popen(
-        [Path(sys.executable).with_name("ray"), "start", "--head", "--block", "--num-cpus=8", "--num-gpus=4",
-         f"--temp-dir={session}", *(f"--{name}={port}" for name, port in ports.items())],
-        env=environment, stdout=log.open("w"), stderr=subprocess.STDOUT, start_new_session=True,
-    )  # fmt: skip
-    try:
-        end = time.monotonic() + 90
-        while not answers(ports["dashboard-port"]):
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < end, log.read_text()
-            time.sleep(0.2)
-        yield {**environment, "RAY_ADDRESS": f"http://127.0.0.1:{ports['dashboard-port']}"}
-    finally:
-        left = psutil.Process(process.pid).children(recursive=True)
-        process.terminate()
-        process.wait(60)
-        for child in psutil.wait_procs(left, 30)[1]:
-            child.kill()
-        shutil.rmtree(session, ignore_errors=True)
-
-
-def answers(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-def free_ports(number: int) -> list[int]:
-    """Below those that Ray gives its workers."""
-    return list(
-        itertools.islice((port for port in range(7000 + os.getpid() % 2000, 10_000) if not answers(port)), number)
-    )
-
-
 def test_jobs_outlive_an_interrupted_sweep_which_finds_them_again(
-    launch: Callable[..., Run], head: dict[str, str], tmp_path: Path
+    launch: Callable[..., Run], head: Head, tmp_path: Path
 ) -> None:
     folder = tmp_path / "sweep"
     rewards = f"reward.functions=[{DIGITS}:digits],[{FAULTY}:unless_right]"
@@ -131,7 +70,7 @@ def test_jobs_outlive_an_interrupted_sweep_which_finds_them_again(
     )
 
     def start(*more: str) -> Run:
-        return launch(*command, *more, script="launch/sweep.py", env=head)
+        return launch(*command, *more, script="launch/sweep.py", env=head.environment)
 
     interrupted = start()
     interrupted.wait_until(lambda: interrupted.log.read_text().count(" running, job ") == 2)
