@@ -259,7 +259,7 @@ def in_one_sentence(function: Callable[P, None]) -> Callable[P, None]:
             sys.stderr.write(f"stopped: {stopped}\n")
             sys.exit(stopped.exit_code)
         except KeyboardInterrupt:
-            sys.stderr.write("quit: nothing more was saved; the same command continues from the newest checkpoint\n")
+            sys.stderr.write("quit: nothing more was saved; a run continues from its newest checkpoint, if any\n")
             sys.exit(128 + signal.SIGINT)
 
     return run
