@@ -63,6 +63,12 @@ def reserved(plan: Plan, timeout_s: float) -> Iterator[Bundles]:
         lay_out(plan, [node.num_accelerators for node in nodes().values()])
     except InputError as error:
         raise RunError(str(error)) from None
+    num_cpus = int(ray.cluster_resources().get("CPU", 0))
+    if plan.num_workers > num_cpus:
+        raise RunError(
+            f"placement: {plan.num_workers} workers take a CPU each and the cluster offers {num_cpus}; start its nodes "
+            "with more (ray start --num-cpus), or lower placement.*"
+        )
     bundles = {
         group: placement_group([{ACCELERATOR: group.bundle_size, "CPU": len(group.roles)}] * group.num_bundles)
         for group in plan.groups
