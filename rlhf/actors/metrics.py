@@ -66,6 +66,18 @@ METRICS = (
     ),
     Metric(name="rlhf_kl_nats", figure="train/kl", unit="nats", description="KL to the reference, per token"),
     Metric(
+        name="rlhf_kl_coefficient",
+        figure="train/kl_coef",
+        unit="",
+        description="Weight of the KL to the reference, which an adaptive controller moves",
+    ),
+    Metric(
+        name="rlhf_critic_explained_ratio",
+        figure="train/critic/explained_variance",
+        unit="ratio",
+        description="Share of the returns' variance that the critic explains; of PPO",
+    ),
+    Metric(
         name="rlhf_entropy_nats", figure="train/entropy", unit="nats", description="Entropy of the policy, per token"
     ),
     Metric(
