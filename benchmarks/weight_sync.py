@@ -67,7 +67,7 @@ async def measure(config: OnlineConfig, transports: list[Transport]) -> dict[Tra
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        build_tiny_model(root / "model", alphabet="0123456789+=", hidden_size=768, num_layers=7, context_tokens=64)
+        build_tiny_model(root / "model", alphabet="0123456789+=", hidden_size=736, num_layers=6, context_tokens=64)
         rows = [{"prompt": f"{a}+1=", "answer": str(a + 1)} for a in range(10)]
         (root / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         num_bytes = sum(path.stat().st_size for path in (root / "model").glob("*.safetensors"))
