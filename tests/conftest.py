@@ -16,13 +16,15 @@ ALPHABET = "0123456789+-*=.,:?# abcdefghijklmnopqrstuvwxyz加减乘除等于多�
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Untrained tiny models by name: `tied` and `untied`."""
-    from rlhf.models.tiny import build_tiny_model
+    """Untrained tiny models by name: `tied`, `untied`, and `judge`, a reward model."""
+    from rlhf.models.tiny import build_tiny_model, fit_tiny_reward_model
 
     root = tmp_path_factory.mktemp("models")
     for name in ("tied", "untied"):
         build_tiny_model(root / name, alphabet=ALPHABET, hidden_size=64, tied=name == "tied")
-    return {name: root / name for name in ("tied", "untied")}
+    rated = {str(number): number / 9 for number in range(10)}
+    fit_tiny_reward_model(root / "judge", rated, alphabet=ALPHABET, hidden_size=64, num_steps=3)
+    return {name: root / name for name in ("tied", "untied", "judge")}
 
 
 @pytest.fixture(scope="session")

@@ -107,6 +107,10 @@ def plan_roles(config: OnlineConfig) -> Plan:
     if config.algorithm.reads_reference:
         roles.append(RolePlan(role="reference", num_workers=placement.reference))
     if config.algorithm.has_critic:
+        if placement.critic == 0:
+            raise InputError(
+                "placement.critic=0: PPO learns a critic; give it at least 1 accelerator, or leave it null"
+            )
         roles.append(RolePlan(role="critic", num_workers=1 if placement.critic is None else placement.critic))
     elif placement.critic or config.critic.model is not None:
         name = type(config.algorithm).__name__.removesuffix("Config")

@@ -13,7 +13,7 @@ from tests.chaos.conftest import Run, metrics
 
 FAULTY = Path(__file__).parent / "faulty_rewards.py"
 pytestmark = pytest.mark.timeout(400)
-TIMING = ("seconds/", "tokens_per_second", "busy/", "memory_bytes/")
+TIMING = ("seconds/", "tokens_per_second", "busy/", "memory_bytes/", "bytes_after_")
 
 
 def figures(folder: Path) -> list[dict[str, float]]:
@@ -21,10 +21,13 @@ def figures(folder: Path) -> list[dict[str, float]]:
     return [{k: v for k, v in row.items() if not k.startswith(TIMING)} for row in metrics(folder)]
 
 
-def test_a_killed_run_continues_to_the_same_numbers(launch: Callable[..., Run], tmp_path: Path) -> None:
-    """PPO: policy, critic, optimisers, the KL controller and the order of prompts all go on where they were."""
+def test_a_killed_run_continues_to_the_same_numbers(
+    launch: Callable[..., Run], models: dict[str, Path], tmp_path: Path
+) -> None:
+    """PPO with all roles: policy, critic, optimisers, KL controller and the order of prompts go on where they were."""
     recipe = (
-        "algorithm=ppo", "algorithm.kl_target=0.01", "algorithm.kl_horizon=50", "critic.optimizer.lr=1e-3",
+        "algorithm=ppo", f"reward.model={models['judge']}", "placement.colocate=[[reference,reward]]",
+        "algorithm.kl_target=0.01", "algorithm.kl_horizon=50", "critic.optimizer.lr=1e-3",
         "train.num_steps=4", "checkpoint.every=1", "success.num_prompts=4", "log.tensorboard=false",
     )  # fmt: skip
     whole = launch(f"output={tmp_path / 'whole'}", *recipe)
@@ -41,6 +44,7 @@ def test_a_killed_run_continues_to_the_same_numbers(launch: Callable[..., Run], 
     resumed.wait_for_no_process()
 
     assert figures(tmp_path / "killed") == figures(tmp_path / "whole")
+    assert all(row["reward/reward_model"] for row in metrics(tmp_path / "killed"))
     assert len({row["train/kl_coef"] for row in metrics(tmp_path / "killed")}) == 4, "the controller stood still"
     for kind in ("critic", "model"):
         expected, found = (load_file(tmp_path / name / kind / "model.safetensors") for name in ("whole", "killed"))

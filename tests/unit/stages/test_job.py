@@ -65,7 +65,7 @@ def folder_with(models: dict[str, Path], target: Path, **settings: Any) -> Path:
     [
         (["placement.critic=2"], "placement.critic=2, critic.model=None: GRPO has no critic"),
         (["critic.model=m"], "placement.critic=None, critic.model=m: GRPO has no critic; leave both null, or use"),
-        ([*PPO, "placement.critic=0"], "placement: critic has 0 workers"),
+        ([*PPO, "placement.critic=0"], "placement.critic=0: PPO learns a critic; give it at least 1"),
         ([*PPO, "critic.model=nowhere"], "model 'nowhere': no config.json there"),
         ([*PPO, "placement.colocate=[[policy,judge]]"], "placement.colocate names 'judge', which is no role"),
         ([*PPO, "placement.colocate=[[policy],[policy]]"], "placement.colocate names policy twice"),
