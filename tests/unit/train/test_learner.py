@@ -32,12 +32,6 @@ def make_learners(num_ranks: int, packed: bool) -> list[Learner]:
     return [Learner(FakeBackend(rank, num_ranks), SCORER, packed) for rank in range(num_ranks)]
 
 
-def interleaved(batch: Batch, columns: list[list[np.ndarray]]) -> list[np.ndarray]:
-    """Columns by rank, in the order of the batch's packs."""
-    by_rank = [iter(column) for column in columns]
-    return [next(by_rank[i % len(by_rank)]) for part in batch.minibatches for i in range(len(part.packs))]
-
-
 def rows_of(batch: Batch) -> list[tuple[Row, object]]:
     """Rows with what they refer to, in the order of the packs."""
     return [(row, part.groups[row.group][row.index]) for part in batch.minibatches for row in part.rows]
@@ -82,12 +76,14 @@ def test_policy_gradient_is_that_of_the_whole_batch(num_ranks, packed, max_token
     scorers = [Learner(FakeBackend(rank, num_ranks, reference), SCORER, packed) for rank in range(num_ranks)]
     batch = batch.with_columns(
         [
-            {"old_logprobs": interleaved(batch, [learner.score(batch) for learner in learners])},
-            {"ref_logprobs": interleaved(batch, [scorer.score(batch) for scorer in scorers])},
+            {"old_logprobs": batch.in_pack_order([learner.score(batch) for learner in learners])},
+            {"ref_logprobs": batch.in_pack_order([scorer.score(batch) for scorer in scorers])},
         ]
     )
     credited = [learner.assign_credit(batch, GRPO) for learner in learners]
-    batch = batch.with_columns([{"advantages": interleaved(batch, [columns["advantages"] for columns, _ in credited])}])
+    batch = batch.with_columns(
+        [{"advantages": batch.in_pack_order([columns["advantages"] for columns, _ in credited])}]
+    )
     config = AlgorithmConfig(kl_coef=0.3, normalisation=normalisation)
     stats = merge([learner.update(batch, ClippedLoss(config, config.kl_coef), 0.1) for learner in learners])
 
@@ -114,7 +110,7 @@ def test_policy_gradient_is_that_of_the_whole_batch(num_ranks, packed, max_token
 def test_scores_come_back_in_the_order_of_the_packs(num_ranks, packed, max_tokens):
     batch = deal_groups(rollout_groups(2, [3, 4, 2, 5]), num_ranks, packed, max_tokens, num_minibatches=3)
     learners = make_learners(num_ranks, packed)
-    columns = interleaved(batch, [learner.score(batch) for learner in learners])
+    columns = batch.in_pack_order([learner.score(batch) for learner in learners])
     packs = [(part, pack) for part in batch.minibatches for pack in part.packs]
     assert len(columns) == len(packs)
     model = TinyModel()
