@@ -144,4 +144,4 @@ def test_a_placement_larger_than_the_cluster_is_refused(launch: Callable[..., Ru
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 4, done.stderr
-    assert "3 accelerators are needed (policy 2, sampler 1) and the cluster has 2" in done.stdout
+    assert "3 accelerators are needed (policy 2 x 1, sampler 1 x 1) and the nodes have 2" in done.stdout
