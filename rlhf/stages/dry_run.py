@@ -30,27 +30,30 @@ def show_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) 
     show_loss_masks(tokenizer, [(rollout.token_ids, rollout.loss_mask) for rollout in rollouts])
 
 
-async def try_rewards(config: RewardConfig, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> None:
-    """The reward of rows' own answers, in a process like those that score a run.
+async def try_rewards(
+    config: RewardConfig, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], *, show: bool
+) -> None:
+    """The reward of rows' own answers, in a process like those that score a run: of several to `show`, else of the
+    first that has one.
 
     Raises InputError where all of them fail, so that a reward with a bug, or a server that is down or slow, is told
     before accelerators wait for it.
     """
     processes = RewardProcesses(replace(config, num_processes=1, max_attempts=1))
     await processes.start()
-    tried = [(prompt, answer_rollout(tokenizer, prompt)) for prompt in prompts[:NUM_SCORED]]
-    scores = [await processes.score(prompt, rollout) for prompt, rollout in tried]
+    rows: list[tuple[str, ...]] = []
+    scores: list[Score | Failure] = []
+    for prompt in prompts[:NUM_SCORED]:
+        rollout = answer_rollout(tokenizer, prompt)
+        scores.append(await processes.score(prompt, rollout))
+        rows.append((prompt.source, rollout.text[:60], *cells(scores[-1])))
+        if not show and isinstance(scores[-1], Score):
+            break
     await processes.close()
-    last = scores[-1]
-    if isinstance(last, Failure) and not any(isinstance(score, Score) for score in scores):
-        raise InputError(
-            f"no reward for the own answers of the first {len(scores)} rows, the last: {last.kind}: {last.message}"
-        )
-    rows = [
-        (prompt.source, rollout.text[:60], *cells(score))
-        for (prompt, rollout), score in zip(tried, scores, strict=True)
-    ]
-    show_table("Reward of the rows' own answers", ("row", "answer", "reward", "parts"), rows)
+    if not any(isinstance(score, Score) for score in scores):
+        raise InputError(f"no reward for the own answers of the first {len(scores)} rows, the last: {rows[-1][2]}")
+    if show:
+        show_table("Reward of the rows' own answers", ("row", "answer", "reward", "parts"), rows)
 
 
 def cells(score: Score | Failure) -> tuple[str, str]:

@@ -75,7 +75,7 @@ def run(config: OnlineConfig) -> Artifact | None:
     if config.dry_run:
         show_prompts(job.tokenizer, job.prompts)
     if config.reward.functions:
-        asyncio.run(try_rewards(config.reward, job.tokenizer, job.prompts))
+        asyncio.run(try_rewards(config.reward, job.tokenizer, job.prompts, show=config.dry_run))
     if config.dry_run:
         return None
     with open_run_folder(config.output, as_plain(config)) as folder:
