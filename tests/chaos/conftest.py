@@ -29,6 +29,8 @@ class Run:
         self.process = subprocess.Popen(
             [sys.executable, script, *overrides],
             cwd=REPOSITORY, env=env, stdout=log.open("w"), stderr=subprocess.STDOUT, start_new_session=True,
+            # As from a terminal: what a shell starts in the background ignores it, with all that it starts.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )  # fmt: skip
         self.seen: dict[int, psutil.Process] = {}
 

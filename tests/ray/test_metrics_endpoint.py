@@ -14,6 +14,8 @@ FIGURES = {
     "completion_tokens": 7.5,
     "staleness_max": 2.0,
     "train/kl": 0.25,
+    "train/kl_coef": 0.125,
+    "train/critic/explained_variance": 0.5,
     "train/entropy": 1.5,
     "train/loss": -0.125,
     "train/gradient_norm": float("nan"),
@@ -52,7 +54,7 @@ def test_every_metric_is_on_the_endpoint(cluster: None) -> None:
     metrics.write(FIGURES)
     metrics.write({**FIGURES, "reward": 0.75, "train/gradient_norm": 8.0})
     end = time.monotonic() + DEADLINE_S
-    while len(found := scrape("outputs/mine")) < 15 or found["ray_rlhf_reward", ""] != 0.75:
+    while len(found := scrape("outputs/mine")) < 17 or found["ray_rlhf_reward", ""] != 0.75:
         assert time.monotonic() < end, found
         time.sleep(1)
     assert found == {
@@ -61,6 +63,8 @@ def test_every_metric_is_on_the_endpoint(cluster: None) -> None:
         ("ray_rlhf_completion_tokens", ""): 7.5,
         ("ray_rlhf_staleness_steps", ""): 2.0,
         ("ray_rlhf_kl_nats", ""): 0.25,
+        ("ray_rlhf_kl_coefficient", ""): 0.125,
+        ("ray_rlhf_critic_explained_ratio", ""): 0.5,
         ("ray_rlhf_entropy_nats", ""): 1.5,
         ("ray_rlhf_loss", ""): -0.125,
         ("ray_rlhf_gradient_norm", ""): 8.0,
