@@ -12,8 +12,8 @@ from ray.exceptions import RayActorError
 
 from rlhf.environments.base import Environment
 from rlhf.rewards.base import RewardConfig
-from rlhf.rewards.reward_model import Judge
-from rlhf.rewards.total import TotalReward
+from rlhf.rewards.processes import RewardProcesses
+from rlhf.rewards.reward_model import Judge, ModelReward
 from rlhf.runtimes.base import Engine, Precision, SamplerConfig
 from rlhf.runtimes.buckets import Bucket
 from rlhf.runtimes.carriers import Link
@@ -47,8 +47,11 @@ class SamplerWorker:
         # The engine's thread and this event loop take turns on the interpreter: at the default of 5 ms the loop, which
         # needs microseconds per rollout, waits most of a short step.
         sys.setswitchinterval(SWITCH_INTERVAL_S)
-        self.rewards = TotalReward(spec.reward, [as_judge(worker) for worker in reward_workers])
-        await self.rewards.start()
+        judges = [as_judge(worker) for worker in reward_workers]
+        self.judge = ModelReward(judges, spec.reward) if judges else None
+        self.rewards = RewardProcesses(spec.reward) if spec.reward.functions else None
+        if self.rewards:
+            await self.rewards.start()
         self.engine: Engine = VLLMSampler(
             spec.model_path,
             spec.sampler,
@@ -63,6 +66,7 @@ class SamplerWorker:
             rewards=self.rewards,
             run_seed=spec.seed,
             max_attempts=spec.reward.max_attempts,
+            judge=self.judge,
         )
 
     async def collect(
@@ -95,7 +99,9 @@ class SamplerWorker:
         return await self.engine.memory()
 
     async def close(self) -> None:
-        await self.rewards.close()
+        for scorer in (self.rewards, self.judge):
+            if scorer is not None:
+                await scorer.close()
         await self.engine.close()
 
 

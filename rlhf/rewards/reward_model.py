@@ -14,32 +14,42 @@ from rlhf.types import Failure, Prompt, Rollout, RunError, Score
 Judge = Callable[[list[Any]], Awaitable[list[float]]]
 """A copy of the model: rollouts in, one score each. Raises RunError once it is dead."""
 NAME = "reward_model"
-MAX_BATCH = 256
-"""Rollouts that one call carries at most."""
+CALLS_IN_FLIGHT = 2
+"""Per copy: while it works on one, the next is on its way."""
 
 
 @dataclass(slots=True, eq=False)
 class Question:
-    judged: Any
-    answer: asyncio.Future[Score | Failure]
+    judged: list[Any]
+    answer: asyncio.Future[list[float] | Failure]
 
 
 class ModelReward:
-    """Asks copies of a reward model, each with all the rollouts that ended while it was busy."""
+    """Asks copies of a reward model, one group of rollouts at a time.
+
+    A group's scores depend on the group alone: were groups mixed as they happen to end, their last bits would depend on
+    the clock, and a resumed run would not repeat the numbers of an uninterrupted one.
+    """
 
     def __init__(self, judges: Sequence[Judge], config: RewardConfig) -> None:
         self._config = config
         self._questions: asyncio.Queue[Question] = asyncio.Queue()
-        self._num_alive = len(judges)
-        self._servers = [asyncio.create_task(self._serve(judge)) for judge in judges]
+        servers = [judge for judge in judges for _ in range(CALLS_IN_FLIGHT)]
+        self._num_alive = len(servers)
+        self._servers = [asyncio.create_task(self._serve(judge)) for judge in servers]
 
-    async def score(self, prompt: Prompt, rollout: Rollout) -> Score | Failure:
-        """RunError where no copy is left."""
-        answer: asyncio.Future[Score | Failure] = asyncio.get_running_loop().create_future()
-        self._questions.put_nowait(Question(self._as_judged(prompt, rollout), answer))
+    async def judge(self, prompt: Prompt, rollouts: Sequence[Rollout]) -> None:
+        """Add the model's score to those that have a score. RunError where no copy is left."""
+        scored = [(rollout, rollout.score) for rollout in rollouts if isinstance(rollout.score, Score)]
+        if not scored:
+            return
+        answer: asyncio.Future[list[float] | Failure] = asyncio.get_running_loop().create_future()
+        self._questions.put_nowait(Question([self._as_judged(prompt, rollout) for rollout, _ in scored], answer))
         if not self._num_alive:
             self._refuse()
-        return await answer
+        answered = await answer
+        for i, (rollout, score) in enumerate(scored):
+            rollout.score = answered if isinstance(answered, Failure) else self._total(score, answered[i])
 
     async def close(self) -> None:
         for server in self._servers:
@@ -54,35 +64,33 @@ class ModelReward:
     async def _serve(self, judge: Judge) -> None:
         """Until the copy dies: what it then leaves unanswered goes back to the queue, for another."""
         while True:
-            asked = [await self._questions.get()]
-            while len(asked) < MAX_BATCH and not self._questions.empty():
-                asked.append(self._questions.get_nowait())
+            question = await self._questions.get()
+            result: list[float] | Failure
             try:
                 async with asyncio.timeout(self._config.model_timeout_s):
-                    values = await judge([question.judged for question in asked])
+                    result = await judge(question.judged)
             except TimeoutError:
                 message = self._says(
                     f"no score within reward.model_timeout_s={self._config.model_timeout_s:g}; add copies by "
                     "placement.reward, or raise it"
                 )
-                settle(asked, [Failure(kind="reward_timeout", message=message)] * len(asked))
+                result = Failure(kind="reward_timeout", message=message)
             except RunError:
-                for question in asked:
-                    self._questions.put_nowait(question)
+                self._questions.put_nowait(question)
                 self._num_alive -= 1
                 if not self._num_alive:
                     self._refuse()
                 return
             except Exception as error:  # noqa: BLE001  whatever the model raises is a failure of these rollouts
-                settle(asked, [Failure(kind="reward_error", message=self._says(describe(error)))] * len(asked))
-            else:
-                settle(asked, [self._as_score(value) for value in values])
+                result = Failure(kind="reward_error", message=self._says(describe(error)))
+            if not question.answer.done():  # its caller may have been cancelled
+                question.answer.set_result(result)
 
-    def _as_score(self, value: float) -> Score | Failure:
-        if math.isfinite(value):
-            return Score(value=value)
-        message = self._says(f"it gave {value}: the rollout is longer than it reads, or it overflowed")
-        return Failure(kind="reward_invalid", message=message)
+    def _total(self, score: Score, value: float) -> Score | Failure:
+        if not math.isfinite(value):
+            message = self._says(f"it gave {value}: the rollout is longer than it reads, or it overflowed")
+            return Failure(kind="reward_invalid", message=message)
+        return Score(value=score.value + self._config.model_weight * value, parts={**score.parts, NAME: value})
 
     def _refuse(self) -> None:
         """No copy is left: no score for whoever waits."""
@@ -93,9 +101,3 @@ class ModelReward:
 
     def _says(self, what: str) -> str:
         return f"reward.model={self._config.model}: {what}"
-
-
-def settle(asked: Sequence[Question], results: Sequence[Score | Failure]) -> None:
-    for question, result in zip(asked, results, strict=True):
-        if not question.answer.done():  # its caller may have been cancelled
-            question.answer.set_result(result)

@@ -17,6 +17,11 @@ class Rewards(Protocol):
     async def score(self, prompt: Prompt, rollout: Rollout) -> Score | Failure: ...
 
 
+class GroupJudge(Protocol):
+    async def judge(self, prompt: Prompt, rollouts: Sequence[Rollout]) -> None:
+        """Add to the scores of a group once all its episodes have ended."""
+
+
 def rollout_seed(run_seed: int, prompt_id: str, epoch: int, sample: int, attempt: int) -> int:
     """A seed that follows from what the rollout is, whatever ran before it: 63 bits."""
     return xxhash.xxh3_64_intdigest(f"{run_seed}/{prompt_id}/{epoch}/{sample}/{attempt}".encode()) >> 1
@@ -28,16 +33,21 @@ class RolloutCollector:
 
     sampler: Sampler
     environment: Environment
-    rewards: Rewards
+    rewards: Rewards | None
+    """None: the judge alone scores."""
     run_seed: int
     max_attempts: int
     """How often an episode is played at most when the environment raises."""
+    judge: GroupJudge | None = None
+    """A reward model. None: there is none."""
 
     async def collect(
         self, prompt: Prompt, epoch: int, requests: Sequence[Sampling]
     ) -> tuple[list[Rollout], list[RolloutInfo]]:
         """The group of one prompt, in the order of `requests`."""
         rollouts = await asyncio.gather(*(self.play(prompt, epoch, i, request) for i, request in enumerate(requests)))
+        if self.judge is not None:
+            await self.judge.judge(prompt, rollouts)
         infos = [
             describe(rollout, f"{prompt.id}/{epoch}/{i}", prompt.source, request.trained)
             for i, (rollout, request) in enumerate(zip(rollouts, requests, strict=True))
@@ -55,7 +65,7 @@ class RolloutCollector:
             except Exception as error:  # noqa: BLE001  whatever an environment raises is its failure, not a reward
                 failure = Failure(kind="environment", message=f"{type(error).__name__}: {error}")
             else:
-                rollout.score = await self.rewards.score(prompt, rollout)
+                rollout.score = await self.rewards.score(prompt, rollout) if self.rewards else Score(value=0.0)
                 return rollout
         return failed_rollout(prompt, failure)
 

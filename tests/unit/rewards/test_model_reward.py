@@ -1,4 +1,4 @@
-"""Asking copies of a reward model: batches that form by themselves, and what goes wrong."""
+"""Asking copies of a reward model, group by group, and what goes wrong."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -9,7 +9,6 @@ import pytest
 
 from rlhf.rewards.base import ModelInput, RewardConfig
 from rlhf.rewards.reward_model import ModelReward
-from rlhf.rewards.total import TotalReward
 from rlhf.types import Failure, Prompt, Rollout, RunError, Score
 
 MODEL = "judge"
@@ -40,6 +39,7 @@ class Judge:
 
     async def __call__(self, judged: list[Any]) -> list[float]:
         self.calls.append(judged)
+        await asyncio.sleep(0)  # as any call
         await self.free.wait()
         return [self.score(item) for item in judged]
 
@@ -49,62 +49,68 @@ async def dead(judged: list[Any]) -> list[float]:
 
 
 def ask(
-    judges: Callable[[], list[Callable[[list[Any]], Awaitable[list[float]]]]], numbers: range, **keys: Any
-) -> tuple[list[Any], list[Any]]:
-    """Results of all samples, asked side by side, and the judges."""
+    judges: Callable[[], list[Callable[[list[Any]], Awaitable[list[float]]]]], groups: list[list[int]], **keys: Any
+) -> tuple[list[list[Any]], list[Any]]:
+    """Scores of groups, or what was raised, all asked side by side; and the judges."""
 
-    async def scenario() -> tuple[list[Any], list[Any]]:
+    async def scenario() -> tuple[list[list[Any]], list[Any]]:
         made = judges()
         reward = ModelReward(made, config(**keys))
-        results = await asyncio.wait_for(
-            asyncio.gather(*(reward.score(*sample(i)) for i in numbers), return_exceptions=True), 5
+        samples = [[sample(number) for number in group] for group in groups]
+        for group in samples:
+            for _, rollout in group:
+                rollout.score = Score(value=0.0)
+        raised = await asyncio.wait_for(
+            asyncio.gather(
+                *(reward.judge(group[0][0], [rollout for _, rollout in group]) for group in samples),
+                return_exceptions=True,
+            ),
+            5,
         )
         await reward.close()
-        return results, made
+        scores = [
+            [error] if error else [rollout.score for _, rollout in group]
+            for group, error in zip(samples, raised, strict=True)
+        ]
+        return scores, made
 
     return asyncio.run(scenario())
 
 
-def test_each_rollout_gets_its_own_score_whatever_copy_it_went_to():
-    results, judges = ask(lambda: [Judge(), Judge(), Judge()], range(600))
-    assert [result.value for result in results] == [float(i) for i in range(600)]
-    assert sum(len(call) for judge in judges for call in judge.calls) == 600
-    assert max(len(call) for judge in judges for call in judge.calls) <= 256
+PAIRS = [[i, i + 1] for i in range(0, 80, 2)]
 
 
-def test_what_ends_while_a_copy_is_busy_travels_together():
-    async def scenario() -> list[int]:
-        judge = Judge()
-        judge.free.clear()
-        reward = ModelReward([judge], config())
-        first = asyncio.create_task(reward.score(*sample(0)))
-        await asyncio.sleep(0.01)
-        rest = [asyncio.create_task(reward.score(*sample(i))) for i in range(1, 9)]
-        await asyncio.sleep(0.01)
-        judge.free.set()
-        await asyncio.gather(first, *rest)
-        await reward.close()
-        return [len(call) for call in judge.calls]
+def test_each_rollout_gets_its_own_score_whatever_copy_its_group_went_to():
+    results, judges = ask(lambda: [Judge(), Judge(), Judge()], PAIRS)
+    assert [score.value for group in results for score in group] == [float(i) for i in range(80)]
+    assert all(score.parts == {"reward_model": score.value} for group in results for score in group)
+    assert all(judge.calls for judge in judges)
 
-    assert asyncio.run(scenario()) == [1, 8]
+
+def test_a_call_carries_one_group_and_nothing_else():
+    """Or its last bits would depend on which groups happened to end together."""
+    _, judges = ask(lambda: [Judge()], PAIRS)
+    assert [[ids[-1] for ids in call] for call in judges[0].calls] == PAIRS
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_score_that_is_no_number_is_a_failure_of_that_rollout_alone(value):
-    results, _ = ask(lambda: [Judge(lambda judged: value if judged[-1] == 1 else 0.5)], range(3))
-    assert [type(result) for result in results] == [Score, Failure, Score]
-    assert results[1].kind == "reward_invalid"
-    assert results[1].message.startswith("reward.model=judge: it gave")
+    (group,), _ = ask(lambda: [Judge(lambda judged: value if judged[-1] == 1 else 0.5)], [[0, 1, 2]])
+    assert [type(score) for score in group] == [Score, Failure, Score]
+    assert group[1].kind == "reward_invalid"
+    assert group[1].message.startswith("reward.model=judge: it gave")
 
 
 def test_a_model_that_raises_fails_what_it_was_asked_and_is_asked_on():
     def score(judged: Any) -> float:
-        raise MemoryError("out of memory")
+        if judged[-1] == 1:
+            raise MemoryError("out of memory")
+        return 0.5
 
-    results, judges = ask(lambda: [Judge(score)], range(2))
-    assert {result.kind for result in results} == {"reward_error"}
-    assert "MemoryError: out of memory" in results[0].message
-    assert judges[0].calls
+    (first, second), _ = ask(lambda: [Judge(score)], [[0, 1], [2, 3]])
+    assert {score.kind for score in first} == {"reward_error"}
+    assert "MemoryError: out of memory" in first[0].message
+    assert [score.value for score in second] == [0.5, 0.5]
 
 
 def test_a_model_that_hangs_is_a_timeout():
@@ -113,20 +119,20 @@ def test_a_model_that_hangs_is_a_timeout():
         judge.free.clear()
         return [judge]
 
-    results, _ = ask(hanging, range(2), model_timeout_s=0.05)
-    assert {result.kind for result in results} == {"reward_timeout"}
-    assert "reward.model_timeout_s=0.05" in results[0].message
+    results, _ = ask(hanging, [[0, 1], [2]], model_timeout_s=0.05)
+    assert {score.kind for group in results for score in group} == {"reward_timeout"}
+    assert "reward.model_timeout_s=0.05" in results[0][0].message
 
 
-def test_a_dead_copy_s_rollouts_go_to_another():
-    results, _ = ask(lambda: [dead, Judge()], range(40))
-    assert [result.value for result in results] == [float(i) for i in range(40)]
+def test_a_dead_copy_s_groups_go_to_another():
+    results, _ = ask(lambda: [dead, Judge()], PAIRS)
+    assert [score.value for group in results for score in group] == [float(i) for i in range(80)]
 
 
 def test_without_a_copy_left_the_run_stops():
-    results, _ = ask(lambda: [dead, dead], range(5))
-    assert {type(result) for result in results} == {RunError}
-    assert str(results[0]) == "reward.model=judge: every worker of it died; resume the run"
+    results, _ = ask(lambda: [dead, dead], PAIRS)
+    assert {type(error) for (error,) in results} == {RunError}
+    assert str(results[0][0]) == "reward.model=judge: every worker of it died; resume the run"
 
 
 def test_a_model_that_reads_text_gets_the_dialogue():
@@ -134,22 +140,25 @@ def test_a_model_that_reads_text_gets_the_dialogue():
         assert [message["role"] for message in judged] == ["user", "assistant"]
         return float(judged[-1]["content"])
 
-    results, judges = ask(lambda: [Judge(score)], range(3), model_input=ModelInput.text)
-    assert [result.value for result in results] == [0.0, 1.0, 2.0]
+    (group,), judges = ask(lambda: [Judge(score)], [[0, 1, 2]], model_input=ModelInput.text)
+    assert [score.value for score in group] == [0.0, 1.0, 2.0]
     assert judges[0].calls[0][0][0] == {"role": "user", "content": "问题 0"}
 
 
-def test_the_total_is_the_weighted_sum_of_functions_and_model():
-    async def scenario() -> list[Any]:
-        made = config(functions=["exact"], weights=[2.0], model_weight=0.5)
-        reward = TotalReward(made, [Judge(lambda judged: -1.0 if judged[-1] != 3 else float("nan"))])
-        await reward.start()
-        try:
-            return [await asyncio.wait_for(reward.score(*sample(i)), 30) for i in (2, 3)]
-        finally:
-            await reward.close()
+def test_the_model_s_score_is_added_to_what_has_one_and_a_failure_stays_what_it_was():
+    failed = Failure(kind="reward_error", message="a bug")
 
-    total, failed = asyncio.run(scenario())
-    assert total.value == 2.0 * 1.0 + 0.5 * -1.0
-    assert total.parts == {"exact": 1.0, "reward_model": -1.0}
-    assert failed.kind == "reward_invalid"
+    async def scenario() -> tuple[list[Any], Judge]:
+        judge = Judge(lambda judged: -1.0)
+        reward = ModelReward([judge], config(functions=["exact"], model_weight=0.5))
+        (prompt, scored), (_, unscored) = sample(1), sample(2)
+        scored.score, unscored.score = Score(value=2.0, parts={"exact": 1.0}), failed
+        await asyncio.wait_for(reward.judge(prompt, [scored, unscored]), 5)
+        await asyncio.wait_for(reward.judge(prompt, [unscored]), 5)
+        await reward.close()
+        return [scored.score, unscored.score], judge
+
+    (total, untouched), judge = asyncio.run(scenario())
+    assert total == Score(value=1.5, parts={"exact": 1.0, "reward_model": -1.0})
+    assert untouched is failed
+    assert [len(call) for call in judge.calls] == [1]

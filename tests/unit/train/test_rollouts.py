@@ -138,3 +138,20 @@ def test_a_run_error_is_not_retried(where):
 def test_cancellation_is_not_a_failure():
     with pytest.raises(asyncio.CancelledError):
         collect(FakeSampler(errors={1: asyncio.CancelledError()}), FakeRewards(), REQUESTS[:1])
+
+
+async def test_a_judge_sees_the_group_once_all_its_episodes_have_scores():
+    seen: list[list[Score | Failure | None]] = []
+
+    class GroupJudge:
+        async def judge(self, prompt: Prompt, rollouts: Sequence[Rollout]) -> None:
+            seen.append([rollout.score for rollout in rollouts])
+            for rollout in rollouts:
+                rollout.score = Score(value=9.0)
+
+    collector = RolloutCollector(
+        sampler=FakeSampler(), environment=single_turn, rewards=None, run_seed=0, max_attempts=1, judge=GroupJudge()
+    )
+    rollouts, infos = await collector.collect(PROMPT, 0, REQUESTS)
+    assert seen == [[Score(value=0.0), Score(value=0.0)]]
+    assert [info.score for info in infos] == [rollout.score for rollout in rollouts] == [Score(value=9.0)] * 2
