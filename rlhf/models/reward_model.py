@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -73,44 +73,54 @@ class RewardModel:
 
     def score(self, judged: Sequence[Judged]) -> list[float]:
         """[N] float, NaN for a sequence longer than the model reads: the logit of the model's own forward pass."""
-        sequences = self.as_token_ids(judged)
-        scores = [float("nan")] * len(sequences)
-        readable = [i for i, ids in enumerate(sequences) if 0 < len(ids) <= self.longest]
-        for chosen in self.batches(sorted(readable, key=lambda i: len(sequences[i])), sequences):
-            logits = self.forward([sequences[i] for i in chosen])
+        rows = self.encode(judged)
+        scores = [float("nan")] * len(rows)
+        readable = [i for i, row in enumerate(rows) if 0 < len(row["input_ids"]) <= self.longest]
+        lengths = {i: len(rows[i]["input_ids"]) for i in readable}
+        for chosen in self.batches(sorted(readable, key=lengths.__getitem__), lengths):
+            logits = self.forward([rows[i] for i in chosen])
             for i, logit in zip(chosen, logits, strict=True):
                 scores[i] = logit
         return scores
 
-    def as_token_ids(self, judged: Sequence[Judged]) -> list[Sequence[int]]:
-        """Dialogues through the model's own chat template; an encoder without one reads prompt and answer as a pair."""
+    def encode(self, judged: Sequence[Judged]) -> list[dict[str, Sequence[int]]]:
+        """The model's inputs for each. Dialogues go through its own chat template; an encoder without one reads prompt
+        and answer as a pair, told apart by token types where it knows them."""
         if not judged or not isinstance(judged[0][0], dict):
-            return list(judged)  # type: ignore[arg-type]
+            return [{"input_ids": ids} for ids in judged]  # type: ignore[dict-item]
         if self.tokenizer.chat_template:
             texts = [render(self.tokenizer, messages, add_generation_prompt=False) for messages in judged]  # type: ignore[arg-type]
-            return list(tokenize_texts(self.tokenizer, texts))
-        pairs = [("\n".join(m["content"] for m in messages[:-1]), messages[-1]["content"]) for messages in judged]  # type: ignore[index]
-        return self.tokenizer([a for a, _ in pairs], [b for _, b in pairs], verbose=False)["input_ids"]
+            return [{"input_ids": ids} for ids in tokenize_texts(self.tokenizer, texts)]
+        prompts = ["\n".join(message["content"] for message in messages[:-1]) for messages in judged]  # type: ignore[index]
+        answers = [messages[-1]["content"] for messages in judged]  # type: ignore[index]
+        typed = getattr(self.model.config, "type_vocab_size", 0) > 1
+        pairs = self.tokenizer(
+            prompts, answers, return_attention_mask=False, return_token_type_ids=typed, verbose=False
+        )
+        return [{name: column[i] for name, column in pairs.items()} for i in range(len(judged))]
 
-    def batches(self, order: Sequence[int], sequences: Sequence[Sequence[int]]) -> list[list[int]]:
-        """Indices of sequences that are scored together, in rising length."""
+    def batches(self, order: Sequence[int], lengths: Mapping[int, int]) -> list[list[int]]:
+        """Rows that are scored together; `order` has them in rising length."""
         batches: list[list[int]] = []
         for i in order:
-            if batches and len(sequences[i]) * (len(batches[-1]) + 1) <= self.max_tokens:
+            if batches and lengths[i] * (len(batches[-1]) + 1) <= self.max_tokens:
                 batches[-1].append(i)
             else:
                 batches.append([i])
         return batches
 
-    def forward(self, sequences: Sequence[Sequence[int]]) -> list[float]:
-        width = max(map(len, sequences))
-        ids = torch.full((len(sequences), width), self.model.config.pad_token_id)
-        mask = torch.zeros(len(sequences), width, dtype=torch.int64)
-        for row, sequence in enumerate(sequences):
-            ids[row, : len(sequence)] = torch.as_tensor(sequence)
-            mask[row, : len(sequence)] = 1
+    def forward(self, rows: Sequence[Mapping[str, Sequence[int]]]) -> list[float]:
+        width = len(rows[-1]["input_ids"])
+        backgrounds = {name: self.model.config.pad_token_id if name == "input_ids" else 0 for name in rows[0]}
+        inputs = {name: torch.full((len(rows), width), value) for name, value in backgrounds.items()}
+        mask = torch.zeros(len(rows), width, dtype=torch.int64)
+        for i, row in enumerate(rows):
+            mask[i, : len(row["input_ids"])] = 1
+            for name, values in row.items():
+                inputs[name][i, : len(values)] = torch.as_tensor(values)
+        inputs["attention_mask"] = mask
         with torch.no_grad():
-            logits = self.model(input_ids=ids.to(self.device), attention_mask=mask.to(self.device)).logits
+            logits = self.model(**{name: tensor.to(self.device) for name, tensor in inputs.items()}).logits
         return logits.squeeze(-1).float().tolist()
 
     def move(self, device: str) -> None:

@@ -65,7 +65,7 @@ class DeepSpeedBackend:
             timeout=datetime.timedelta(seconds=config.collective_timeout_s),
             verbose=False,
         )
-        self.optimizing = optimizer is not None
+        self.optimizing, self.states_on_host = optimizer is not None, config.offload_optimizer
         settings = deepspeed_config(config, optimizer, self.num_ranks, self.device)
         self.model = load_model(model_path, head, config, settings if self.sharded else None)
         self.engine = self.model
@@ -127,7 +127,9 @@ class DeepSpeedBackend:
 
     def move(self, device: torch.device) -> None:
         """What DeepSpeed does not move itself: the optimiser's tensors (it knows its own Adam alone), frozen models."""
-        if self.optimizing:
+        if self.optimizing and self.states_on_host:
+            tensors = []
+        elif self.optimizing:
             optimizer = self.engine.optimizer
             moments = (value for state in optimizer.optimizer.state.values() for value in state.values())
             tensors = [*optimizer.fp32_partitioned_groups_flat, *(m for m in moments if isinstance(m, Tensor))]

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from tokenizers.processors import TemplateProcessing
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -36,6 +37,7 @@ def encoder(judge: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("encoder")
     tokenizer = AutoTokenizer.from_pretrained(judge)
     tokenizer.chat_template = None
+    tokenizer._tokenizer.post_processor = TemplateProcessing(single="$A:0", pair="$A:0 $B:1", special_tokens=[])
     torch.manual_seed(0)
     config = BertConfig(
         vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
@@ -78,7 +80,12 @@ def test_text_goes_through_the_model_s_own_template_or_as_a_pair(judge, encoder)
     (score,) = RewardModel(str(judge), dtype=torch.float32, max_tokens=100).score([DIALOGUE])
     assert score == pytest.approx(alone(judge, ids), abs=1e-5)
     (score,) = RewardModel(str(encoder), dtype=torch.float32, max_tokens=100).score([DIALOGUE])
-    assert score == pytest.approx(alone(encoder, load_tokenizer(str(encoder))("答案是", "12")["input_ids"]), abs=1e-5)
+    pair = load_tokenizer(str(encoder))("答案是", "12", return_token_type_ids=True, return_tensors="pt")
+    model = AutoModelForSequenceClassification.from_pretrained(encoder).eval()
+    with torch.no_grad():
+        assert score == pytest.approx(model(**pair).logits.item(), abs=1e-6)
+        plain = model(input_ids=pair["input_ids"]).logits.item()
+    assert abs(score - plain) > 1e-5, "the answer is told from the prompt by its token types"
 
 
 def altered(folder: Path, target: Path, **settings: Any) -> str:
