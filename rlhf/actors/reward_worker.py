@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from rlhf.runtimes.base import Precision
+from rlhf.runtimes.memory import peak_memory_bytes, used_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,8 +24,6 @@ class RewardModelSpec:
 class RewardModelWorker:
     def start(self, spec: RewardModelSpec) -> None:
         # Imported here: it takes seconds, of this process alone.
-        import torch
-
         from rlhf.models.reward_model import RewardModel
 
         dtype = torch.bfloat16 if spec.precision is Precision.bf16 else torch.float32
@@ -32,8 +33,6 @@ class RewardModelWorker:
         return self.model.score(judged)
 
     def memory(self) -> int:
-        from rlhf.runtimes.memory import peak_memory_bytes
-
         return peak_memory_bytes()
 
     def offload(self) -> int:
@@ -43,7 +42,5 @@ class RewardModelWorker:
         return self._move(self.model.device.type)
 
     def _move(self, device: str) -> int:
-        from rlhf.runtimes.memory import used_bytes
-
         self.model.move(device)
         return used_bytes()

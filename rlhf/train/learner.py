@@ -60,13 +60,15 @@ class Learner:
         stats = Stats()
         for advantages, mask in zip(columns["advantages"], masks, strict=True):
             stats.add("advantage_magnitude", float(np.abs(advantages).sum()), float(mask.sum()))
+        if not (algorithm.whitens or "returns" in columns):
+            return columns, stats
+        over = self.over_ranks(batch, columns["advantages"], masks)
         if "returns" in columns:
-            errors, returns = (self.over_ranks(batch, columns[name], masks) for name in ("advantages", "returns"))
+            returns = self.over_ranks(batch, columns["returns"], masks)
             # Advantages are returns less values: what of the returns' variance the critic does not explain.
-            stats.add("critic/explained_variance", 1 - errors.m2 / max(returns.m2, EPSILON), 1.0)
+            stats.add("critic/explained_variance", 1 - over.m2 / max(returns.m2, EPSILON), 1.0)
             stats.add("critic/return", returns.mean, 1.0)
         if algorithm.whitens:
-            over = self.over_ranks(batch, columns["advantages"], masks)
             columns["advantages"] = [
                 np.where(mask, whiten(advantages, over), 0.0).astype(np.float32)
                 for advantages, mask in zip(columns["advantages"], masks, strict=True)
