@@ -36,7 +36,9 @@ class Workers:
         bundles: PlacementGroup,
         lease: Lease,
         clock: Clock,
+        names: dict[str, str],
     ) -> None:
+        """`names` says of every actor of the run who it is, by its id; these are added."""
         self.accelerators_each = plan.accelerators_per_worker
         self.role, self.phase, self.lease, self.clock = plan.role, plan.phase, lease, clock
         # Ray gives roles that share an accelerator a fraction of it each; it counts in ten-thousandths.
@@ -53,6 +55,8 @@ class Workers:
             ).remote()
             for index in range(plan.num_workers)
         ]
+        self.names = names
+        names.update({actor._actor_id.hex(): self.who(rank) for rank, actor in enumerate(self.actors)})
 
     def __len__(self) -> int:
         return len(self.actors)
@@ -122,17 +126,25 @@ class Workers:
 
     async def guarded(self, rank: int, result: Awaitable[T]) -> T:
         """The result, or an error that says which worker failed, and where it is."""
-        who = f"{self.role} worker {rank} on node {self.nodes[rank]}"
         try:
             with self.busy(rank):
                 return await result
-        except RayActorError as error:
-            state = "cannot be reached" if isinstance(error, ActorUnavailableError) else "died"
-            raise WorkerDied(f"{who} {state}: {first_line(error)}; resume the run") from error
+        # First: what a worker raises because another died is also a RayActorError.
         except RayTaskError as error:
             if isinstance(error.cause, RunError | InputError):
                 raise error.cause from None
-            raise RunError(f"{who} failed: {first_line(error.cause)}") from error
+            if isinstance(error.cause, RayActorError):
+                raise self.death_of(error.cause, self.names.get(error.cause.actor_id, self.who(rank))) from error
+            raise RunError(f"{self.who(rank)} failed: {first_line(error.cause)}") from error
+        except RayActorError as error:
+            raise self.death_of(error, self.who(rank)) from error
+
+    def who(self, rank: int) -> str:
+        return f"{self.role} worker {rank} on node {self.nodes[rank]}"
+
+    def death_of(self, error: RayActorError, who: str) -> WorkerDied:
+        state = "cannot be reached" if isinstance(error, ActorUnavailableError) else "died"
+        return WorkerDied(f"{who} {state}: {first_line(error)}; resume the run")
 
 
 class Spawner:
@@ -141,11 +153,12 @@ class Spawner:
     def __init__(self, plan: Plan, bundles: Bundles, clock: Clock) -> None:
         self.plan, self.bundles, self.clock = plan, bundles, clock
         self.leases = {group: Lease() for group in plan.groups}
+        self.names: dict[str, str] = {}
 
     def __call__(self, role: str, actor_class: type) -> Workers:
         group = self.plan.group_of(role)
         plan = self.plan.role(role)
-        return Workers(plan, actor_class, group, self.bundles[group], self.leases[group], self.clock)
+        return Workers(plan, actor_class, group, self.bundles[group], self.leases[group], self.clock, self.names)
 
 
 async def exhaust(stream: AsyncIterator[Any]) -> None:
