@@ -142,6 +142,37 @@ class Group:
         return [i for i, info in enumerate(self.infos) if isinstance(info.score, Score)]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TrainingRow:
+    """One sequence of a data set, to learn from offline."""
+
+    token_ids: np.ndarray  # [T] int32
+    loss_mask: np.ndarray  # [T] bool
+    """The tokens that are learnt; where a reward model is trained those at which its score is read."""
+    score: float = 0.0
+    """Of a pair's side how good it is, where the data says so; of a KTO row 1 for desirable, 0 for not."""
+    columns: Mapping[str, np.ndarray] = field(default_factory=dict)  # [T] float32 each
+    """What is known of its tokens beside them, by the names of `MicroBatch`'s columns."""
+    source: str = ""
+    """Where it came from, as `file:line`."""
+
+    def __post_init__(self) -> None:
+        assert self.token_ids.shape == self.loss_mask.shape
+        assert not self.loss_mask[0], "nothing predicts the first token"
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.token_ids)
+
+    @property
+    def num_loss_tokens(self) -> int:
+        return int(self.loss_mask.sum())
+
+
+Unit = tuple[TrainingRow, ...]
+"""Rows that are learnt from together, in one pack: one row, or the chosen and the rejected side of a pair."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
     """One sequence: the `index`-th row of its minibatch's `group`-th reference, with the scalars known of it."""
@@ -151,7 +182,7 @@ class Row:
     num_tokens: int
     num_loss_tokens: int
     score: float = 0.0
-    """What `Algorithm.score_group` made of the reward; 0 for supervised rows."""
+    """What `Algorithm.score_group` made of the reward; offline `TrainingRow.score`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

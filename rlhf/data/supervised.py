@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from omegaconf import MISSING
 
 from rlhf.data.chat import loss_mask, require_template, special_ids
 from rlhf.data.fields import located, require_positive, take_messages, take_prompt, take_text
 from rlhf.data.files import read_rows
-from rlhf.types import InputError, Message
+from rlhf.types import InputError, Message, TrainingRow
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -43,29 +42,9 @@ class SupervisedDataConfig:
         require_positive(limit=self.limit, max_tokens=self.max_tokens)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class SupervisedRow:
-    """One sequence and which of its tokens are learned."""
-
-    token_ids: np.ndarray  # [T] int32
-    loss_mask: np.ndarray  # [T] bool
-
-    def __post_init__(self) -> None:
-        assert self.token_ids.shape == self.loss_mask.shape
-        assert not self.loss_mask[0], "nothing predicts the first token"
-
-    @property
-    def num_tokens(self) -> int:
-        return len(self.token_ids)
-
-    @property
-    def num_loss_tokens(self) -> int:
-        return int(self.loss_mask.sum())
-
-
 def load_supervised(
     config: SupervisedDataConfig, tokenizer: PreTrainedTokenizerBase, *, context_tokens: int
-) -> list[SupervisedRow]:
+) -> list[TrainingRow]:
     """All rows, in the order of the file, none cut."""
     require_template(tokenizer)
     special = special_ids(tokenizer)
@@ -79,7 +58,7 @@ def load_supervised(
                 key = config.messages_key or config.response_key
                 raise InputError(f"the field '{key}' has no token to learn, all is masked: correct or remove the row")
             _check_length(len(token_ids), config.max_tokens, context_tokens)
-            rows.append(SupervisedRow(token_ids=token_ids, loss_mask=mask))
+            rows.append(TrainingRow(token_ids=token_ids, loss_mask=mask, source=where))
     return rows
 
 

@@ -16,7 +16,7 @@ from rlhf.actors.roles import ModelRole, fetch
 from rlhf.actors.workers import Spawner, Workers
 from rlhf.algorithms.sft import SFTConfig
 from rlhf.config import SFTRunConfig, as_plain
-from rlhf.data.supervised import SupervisedRow, load_supervised
+from rlhf.data.supervised import load_supervised
 from rlhf.models.causal_lm import SamplingDistribution, context_length, read_model_config, refuse_experts
 from rlhf.models.tokenizer import load_tokenizer, stop_token_ids
 from rlhf.stages.model_files import manifest_of, write_tokenizer
@@ -27,7 +27,7 @@ from rlhf.train.batching import packing_of
 from rlhf.train.clock import Clock
 from rlhf.train.run_folder import RunFolder, is_finished, open_run_folder
 from rlhf.train.tracking import PLOT, ProgressBar, plot
-from rlhf.types import InputError
+from rlhf.types import InputError, TrainingRow
 
 NUM_SHOWN = 3
 PANELS = {"loss (nats per token)": "train/loss", "gradient norm": "train/gradient_norm"}
@@ -71,7 +71,7 @@ def run(config: SFTRunConfig) -> Artifact | None:
 
 async def train(
     config: SFTRunConfig,
-    rows: list[SupervisedRow],
+    rows: list[TrainingRow],
     workers: Workers,
     folder: RunFolder,
     save_beside: functools.partial[None],

@@ -20,6 +20,8 @@ class RowGroup:
 
     rows: Reference
     scalars: tuple[Row, ...]
+    whole: bool = False
+    """Whether all its rows go to one pack, side by side in their order: a pair, whose loss needs both."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,16 +41,22 @@ def packing_of(config: BackendConfig, num_ranks: int) -> Packing:
 
 @dataclass(slots=True)
 class OpenPack:
-    """A pack being filled, longest row first."""
+    """A pack being filled with bundles of rows that stay together."""
 
     rows: list[Row] = field(default_factory=list)
     num_tokens: int = 0
+    longest: int = 0
 
-    def cells_with(self, row: Row, packing: Packing) -> int:
-        """Cells of the tensor these rows and one more, no longer than they, would be laid out in."""
-        if packing.packed or not self.rows:
-            return self.num_tokens + row.num_tokens
-        return self.rows[0].num_tokens * (len(self.rows) + 1)
+    def add(self, bundle: Sequence[Row]) -> None:
+        self.rows += bundle
+        self.num_tokens += sum(row.num_tokens for row in bundle)
+        self.longest = max(self.longest, *(row.num_tokens for row in bundle))
+
+    def cells_with(self, bundle: Sequence[Row], packing: Packing) -> int:
+        """Cells of the tensor these rows and the bundle's would be laid out in."""
+        if packing.packed:
+            return self.num_tokens + sum(row.num_tokens for row in bundle)
+        return max(self.longest, *(row.num_tokens for row in bundle)) * (len(self.rows) + len(bundle))
 
 
 def deal(
@@ -79,17 +87,21 @@ def deal(
 
 def minibatch(groups: Sequence[RowGroup], packing: Packing) -> Minibatch:
     """Groups as packs, no larger than needed to give every rank one."""
-    rows = [replace(row, group=i) for i, group in enumerate(groups) for row in group.scalars]
-    rows.sort(key=lambda row: -row.num_tokens)
-    if rows and rows[0].num_tokens > packing.max_tokens:
+    bundles: list[tuple[Row, ...]] = []
+    for i, group in enumerate(groups):
+        rows = tuple(replace(row, group=i) for row in group.scalars)
+        bundles += [rows] if group.whole else [(row,) for row in rows]
+    bundles.sort(key=lambda bundle: -OpenPack().cells_with(bundle, packing))
+    largest = OpenPack().cells_with(bundles[0], packing) if bundles else 0
+    if largest > packing.max_tokens:
+        what = "a sequence" if len(bundles[0]) == 1 else f"a pair ({len(bundles[0])} sequences of one pack)"
         raise RunError(
-            f"a sequence of {rows[0].num_tokens} tokens does not fit backend.max_tokens_per_microbatch="
-            f"{packing.max_tokens}; raise it"
+            f"{what} of {largest} tokens does not fit backend.max_tokens_per_microbatch={packing.max_tokens}; raise it"
         )
-    share = sum(row.num_tokens for row in rows) / packing.num_ranks
+    share = sum(row.num_tokens for bundle in bundles for row in bundle) / packing.num_ranks
     for slack in SLACKS:
         limit = int(min(packing.max_tokens, share * slack + 1))
-        packs = first_fit(rows, limit, packing)
+        packs = first_fit(bundles, limit, packing)
         if len(packs) <= packing.num_ranks or limit == packing.max_tokens:
             break
     return Minibatch(
@@ -97,14 +109,13 @@ def minibatch(groups: Sequence[RowGroup], packing: Packing) -> Minibatch:
     )
 
 
-def first_fit(rows: Sequence[Row], limit: int, packing: Packing) -> list[OpenPack]:
-    """First fit decreasing (Johnson 1973): each row, longest first, to the first pack that has room."""
+def first_fit(bundles: Sequence[Sequence[Row]], limit: int, packing: Packing) -> list[OpenPack]:
+    """First fit decreasing (Johnson 1973): each bundle, longest first, to the first pack that has room."""
     packs: list[OpenPack] = []
-    for row in rows:
-        pack = next((pack for pack in packs if pack.cells_with(row, packing) <= limit), None)
+    for bundle in bundles:
+        pack = next((pack for pack in packs if pack.cells_with(bundle, packing) <= limit), None)
         if pack is None:
             pack = OpenPack()
             packs.append(pack)
-        pack.rows.append(row)
-        pack.num_tokens += row.num_tokens
+        pack.add(bundle)
     return packs

@@ -13,19 +13,19 @@ from tests.ray.test_sharding import make_rows
 def train_on_rank(model: str, precision: Precision, moves: bool) -> tuple[list[float], dict[str, np.ndarray]]:
     """Two steps of two minibatches, the model away before, between and after them."""
     from rlhf.algorithms.sft import SFTLoss
-    from rlhf.data.supervised import SupervisedRow
     from rlhf.models.causal_lm import SamplingDistribution, TokenScorer
     from rlhf.runtimes.buckets import unpack
     from rlhf.runtimes.deepspeed_backend import DeepSpeedBackend
     from rlhf.train.batching import deal, packing_of
     from rlhf.train.learner import Learner
     from rlhf.train.offline import as_group
+    from rlhf.types import TrainingRow
 
     config = BackendConfig(precision=precision, max_tokens_per_microbatch=64)
     backend = DeepSpeedBackend(model, config, OptimizerConfig(lr=1e-3))
     learner = Learner(backend, TokenScorer(SamplingDistribution()), packed=True)
     rows = [
-        SupervisedRow(token_ids=row.token_ids, loss_mask=row.loss_mask & (np.arange(len(row.loss_mask)) > 0))
+        TrainingRow(token_ids=row.token_ids, loss_mask=row.loss_mask & (np.arange(len(row.loss_mask)) > 0))
         for row in make_rows(3, 8)
     ]
     figures = []

@@ -154,7 +154,7 @@ def skip_on_rank(model: str, stage: int, rows: list[SupervisedRow], poisoned_ran
 def test_a_gradient_that_is_not_finite_on_one_rank_is_skipped_on_all(
     on_ranks: Any, models: dict[str, Path], stage: int
 ) -> None:
-    from rlhf.data.supervised import SupervisedRow as Row
+    from rlhf.types import TrainingRow as Row
 
     rows = [
         Row(token_ids=row.token_ids, loss_mask=row.loss_mask & (np.arange(len(row.loss_mask)) > 0))

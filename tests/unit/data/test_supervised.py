@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
-from rlhf.data.supervised import SupervisedDataConfig, SupervisedRow, load_supervised
-from rlhf.types import InputError
+from rlhf.data.supervised import SupervisedDataConfig, load_supervised
+from rlhf.types import InputError, TrainingRow
 
 
 def user(content):
@@ -131,4 +131,4 @@ def test_a_config_without_rows_and_a_model_without_template(write_rows, bytes_to
 
 def test_the_first_token_never_has_loss():
     with pytest.raises(AssertionError, match="nothing predicts the first token"):
-        SupervisedRow(token_ids=np.array([1, 2], dtype=np.int32), loss_mask=np.array([True, True]))
+        TrainingRow(token_ids=np.array([1, 2], dtype=np.int32), loss_mask=np.array([True, True]))

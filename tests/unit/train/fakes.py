@@ -12,14 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from rlhf.algorithms.base import TokenOutputs
-from rlhf.data.supervised import SupervisedRow
 from rlhf.models.causal_lm import SamplingDistribution, TokenScorer
 from rlhf.ops.microbatch import MicroBatch
 from rlhf.runtimes.buckets import Bucket
 from rlhf.train.batching import Packing, RowGroup
 from rlhf.train.online import StepReport
 from rlhf.train.stats import Stats
-from rlhf.types import Failure, Group, Prompt, Reference, Rollout, RolloutInfo, Row, Score
+from rlhf.types import Failure, Group, Prompt, Reference, Rollout, RolloutInfo, Row, Score, TrainingRow
 
 T = TypeVar("T")
 VOCAB, LONGEST = 13, 32
@@ -103,12 +102,12 @@ def row_logprobs(model: TinyModel, token_ids: Sequence[int], temperature: float)
     return logprobs
 
 
-def supervised_rows(seed: int, num_rows: int) -> list[SupervisedRow]:
+def supervised_rows(seed: int, num_rows: int) -> list[TrainingRow]:
     generator = np.random.default_rng(seed)
     rows = []
     for length in generator.integers(2, 20, num_rows):
         mask = np.arange(length) >= generator.integers(1, length)
-        rows.append(SupervisedRow(token_ids=generator.integers(0, VOCAB, length).astype(np.int32), loss_mask=mask))
+        rows.append(TrainingRow(token_ids=generator.integers(0, VOCAB, length).astype(np.int32), loss_mask=mask))
     return rows
 
 

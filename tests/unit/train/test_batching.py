@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -166,3 +167,30 @@ def test_columns_reach_their_packs_in_order():
     assert (filled.step, filled.order, [len(part.packs) for part in filled.minibatches]) == (4, (2, 0, 1), [2, 1, 3])
     assert all(not pack.columns for part in batch.minibatches for pack in part.packs)
     assert batch.with_columns([]) == batch
+
+
+@given(GROUPS, st.booleans(), st.integers(1, 4))
+@settings(max_examples=60, deadline=None)
+def test_rows_that_stay_together_share_a_pack_side_by_side(lengths, packed, num_ranks):
+    packing = Packing(max_tokens=150, packed=packed, num_ranks=num_ranks)
+    groups = [replace(group, whole=True) for group in as_groups(lengths)]
+    dealt = minibatch(groups, packing)
+    for pack in dealt.packs:
+        assert 0 < cells(pack, packed) <= packing.max_tokens
+        rows = list(pack.rows)
+        while rows:
+            together = rows[: len(lengths[group_of(dealt, rows[0])])]
+            del rows[: len(together)]
+            assert len({row.group for row in together}) == 1
+            assert [row.index for row in together] == list(range(len(together)))
+    assert sum(len(pack.rows) for pack in dealt.packs) == sum(map(len, lengths))
+
+
+def group_of(dealt: Minibatch, row: Row) -> int:
+    return int(str(dealt.groups[row.group]).split()[1])
+
+
+def test_a_pair_that_fits_no_pack_is_refused_with_the_key():
+    (group,) = as_groups([[20, 20]])
+    with pytest.raises(RunError, match=r"a pair .* of 40 tokens does not fit backend.max_tokens_per_microbatch=30"):
+        minibatch([replace(group, whole=True)], Packing(max_tokens=30, packed=True, num_ranks=1))
