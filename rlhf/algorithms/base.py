@@ -14,8 +14,19 @@ from rlhf.ops.kl import KLEstimator, adaptive_kl_coef
 from rlhf.ops.microbatch import MicroBatch
 from rlhf.types import Group, InputError, Prompt, Row, Sampling
 
-Metrics = dict[str, Tensor]
-"""Sums over the loss tokens of a micro-batch, to be divided by their number; a name ending in `_max` is a maximum."""
+
+@dataclass(frozen=True, slots=True)
+class Mean:
+    """A metric that is no mean over tokens."""
+
+    total: Tensor
+    weight: float
+    """What the total is a sum over: pairs, rows."""
+
+
+Metrics = dict[str, Tensor | Mean]
+"""Tensors are sums over the loss tokens of a micro-batch, to be divided by their number; one whose name ends in `_max`
+is a maximum."""
 
 
 class Outputs(Protocol):
@@ -47,6 +58,17 @@ class ValueOutputs:
     @property
     def column(self) -> Tensor:
         return self.values
+
+
+@dataclass(slots=True)
+class ScoreOutputs:
+    """What a reward model says of a micro-batch."""
+
+    scores: Tensor  # [B, T] float32, where the loss mask is; 0 elsewhere
+
+    @property
+    def column(self) -> Tensor:
+        return self.scores
 
 
 class Loss(Protocol):
