@@ -8,7 +8,8 @@ import random
 import sys
 from pathlib import Path
 
-from rlhf.config import OnlineConfig, SFTRunConfig, command_line, compose
+from rlhf.command_line import command_line
+from rlhf.config import OnlineConfig, SFTRunConfig, compose
 
 CONF = Path(__file__).parent.parent / "conf"
 FOLDER = Path("outputs/quickstart")
