@@ -24,7 +24,7 @@ from rlhf.data.supervised import SupervisedDataConfig
 from rlhf.rewards.base import RewardConfig
 from rlhf.runtimes.base import BackendConfig, OptimizerConfig, SamplerConfig, WeightSyncConfig
 from rlhf.train.checkpoint import CheckpointConfig
-from rlhf.train.offline import OfflineTrainConfig
+from rlhf.train.offline import HeldOutConfig, OfflineTrainConfig
 from rlhf.train.online import TrainConfig
 from rlhf.train.stream import StreamConfig
 from rlhf.train.sweep import SweepRunConfig
@@ -151,13 +151,23 @@ class OnlineConfig(RunConfig):
 
 
 @dataclass(kw_only=True, slots=True)
-class SFTRunConfig(RunConfig):
+class OfflineConfig(RunConfig):
+    """What every training on a fixed data set has."""
+
+    train: OfflineTrainConfig = field(default_factory=OfflineTrainConfig)
+    """Steps and rows per step."""
+    held_out: HeldOutConfig = field(default_factory=HeldOutConfig)
+    """What the model is measured on."""
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    """When to save."""
+
+
+@dataclass(kw_only=True, slots=True)
+class SFTRunConfig(OfflineConfig):
     """Supervised fine-tuning: `launch/sft.py`."""
 
     data: SupervisedDataConfig = field(default_factory=SupervisedDataConfig)
     """The rows."""
-    train: OfflineTrainConfig = field(default_factory=OfflineTrainConfig)
-    """Steps and rows per step."""
 
 
 def register() -> None:

@@ -43,6 +43,7 @@ class TokenOutputs:
 
     logprobs: Tensor  # [B, T] float32
     entropy: Tensor  # [B, T] float32, without gradient
+    first_choice: Tensor  # [B, T] bool, whether the token is the most likely one
 
     @property
     def column(self) -> Tensor:

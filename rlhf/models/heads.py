@@ -20,15 +20,16 @@ class Head(StrEnum):
 
 
 def config_for(path: str, head: Head) -> PreTrainedConfig:
-    """The model's config, for a critic with one value per token and no dropout.
+    """The model's config, with one label for a critic or a reward model.
 
     Raises InputError where transformers has no such model of the folder's architecture.
     """
     import transformers
 
     config = transformers.AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
-    if head is Head.value:
+    if head is not Head.causal_lm:
         config.num_labels = 1
+    if head is Head.value:
         config.classifier_dropout = 0.0
     known = getattr(transformers, f"MODEL_FOR_{MAPPINGS[head]}_MAPPING")
     if type(config) not in known:

@@ -132,7 +132,7 @@ def skip_on_rank(model: str, stage: int, rows: list[TrainingRow], poisoned_rank:
     config = BackendConfig(precision=Precision.fp32, zero_stage=stage, max_tokens_per_microbatch=64)
     backend = DeepSpeedBackend(model, config, OptimizerConfig(lr=LR))
     learner = Learner(backend, TokenScorer(SamplingDistribution()), packed=True)
-    groups = [as_group(row) for row in rows]
+    groups = [as_group((row,)) for row in rows]
     batch = deal(groups, step=0, num_minibatches=1, num_epochs=1, packing=packing_of(config, num_ranks=2), seed=0)
 
     def parameters() -> dict[str, np.ndarray]:

@@ -8,11 +8,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rlhf.algorithms.base import Loss, TokenOutputs
+from rlhf.algorithms.base import Loss, Mean, TokenOutputs
 from rlhf.ops.microbatch import MicroBatch
 from rlhf.types import Row
 
 COLUMNS = ("rollout_logprobs", "old_logprobs", "ref_logprobs", "advantages")
+
+
+LIKELY = -1.0
+"""A token of a higher logprob counts as the model's first choice."""
 
 
 @dataclass
@@ -69,7 +73,8 @@ def lay_out(
         if packed
         else torch.nn.utils.rnn.pad_sequence(leaves, batch_first=True, padding_value=-9.0)
     )
-    return batch, TokenOutputs(logprobs=logprobs, entropy=logprobs.detach().square()), leaves
+    outputs = TokenOutputs(logprobs=logprobs, entropy=logprobs.detach().square(), first_choice=logprobs > LIKELY)
+    return batch, outputs, leaves
 
 
 def loss_and_gradient(
@@ -87,5 +92,6 @@ def loss_and_gradient(
             gradients[i] = leaf.grad.tolist()
         for name, value in metrics.items():
             together = max if name.endswith("_max") else lambda a, b: a + b
-            sums[name] = together(sums[name], value.item()) if name in sums else value.item()
+            number = value.total.item() if isinstance(value, Mean) else value.item()
+            sums[name] = together(sums[name], number) if name in sums else number
     return total, gradients, sums
