@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from rlhf.models.tokenizer import load_tokenizer
 from rlhf.types import InputError
 
 if TYPE_CHECKING:
@@ -31,6 +32,9 @@ def config_for(path: str, head: Head) -> PreTrainedConfig:
         config.num_labels = 1
     if head is Head.value:
         config.classifier_dropout = 0.0
+    if head is Head.score and config.pad_token_id is None:
+        # By it transformers finds a sequence's last token, whose score is the sequence's.
+        config.pad_token_id = load_tokenizer(path).pad_token_id
     known = getattr(transformers, f"MODEL_FOR_{MAPPINGS[head]}_MAPPING")
     if type(config) not in known:
         raise InputError(
