@@ -21,6 +21,7 @@ from rlhf.algorithms.grpo import GRPOConfig
 from rlhf.algorithms.ppo import PPOConfig
 from rlhf.data.prompts import PromptDataConfig
 from rlhf.data.supervised import SupervisedDataConfig
+from rlhf.models.lora import LoRAConfig
 from rlhf.rewards.base import RewardConfig
 from rlhf.runtimes.base import BackendConfig, OptimizerConfig, SamplerConfig, WeightSyncConfig
 from rlhf.train.checkpoint import CheckpointConfig
@@ -160,6 +161,8 @@ class OfflineConfig(RunConfig):
     """What the model is measured on."""
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     """When to save."""
+    lora: LoRAConfig = field(default_factory=LoRAConfig)
+    """Adapters in place of full fine-tuning."""
 
 
 @dataclass(kw_only=True, slots=True)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor, nn
 
 from rlhf.algorithms.base import ScoreOutputs
@@ -18,14 +16,15 @@ class ScoreScorer:
     """
 
     def __call__(self, model: nn.Module, batch: MicroBatch) -> ScoreOutputs:
-        scores = decoder_scores(model, batch) if hasattr(model, "score") else encoder_scores(model, batch)
+        # Of an engine or an adapter the model that it wraps: decoders call their head so.
+        head = getattr(getattr(model, "module", model), "score", None)
+        scores = encoder_scores(model, batch) if head is None else decoder_scores(model, head, batch)
         return ScoreOutputs(scores=scores.float().masked_fill(~batch.loss_mask, 0.0))
 
 
-def decoder_scores(model: nn.Module, batch: MicroBatch) -> Tensor:  # [B, T]
+def decoder_scores(model: nn.Module, head: nn.Module, batch: MicroBatch) -> Tensor:  # [B, T]
     found: list[Tensor] = []
-    watched: Any = model.score
-    hook = watched.register_forward_hook(lambda module, inputs, output: found.append(output))
+    hook = head.register_forward_hook(lambda module, inputs, output: found.append(output))
     try:
         # use_cache=False: with a cache transformers does not look for packed sequences, and they would see each other.
         model(input_ids=batch.token_ids, position_ids=batch.position_ids, use_cache=False)
@@ -36,6 +35,6 @@ def decoder_scores(model: nn.Module, batch: MicroBatch) -> Tensor:  # [B, T]
 
 def encoder_scores(model: nn.Module, batch: MicroBatch) -> Tensor:  # [B, T], a row's score at each of its tokens
     inputs = {"input_ids": batch.token_ids, "attention_mask": (batch.row_ids < max(batch.num_rows, 1)).long()}
-    if batch.token_types is not None:
+    if batch.token_types is not None and model.config.type_vocab_size > 1:
         inputs["token_type_ids"] = batch.token_types.long()
     return model(**inputs).logits.expand(batch.token_ids.shape)

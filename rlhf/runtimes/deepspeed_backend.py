@@ -18,6 +18,7 @@ from deepspeed.utils import logger as deepspeed_logger
 from huggingface_hub import save_torch_state_dict
 from peft import get_peft_model_state_dict
 from torch import Tensor, nn
+from transformers import GenerationConfig
 
 from rlhf.models.adapters import save_merged
 from rlhf.models.heads import Head
@@ -116,18 +117,19 @@ class DeepSpeedBackend:
         """Greedy completion of a prompt, the same on every rank, which all have to ask. For a look at a model in
         training; engines are far faster."""
         ids = torch.tensor([list(prompt)], device=self.device)
-        self.model.eval()
+        self.engine.eval()
         with torch.no_grad():
             found = self.model.generate(
                 input_ids=ids,
                 attention_mask=torch.ones_like(ids),
-                generation_config=transformers.GenerationConfig(
-                    max_new_tokens=max_tokens, do_sample=False, eos_token_id=list(stop_token_ids),
+                generation_config=GenerationConfig(
+                    max_new_tokens=max_tokens,
+                    do_sample=False,
+                    eos_token_id=list(stop_token_ids),
                     pad_token_id=stop_token_ids[0],
                 ),
                 synced_gpus=self.sharded and self.num_ranks > 1,
-            )  # fmt: skip
-        self.model.train(self.optimizing)
+            )
         return found[0, len(prompt) :].tolist()
 
     def weights(self, bucket_bytes: int, carrier: Carrier | None = None) -> Iterator[Bucket]:

@@ -69,8 +69,8 @@ def in_4_bits(dtype: torch.dtype) -> dict[str, Any]:
 def initialise_missing(model: nn.Module, names: set[str]) -> None:
     """Give values to what the folder did not hold, the same however the model is sharded.
 
-    The head starts at 0. What lies below it, as an encoder's pooler, is drawn from the config's normal distribution: were
-    it 0 as well, no gradient would ever reach either.
+    The head starts at 0. What lies below it, as an encoder's pooler, is drawn from the config's normal distribution:
+    were it 0 as well, no gradient would ever reach either.
     """
     missing = [(name, parameter) for name, parameter in model.named_parameters() if name in names]
     generator = torch.Generator().manual_seed(0)

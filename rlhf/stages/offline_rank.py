@@ -94,7 +94,7 @@ def run_rank(job: OfflineJob) -> None:
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     config = job.config
-    OfflineRank(job, DeepSpeedBackend(config.model, config.backend, config.optimizer, job.head)).run()
+    OfflineRank(job, DeepSpeedBackend(config.model, config.backend, config.optimizer, job.head, config.lora)).run()
 
 
 class OfflineRank:
@@ -242,7 +242,9 @@ class OfflineRank:
         return scorers
 
     def live_reference(self, config: ReferenceConfig, *, fresh: bool) -> LiveReference:
-        """The model that is the reference: before its first step the policy itself."""
+        """The model that is the reference: the policy itself before its first step, or with its adapter off."""
+        if config.model is None and self.backend.lora is not None:
+            return LiveReference(self.learner, off=self.backend.without_adapter)
         if config.model is None and fresh:
             return LiveReference(self.learner)
         from rlhf.runtimes.deepspeed_backend import DeepSpeedBackend

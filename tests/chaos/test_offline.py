@@ -15,7 +15,8 @@ from tests.chaos.conftest import Run, metrics
 NUM_STEPS = 30
 SMALL = ["train.rows_per_step=8", f"train.num_steps={NUM_STEPS}", "backend.precision=fp32",
          "backend.max_tokens_per_microbatch=128", "optimizer.lr=1e-3", "optimizer.schedule=cosine",
-         "data.response_key=answer", "placement.policy=2", "held_out.fraction=0.2", "log.tensorboard=false"]  # fmt: skip
+         "data.response_key=answer", "placement.policy=2", "held_out.fraction=0.2",
+         "log.tensorboard=false"]  # fmt: skip
 TIMES = ("seconds/step", "tokens_per_second")
 
 

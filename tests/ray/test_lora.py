@@ -10,8 +10,9 @@ import pytest
 from rlhf.models.heads import Head
 from rlhf.models.lora import LoRAConfig
 from rlhf.runtimes.base import BackendConfig, OptimizerConfig, Precision
+from rlhf.types import TrainingRow
 from tests.oracles import adamw
-from tests.ray.test_sharding import SupervisedRow, make_rows
+from tests.ray.test_sharding import make_rows
 
 LR = 1e-2
 LORA = LoRAConfig(rank=4, alpha=8.0)
@@ -23,14 +24,14 @@ SETTINGS = [
 ]
 
 
-def as_microbatch(rows: Sequence[SupervisedRow], *, packed: bool) -> Any:
+def as_microbatch(rows: Sequence[TrainingRow], *, packed: bool) -> Any:
     from rlhf.ops.microbatch import MicroBatch
 
     ids, masks = [row.token_ids for row in rows], [row.loss_mask for row in rows]
     return MicroBatch.from_rows(ids, masks, [0.0] * len(rows), {}, packed=packed) if rows else MicroBatch.empty()
 
 
-def train(backend: Any, steps: Sequence[Sequence[SupervisedRow]], *, packed: bool) -> tuple[list[float], list[float]]:
+def train(backend: Any, steps: Sequence[Sequence[TrainingRow]], *, packed: bool) -> tuple[list[float], list[float]]:
     """This rank's shares of the losses, and the gradient norms. Rows are dealt one by one, in two micro-batches."""
     from rlhf.algorithms.sft import SFTLoss
     from rlhf.models.causal_lm import SamplingDistribution, TokenScorer
@@ -51,7 +52,7 @@ def train(backend: Any, steps: Sequence[Sequence[SupervisedRow]], *, packed: boo
 
 
 def run_on_rank(
-    model: str, config: BackendConfig, steps: list[list[SupervisedRow]], row: SupervisedRow, folder: Path
+    model: str, config: BackendConfig, steps: list[list[TrainingRow]], row: TrainingRow, folder: Path
 ) -> dict[str, Any]:
     from rlhf.models.causal_lm import SamplingDistribution, TokenScorer
     from rlhf.runtimes.deepspeed_backend import DeepSpeedBackend
@@ -92,12 +93,12 @@ def run_on_rank(
 
 
 @pytest.fixture(scope="module")
-def steps() -> list[list[SupervisedRow]]:
+def steps() -> list[list[TrainingRow]]:
     return [make_rows(seed, 9) for seed in range(4)]
 
 
 @pytest.fixture(scope="module")
-def expected(models: dict[str, Path], steps: list[list[SupervisedRow]]) -> tuple[list[float], list[float], Any]:
+def expected(models: dict[str, Path], steps: list[list[TrainingRow]]) -> tuple[list[float], list[float], Any]:
     """Plain peft and AdamW in one process."""
     import peft
     import torch
@@ -115,7 +116,7 @@ def expected(models: dict[str, Path], steps: list[list[SupervisedRow]]) -> tuple
 
 @pytest.fixture(scope="module", params=[(2, case) for case in SETTINGS] + [(1, SETTINGS[2])], ids=str)
 def run(
-    request: Any, models: dict[str, Path], steps: list[list[SupervisedRow]], tmp_path_factory: Any
+    request: Any, models: dict[str, Path], steps: list[list[TrainingRow]], tmp_path_factory: Any
 ) -> tuple[list[dict[str, Any]], Path]:
     num_ranks, case = request.param
     ranks = request.getfixturevalue("on_ranks" if num_ranks == 2 else "on_one_rank")
@@ -151,7 +152,7 @@ def test_training_resumes_bit_for_bit(run: Any) -> None:
         assert all((rank["adapter"][name] == rank["resumed_adapter"][name]).all() for name in rank["adapter"])
 
 
-def plain_logprobs(model: Any, row: SupervisedRow) -> np.ndarray:
+def plain_logprobs(model: Any, row: TrainingRow) -> np.ndarray:
     import torch
 
     ids = torch.tensor(row.token_ids, dtype=torch.int64).unsqueeze(0)
@@ -201,7 +202,7 @@ class Logits:
 
 
 def train_head_on_rank(
-    model: str, head: Head, config: BackendConfig, rows: list[SupervisedRow], folder: Path
+    model: str, head: Head, config: BackendConfig, rows: list[TrainingRow], folder: Path
 ) -> tuple[list[float], np.ndarray]:
     """Teaches every logit to be 1."""
     from rlhf.runtimes.deepspeed_backend import DeepSpeedBackend
@@ -239,7 +240,7 @@ def test_a_head_is_trained_whole_and_saved(
 
 
 def quantised_on_rank(
-    model: str, config: BackendConfig, steps: list[list[SupervisedRow]], folder: Path
+    model: str, config: BackendConfig, steps: list[list[TrainingRow]], folder: Path
 ) -> dict[str, Any]:
     from rlhf.models.causal_lm import SamplingDistribution, TokenScorer
     from rlhf.runtimes.deepspeed_backend import DeepSpeedBackend
@@ -264,7 +265,7 @@ def quantised_on_rank(
 
 @pytest.mark.parametrize("stage", [1, 2])
 def test_qlora_trains_over_4_bit_weights(
-    on_ranks: Any, models: dict[str, Path], tmp_path: Path, steps: list[list[SupervisedRow]], stage: int
+    on_ranks: Any, models: dict[str, Path], tmp_path: Path, steps: list[list[TrainingRow]], stage: int
 ) -> None:
     from transformers import AutoModelForCausalLM
 
