@@ -16,9 +16,12 @@ class ScoreScorer:
     """
 
     def __call__(self, model: nn.Module, batch: MicroBatch) -> ScoreOutputs:
-        # Of an engine or an adapter the model that it wraps: decoders call their head so.
-        head = getattr(getattr(model, "module", model), "score", None)
-        scores = encoder_scores(model, batch) if head is None else decoder_scores(model, head, batch)
+        module = getattr(model, "module", model)  # of an engine the model within it
+        # Decoders call their head so, encoders do not.
+        if hasattr(module, "score"):
+            scores = decoder_scores(model, module.score, batch)
+        else:
+            scores = encoder_scores(model, batch, num_segments=getattr(module.config, "type_vocab_size", 0))
         return ScoreOutputs(scores=scores.float().masked_fill(~batch.loss_mask, 0.0))
 
 
@@ -33,8 +36,10 @@ def decoder_scores(model: nn.Module, head: nn.Module, batch: MicroBatch) -> Tens
     return found[0].squeeze(-1)
 
 
-def encoder_scores(model: nn.Module, batch: MicroBatch) -> Tensor:  # [B, T], a row's score at each of its tokens
+def encoder_scores(
+    model: nn.Module, batch: MicroBatch, *, num_segments: int
+) -> Tensor:  # [B, T], a row's score at each of its tokens
     inputs = {"input_ids": batch.token_ids, "attention_mask": (batch.row_ids < max(batch.num_rows, 1)).long()}
-    if batch.token_types is not None and model.config.type_vocab_size > 1:
+    if batch.token_types is not None and num_segments > 1:
         inputs["token_type_ids"] = batch.token_types.long()
     return model(**inputs).logits.expand(batch.token_ids.shape)
