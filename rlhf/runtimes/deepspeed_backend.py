@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from rlhf.models.adapters import save_merged
 from rlhf.models.heads import Head
 from rlhf.models.lora import LoRAConfig
+from rlhf.models.rope import RopeScalingConfig
 from rlhf.ops.microbatch import MicroBatch
 from rlhf.runtimes.base import BackendConfig, ModelScorer, OptimizerConfig, Precision
 from rlhf.runtimes.buckets import Bucket, flatten, in_buckets
@@ -57,10 +58,12 @@ class DeepSpeedBackend:
         optimizer: OptimizerConfig | None,
         head: Head = Head.causal_lm,
         lora: LoRAConfig | None = None,
+        rope: RopeScalingConfig | None = None,
     ) -> None:
         self.rank, self.num_ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model_path, self.head = model_path, head
+        self.rope = rope or RopeScalingConfig()
         self.lora = lora if lora is not None and lora.enabled else None
         # A model on one rank that is only asked needs no engine: ZeRO-3 would gather what is already whole.
         self.sharded = config.zero_stage == 3 and (optimizer is not None or self.num_ranks > 1)
@@ -71,7 +74,9 @@ class DeepSpeedBackend:
         )
         self.optimizing, self.states_on_host = optimizer is not None, config.offload_optimizer
         settings = deepspeed_config(config, optimizer, self.num_ranks, self.device)
-        self.model = load_model(model_path, head, config, self.lora, settings if self.sharded else None)
+        self.model = load_model(
+            model_path, head, config, settings if self.sharded else None, lora=self.lora, rope=self.rope
+        )
         self.engine = self.model
         if optimizer is not None or self.sharded:
             parameters = [p for p in self.model.parameters() if p.requires_grad] if optimizer else None
@@ -80,8 +85,8 @@ class DeepSpeedBackend:
         self.engine.to(self.device).train(optimizer is not None)
 
     def forward(self, batch: MicroBatch, scorer: ModelScorer[OutputsT], *, grad: bool) -> OutputsT:
-        if self.engine.training != grad:  # an adapter's dropout is for training alone
-            self.engine.train(grad)
+        if self.model.training != grad:  # an adapter's dropout is for training alone
+            self.model.train(grad)
         with torch.set_grad_enabled(grad):
             return scorer(self.engine, batch.to(self.device))
 
@@ -174,7 +179,7 @@ class DeepSpeedBackend:
         if self.lora is not None:
             state = self.adapter()
             if self.rank == 0:
-                base = load_whole(self.model_path, self.head)
+                base = load_whole(self.model_path, self.head, self.rope)
                 save_merged(folder, base, self.lora, self.head, state, max_shard_size=MAX_SHARD_SIZE)
             return
         parameters = self.whole(dict(self.model.named_parameters()))
