@@ -22,6 +22,7 @@ from rlhf.algorithms.ppo import PPOConfig
 from rlhf.data.prompts import PromptDataConfig
 from rlhf.data.supervised import SupervisedDataConfig
 from rlhf.models.lora import LoRAConfig
+from rlhf.models.rope import RopeScalingConfig
 from rlhf.rewards.base import RewardConfig
 from rlhf.runtimes.base import BackendConfig, OptimizerConfig, SamplerConfig, WeightSyncConfig
 from rlhf.train.checkpoint import CheckpointConfig
@@ -163,6 +164,10 @@ class OfflineConfig(RunConfig):
     """When to save."""
     lora: LoRAConfig = field(default_factory=LoRAConfig)
     """Adapters in place of full fine-tuning."""
+    rope_scaling: RopeScalingConfig = field(default_factory=RopeScalingConfig)
+    """A longer context than the model was made for."""
+    neftune_alpha: float | None = None
+    """Noise on the embeddings while training (Jain et al. 2023): 5, 10 or 15. None: no noise."""
 
 
 @dataclass(kw_only=True, slots=True)

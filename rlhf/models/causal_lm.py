@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from rlhf.algorithms.base import TokenOutputs
+from rlhf.models.rope import context_factor
 from rlhf.ops.logprobs import is_first_choice, next_token_entropy, next_token_logprobs, sampling_logits
 from rlhf.ops.microbatch import MicroBatch
 from rlhf.types import InputError
@@ -100,7 +101,8 @@ def check_tensor_parallel(path: str, model_config: dict[str, Any], size: int) ->
 
 def context_length(model_config: dict[str, Any]) -> int:
     """Longest sequence the model was made for, in tokens."""
-    return text_setting(model_config, "max_position_embeddings", "n_positions")
+    positions = text_setting(model_config, "max_position_embeddings", "n_positions")
+    return int(positions * context_factor(model_config.get("text_config", model_config)))
 
 
 def vocab_size(model_config: dict[str, Any]) -> int:

@@ -21,13 +21,11 @@ class Head(StrEnum):
 
 
 def config_for(path: str, head: Head) -> PreTrainedConfig:
-    """The model's config, with one label for a critic or a reward model.
+    """The config a model is trained with: one label for a critic or a reward model, no dropout for a critic.
 
     Raises InputError where transformers has no such model of the folder's architecture.
     """
-    import transformers
-
-    config = transformers.AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+    config = read_config(path, head)
     if head is not Head.causal_lm:
         config.num_labels = 1
     if head is Head.value:
@@ -35,8 +33,15 @@ def config_for(path: str, head: Head) -> PreTrainedConfig:
     if head is Head.score and config.pad_token_id is None:
         # By it transformers finds a sequence's last token, whose score is the sequence's.
         config.pad_token_id = load_tokenizer(path).pad_token_id
-    known = getattr(transformers, f"MODEL_FOR_{MAPPINGS[head]}_MAPPING")
-    if type(config) not in known:
+    return config
+
+
+def read_config(path: str, head: Head) -> PreTrainedConfig:
+    """The folder's own config. InputError where transformers has no model of its architecture with such a head."""
+    import transformers
+
+    config = transformers.AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+    if type(config) not in getattr(transformers, f"MODEL_FOR_{MAPPINGS[head]}_MAPPING"):
         raise InputError(
             f"model {path!r}: transformers has no {head.value} of model_type {config.model_type!r}; use a model that "
             "has one, such as Qwen3 or Llama"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -24,7 +23,7 @@ class LoRAConfig:
     """The adapter's product is scaled by `alpha / rank`."""
     dropout: float = 0.0
     """Probability with which an adapter's input is dropped in training. Above 0 the numbers depend on how rows are
-    dealt to ranks."""
+    dealt to ranks, and a resumed run's differ from an undisturbed one's."""
     target_modules: list[str] = field(default_factory=lambda: [ALL_LINEAR])
     """Names of the linear layers that get an adapter, such as `q_proj`; `all-linear` for all but the head."""
     quantize: bool = False
@@ -71,9 +70,19 @@ def check_lora(config: LoRAConfig, model_path: str, *, zero_stage: int) -> None:
         raise InputError(
             "lora.quantize=true with backend.zero_stage=3: 4-bit weights are not sharded; set backend.zero_stage=2"
         )
-    if config.quantize and importlib.util.find_spec("bitsandbytes") is None:
+    if config.quantize:
+        check_bitsandbytes()
+
+
+def check_bitsandbytes() -> None:
+    """InputError where 4-bit weights cannot be held. The versions transformers takes do it on GPUs and on CPUs."""
+    from transformers.utils import is_bitsandbytes_available
+    from transformers.utils.import_utils import BITSANDBYTES_MIN_VERSION
+
+    if not is_bitsandbytes_available():
         raise InputError(
-            "lora.quantize=true: the bitsandbytes package is not installed; install it, or set lora.quantize=false"
+            f"lora.quantize=true: bitsandbytes is not installed, or older than {BITSANDBYTES_MIN_VERSION}; install "
+            f"bitsandbytes>={BITSANDBYTES_MIN_VERSION}, or set lora.quantize=false"
         )
 
 

@@ -10,7 +10,7 @@ import transformers
 
 from rlhf.data.chat import render, tokenize_texts
 from rlhf.models.causal_lm import context_length, read_model_config, vocab_size
-from rlhf.models.heads import Head, config_for
+from rlhf.models.heads import Head, read_config
 from rlhf.models.tokenizer import load_tokenizer
 from rlhf.types import InputError, Message
 
@@ -30,7 +30,7 @@ def check_reward_model(path: str) -> int:
             f"reward.model={path}: its architecture is {architecture}, which has no head for a score; give a "
             "...ForSequenceClassification model with one label"
         )
-    config = config_for(path, Head.score)
+    config = read_config(path, Head.score)
     if config.num_labels != 1:
         raise InputError(
             f"reward.model={path}: it has {config.num_labels} labels, a reward model has one; train it with "

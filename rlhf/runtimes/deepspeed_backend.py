@@ -23,6 +23,7 @@ from transformers import GenerationConfig
 from rlhf.models.adapters import save_merged
 from rlhf.models.heads import Head
 from rlhf.models.lora import LoRAConfig
+from rlhf.models.rope import RopeScalingConfig
 from rlhf.ops.microbatch import MicroBatch
 from rlhf.runtimes.base import BackendConfig, ModelScorer, OptimizerConfig, Precision
 from rlhf.runtimes.buckets import Bucket, flatten, in_buckets
@@ -58,10 +59,12 @@ class DeepSpeedBackend:
         optimizer: OptimizerConfig | None,
         head: Head = Head.causal_lm,
         lora: LoRAConfig | None = None,
+        rope: RopeScalingConfig | None = None,
     ) -> None:
         self.rank, self.num_ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model_path, self.head = model_path, head
+        self.rope = rope or RopeScalingConfig()
         self.lora = lora if lora is not None and lora.enabled else None
         # A model on one rank that is only asked needs no engine: ZeRO-3 would gather what is already whole.
         self.sharded = config.zero_stage == 3 and (optimizer is not None or self.num_ranks > 1)
@@ -72,7 +75,9 @@ class DeepSpeedBackend:
         )
         self.optimizing, self.states_on_host = optimizer is not None, config.offload_optimizer
         settings = deepspeed_config(config, optimizer, self.num_ranks, self.device)
-        self.model = load_model(model_path, head, config, self.lora, settings if self.sharded else None)
+        self.model = load_model(
+            model_path, head, config, settings if self.sharded else None, lora=self.lora, rope=self.rope
+        )
         self.engine = self.model
         if optimizer is not None or self.sharded:
             parameters = [p for p in self.model.parameters() if p.requires_grad] if optimizer else None
@@ -81,8 +86,8 @@ class DeepSpeedBackend:
         self.engine.to(self.device).train(optimizer is not None)
 
     def forward(self, batch: MicroBatch, scorer: ModelScorer[OutputsT], *, grad: bool) -> OutputsT:
-        if self.engine.training != grad:  # an adapter's dropout is for training alone
-            self.engine.train(grad)
+        if self.model.training != grad:  # an adapter's dropout is for training alone
+            self.model.train(grad)
         with torch.set_grad_enabled(grad):
             return scorer(self.engine, batch.to(self.device))
 
@@ -117,7 +122,7 @@ class DeepSpeedBackend:
         """Greedy completion of a prompt, the same on every rank, which all have to ask. For a look at a model in
         training; engines are far faster."""
         ids = torch.tensor([list(prompt)], device=self.device)
-        self.engine.eval()
+        self.model.eval()
         with torch.no_grad():
             found = self.model.generate(
                 input_ids=ids,
@@ -194,7 +199,7 @@ class DeepSpeedBackend:
         if self.lora is not None:
             state = self.adapter()
             if self.rank == 0:
-                base = load_whole(self.model_path, self.head)
+                base = load_whole(self.model_path, self.head, self.rope)
                 save_merged(folder, base, self.lora, self.head, state, max_shard_size=MAX_SHARD_SIZE)
             return
         parameters = self.whole(dict(self.model.named_parameters()))

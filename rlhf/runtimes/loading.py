@@ -16,11 +16,18 @@ from rlhf.models.adapters import attach_adapter
 from rlhf.models.dropout import disable_dropout
 from rlhf.models.heads import Head, config_for
 from rlhf.models.lora import LoRAConfig
+from rlhf.models.rope import RopeScalingConfig, apply_rope_scaling
 from rlhf.runtimes.base import BackendConfig, Precision
 
 
 def load_model(
-    path: str, head: Head, config: BackendConfig, lora: LoRAConfig | None, zero3: dict[str, Any] | None
+    path: str,
+    head: Head,
+    config: BackendConfig,
+    zero3: dict[str, Any] | None,
+    *,
+    lora: LoRAConfig | None,
+    rope: RopeScalingConfig,
 ) -> nn.Module:
     """The model in training precision, dropout off; under ZeRO-3 no rank ever holds all of it.
 
@@ -32,7 +39,7 @@ def load_model(
         settings |= in_4_bits(dtype)
     # Alive, this object makes from_pretrained shard while it loads; collected too early, ZeRO-3 is silently off.
     sharding = HfDeepSpeedConfig(zero3) if zero3 else None
-    model = from_folder(path, head, settings)
+    model = from_folder(path, head, rope, settings)
     if sharding is not None:
         unset_hf_deepspeed_config()
     disable_dropout(model)
@@ -41,15 +48,17 @@ def load_model(
     return model if lora is None else attach_adapter(model, lora, head)
 
 
-def load_whole(path: str, head: Head) -> nn.Module:
-    """The model in its own precision, on the CPU, as its folder has it."""
-    return from_folder(path, head, {"dtype": "auto"})
+def load_whole(path: str, head: Head, rope: RopeScalingConfig) -> nn.Module:
+    """The model on the CPU, in the precision of its folder."""
+    return from_folder(path, head, rope, {"dtype": "auto"})
 
 
-def from_folder(path: str, head: Head, settings: dict[str, Any]) -> nn.Module:
+def from_folder(path: str, head: Head, rope: RopeScalingConfig, settings: dict[str, Any]) -> nn.Module:
+    config = config_for(path, head)
+    apply_rope_scaling(config, rope, path)
     # Absolute: an adapter names its base by it.
     model, found = getattr(transformers, head.value).from_pretrained(
-        str(Path(path).resolve()), config=config_for(path, head), output_loading_info=True, **settings
+        str(Path(path).resolve()), config=config, output_loading_info=True, **settings
     )
     initialise_missing(model, found["missing_keys"])
     return model

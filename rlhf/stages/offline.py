@@ -18,6 +18,7 @@ from rlhf.actors.ray_train import run_on_ranks
 from rlhf.config import OfflineConfig, as_plain
 from rlhf.models.causal_lm import context_length, read_model_config, refuse_experts
 from rlhf.models.lora import check_lora
+from rlhf.models.rope import with_rope_scaling
 from rlhf.models.tokenizer import load_tokenizer
 from rlhf.stages.offline_rank import STOP, OfflineJob, run_rank
 from rlhf.stages.report import CONSOLE, show_loss_masks, show_plan, show_table
@@ -39,7 +40,8 @@ def open_model(config: OfflineConfig) -> tuple[PreTrainedTokenizerBase, int]:
     model_config = read_model_config(config.model)
     refuse_experts(config.model, model_config)
     check_lora(config.lora, config.model, zero_stage=config.backend.zero_stage)
-    return load_tokenizer(config.model), context_length(model_config)
+    scaled = with_rope_scaling(config.model, model_config, config.rope_scaling)
+    return load_tokenizer(config.model), context_length(scaled)
 
 
 def run(job: OfflineJob, tokenizer: PreTrainedTokenizerBase) -> Artifact | None:

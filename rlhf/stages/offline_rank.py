@@ -19,6 +19,7 @@ from rlhf.algorithms.base import Loss
 from rlhf.config import OfflineConfig
 from rlhf.models.causal_lm import SamplingDistribution, TokenScorer
 from rlhf.models.heads import Head
+from rlhf.models.neftune import NEFTune
 from rlhf.models.score_model import ScoreScorer
 from rlhf.stages.tracking import metrics_log
 from rlhf.train.artifact import committing, staging_of
@@ -94,7 +95,10 @@ def run_rank(job: OfflineJob) -> None:
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     config = job.config
-    OfflineRank(job, DeepSpeedBackend(config.model, config.backend, config.optimizer, job.head, config.lora)).run()
+    backend = DeepSpeedBackend(
+        config.model, config.backend, config.optimizer, job.head, config.lora, config.rope_scaling
+    )
+    OfflineRank(job, backend).run()
 
 
 class OfflineRank:
@@ -103,7 +107,8 @@ class OfflineRank:
         self.folder, self.corpora = RunFolder(job.root), ray.get(job.corpora)
         self.packing = packing_of(self.config.backend, backend.num_ranks)
         scorer = ScoreScorer() if job.head is Head.score else TokenScorer(SamplingDistribution())
-        self.learner = Learner(backend, scorer, packed=self.config.backend.packed)
+        self.noise = NEFTune[Any](scorer, self.config.neftune_alpha, self.config.seed)
+        self.learner = Learner(backend, self.noise, packed=self.config.backend.packed)
         self.trainer = OfflineTrainer(
             learner=self.learner,
             loss=job.loss,
@@ -122,12 +127,13 @@ class OfflineRank:
         if self.job.reference:
             self.trainer.scorers = self.read_reference(self.job.reference, fresh=next_step == 0)
         num_steps = self.config.train.steps_over(len(self.corpora.train))
+        self.noise.step = next_step
         # What was measured before the first step is measured again where no checkpoint came after it.
         with self.log(next_step or BEFORE_TRAINING) as log:
             if next_step == 0:
                 self.write(log, {"step": float(BEFORE_TRAINING), **self.held_out(BEFORE_TRAINING)})
             for figures in self.trainer.fit(self.corpora.train, next_step=next_step):
-                next_step = int(figures["step"]) + 1
+                next_step = self.noise.step = int(figures["step"]) + 1
                 if next_step == num_steps or is_due(next_step, self.config.held_out.every):
                     figures |= self.held_out(next_step - 1)
                 self.write(log, figures)
@@ -249,7 +255,8 @@ class OfflineRank:
             return LiveReference(self.learner)
         from rlhf.runtimes.deepspeed_backend import DeepSpeedBackend
 
-        frozen = DeepSpeedBackend(config.model or self.config.model, self.config.backend, None)
+        rope = self.config.rope_scaling if config.model is None else None
+        frozen = DeepSpeedBackend(config.model or self.config.model, self.config.backend, None, rope=rope)
         return LiveReference(Learner(frozen, self.learner.scorer, packed=self.learner.packed))
 
     def precompute(

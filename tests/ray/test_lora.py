@@ -239,6 +239,32 @@ def test_a_head_is_trained_whole_and_saved(
     assert [key.split(".")[2] for key in heads if key.endswith("weight")] == ["score"]
 
 
+def drop_on_rank(model: str, config: BackendConfig) -> dict[bool, list[np.ndarray]]:
+    """Logprobs with and without gradients, in turns, of an adapter that drops half its input."""
+    from rlhf.models.causal_lm import SamplingDistribution, TokenScorer
+    from rlhf.runtimes.deepspeed_backend import DeepSpeedBackend
+
+    lora = LoRAConfig(rank=4, dropout=0.5)
+    backend = DeepSpeedBackend(model, config, OptimizerConfig(lr=LR), lora=lora)
+    train(backend, [make_rows(0, 8)], packed=True)
+    micro = as_microbatch(make_rows(5, 1), packed=True)
+    found: dict[bool, list[np.ndarray]] = {True: [], False: []}
+    for grad in (True, False, True, False):
+        logprobs = backend.forward(micro, TokenScorer(SamplingDistribution()), grad=grad).logprobs
+        if grad:
+            backend.backward(logprobs.sum(), last=True)
+        found[grad].append(micro.flatten(logprobs.detach()))
+    return found
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_an_adapter_drops_in_training_alone(on_ranks: Any, models: dict[str, Path], stage: int) -> None:
+    config = BackendConfig(precision=Precision.fp32, zero_stage=stage)
+    for found in on_ranks(drop_on_rank, str(models["tied"]), config):
+        assert not (found[True][0] == found[True][1]).all()
+        assert (found[False][0] == found[False][1]).all()
+
+
 def quantised_on_rank(
     model: str, config: BackendConfig, steps: list[list[TrainingRow]], folder: Path
 ) -> dict[str, Any]:

@@ -53,5 +53,5 @@ def test_4_bit_weights_are_not_sharded(models: dict[str, Path]) -> None:
 
 @pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is not None, reason="bitsandbytes is installed")
 def test_quantize_asks_for_bitsandbytes(models: dict[str, Path]) -> None:
-    with pytest.raises(InputError, match="bitsandbytes package is not installed"):
+    with pytest.raises(InputError, match="bitsandbytes is not installed"):
         check_lora(LoRAConfig(rank=4, quantize=True), str(models["tied"]), zero_stage=2)
