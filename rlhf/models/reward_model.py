@@ -51,7 +51,7 @@ def check_vocabulary(key: str, path: str, policy_path: str, tokenizer: PreTraine
         example = f", {min(differing)!r} for one" if differing else ""
         remedy = (
             "set reward.model_input=text to let it read rollouts as text"
-            if key == "reward.model"
+            if key.startswith("reward.")
             else "start from a model of the same family"
         )
         raise InputError(f"{key}={path}: its vocabulary is not that of the policy {policy_path}{example}; {remedy}")
