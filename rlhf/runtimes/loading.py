@@ -72,7 +72,7 @@ def in_4_bits(dtype: torch.dtype) -> dict[str, Any]:
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=dtype,
     )
-    return {"quantization_config": settings, "device_map": {"": "cuda" if torch.cuda.is_available() else "cpu"}}
+    return {"quantization_config": settings}
 
 
 def initialise_missing(model: nn.Module, names: set[str]) -> None:

@@ -9,15 +9,16 @@ import pytest
 from rlhf.models.lora import LoRAConfig
 from rlhf.models.rope import RopeScaling, RopeScalingConfig
 from rlhf.runtimes.base import BackendConfig, OptimizerConfig, Precision
+from rlhf.types import TrainingRow
 from tests.ray.test_lora import as_microbatch, plain_logprobs, train
-from tests.ray.test_sharding import SupervisedRow, make_rows
+from tests.ray.test_sharding import make_rows
 
 LR = 1e-2
 YARN = RopeScalingConfig(type=RopeScaling.yarn, factor=4.0)
 
 
 def scale_on_rank(
-    model: str, config: BackendConfig, lora: LoRAConfig | None, row: SupervisedRow, folder: Path
+    model: str, config: BackendConfig, lora: LoRAConfig | None, row: TrainingRow, folder: Path
 ) -> tuple[np.ndarray, np.ndarray]:
     from rlhf.models.causal_lm import SamplingDistribution, TokenScorer
     from rlhf.runtimes.deepspeed_backend import DeepSpeedBackend
