@@ -10,8 +10,7 @@ import ray
 from ray.exceptions import RayTaskError
 from rich.console import Console
 
-from rlhf.actors.ray_train import run_on_ranks
-from rlhf.stages.offline_rank import STOP, OfflineJob, run_rank
+from rlhf.stages.offline_rank import STOP, OfflineJob, train_on_ranks
 from rlhf.train.run_folder import RunFolder, is_finished
 from rlhf.train.stop import Stop
 from rlhf.train.tracking import METRICS, ProgressBar, Tail
@@ -51,12 +50,4 @@ async def train_folds(jobs: Sequence[OfflineJob], console: Console, stop: Stop) 
 @ray.remote(num_cpus=0, max_retries=0)
 def train_fold(job: OfflineJob) -> None:
     """A task that waits for its ranks, which hold the accelerators."""
-    config = job.config
-    run_on_ranks(
-        run_rank,
-        job,
-        num_ranks=config.placement.policy,
-        root=job.root,
-        max_restarts=config.train.max_restarts,
-        collective_timeout_s=config.backend.collective_timeout_s,
-    )
+    train_on_ranks(job)

@@ -14,13 +14,12 @@ import ray
 from rlhf.actors.nodes import check_nodes
 from rlhf.actors.placement import check_capacity, cluster
 from rlhf.actors.plan import RolePlan, make_plan
-from rlhf.actors.ray_train import run_on_ranks
 from rlhf.config import OfflineConfig, as_plain
 from rlhf.models.causal_lm import context_length, read_model_config, refuse_experts
 from rlhf.models.lora import check_lora
 from rlhf.models.rope import with_rope_scaling
 from rlhf.models.tokenizer import load_tokenizer
-from rlhf.stages.offline_rank import STOP, OfflineJob, run_rank
+from rlhf.stages.offline_rank import BEFORE_TRAINING, STOP, OfflineJob, train_on_ranks
 from rlhf.stages.report import CONSOLE, show_loss_masks, show_plan, show_table
 from rlhf.train.artifact import Artifact, open_artifact
 from rlhf.train.run_folder import RunFolder, is_finished, open_run_folder
@@ -77,7 +76,8 @@ def run_until_stopped(job: OfflineJob, folder: RunFolder) -> None:
         raise Stopped(stopped, f"{newest} is saved, the same command continues from it")
     history = read_rows(folder.root / METRICS)
     plot(history, job.panels, folder.root / PLOT)
-    show_figures(open_artifact(folder.model).manifest["metrics"], history[0])
+    before = next((row for row in history if row["step"] == BEFORE_TRAINING), {})
+    show_figures(open_artifact(folder.model).manifest["metrics"], before)
     CONSOLE.print(f"model: {folder.model}", f"plot: {folder.root / PLOT}", sep="\n", soft_wrap=True)
 
 
@@ -86,17 +86,7 @@ async def train(job: OfflineJob, folder: RunFolder, stop: Stop) -> signal.Signal
     config = job.config
     # The reference keeps the rows in the object store for ranks that are started anew.
     told = replace(job, corpora=ray.put(job.corpora))
-    ranks = asyncio.create_task(
-        asyncio.to_thread(
-            run_on_ranks,
-            run_rank,
-            told,
-            num_ranks=config.placement.policy,
-            root=folder.root,
-            max_restarts=config.train.max_restarts,
-            collective_timeout_s=config.backend.collective_timeout_s,
-        )
-    )
+    ranks = asyncio.create_task(asyncio.to_thread(train_on_ranks, told))
     steps = Tail(folder.root / METRICS)
     with ProgressBar(config.train.steps_over(len(job.corpora.train)), CONSOLE) as bar:
         while not ranks.done():

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import ray
 
-from rlhf.actors.ray_train import report_checkpoint
+from rlhf.actors.ray_train import report_checkpoint, run_on_ranks
 from rlhf.algorithms.base import Loss
 from rlhf.config import OfflineConfig
 from rlhf.models.causal_lm import SamplingDistribution, TokenScorer
@@ -83,6 +83,19 @@ class OfflineJob:
     """Of the plot, each with the figure it shows."""
     root: Path = Path()
     """Of the run's folder."""
+
+
+def train_on_ranks(job: OfflineJob) -> None:
+    """Train, wherever the cluster has room. Blocks until the model is there, or the run was stopped."""
+    config = job.config
+    run_on_ranks(
+        run_rank,
+        job,
+        num_ranks=config.placement.policy,
+        root=job.root,
+        max_restarts=config.train.max_restarts,
+        collective_timeout_s=config.backend.collective_timeout_s,
+    )
 
 
 def run_rank(job: OfflineJob) -> None:
