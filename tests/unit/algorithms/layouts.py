@@ -21,7 +21,7 @@ LIKELY = -1.0
 
 @dataclass
 class Sequences:
-    """R sequences; every field but `mask` a list of floats per sequence, zero where nothing is learnt."""
+    """R sequences; every field but `mask` and `scores` a list of floats per sequence, zero where nothing is learnt."""
 
     mask: list[list[bool]]
     logprobs: list[list[float]]
@@ -29,6 +29,9 @@ class Sequences:
     old_logprobs: list[list[float]]
     ref_logprobs: list[list[float]]
     advantages: list[list[float]]
+    kl_baseline: list[list[float]]
+    targets: list[list[float]]
+    scores: list[float]
 
     @property
     def rows(self) -> list[Row]:
@@ -37,10 +40,10 @@ class Sequences:
         ]
 
 
-def make_sequences(seed: int, lengths: Sequence[int]) -> Sequences:
-    """Ratios inside and outside the usual clip, advantages of both signs."""
+def make_sequences(seed: int, lengths: Sequence[int], mask: list[list[bool]] | None = None) -> Sequences:
+    """Ratios inside and outside the usual clip, advantages of both signs. `mask` is drawn where it is not given."""
     generator = random.Random(seed)
-    mask = [[t > 0 and generator.random() < 0.7 for t in range(length)] for length in lengths]
+    mask = mask or [[t > 0 and generator.random() < 0.7 for t in range(length)] for length in lengths]
 
     def draw(low: float, high: float) -> list[list[float]]:
         return [[generator.uniform(low, high) if on else 0.0 for on in row] for row in mask]
@@ -53,7 +56,17 @@ def make_sequences(seed: int, lengths: Sequence[int]) -> Sequences:
             for pair in zip(logprobs, mask, strict=True)
         ]
 
-    return Sequences(mask, logprobs, near(), near(), near(), draw(-2, 2))
+    return Sequences(
+        mask,
+        logprobs,
+        rollout_logprobs=near(),
+        old_logprobs=near(),
+        ref_logprobs=near(),
+        advantages=draw(-2, 2),
+        kl_baseline=[[0.3] * length for length in lengths],
+        targets=draw(0, 1),
+        scores=[generator.choice([0.0, 1.0]) for _ in lengths],
+    )
 
 
 def lay_out(
@@ -66,7 +79,7 @@ def lay_out(
     }
     masks = [np.array(sequences.mask[i]) for i in chosen]
     ids = [np.zeros(len(mask), dtype=np.int32) for mask in masks]
-    batch = MicroBatch.from_rows(ids, masks, [0.0] * len(chosen), flat, packed=packed)
+    batch = MicroBatch.from_rows(ids, masks, [sequences.scores[i] for i in chosen], flat, packed=packed)
     leaves = [torch.tensor(sequences.logprobs[i], requires_grad=True) for i in chosen]
     logprobs = (
         torch.cat(leaves).unsqueeze(0)
