@@ -44,10 +44,11 @@ def train(
     loss: Callable[[Says, Sequence[Unit]], Tensor],
     *,
     lr: float,
+    eps: float,
     clipping: float = 1.0,
 ) -> tuple[list[float], list[float], dict[str, np.ndarray]]:
     """Loss per step, gradient norm per step, parameters at the end."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, eps=eps, weight_decay=0.0)
     losses, norms = [], []
     for units in steps:
         optimizer.zero_grad()
@@ -100,16 +101,16 @@ def process_reward(says: Says, units: Sequence[Unit]) -> Tensor:
     return total / count
 
 
-def kto(beta: float, says_reference: Says) -> Callable[[Says, Sequence[Unit]], Tensor]:
+def kto(beta: float) -> Callable[[Says, Sequence[Unit]], Tensor]:
     """Ethayarajh et al. 2024, eq. 8, its reference point from the mismatched rows of the batch."""
 
     def loss(says: Says, pairs: Sequence[Unit]) -> Tensor:
         with torch.no_grad():
-            differences = [(says(other) - says_reference(other)).sum().item() for _, other in pairs]
+            differences = [log_ratio(says, other).item() for _, other in pairs]
         baseline = max(sum(differences) / len(differences), 0.0)
         total = torch.zeros(())
         for row, _ in pairs:
-            gained = beta * ((says(row) - says_reference(row).detach()).sum() - baseline)
+            gained = beta * (log_ratio(says, row) - baseline)
             total = total + 1 - torch.sigmoid(gained if row.score else -gained)
         return total / len(pairs)
 
