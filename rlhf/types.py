@@ -16,8 +16,9 @@ Reference = NewType("Reference", object)
 
 T = TypeVar("T")
 
-Message = Mapping[str, str]
-"""One turn of a dialogue: `{"role": ..., "content": ...}`."""
+Message = Mapping[str, Any]
+"""One turn of a dialogue: `{"role": ..., "content": ...}`, both text; other keys, `tool_calls`, are the chat template's
+to read."""
 
 
 class InputError(ValueError):
@@ -156,6 +157,8 @@ class TrainingRow:
     """What is known of its tokens beside them, by the names of `MicroBatch`'s columns."""
     source: str = ""
     """Where it came from, as `file:line`."""
+    prompt_id: str = ""
+    """Rows of one prompt, or document, have the same, by which held-out rows are kept apart. Empty: one of its own."""
 
     def __post_init__(self) -> None:
         assert self.token_ids.shape == self.loss_mask.shape

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jinja2
 import numpy as np
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _TEXTS_PER_CALL = 1024  # one call holds the encodings of all its texts
+_LINKS = ("name", "tool_call_id")
 
 
 def require_template(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -31,12 +32,22 @@ def special_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
     return {*tokenizer.all_special_ids, *(token_id for token_id, token in added if token.special)}
 
 
-def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
-    """The dialogue as the model reads it; `add_generation_prompt` opens the assistant's next turn."""
+def render(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Message],
+    *,
+    add_generation_prompt: bool,
+    tools: list[Any] | None = None,
+) -> str:
+    """The dialogue as the model reads it; `add_generation_prompt` opens the assistant's next turn. `tools` are schemas
+    of the functions that it may call."""
     require_template(tokenizer)
     try:
         return tokenizer.apply_chat_template(
-            [dict(message) for message in messages], tokenize=False, add_generation_prompt=add_generation_prompt
+            [dict(message) for message in messages],
+            tools=tools,
+            tokenize=False,
+            add_generation_prompt=add_generation_prompt,
         )
     except (jinja2.TemplateError, ValueError, TypeError) as error:
         roles = ", ".join(message["role"] for message in messages)
@@ -44,6 +55,43 @@ def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, a
             f"the chat template of {tokenizer.name_or_path} refuses a dialogue of the roles {roles or '(none)'} "
             f"({error}): change the messages, or chat_template.jinja"
         ) from error
+
+
+def refuse_losses(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], tools: list[Any] | None = None
+) -> None:
+    """Refuses what the chat template would leave out without a word: tools, or keys of messages.
+
+    A tool's answer may name its call (`name`, `tool_call_id`); templates that go by the order leave that out.
+    """
+    whole = None
+    for number, message in enumerate(messages, start=1):
+        for key in message.keys() - (
+            {"role", "content", *_LINKS} if message["role"] == "tool" else {"role", "content"}
+        ):
+            whole = whole or render(tokenizer, messages, add_generation_prompt=False, tools=tools)
+            others = {name: value for name, value in message.items() if name != key}
+            if _renders_as(tokenizer, [*messages[: number - 1], others, *messages[number:]], tools, whole):
+                raise InputError(
+                    f"message {number} has the key '{key}', which the chat template of {tokenizer.name_or_path} leaves "
+                    f"out: move it into the content, or remove it"
+                )
+    if tools and _renders_as(
+        tokenizer, messages, None, render(tokenizer, messages, add_generation_prompt=False, tools=tools)
+    ):
+        raise InputError(
+            f"the row has tools, which the chat template of {tokenizer.name_or_path} leaves out: set tools_key to "
+            "null, or take a model whose template reads them"
+        )
+
+
+def _renders_as(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], tools: list[Any] | None, text: str
+) -> bool:
+    try:
+        return render(tokenizer, messages, add_generation_prompt=False, tools=tools) == text
+    except InputError:
+        return False  # the template cannot do without
 
 
 def tokenize_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[tuple[int, ...]]:
@@ -62,7 +110,11 @@ def tokenize_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> 
 
 
 def loss_mask(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, last_turn_only: bool
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Message],
+    *,
+    last_turn_only: bool,
+    tools: list[Any] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Token ids [T] int32 of the dialogue and, [T] bool, which of them the assistant writes.
 
@@ -70,24 +122,67 @@ def loss_mask(
     template leaves open (GLM-4) is closed with the end-of-sequence token, else the model would never learn to stop.
     A token that straddles a turn's start is the turn's: it is the first that holds the assistant's text.
     """
-    text = render(tokenizer, messages, add_generation_prompt=False)
-    token_ids, starts, ends = _tokenize_with_offsets(tokenizer, text)
-    special = special_ids(tokenizer)
-    is_special: np.ndarray = np.array([token_id in special for token_id in token_ids.tolist()], dtype=bool)
-    is_blank = np.array([not text[start:end].strip() for start, end in zip(starts, ends, strict=True)], dtype=bool)
-    mask: np.ndarray = np.zeros(len(token_ids), dtype=bool)
+    text = render(tokenizer, messages, add_generation_prompt=False, tools=tools)
+    tokens = Tokens.of(tokenizer, text)
+    mask: np.ndarray = np.zeros(len(tokens.ids), dtype=bool)
     closed = True
-    for start, stop in _turns(tokenizer, messages, text, last_turn_only):
-        # By ends: a byte-level tokenizer with trim_offsets gives leading blanks no width, at the place where they end.
-        inside = np.flatnonzero((ends > start) & (starts < stop))
-        written = inside[~is_special[inside] & ~is_blank[inside]]
-        tail = inside[inside > written[-1]] if written.size else inside
-        closing = tail[is_special[tail]]
-        closed = closing.size > 0
-        mask[inside[inside <= closing[0]] if closed else inside] = True
+    for start, stop in _turns(tokenizer, messages, text, last_turn_only, tools):
+        inside = tokens.inside(start, stop)
+        closing = tokens.closing(inside)
+        closed = closing is not None
+        mask[inside[inside <= closing] if closed else inside] = True
     if not closed and messages[-1]["role"] == "assistant":
-        token_ids, mask = np.append(token_ids, _eos_id(tokenizer)).astype(np.int32), np.append(mask, True)
-    return token_ids, mask
+        return np.append(tokens.ids, _eos_id(tokenizer)).astype(np.int32), np.append(mask, True)
+    return tokens.ids, mask
+
+
+def through_last_turn(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, tools: list[Any] | None = None
+) -> Tokens:
+    """The dialogue's tokens through the one that ends its last turn, the assistant's: where a rollout ends too."""
+    text = render(tokenizer, messages, add_generation_prompt=False, tools=tools)
+    tokens = Tokens.of(tokenizer, text)
+    closing = tokens.closing(np.arange(len(tokens.ids)))
+    if closing is not None:
+        return Tokens(*(column[: closing + 1] for column in tokens))
+    end = (_eos_id(tokenizer), len(text), len(text), True, True)
+    return Tokens(*(np.append(column, value).astype(column.dtype) for column, value in zip(tokens, end, strict=True)))
+
+
+class Tokens(NamedTuple):
+    """A text's tokens and where they are in it."""
+
+    ids: np.ndarray  # [T] int32
+    starts: np.ndarray  # [T] int64, the first character of each
+    ends: np.ndarray  # [T] int64, the character after its last
+    is_special: np.ndarray  # [T] bool
+    is_blank: np.ndarray  # [T] bool
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerBase, text: str) -> Tokens:
+        if not tokenizer.is_fast:
+            raise InputError(
+                f"{tokenizer.name_or_path} has no fast tokenizer, which maps tokens to text: add tokenizer.json"
+            )
+        encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        ids = encoded["input_ids"]
+        starts, ends = np.array(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2).T
+        special = special_ids(tokenizer)
+        is_special: np.ndarray = np.array([token_id in special for token_id in ids], dtype=bool)
+        is_blank = np.array([not text[start:end].strip() for start, end in zip(starts, ends, strict=True)], dtype=bool)
+        return cls(np.array(ids, dtype=np.int32), starts, ends, is_special, is_blank)
+
+    def inside(self, start: int, stop: int) -> np.ndarray:  # [N] int64
+        """Indices of the tokens that hold some of the characters from `start` to before `stop`."""
+        # By ends: a byte-level tokenizer with trim_offsets gives leading blanks no width, at the place where they end.
+        return np.flatnonzero((self.ends > start) & (self.starts < stop))
+
+    def closing(self, inside: np.ndarray) -> int | None:
+        """The index of the special token that closes a turn: the first after what is written of those `inside`."""
+        written = inside[~self.is_special[inside] & ~self.is_blank[inside]]
+        tail = inside[inside > written[-1]] if written.size else inside
+        closing = tail[self.is_special[tail]]
+        return int(closing[0]) if closing.size else None
 
 
 def turn_end_id(tokenizer: PreTrainedTokenizerBase) -> int:
@@ -97,28 +192,20 @@ def turn_end_id(tokenizer: PreTrainedTokenizerBase) -> int:
     return int(token_ids[mask][-1])
 
 
-def _tokenize_with_offsets(
-    tokenizer: PreTrainedTokenizerBase, text: str
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # [T] int32; [T] first character; [T] character after the last
-    if not tokenizer.is_fast:
-        raise InputError(
-            f"{tokenizer.name_or_path} has no fast tokenizer, which maps tokens to text: add tokenizer.json"
-        )
-    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    starts, ends = np.array(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2).T
-    return np.array(encoded["input_ids"], dtype=np.int32), starts, ends
-
-
 def _turns(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], text: str, last_turn_only: bool
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Message],
+    text: str,
+    last_turn_only: bool,
+    tools: list[Any] | None,
 ) -> Iterator[tuple[int, int]]:
     """Where in `text` the assistant's turns start and stop, found as the renderings of the messages before them."""
     indices = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
     for index in indices[-1:] if last_turn_only else indices:
         if index == 0:
             raise InputError("the dialogue starts with the assistant's turn: put a user message before it")
-        before = render(tokenizer, messages[:index], add_generation_prompt=True)
-        through = render(tokenizer, messages[: index + 1], add_generation_prompt=False)
+        before = render(tokenizer, messages[:index], add_generation_prompt=True, tools=tools)
+        through = render(tokenizer, messages[: index + 1], add_generation_prompt=False, tools=tools)
         if not through.startswith(before):
             raise InputError(
                 f"the chat template of {tokenizer.name_or_path} renders message {index + 1}, an assistant's, otherwise "

@@ -5,20 +5,38 @@ from __future__ import annotations
 import codecs
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
 from rlhf.types import InputError
 
 Row = dict[str, Any]
+Refuse = Callable[[str, object, InputError], None]
+"""What becomes of a bad row, given its place, what is there, and what is wrong with it: raise, or note it and go on."""
 
 _FORMS = "give a .jsonl file, a .parquet file or a folder that datasets can load"
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _SAVED_BY_DATASETS = ("dataset_info.json", "dataset_dict.json", "state.json")
 
 
-def read_rows(path: str, split: str) -> Iterator[tuple[str, Row]]:
+@contextmanager
+def located(where: str) -> Iterator[None]:
+    """Puts the row's place in front of an `InputError` raised inside."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
+
+
+def raise_located(where: str, _row: object, error: InputError) -> None:
+    """The strict way with bad rows."""
+    with located(where):
+        raise error
+
+
+def read_rows(path: str, split: str, refuse: Refuse = raise_located) -> Iterator[tuple[str, Row]]:
     """Yields `(where, row)`: `where` is `path:line` of a JSONL file and `path:row N`, from 1, of anything else.
 
     `split` chooses among the splits of a folder; a file has none. A path that holds no row is an `InputError`.
@@ -28,7 +46,7 @@ def read_rows(path: str, split: str) -> Iterator[tuple[str, Row]]:
     if Path(path).is_dir():
         rows = _read_folder(path, split)
     elif path.endswith(".jsonl"):
-        rows = _read_jsonl(path)
+        rows = _read_jsonl(path, refuse)
     elif path.endswith(".parquet"):
         rows = _read_parquet(path)
     else:
@@ -50,41 +68,46 @@ def _at_least_one(path: str, rows: Iterator[tuple[str, Row]]) -> Iterator[tuple[
     yield from rows
 
 
-def _read_jsonl(path: str) -> Iterator[tuple[str, Row]]:
+def _read_jsonl(path: str, refuse: Refuse) -> Iterator[tuple[str, Row]]:
     try:
         with open(path, "rb") as file:
             for number, line in enumerate(file, start=1):
                 line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
-                if line.strip():
-                    where = f"{path}:{number}"
-                    yield where, _parse(line.rstrip(b"\r\n"), where)
+                if not line.strip():
+                    continue
+                try:
+                    row = _parse(line.rstrip(b"\r\n"))
+                except InputError as error:
+                    refuse(f"{path}:{number}", line.decode("utf-8", "replace"), error)
+                else:
+                    yield f"{path}:{number}", row
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}): check its permissions and its disk") from error
 
 
-def _parse(line: bytes, where: str) -> Row:
+def _parse(line: bytes) -> Row:
     if b"\0" in line:
-        raise InputError(f"{where}: the line holds a NUL byte, so it is not text: write the file again as UTF-8")
+        raise InputError("the line holds a NUL byte, so it is not text: write the file again as UTF-8")
     try:
         text = line.decode("utf-8")
     except UnicodeDecodeError as error:
         byte = f"byte {error.start + 1} of the line (0x{line[error.start]:02x})"
-        raise InputError(f"{where}: {byte} is not UTF-8: convert the file to UTF-8") from None
+        raise InputError(f"{byte} is not UTF-8: convert the file to UTF-8") from None
     try:
         row = json.loads(text, parse_constant=_refuse_constant)
         if _SURROGATE.search(text):
             json.dumps(row, ensure_ascii=False).encode("utf-8")  # half a surrogate pair is no text a tokenizer takes
     except json.JSONDecodeError as error:
-        raise _malformed(where, f"{error.msg}, column {error.colno}") from None
+        raise _malformed(f"{error.msg}, column {error.colno}") from None
     except (ValueError, RecursionError) as error:
-        raise _malformed(where, str(error)) from None
+        raise _malformed(str(error)) from None
     if not isinstance(row, dict):
-        raise InputError(f'{where}: the line is {kind_of(row)}, not an object: write one {{"field": ...}} per line')
+        raise InputError(f'the line is {kind_of(row)}, not an object: write one {{"field": ...}} per line')
     return row
 
 
-def _malformed(where: str, reason: str) -> InputError:
-    return InputError(f"{where}: the line is not JSON ({reason}): write one object per line, or remove the line")
+def _malformed(reason: str) -> InputError:
+    return InputError(f"the line is not JSON ({reason}): write one object per line, or remove the line")
 
 
 def _refuse_constant(name: str) -> NoReturn:

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from omegaconf import MISSING
 
-from rlhf.data.chat import render, require_template, tokenize_texts
-from rlhf.data.fields import located, require_positive, take, take_prompt
-from rlhf.data.files import kind_of, read_rows
+from rlhf.data.chat import refuse_losses, render, require_template, tokenize_texts
+from rlhf.data.fields import require_positive, take, take_prompt
+from rlhf.data.files import kind_of, located, read_rows
 from rlhf.types import InputError, Message, Prompt
 
 if TYPE_CHECKING:
@@ -96,6 +96,7 @@ def _drafts(config: PromptDataConfig, tokenizer: PreTrainedTokenizerBase) -> Ite
     for where, row in islice(read_rows(config.path, config.split), config.limit):
         with located(where):
             messages = _messages(config, row)
+            refuse_losses(tokenizer, messages)
             text = render(tokenizer, messages, add_generation_prompt=True)
             yield _Draft(where, messages, _meta(config, row), text)
 

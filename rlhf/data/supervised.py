@@ -1,88 +1,140 @@
-"""Rows to imitate: whole sequences with the assistant's tokens marked."""
+"""Rows to imitate: whole dialogues with the assistant's tokens marked."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
-from typing import TYPE_CHECKING, Any
+from enum import StrEnum
+from typing import TYPE_CHECKING
 
-from omegaconf import MISSING
-
-from rlhf.data.chat import loss_mask, require_template, special_ids
-from rlhf.data.fields import located, require_positive, take_messages, take_prompt, take_text
-from rlhf.data.files import read_rows
-from rlhf.types import InputError, Message, TrainingRow
+from rlhf.data.base import OfflineDataConfig
+from rlhf.data.dialogues import Dialogue, take_alpaca, take_sharegpt
+from rlhf.data.encoding import PolicyEncoder
+from rlhf.data.fields import BadRow, Defect, has, take_messages, take_prompt, take_text, take_tools
+from rlhf.data.files import Row
+from rlhf.data.quarantine import Quarantine
+from rlhf.types import InputError, Message, TrainingRow, Unit
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+class RowFormat(StrEnum):
+    """How a row holds its dialogue."""
+
+    prompt_response = "prompt_response"
+    """A prompt, text or messages, and the response to it."""
+    messages = "messages"
+    """OpenAI's list of {role, content}, tool calls and tools' answers among them."""
+    sharegpt = "sharegpt"
+    """`conversations`, a list of {from, value}."""
+    alpaca = "alpaca"
+    """`instruction`, `input`, which may be missing or empty, and `output`."""
+
+
 @dataclass(kw_only=True, slots=True)
-class SupervisedDataConfig:
-    path: str = MISSING
-    """A .jsonl or .parquet file, or a folder that datasets can load."""
-    split: str = "train"
-    """Which split of a folder is read; a file has none."""
+class SupervisedDataConfig(OfflineDataConfig):
+    format: RowFormat | None = None
+    """`prompt_response`, `messages`, `sharegpt` or `alpaca`. None: told by the first row's
+    fields, which must fit one alone."""
     prompt_key: str = "prompt"
     """The field that holds the prompt: text (one user message) or a list of {role, content} messages; has no loss.
     Dots go into nested fields, here and below: `extra_info.question`."""
     response_key: str = "response"
     """The field that holds the assistant's response to the prompt, as text."""
-    messages_key: str | None = None
-    """The field that holds a whole dialogue, in place of the two above. None: rows are prompts and responses."""
+    messages_key: str = "messages"
+    """The field that holds a whole dialogue with `format=messages`."""
+    conversations_key: str = "conversations"
+    """The field that holds a whole dialogue with `format=sharegpt`."""
+    tools_key: str | None = "tools"
+    """The field that holds the schemas of the functions the assistant may call, where a row has any; the chat template
+    gets them. None: they are left out."""
     last_turn_only: bool = False
-    """Whether only the last assistant turn of a dialogue has loss; false: all its assistant turns have."""
-    max_tokens: int | None = None
-    """Tokens a row may have, chat template included; a longer one is an error. None: the model's context."""
-    limit: int | None = None
-    """How many rows are read, from the first. None: all."""
+    """Whether only the last assistant turn of a dialogue has loss; false: all its assistant turns have. A prompt never
+    has, whoever speaks in it."""
+    labels: list[str] | None = None
+    """The responses there are: classes, of which every row's last answer must be one. None: any text."""
 
     def __post_init__(self) -> None:
-        require_positive(limit=self.limit, max_tokens=self.max_tokens)
+        super(SupervisedDataConfig, self).__post_init__()
+        if self.labels is not None and len(set(self.labels)) < 2:
+            raise InputError(f"labels={self.labels}: give at least two different classes, or null for any response")
+
+    def load(self, tokenizer: PreTrainedTokenizerBase, *, context_tokens: int, quarantine: Quarantine) -> list[Unit]:
+        encode = PolicyEncoder(tokenizer, self, context_tokens=context_tokens)
+
+        form = self.format
+
+        def make(where: str, row: Row) -> Iterator[Unit]:
+            nonlocal form
+            form = form or self.format_of(row)
+            key = self.key_of(form)
+            dialogue = Dialogue(self.dialogue(row, form), take_tools(row, self.tools_key) if self.tools_key else None)
+            if all(message["role"] != "assistant" for message in dialogue.messages):
+                raise BadRow(
+                    f"the field '{key}' has no assistant message to learn: add one, or remove the row",
+                    Defect.unlearnable,
+                )
+            self.check_label(dialogue.messages[-1]["content"], key)
+            last_turn_only = self.last_turn_only or form is RowFormat.prompt_response
+            yield (encode(where, dialogue, key=key, last_turn_only=last_turn_only),)
+
+        return self.collect(quarantine, make)
+
+    def format_of(self, row: Row) -> RowFormat:
+        fields = {
+            RowFormat.prompt_response: (self.prompt_key, self.response_key),
+            RowFormat.messages: (self.messages_key,),
+            RowFormat.sharegpt: (self.conversations_key,),
+            RowFormat.alpaca: ("instruction", "output"),
+        }
+        fitting = [form for form, keys in fields.items() if all(has(row, key) for key in keys)]
+        if len(fitting) == 1:
+            return fitting[0]
+        found = f"those of {' and '.join(fitting)}" if fitting else "of no known format"
+        known = "; ".join(f"{form}: {', '.join(keys)}" for form, keys in fields.items())
+        raise InputError(
+            f"the row's fields {', '.join(row) or '(none)'} are {found}: set format, and the "
+            f"keys that name its fields ({known})"
+        )
+
+    def key_of(self, form: RowFormat) -> str:
+        """The field that holds what is learnt."""
+        keys = {
+            RowFormat.prompt_response: self.response_key,
+            RowFormat.messages: self.messages_key,
+            RowFormat.sharegpt: self.conversations_key,
+            RowFormat.alpaca: "output",
+        }
+        return keys[form]
+
+    def dialogue(self, row: Row, form: RowFormat) -> list[Message]:
+        match form:
+            case RowFormat.messages:
+                remedy = "set messages_key to the field that holds the dialogue"
+                return take_messages(row, self.messages_key, remedy=remedy)
+            case RowFormat.sharegpt:
+                remedy = "set conversations_key to the field that holds the dialogue"
+                return take_sharegpt(row, self.conversations_key, remedy=remedy)
+            case RowFormat.alpaca:
+                return take_alpaca(row)
+            case RowFormat.prompt_response:
+                prompt = take_prompt(row, self.prompt_key, remedy="set prompt_key to the field that holds the prompt")
+                remedy = "set response_key to the field that holds the response"
+                response = take_text(row, self.response_key, remedy=remedy)
+                return [*prompt, {"role": "assistant", "content": response}]
+
+    def check_label(self, answer: str, key: str) -> None:
+        if self.labels is not None and answer not in self.labels:
+            raise InputError(
+                f"the field '{key}' ends with '{answer}', which is not one of labels={self.labels}: correct the row, "
+                "or add the class"
+            )
 
 
 def load_supervised(
     config: SupervisedDataConfig, tokenizer: PreTrainedTokenizerBase, *, context_tokens: int
 ) -> list[TrainingRow]:
-    """All rows, in the order of the file, none cut."""
-    require_template(tokenizer)
-    special = special_ids(tokenizer)
-    rows = []
-    for where, row in islice(read_rows(config.path, config.split), config.limit):
-        with located(where):
-            # A prompt is given, not learned, whoever speaks in it.
-            last_turn_only = config.last_turn_only or config.messages_key is None
-            token_ids, mask = loss_mask(tokenizer, _dialogue(config, row), last_turn_only=last_turn_only)
-            if special.issuperset(token_ids[mask].tolist()):
-                key = config.messages_key or config.response_key
-                raise InputError(f"the field '{key}' has no token to learn, all is masked: correct or remove the row")
-            _check_length(len(token_ids), config.max_tokens, context_tokens)
-            rows.append(TrainingRow(token_ids=token_ids, loss_mask=mask, source=where))
-    return rows
-
-
-def _dialogue(config: SupervisedDataConfig, row: Mapping[str, Any]) -> list[Message]:
-    if config.messages_key is None:
-        prompt = take_prompt(row, config.prompt_key, remedy="set prompt_key to the field that holds the prompt")
-        remedy = "set response_key to the field that holds the response"
-        return [*prompt, {"role": "assistant", "content": take_text(row, config.response_key, remedy=remedy)}]
-    key = config.messages_key
-    messages = take_messages(row, key, remedy="set messages_key to the field that holds the dialogue")
-    if all(message["role"] != "assistant" for message in messages):
-        raise InputError(f"the field '{key}' has no assistant message to learn: add one, or remove the row")
-    for number, message in enumerate(messages, start=1):
-        if message["role"] == "assistant" and not message["content"].strip():
-            raise InputError(f"message {number} of '{key}', an assistant's, is empty: fill it in, or remove the row")
-    return messages
-
-
-def _check_length(num_tokens: int, max_tokens: int | None, context_tokens: int) -> None:
-    if max_tokens is not None and num_tokens > max_tokens:
-        raise InputError(
-            f"the row has {num_tokens} tokens, more than max_tokens={max_tokens}: raise it or shorten the row"
-        )
-    if num_tokens > context_tokens:
-        raise InputError(
-            f"the row has {num_tokens} tokens, more than the model's context of {context_tokens}: shorten the row"
-        )
+    """All rows, in the order of the file, none cut and none bad."""
+    units = config.load(tokenizer, context_tokens=context_tokens, quarantine=config.quarantine())
+    return [row for (row,) in units]

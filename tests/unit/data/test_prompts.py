@@ -76,10 +76,11 @@ def user(content):
         ({"prompt": None, "answer": "a"}, "the field 'prompt' is null, not text or a list of messages"),
         ({"prompt": ["hi"]}, "message 1 of 'prompt' is text, not an object: write {\"role\": ..., \"content\": ...}"),
         ({"prompt": [user("q"), {"from": "human", "value": "q"}]}, "message 2 of 'prompt' has a role that is missing"),
-        ({"prompt": [user(["q"])]}, "message 1 of 'prompt' has a content that is a list: write"),
+        ({"prompt": [user(["q"])]}, "message 1 of 'prompt' has a part that is text: only"),
         ({"prompt": [{"role": "human", "content": "q"}]},
          "message 1 of 'prompt' has the role 'human': use one of system, developer, user, assistant, tool"),
-        ({"prompt": [{**user("q"), "tool_calls": []}]}, "message 1 of 'prompt' has the key 'tool_calls', which would"),
+        ({"prompt": [{**user("q"), "mood": "glad"}], "answer": "a"},
+         "message 1 has the key 'mood', which the chat template of models/bytes leaves out: move it into the content"),
         ({"prompt": [user("q"), {"role": "assistant", "content": "a"}]},
          "the field 'prompt' ends with an assistant message, which is not a prompt: remove that message"),
         ({"prompt": "q", "target": "a"}, "the row has no field 'answer', its fields are 'prompt', 'target': set "

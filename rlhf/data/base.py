@@ -1,0 +1,94 @@
+"""What the data of every offline stage has in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeVar
+
+from omegaconf import MISSING
+
+from rlhf.data.fields import BadRow, Defect, require_positive
+from rlhf.data.files import Row, read_rows
+from rlhf.data.quarantine import BadRows, Quarantine
+from rlhf.data.split import split_held_out
+from rlhf.types import InputError, Unit
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """A data set in parts."""
+
+    train: list[Unit]
+    held_out: dict[str, list[Unit]] = field(default_factory=dict)
+    """By the name its figures get; empty where nothing is held out."""
+    figures: dict[str, float] = field(default_factory=dict)
+    """What there is to say of how the parts were made."""
+
+
+@dataclass(kw_only=True, slots=True)
+class OfflineDataConfig:
+    """Rows in a file, and what becomes of bad ones."""
+
+    path: str = MISSING
+    """A .jsonl or .parquet file, or a folder that datasets can load."""
+    split: str = "train"
+    """Which split of a folder is read; a file has none."""
+    limit: int | None = None
+    """How many rows are read, from the first. None: all."""
+    max_tokens: int | None = None
+    """Tokens a sequence may have, chat template included; a longer one is a bad row. None: the model's context."""
+    bad_rows: BadRows = BadRows.strict
+    """`strict`: the first bad row stops the run. `quarantine`: bad rows are left out, counted by what is wrong with
+    them, and written with the reasons to `rejects.jsonl` in the run's folder."""
+    max_rejected_fraction: float = 0.05
+    """Share of a file's rows that may be left out with `bad_rows=quarantine`; more stop the run."""
+
+    def __post_init__(self) -> None:
+        require_positive(limit=self.limit, max_tokens=self.max_tokens)
+        if not 0 <= self.max_rejected_fraction < 1:
+            raise InputError(
+                f"max_rejected_fraction={self.max_rejected_fraction}: give at least 0 and less than 1, as in 0.05"
+            )
+
+    def quarantine(self) -> Quarantine:
+        """Where the bad rows of a run go."""
+        return Quarantine(self.bad_rows, self.max_rejected_fraction)
+
+    def load(self, tokenizer: PreTrainedTokenizerBase, *, context_tokens: int, quarantine: Quarantine) -> list[Unit]:
+        """All rows, in the order of the file, none cut. Raises InputError with file, line and field of a bad one."""
+        raise NotImplementedError
+
+    def load_parts(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        context_tokens: int,
+        quarantine: Quarantine,
+        held_out_fraction: float,
+        seed: int,
+    ) -> Parts:
+        """The rows, some of them held out; `seed` says which."""
+        units = self.load(tokenizer, context_tokens=context_tokens, quarantine=quarantine)
+        if not held_out_fraction:
+            return Parts(train=units)
+        train, held_out = split_held_out(units, held_out_fraction, seed)
+        return Parts(train=train, held_out={"held_out": held_out})
+
+    def collect(self, quarantine: Quarantine, make: Callable[[str, Row], Iterable[T]]) -> list[T]:
+        """What `make(where, row)` gives of each row of the file."""
+        return quarantine.collect(read_rows(self.path, self.split, quarantine.refuse), make, self.limit)
+
+    def check_length(self, num_tokens: int, context_tokens: int) -> None:
+        if self.max_tokens is not None and num_tokens > self.max_tokens:
+            sentence = f"more than max_tokens={self.max_tokens}: raise it or shorten the row"
+        elif num_tokens > context_tokens:
+            sentence = f"more than the model's context of {context_tokens}: shorten the row"
+        else:
+            return
+        raise BadRow(f"the row has {num_tokens} tokens, {sentence}", Defect.too_long)

@@ -1,0 +1,123 @@
+"""Dialogues as training rows: what a policy learns of them, and what a reward model reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from rlhf.data.base import OfflineDataConfig
+from rlhf.data.chat import loss_mask, refuse_losses, require_template, special_ids, through_last_turn
+from rlhf.data.dialogues import Dialogue, check_turns
+from rlhf.data.fields import BadRow, Defect
+from rlhf.types import Message, TrainingRow
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class PolicyEncoder:
+    """Whole dialogues with the assistant's tokens, and the ends of its turns, marked as learnt."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, config: OfflineDataConfig, *, context_tokens: int) -> None:
+        """Raises InputError where the tokenizer has no chat template."""
+        require_template(tokenizer)
+        self.tokenizer, self.config, self.context_tokens = tokenizer, config, context_tokens
+        self.special = special_ids(tokenizer)
+
+    def __call__(
+        self, where: str, dialogue: Dialogue, *, key: str, last_turn_only: bool = True, score: float = 0.0
+    ) -> TrainingRow:
+        """The row at `where`, whose field `key` holds the dialogue or its answer."""
+        check_turns(dialogue.messages, key)
+        refuse_losses(self.tokenizer, dialogue.messages, dialogue.tools)
+        check_answers(self.tokenizer, self.special, dialogue.messages, key, last_turn_only=last_turn_only)
+        token_ids, mask = loss_mask(
+            self.tokenizer, dialogue.messages, last_turn_only=last_turn_only, tools=dialogue.tools
+        )
+        if self.special.issuperset(token_ids[mask].tolist()):
+            raise BadRow(
+                f"the field '{key}' has no token to learn, all is masked: correct or remove the row",
+                Defect.unlearnable,
+            )
+        self.config.check_length(len(token_ids), self.context_tokens)
+        return TrainingRow(token_ids=token_ids, loss_mask=mask, score=score, source=where, prompt_id=dialogue.prompt_id)
+
+
+class ScoreEncoder:
+    """Dialogues as a reward model reads them, the last token marked: there its score is read."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, config: OfflineDataConfig, *, context_tokens: int) -> None:
+        self.tokenizer, self.config, self.context_tokens = tokenizer, config, context_tokens
+        self.special = special_ids(tokenizer)
+
+    def __call__(self, where: str, dialogue: Dialogue, *, key: str, score: float = 0.0) -> TrainingRow:
+        check_turns(dialogue.messages, key)
+        if self.tokenizer.chat_template:
+            refuse_losses(self.tokenizer, dialogue.messages, dialogue.tools)
+        check_answers(self.tokenizer, self.special, dialogue.messages, key, last_turn_only=True)
+        (inputs,) = score_inputs(self.tokenizer, [dialogue])
+        token_ids, types = inputs["input_ids"], inputs.get("token_type_ids")
+        self.config.check_length(len(token_ids), self.context_tokens)
+        mask: np.ndarray = np.zeros(len(token_ids), dtype=bool)
+        mask[-1] = True
+        columns: dict[str, np.ndarray] = {} if types is None else {"token_types": types.astype(np.float32)}
+        return TrainingRow(
+            token_ids=token_ids,
+            loss_mask=mask,
+            score=score,
+            columns=columns,
+            source=where,
+            prompt_id=dialogue.prompt_id,
+        )
+
+
+def score_inputs(
+    tokenizer: PreTrainedTokenizerBase, dialogues: Sequence[Dialogue]
+) -> list[dict[str, np.ndarray]]:  # [T] int32 each
+    """What a reward model reads of each dialogue, in training and later: `input_ids`, and `token_type_ids` of pairs.
+
+    With a chat template the dialogue through the token that ends the last turn, where a rollout ends too. An encoder
+    without one reads prompt and answer as a pair, told apart by token types where its tokenizer does so.
+    """
+    if tokenizer.chat_template:
+        return [
+            {"input_ids": through_last_turn(tokenizer, dialogue.messages, tools=dialogue.tools).ids}
+            for dialogue in dialogues
+        ]
+    pairs = tokenizer(
+        ["\n".join(message["content"] for message in dialogue.messages[:-1]) for dialogue in dialogues],
+        [dialogue.messages[-1]["content"] for dialogue in dialogues],
+        return_attention_mask=False,
+        return_token_type_ids=True,
+        verbose=False,
+    )
+    return [
+        # Types that are all 0 are what a model without them assumes.
+        {
+            name: np.array(pairs[name][i], dtype=np.int32)
+            for name in ("input_ids", "token_type_ids")
+            if any(pairs[name][i])
+        }
+        for i in range(len(dialogues))
+    ]
+
+
+def check_answers(
+    tokenizer: PreTrainedTokenizerBase,
+    special: set[int],
+    messages: Sequence[Message],
+    key: str,
+    *,
+    last_turn_only: bool,
+) -> None:
+    """Refuses an assistant's turn whose text gives no token but special ones."""
+    spoken = [message for message in messages if message["role"] == "assistant" and not message.get("tool_calls")]
+    for message in spoken[-1:] if last_turn_only else spoken:
+        token_ids = tokenizer(message["content"], add_special_tokens=False, verbose=False)["input_ids"]
+        if special.issuperset(token_ids):
+            raise BadRow(
+                f"the field '{key}' has an answer that tokenises to nothing: correct or remove the row",
+                Defect.unlearnable,
+            )

@@ -1,0 +1,101 @@
+"""Bad rows: the first one is an error, or they are set aside, counted, and few of them allowed."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from itertools import islice
+from pathlib import Path
+from typing import TypeVar
+
+from rlhf.data.fields import BadRow, Defect
+from rlhf.data.files import Row, raise_located
+from rlhf.types import InputError
+
+T = TypeVar("T")
+
+REJECTS = "rejects.jsonl"
+
+
+class BadRows(StrEnum):
+    """What becomes of bad rows."""
+
+    strict = "strict"
+    """The first one stops the run."""
+    quarantine = "quarantine"
+    """They are left out and written to `rejects.jsonl`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reject:
+    """A row that is left out."""
+
+    source: str
+    """Its place, as `file:line`."""
+    defect: Defect
+    reason: str
+    row: object
+    """What is there: an object, or text where it is no JSON object."""
+
+
+@dataclass(slots=True)
+class Quarantine:
+    """The bad rows of a run's data, over all its files."""
+
+    bad_rows: BadRows = BadRows.strict
+    max_rejected_fraction: float = 0.0
+    """Of one file's rows; more of them are an InputError."""
+    rejects: list[Reject] = field(default_factory=list)
+
+    def refuse(self, where: str, row: object, error: InputError) -> None:
+        if self.bad_rows is BadRows.strict:
+            raise_located(where, row, error)
+        defect = error.defect if isinstance(error, BadRow) else Defect.malformed
+        self.rejects.append(Reject(source=where, defect=defect, reason=str(error), row=row))
+
+    def collect(
+        self, rows: Iterable[tuple[str, Row]], make: Callable[[str, Row], Iterable[T]], limit: int | None
+    ) -> list[T]:
+        """What `make(where, row)` gives of each row, at most `limit` rows, in their order.
+
+        Raises InputError where one is bad, or, in quarantine, too many are or all.
+        """
+        made: list[T] = []
+        num_rows, before = 0, len(self.rejects)
+        for where, row in islice(rows, limit):
+            num_rows += 1
+            try:
+                # All of a row or none of it.
+                made += list(make(where, row))
+            except InputError as error:
+                self.refuse(where, row, error)
+        rejected = self.rejects[before:]
+        # Lines that are no JSON object were refused by who read them, and never came here.
+        num_rows += sum(not isinstance(reject.row, dict) for reject in rejected)
+        if len(rejected) > self.max_rejected_fraction * num_rows:
+            first = rejected[0]
+            raise InputError(
+                f"{len(rejected)} of {num_rows} rows are bad ({_listed(rejected)}), more than max_rejected_fraction="
+                f"{self.max_rejected_fraction}; the first is {first.source}: {first.reason}"
+            )
+        return made
+
+    def summary(self) -> dict[str, int]:
+        """How many rows are left out, by what is wrong with them."""
+        return dict(Counter(str(reject.defect) for reject in self.rejects))
+
+    def write(self, folder: Path) -> None:
+        """Write the rows that are left out, if any, each with its place and the reason, to `rejects.jsonl`."""
+        if not self.rejects:
+            return
+        with (folder / REJECTS).open("w", encoding="utf-8") as file:
+            for reject in self.rejects:
+                file.write(json.dumps(dataclasses.asdict(reject), ensure_ascii=False, default=str) + "\n")
+
+
+def _listed(rejects: list[Reject]) -> str:
+    return ", ".join(f"{defect} {count}" for defect, count in Counter(each.defect for each in rejects).most_common())

@@ -1,0 +1,45 @@
+"""Rows that are held out, or dealt to folds: those of one prompt stay together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from rlhf.types import InputError, Unit
+
+
+def prompt_groups(units: Sequence[Unit]) -> list[int]:
+    """Of each unit the number of its prompt, counted from 0 in the order in which prompts first come."""
+    numbers: dict[object, int] = {}
+    return [
+        numbers.setdefault(unit[0].prompt_id or ("alone", position), len(numbers))
+        for position, unit in enumerate(units)
+    ]
+
+
+def split_held_out(units: Sequence[Unit], fraction: float, seed: int) -> tuple[list[Unit], list[Unit]]:
+    """Units to train on and units held out, each in the given order; units of one prompt are on one side.
+
+    `fraction` of them are held out, rounded, at least one, and fewer where prompts with several units do not add up to
+    it. Raises InputError where there is no such split.
+    """
+    assert 0 < fraction < 1
+    groups = prompt_groups(units)
+    sizes = np.bincount(groups)
+    wanted = max(1, round(fraction * len(units)))
+    held_out: set[int] = set()
+    room = min(wanted, len(units) - 1)
+    for group in np.random.Generator(np.random.PCG64(seed)).permutation(len(sizes)).tolist():
+        if sizes[group] <= room:
+            held_out.add(group)
+            room -= int(sizes[group])
+    if not held_out:
+        raise InputError(
+            f"{len(units)} rows of {len(sizes)} prompts or documents cannot be split with {wanted} held out: the rows "
+            "of one prompt or document stay together; give more of them, hold out a larger share, or none"
+        )
+    sides: tuple[list[Unit], list[Unit]] = ([], [])
+    for unit, group in zip(units, groups, strict=True):
+        sides[group in held_out].append(unit)
+    return sides
