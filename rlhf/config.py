@@ -26,7 +26,7 @@ from rlhf.models.rope import RopeScalingConfig
 from rlhf.rewards.base import RewardConfig
 from rlhf.runtimes.base import BackendConfig, OptimizerConfig, SamplerConfig, WeightSyncConfig
 from rlhf.train.checkpoint import CheckpointConfig
-from rlhf.train.offline import HeldOutConfig, OfflineTrainConfig
+from rlhf.train.offline import OfflineTrainConfig
 from rlhf.train.online import TrainConfig
 from rlhf.train.stream import StreamConfig
 from rlhf.train.sweep import SweepRunConfig
@@ -150,6 +150,40 @@ class OnlineConfig(RunConfig):
     def __post_init__(self) -> None:
         if self.stop_window < 1:
             raise InputError(f"stop_window={self.stop_window}: give at least 1")
+
+
+@dataclass(kw_only=True, slots=True)
+class HeldOutConfig:
+    """Rows that are not learnt from, on which the model is measured before, during and after training."""
+
+    path: str | None = None
+    """A file of rows in the form of the data. None: they are taken from the data itself."""
+    others: dict[str, str] = field(default_factory=dict)
+    """More such files, by the name their figures get: rows of another domain than is trained on."""
+    fraction: float = 0.0
+    """Share of the data that is held out, where no file is given; 0 measures nothing."""
+    every: int | None = None
+    """Training steps between measurements; None measures before and after alone."""
+    num_samples: int = 3
+    """Held-out prompts that a policy completes, greedily, at each measurement; they go to `samples.jsonl`."""
+    sample_tokens: int = 64
+    """Longest completion of them."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.fraction < 1:
+            raise InputError(f"held_out.fraction={self.fraction}: give at least 0 and less than 1")
+        if self.path is not None and self.fraction:
+            raise InputError(
+                f"held_out.path={self.path}, held_out.fraction={self.fraction}: rows come from a file or from the "
+                "data; set one of them"
+            )
+        if self.every is not None and self.every < 1:
+            raise InputError(f"held_out.every={self.every}: give at least 1, or null for before and after alone")
+        if self.num_samples < 0 or self.sample_tokens < 1:
+            raise InputError(
+                f"held_out.num_samples={self.num_samples}, held_out.sample_tokens={self.sample_tokens}: give at least "
+                "0 and 1"
+            )
 
 
 @dataclass(kw_only=True, slots=True)

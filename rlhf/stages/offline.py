@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,8 @@ from rlhf.actors.nodes import check_nodes
 from rlhf.actors.placement import check_capacity, cluster
 from rlhf.actors.plan import RolePlan, make_plan
 from rlhf.config import OfflineConfig, as_plain
+from rlhf.data.base import OfflineDataConfig, Parts
+from rlhf.data.quarantine import Quarantine
 from rlhf.models.causal_lm import context_length, read_model_config, refuse_experts
 from rlhf.models.lora import check_lora
 from rlhf.models.rope import with_rope_scaling
@@ -25,12 +27,14 @@ from rlhf.train.artifact import Artifact, open_artifact
 from rlhf.train.run_folder import RunFolder, is_finished, open_run_folder
 from rlhf.train.stop import Stop, until_stopped
 from rlhf.train.tracking import METRICS, PLOT, ProgressBar, Tail, plot, read_rows
-from rlhf.types import InputError, Stopped
+from rlhf.types import InputError, Stopped, Unit
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 NUM_SHOWN = 3
+HELD_OUT = "held_out"
+"""The name that figures of held-out rows get."""
 POLL_S = 0.5
 
 
@@ -43,18 +47,53 @@ def open_model(config: OfflineConfig) -> tuple[PreTrainedTokenizerBase, int]:
     return load_tokenizer(config.model), context_length(scaled)
 
 
-def run(job: OfflineJob, tokenizer: PreTrainedTokenizerBase) -> Artifact | None:
+def load_parts(
+    config: OfflineConfig, data: OfflineDataConfig, tokenizer: PreTrainedTokenizerBase, context_tokens: int
+) -> tuple[Parts, Quarantine]:
+    """The rows to train on, those held out, and the bad ones among them."""
+    held_out, quarantine = config.held_out, data.quarantine()
+    parts = data.load_parts(
+        tokenizer,
+        context_tokens=context_tokens,
+        quarantine=quarantine,
+        held_out_fraction=held_out.fraction,
+        seed=config.seed,
+    )
+    files = {**({HELD_OUT: held_out.path} if held_out.path else {}), **held_out.others}
+    others = {
+        name: replace(data, path=path, limit=None).load(tokenizer, context_tokens=context_tokens, quarantine=quarantine)
+        for name, path in files.items()
+    }
+    return replace(parts, held_out={**parts.held_out, **others}), quarantine
+
+
+def prompts_to_complete(
+    config: OfflineConfig, units: Sequence[Unit], tokenizer: PreTrainedTokenizerBase
+) -> list[tuple[list[int], str]]:
+    """Of the first held-out rows that have a prompt its token ids, and as text what the row goes on with."""
+    starts = [(unit[0].token_ids, int(unit[0].loss_mask.argmax())) for unit in units]
+    return [
+        (ids[:start].tolist(), tokenizer.decode(ids[start:], skip_special_tokens=True))
+        for ids, start in [(ids, start) for ids, start in starts if start > 1][: config.held_out.num_samples]
+    ]
+
+
+def run(job: OfflineJob, tokenizer: PreTrainedTokenizerBase, quarantine: Quarantine) -> Artifact | None:
     """Train, or with `dry_run` only show. Raises InputError before Ray starts where the input is wrong."""
     config = job.config
     check_lengths(job)
     plan = make_plan([RolePlan(role="policy", num_workers=config.placement.policy)])
     show_arithmetic(job)
     show_plan(plan)
+    if quarantine.rejects:
+        counts = ", ".join(f"{what} {count}" for what, count in quarantine.summary().items())
+        CONSOLE.print(f"{len(quarantine.rejects)} bad rows are left out: {counts}")
     if config.dry_run:
         rows = [row for unit in job.corpora.train.units[:NUM_SHOWN] for row in unit]
         show_loss_masks(tokenizer, [(row.token_ids, row.loss_mask) for row in rows])
         return None
     with open_run_folder(config.output, as_plain(config)) as folder:
+        quarantine.write(folder.root)
         if is_finished(folder):
             CONSOLE.print(f"{folder.model} is there already: this run is finished.")
         else:

@@ -6,7 +6,6 @@ import functools
 
 from rlhf.algorithms.sft import SFTConfig
 from rlhf.config import SFTRunConfig
-from rlhf.data.supervised import load_supervised
 from rlhf.models.heads import Head
 from rlhf.models.tokenizer import stop_token_ids
 from rlhf.stages import offline
@@ -25,17 +24,21 @@ PANELS = {
 def run(config: SFTRunConfig) -> Artifact | None:
     """Train, or with `dry_run` only check. Raises InputError before Ray starts where the input is wrong."""
     tokenizer, context = offline.open_model(config)
-    rows = load_supervised(config.data, tokenizer, context_tokens=context)
+    parts, quarantine = offline.load_parts(config, config.data, tokenizer, context)
     stop_ids = stop_token_ids(config.model, tokenizer)
     job = OfflineJob(
         config=config,
         head=Head.causal_lm,
         loss=SFTConfig().build(),
-        corpora=Corpora(train=Corpus(units=[(row,) for row in rows]), held_out={}),
+        corpora=Corpora(
+            train=Corpus(units=parts.train),
+            held_out={name: Corpus(units=units) for name, units in parts.held_out.items()},
+        ),
         manifest=manifest_of(config, config.model),
         save_beside=functools.partial(write_tokenizer, tokenizer, stop_ids),
+        prompts=offline.prompts_to_complete(config, parts.held_out.get(offline.HELD_OUT, []), tokenizer),
         stop_token_ids=stop_ids,
         decode=functools.partial(tokenizer.decode, skip_special_tokens=True),
         panels=PANELS,
     )
-    return offline.run(job, tokenizer)
+    return offline.run(job, tokenizer, quarantine)

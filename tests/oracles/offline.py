@@ -102,7 +102,7 @@ def process_reward(says: Says, units: Sequence[Unit]) -> Tensor:
 
 
 def kto(beta: float) -> Callable[[Says, Sequence[Unit]], Tensor]:
-    """Ethayarajh et al. 2024, eq. 8, its reference point from the mismatched rows of the batch."""
+    """Ethayarajh et al. 2024, its reference point from the mismatched rows of the batch."""
 
     def loss(says: Says, pairs: Sequence[Unit]) -> Tensor:
         with torch.no_grad():
