@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
 
-from rlhf.data.chat import render, tokenize_texts
+from rlhf.data.dialogues import Dialogue
+from rlhf.data.encoding import score_inputs
 from rlhf.models.causal_lm import context_length, read_model_config, vocab_size
 from rlhf.models.heads import Head, read_config
 from rlhf.models.tokenizer import load_tokenizer
@@ -83,21 +84,14 @@ class RewardModel:
                 scores[i] = logit
         return scores
 
-    def encode(self, judged: Sequence[Judged]) -> list[dict[str, Sequence[int]]]:
-        """The model's inputs for each. Dialogues go through its own chat template; an encoder without one reads prompt
-        and answer as a pair, told apart by token types where it knows them."""
+    def encode(self, judged: Sequence[Judged]) -> list[dict[str, Any]]:
+        """The model's inputs for each; dialogues as in training."""
         if not judged or not isinstance(judged[0][0], dict):
-            return [{"input_ids": ids} for ids in judged]  # type: ignore[dict-item]
-        if self.tokenizer.chat_template:
-            texts = [render(self.tokenizer, messages, add_generation_prompt=False) for messages in judged]  # type: ignore[arg-type]
-            return [{"input_ids": ids} for ids in tokenize_texts(self.tokenizer, texts)]
-        prompts = ["\n".join(message["content"] for message in messages[:-1]) for messages in judged]  # type: ignore[index]
-        answers = [messages[-1]["content"] for messages in judged]  # type: ignore[index]
-        typed = getattr(self.model.config, "type_vocab_size", 0) > 1
-        pairs = self.tokenizer(
-            prompts, answers, return_attention_mask=False, return_token_type_ids=typed, verbose=False
-        )
-        return [{name: column[i] for name, column in pairs.items()} for i in range(len(judged))]
+            return [{"input_ids": ids} for ids in judged]
+        inputs = score_inputs(self.tokenizer, [Dialogue(messages) for messages in judged])  # type: ignore[arg-type]
+        if getattr(self.model.config, "type_vocab_size", 0) > 1:
+            return inputs
+        return [{"input_ids": each["input_ids"]} for each in inputs]
 
     def batches(self, order: Sequence[int], lengths: Mapping[int, int]) -> list[list[int]]:
         """Rows that are scored together; `order` has them in rising length."""

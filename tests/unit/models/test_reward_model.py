@@ -11,6 +11,7 @@ from transformers import (
     AutoModelForSequenceClassification,
 )
 
+from rlhf.data.preferences import RankingDataConfig
 from rlhf.models.heads import Head, config_for
 from rlhf.models.reward_model import RewardModel, check_reward_model, check_vocabulary
 from rlhf.models.tiny import fit_tiny_reward_model
@@ -103,3 +104,22 @@ def test_a_critic_of_an_architecture_without_one_is_refused(models, tmp_path):
     folder = altered(models["tied"], tmp_path / "opt", model_type="codegen")
     with pytest.raises(InputError, match="transformers has no AutoModelForTokenClassification of model_type 'codegen'"):
         config_for(folder, Head.value)
+
+
+@pytest.mark.parametrize("kind", ["judge", "encoder"])
+def test_what_is_scored_is_what_was_trained_on(kind, request, tmp_path):
+    folder = request.getfixturevalue(kind)
+    model = RewardModel(str(folder), dtype=torch.float32, max_tokens=100)
+    if kind == "judge":  # a template that goes on after the end of the turn, as ChatML does
+        model.tokenizer.chat_template = model.tokenizer.chat_template.replace(
+            "{{ eos_token }}", "{{ eos_token + ' ' }}"
+        )
+    file = tmp_path / "pairs.jsonl"
+    file.write_text(json.dumps({"prompt": "答案是", "chosen": "12", "rejected": "3"}), encoding="utf-8")
+    config = RankingDataConfig(path=str(file))
+    ((row, _),) = config.load(model.tokenizer, context_tokens=64, quarantine=config.quarantine())
+    (inputs,) = model.encode([DIALOGUE])
+    assert inputs["input_ids"].tolist() == row.token_ids.tolist()
+    assert inputs["input_ids"][-1] == model.tokenizer.convert_tokens_to_ids("<eos>" if kind == "judge" else "2")
+    columns = {"token_types": inputs["token_type_ids"].tolist()} if kind == "encoder" else {}
+    assert {name: column.tolist() for name, column in row.columns.items()} == columns

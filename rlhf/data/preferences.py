@@ -1,0 +1,161 @@
+"""Pairs of answers, the better one first: as policies learn them, and as reward models read them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from rlhf.data.base import OfflineDataConfig
+from rlhf.data.dialogues import Dialogue
+from rlhf.data.encoding import PolicyEncoder, ScoreEncoder
+from rlhf.data.fields import has, take
+from rlhf.data.files import Row, kind_of
+from rlhf.data.pairs import Pair, checked, take_answer, take_comparison, take_graded, take_hh
+from rlhf.data.quarantine import Quarantine
+from rlhf.types import InputError, Unit
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class PairFormat(StrEnum):
+    """How a row holds its pairs."""
+
+    pairs = "pairs"
+    """`chosen` and `rejected`: answers to `prompt`, or whole dialogues as messages (TRL, UltraFeedback binarized)."""
+    hh = "hh"
+    """`chosen` and `rejected`: whole dialogues as text with `Human:` and `Assistant:` (HH-RLHF)."""
+    comparisons = "comparisons"
+    """`info`, two `summaries` and `choice` (summarize-from-feedback)."""
+    graded = "graded"
+    """`completions` of one prompt with grades (UltraFeedback)."""
+
+
+class Pairing(StrEnum):
+    """Which pairs graded completions make."""
+
+    best = "best"
+    """The best with each that is worse."""
+    all = "all"
+    """Each two of different grades."""
+
+
+@dataclass(kw_only=True, slots=True)
+class PreferenceDataConfig(OfflineDataConfig):
+    """Pairs as a policy learns them: the tokens of both last turns."""
+
+    format: PairFormat | None = None
+    """`pairs`, `hh`, `comparisons` or `graded`. None: told by the first row's fields, which must fit one alone."""
+    prompt_key: str = "prompt"
+    """The field that holds the prompt, text or messages, where `chosen` and `rejected` are answers alone, and of
+    graded completions (UltraFeedback: `instruction`). Dots go into nested fields, here and below."""
+    chosen_key: str = "chosen"
+    """The field that holds the better answer, as text or message, or the dialogue that ends with it."""
+    rejected_key: str = "rejected"
+    """The field that holds the worse one."""
+    chosen_score_key: str | None = None
+    """The field that says how good the better answer is, a number (UltraFeedback binarized: `score_chosen`). None:
+    unknown, unless completions are graded."""
+    rejected_score_key: str | None = None
+    """The same of the worse one; both are set or none."""
+    completions_key: str = "completions"
+    """The field that holds graded completions, a list of objects."""
+    completion_key: str = "response"
+    """The field of a completion that holds its text."""
+    grade_key: str = "overall_score"
+    """The field of a completion that holds its grade, a number."""
+    pairing: Pairing = Pairing.best
+    """`best`: the best completion with each that is worse. `all`: each two of different grades."""
+
+    def __post_init__(self) -> None:
+        super(PreferenceDataConfig, self).__post_init__()
+        if (self.chosen_score_key is None) != (self.rejected_score_key is None):
+            raise InputError(
+                f"chosen_score_key={self.chosen_score_key}, rejected_score_key={self.rejected_score_key}: set both, or "
+                "none"
+            )
+
+    def encoder(self, tokenizer: PreTrainedTokenizerBase, *, context_tokens: int) -> PolicyEncoder | ScoreEncoder:
+        return PolicyEncoder(tokenizer, self, context_tokens=context_tokens)
+
+    def load(self, tokenizer: PreTrainedTokenizerBase, *, context_tokens: int, quarantine: Quarantine) -> list[Unit]:
+        """Units of the chosen and the rejected row; a row of graded completions gives several."""
+        encode = self.encoder(tokenizer, context_tokens=context_tokens)
+        form = self.format
+
+        def make(where: str, row: Row) -> Iterator[Unit]:
+            nonlocal form
+            form = form or self.format_of(row)
+            for pair in self.pairs(row, form):
+                yield (
+                    encode(where, pair.chosen, key=self.chosen_key, score=pair.scores[0]),
+                    encode(where, pair.rejected, key=self.rejected_key, score=pair.scores[1]),
+                )
+
+        return self.collect(quarantine, make)
+
+    def format_of(self, row: Row) -> PairFormat:
+        sides = has(row, self.chosen_key) and has(row, self.rejected_key)
+        text = take(row, self.chosen_key, remedy="") if sides else None
+        is_hh = isinstance(text, str) and text.startswith("\n\nHuman:") and not has(row, self.prompt_key)
+        fitting = {
+            PairFormat.pairs: sides and not is_hh,
+            PairFormat.hh: sides and is_hh,
+            PairFormat.comparisons: all(has(row, key) for key in ("info", "summaries", "choice")),
+            PairFormat.graded: has(row, self.completions_key) and has(row, self.prompt_key),
+        }
+        found = [form for form, fits in fitting.items() if fits]
+        if len(found) == 1:
+            return found[0]
+        names = f"those of {' and '.join(found)}" if found else "of no known format"
+        raise InputError(
+            f"the row's fields {', '.join(row) or '(none)'} are {names}: set format, and the keys that name its fields "
+            f"(pairs: {self.chosen_key}, {self.rejected_key} and {self.prompt_key}; hh: {self.chosen_key}, "
+            f"{self.rejected_key}; comparisons: info, summaries, choice; graded: {self.prompt_key}, "
+            f"{self.completions_key})"
+        )
+
+    def pairs(self, row: Row, form: PairFormat) -> Iterator[Pair]:
+        match form:
+            case PairFormat.comparisons:
+                yield take_comparison(row)
+            case PairFormat.graded:
+                yield from take_graded(
+                    row,
+                    prompt_key=self.prompt_key,
+                    completions_key=self.completions_key,
+                    completion_key=self.completion_key,
+                    grade_key=self.grade_key,
+                    best_only=self.pairing is Pairing.best,
+                )
+            case PairFormat.hh:
+                chosen, rejected = (Dialogue(take_hh(row, key)) for key in (self.chosen_key, self.rejected_key))
+                yield checked(Pair(chosen, rejected, self.scores(row)))
+            case PairFormat.pairs:
+                chosen, rejected = (
+                    Dialogue(take_answer(row, key, self.prompt_key)) for key in (self.chosen_key, self.rejected_key)
+                )
+                yield checked(Pair(chosen, rejected, self.scores(row)))
+
+    def scores(self, row: Row) -> tuple[float, float]:
+        if self.chosen_score_key is None or self.rejected_score_key is None:
+            return 0.0, 0.0
+        return _number(row, self.chosen_score_key), _number(row, self.rejected_score_key)
+
+
+@dataclass(kw_only=True, slots=True)
+class RankingDataConfig(PreferenceDataConfig):
+    """Pairs as a reward model reads them: through the end of the last turn, where its score is."""
+
+    def encoder(self, tokenizer: PreTrainedTokenizerBase, *, context_tokens: int) -> ScoreEncoder:
+        return ScoreEncoder(tokenizer, self, context_tokens=context_tokens)
+
+
+def _number(row: Row, key: str) -> float:
+    value = take(row, key, remedy="set chosen_score_key and rejected_score_key to the fields that hold the scores")
+    if type(value) not in (int, float) or not math.isfinite(value):
+        raise InputError(f"the field '{key}' is {kind_of(value)}, not a finite number: correct or remove the row")
+    return float(value)
