@@ -14,23 +14,26 @@ from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from rlhf.actors.plan import PlacementConfig
-from rlhf.actors.preflight import PreflightConfig
 from rlhf.algorithms.base import AlgorithmConfig
+from rlhf.algorithms.dpo import DPOConfig
 from rlhf.algorithms.grpo import GRPOConfig
+from rlhf.algorithms.ipo import IPOConfig
+from rlhf.algorithms.kto import KTOConfig
+from rlhf.algorithms.orpo import ORPOConfig
 from rlhf.algorithms.ppo import PPOConfig
+from rlhf.algorithms.process_reward import ProcessRewardConfig
+from rlhf.algorithms.reward_model import RewardModelConfig
+from rlhf.algorithms.simpo import SimPOConfig
+from rlhf.data.preferences import PreferenceDataConfig, RankingDataConfig
 from rlhf.data.prompts import PromptDataConfig
 from rlhf.data.supervised import SupervisedDataConfig
-from rlhf.models.lora import LoRAConfig
-from rlhf.models.rope import RopeScalingConfig
+from rlhf.offline_config import PreferenceRunConfig, RewardModelRunConfig, RunConfig, SFTRunConfig
 from rlhf.rewards.base import RewardConfig
-from rlhf.runtimes.base import BackendConfig, OptimizerConfig, SamplerConfig, WeightSyncConfig
+from rlhf.runtimes.base import OptimizerConfig, SamplerConfig, WeightSyncConfig
 from rlhf.train.checkpoint import CheckpointConfig
-from rlhf.train.offline import OfflineTrainConfig
 from rlhf.train.online import TrainConfig
 from rlhf.train.stream import StreamConfig
 from rlhf.train.sweep import SweepRunConfig
-from rlhf.train.tracking import LogConfig
 from rlhf.types import InputError
 
 T = TypeVar("T")
@@ -93,30 +96,6 @@ class CriticConfig:
 
 
 @dataclass(kw_only=True, slots=True)
-class RunConfig:
-    """What every training run has."""
-
-    model: str = MISSING
-    """Folder of the model to start from, in Hugging Face format; online it is the reference too."""
-    output: str = MISSING
-    """Folder of the run. Empty or absent to start, the same to continue."""
-    seed: int = 0
-    """Of the order of the data, of dealing minibatches, and of every rollout."""
-    dry_run: bool = False
-    """Check the input, show some rows, and stop before Ray starts."""
-    backend: BackendConfig = field(default_factory=BackendConfig)
-    """How models are held and trained."""
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    """The optimiser of what is trained."""
-    placement: PlacementConfig = field(default_factory=PlacementConfig)
-    """Accelerators of each role; offline training takes those of the policy."""
-    preflight: PreflightConfig = field(default_factory=PreflightConfig)
-    """What is asked of the nodes before accelerators are held."""
-    log: LogConfig = field(default_factory=LogConfig)
-    """What is written down."""
-
-
-@dataclass(kw_only=True, slots=True)
 class OnlineConfig(RunConfig):
     """Online reinforcement learning: `launch/ppo.py`."""
 
@@ -152,64 +131,23 @@ class OnlineConfig(RunConfig):
             raise InputError(f"stop_window={self.stop_window}: give at least 1")
 
 
-@dataclass(kw_only=True, slots=True)
-class HeldOutConfig:
-    """Rows that are not learnt from, on which the model is measured before, during and after training."""
-
-    path: str | None = None
-    """A file of rows in the form of the data. None: they are taken from the data itself."""
-    others: dict[str, str] = field(default_factory=dict)
-    """More such files, by the name their figures get: rows of another domain than is trained on."""
-    fraction: float = 0.0
-    """Share of the data that is held out, where no file is given; 0 measures nothing."""
-    every: int | None = None
-    """Training steps between measurements; None measures before and after alone."""
-    num_samples: int = 3
-    """Held-out prompts that a policy completes, greedily, at each measurement; they go to `samples.jsonl`."""
-    sample_tokens: int = 64
-    """Longest completion of them."""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.fraction < 1:
-            raise InputError(f"held_out.fraction={self.fraction}: give at least 0 and less than 1")
-        if self.path is not None and self.fraction:
-            raise InputError(
-                f"held_out.path={self.path}, held_out.fraction={self.fraction}: rows come from a file or from the "
-                "data; set one of them"
-            )
-        if self.every is not None and self.every < 1:
-            raise InputError(f"held_out.every={self.every}: give at least 1, or null for before and after alone")
-        if self.num_samples < 0 or self.sample_tokens < 1:
-            raise InputError(
-                f"held_out.num_samples={self.num_samples}, held_out.sample_tokens={self.sample_tokens}: give at least "
-                "0 and 1"
-            )
-
-
-@dataclass(kw_only=True, slots=True)
-class OfflineConfig(RunConfig):
-    """What every training on a fixed data set has."""
-
-    train: OfflineTrainConfig = field(default_factory=OfflineTrainConfig)
-    """Steps and rows per step."""
-    held_out: HeldOutConfig = field(default_factory=HeldOutConfig)
-    """What the model is measured on."""
-    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-    """When to save."""
-    lora: LoRAConfig = field(default_factory=LoRAConfig)
-    """Adapters in place of full fine-tuning."""
-    rope_scaling: RopeScalingConfig = field(default_factory=RopeScalingConfig)
-    """A longer context than the model was made for."""
-    neftune_alpha: float | None = None
-    """Noise on the embeddings while training (Jain et al. 2023): 5, 10 or 15. None: no noise."""
-
-
-@dataclass(kw_only=True, slots=True)
-class SFTRunConfig(OfflineConfig):
-    """Supervised fine-tuning: `launch/sft.py`."""
-
-    data: SupervisedDataConfig = field(default_factory=SupervisedDataConfig)
-    """The rows."""
+ALGORITHMS: dict[str, type[Any]] = {
+    "grpo": GRPOConfig,
+    "ppo": PPOConfig,
+    "dpo": DPOConfig,
+    "ipo": IPOConfig,
+    "kto": KTOConfig,
+    "orpo": ORPOConfig,
+    "simpo": SimPOConfig,
+    "reward_model": RewardModelConfig,
+    "process_reward": ProcessRewardConfig,
+}
+DATA: dict[str, type[Any]] = {
+    "supervised": SupervisedDataConfig,
+    "preferences": PreferenceDataConfig,
+    "rankings": RankingDataConfig,
+}
+"""Choices of the groups `algorithm` and `data`."""
 
 
 def register() -> None:
@@ -217,9 +155,13 @@ def register() -> None:
     store = ConfigStore.instance()
     store.store(name="online_schema", node=OnlineConfig)
     store.store(name="sft_schema", node=SFTRunConfig)
+    store.store(name="reward_model_schema", node=RewardModelRunConfig)
+    store.store(name="dpo_schema", node=PreferenceRunConfig)
     store.store(name="sweep_schema", node=SweepRunConfig)
-    store.store(group="algorithm", name="grpo", node=GRPOConfig)
-    store.store(group="algorithm", name="ppo", node=PPOConfig)
+    for name, algorithm in ALGORITHMS.items():
+        store.store(group="algorithm", name=name, node=algorithm)
+    for name, data in DATA.items():
+        store.store(group="data", name=name, node=data)
     store.store(group="reward", name="reward_schema", node=RewardConfig)
 
 
@@ -275,7 +217,8 @@ def unknown_key(key: str, known: list[str]) -> str:
 
 def all_schemas() -> list[type[Any]]:
     """Every dataclass a configuration is made of."""
-    found: list[type[Any]] = [OnlineConfig, SFTRunConfig, SweepRunConfig, GRPOConfig, PPOConfig]
+    found: list[type[Any]] = [OnlineConfig, SFTRunConfig, RewardModelRunConfig, PreferenceRunConfig, SweepRunConfig]
+    found += [*ALGORITHMS.values(), *DATA.values()]
     for schema in found:
         hints = [declared.default_factory for declared in dataclasses.fields(schema)]
         found += [hint for hint in hints if dataclasses.is_dataclass(hint) and hint not in found]  # type: ignore[misc]

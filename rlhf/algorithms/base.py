@@ -201,3 +201,11 @@ class KLControl:
 
     def restore(self, state: Mapping[str, float]) -> None:
         self.kl_coef = state["kl_coef"]
+
+
+@dataclass(kw_only=True, slots=True)
+class ScoreMethodConfig:
+    """Ways of training a model with a score head."""
+
+    def build(self) -> Loss:
+        raise NotImplementedError

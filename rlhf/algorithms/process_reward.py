@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
-from rlhf.algorithms.base import Loss, Metrics, ScoreOutputs
+from rlhf.algorithms.base import Loss, Metrics, ScoreMethodConfig, ScoreOutputs
 from rlhf.ops.masking import masked_sum
 from rlhf.ops.microbatch import MicroBatch
 from rlhf.types import Row
 
 
 @dataclass(kw_only=True, slots=True)
-class ProcessRewardConfig:
+class ProcessRewardConfig(ScoreMethodConfig):
     def build(self) -> Loss:
         return ProcessRewardLoss()
 

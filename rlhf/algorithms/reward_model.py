@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from rlhf.algorithms.base import Loss, Metrics, ScoreOutputs
+from rlhf.algorithms.base import Loss, Metrics, ScoreMethodConfig, ScoreOutputs
 from rlhf.algorithms.preference import pair_metrics, row_sums, side_metrics, sides
 from rlhf.ops.microbatch import MicroBatch
 from rlhf.ops.preference import bradley_terry_loss
@@ -16,7 +16,7 @@ from rlhf.types import InputError, Row
 
 
 @dataclass(kw_only=True, slots=True)
-class RewardModelConfig:
+class RewardModelConfig(ScoreMethodConfig):
     use_margin: bool = False
     """Scores are to differ by as much as the data's graded qualities of the two sides do (Llama 2)."""
     centring_coef: float = 0.0

@@ -14,13 +14,14 @@ import ray
 from rlhf.actors.nodes import check_nodes
 from rlhf.actors.placement import check_capacity, cluster
 from rlhf.actors.plan import RolePlan, make_plan
-from rlhf.config import OfflineConfig, as_plain
+from rlhf.config import as_plain
 from rlhf.data.base import OfflineDataConfig, Parts
 from rlhf.data.quarantine import Quarantine
 from rlhf.models.causal_lm import context_length, read_model_config, refuse_experts
 from rlhf.models.lora import check_lora
 from rlhf.models.rope import with_rope_scaling
 from rlhf.models.tokenizer import load_tokenizer
+from rlhf.offline_config import OfflineConfig
 from rlhf.stages.offline_rank import BEFORE_TRAINING, STOP, OfflineJob, train_on_ranks
 from rlhf.stages.report import CONSOLE, show_loss_masks, show_plan, show_table
 from rlhf.train.artifact import Artifact, open_artifact

@@ -16,11 +16,11 @@ import ray
 
 from rlhf.actors.ray_train import report_checkpoint, run_on_ranks
 from rlhf.algorithms.base import Loss
-from rlhf.config import OfflineConfig
 from rlhf.models.causal_lm import SamplingDistribution, TokenScorer
 from rlhf.models.heads import Head
 from rlhf.models.neftune import NEFTune
 from rlhf.models.score_model import ScoreScorer
+from rlhf.offline_config import OfflineConfig
 from rlhf.stages.tracking import metrics_log
 from rlhf.train.artifact import committing, staging_of
 from rlhf.train.batching import packing_of
