@@ -138,15 +138,17 @@ def loss_mask(
 
 def through_last_turn(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, tools: list[Any] | None = None
-) -> Tokens:
-    """The dialogue's tokens through the one that ends its last turn, the assistant's: where a rollout ends too."""
+) -> tuple[Tokens, str]:
+    """The dialogue's tokens through the one that ends its last turn, the assistant's: where a rollout ends too. And
+    the text they are of."""
     text = render(tokenizer, messages, add_generation_prompt=False, tools=tools)
     tokens = Tokens.of(tokenizer, text)
     closing = tokens.closing(np.arange(len(tokens.ids)))
     if closing is not None:
-        return Tokens(*(column[: closing + 1] for column in tokens))
+        return Tokens(*(column[: closing + 1] for column in tokens)), text
     end = (_eos_id(tokenizer), len(text), len(text), True, True)
-    return Tokens(*(np.append(column, value).astype(column.dtype) for column, value in zip(tokens, end, strict=True)))
+    closed = (np.append(column, value).astype(column.dtype) for column, value in zip(tokens, end, strict=True))
+    return Tokens(*closed), text
 
 
 class Tokens(NamedTuple):

@@ -83,7 +83,7 @@ def score_inputs(
     """
     if tokenizer.chat_template:
         return [
-            {"input_ids": through_last_turn(tokenizer, dialogue.messages, tools=dialogue.tools).ids}
+            {"input_ids": through_last_turn(tokenizer, dialogue.messages, tools=dialogue.tools)[0].ids}
             for dialogue in dialogues
         ]
     pairs = tokenizer(
