@@ -24,8 +24,10 @@ from rlhf.algorithms.ppo import PPOConfig
 from rlhf.algorithms.process_reward import ProcessRewardConfig
 from rlhf.algorithms.reward_model import RewardModelConfig
 from rlhf.algorithms.simpo import SimPOConfig
+from rlhf.data.kto import KTODataConfig
 from rlhf.data.preferences import PreferenceDataConfig, RankingDataConfig
 from rlhf.data.prompts import PromptDataConfig
+from rlhf.data.steps import StepDataConfig
 from rlhf.data.supervised import SupervisedDataConfig
 from rlhf.offline_config import PreferenceRunConfig, RewardModelRunConfig, RunConfig, SFTRunConfig
 from rlhf.rewards.base import RewardConfig
@@ -146,6 +148,8 @@ DATA: dict[str, type[Any]] = {
     "supervised": SupervisedDataConfig,
     "preferences": PreferenceDataConfig,
     "rankings": RankingDataConfig,
+    "labelled": KTODataConfig,
+    "steps": StepDataConfig,
 }
 """Choices of the groups `algorithm` and `data`."""
 

@@ -10,7 +10,7 @@ import ray
 from ray.exceptions import RayTaskError
 from rich.console import Console
 
-from rlhf.stages.offline_rank import STOP, OfflineJob, train_on_ranks
+from rlhf.stages.offline_rank import BEFORE_TRAINING, STOP, OfflineJob, train_on_ranks
 from rlhf.train.run_folder import RunFolder, is_finished
 from rlhf.train.stop import Stop
 from rlhf.train.tracking import METRICS, ProgressBar, Tail
@@ -36,7 +36,7 @@ async def train_folds(jobs: Sequence[OfflineJob], console: Console, stop: Stop) 
                 for job in waiting:
                     (job.root / STOP).touch()
             ready, tasks = await asyncio.to_thread(ray.wait, tasks, num_returns=len(tasks), timeout=POLL_S)
-            for figures in [figures for tail in steps for figures in tail.read() if figures["step"] >= 0]:
+            for figures in [figures for tail in steps for figures in tail.read() if figures["step"] > BEFORE_TRAINING]:
                 bar.show(num_done, figures)
                 num_done += 1
             try:

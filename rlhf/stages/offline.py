@@ -7,6 +7,7 @@ import functools
 import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import ray
@@ -70,13 +71,16 @@ def load_parts(
 
 def prompts_to_complete(
     config: OfflineConfig, units: Sequence[Unit], tokenizer: PreTrainedTokenizerBase
-) -> list[tuple[list[int], str]]:
-    """Of the first held-out rows that have a prompt its token ids, and as text what the row goes on with."""
-    starts = [(unit[0].token_ids, int(unit[0].loss_mask.argmax())) for unit in units]
-    return [
-        (ids[:start].tolist(), tokenizer.decode(ids[start:], skip_special_tokens=True))
-        for ids, start in [(ids, start) for ids, start in starts if start > 1][: config.held_out.num_samples]
-    ]
+) -> list[tuple[tuple[int, ...], str]]:
+    """The first held-out prompts as token ids, and as text what their rows go on with."""
+    found: dict[tuple[int, ...], str] = {}
+    for unit in units:
+        token_ids, start = unit[0].token_ids, int(unit[0].loss_mask.argmax())
+        if start > 1:
+            found.setdefault(
+                tuple(token_ids[:start].tolist()), tokenizer.decode(token_ids[start:], skip_special_tokens=True)
+            )
+    return list(found.items())[: config.held_out.num_samples]
 
 
 def run(job: OfflineJob, tokenizer: PreTrainedTokenizerBase, quarantine: Quarantine) -> Artifact | None:
@@ -124,8 +128,8 @@ def run_until_stopped(job: OfflineJob, folder: RunFolder) -> None:
 async def train(job: OfflineJob, folder: RunFolder, stop: Stop) -> signal.Signals | None:
     """Ranks of Ray Train, watched from here. Returns the signal that stopped them, if one did."""
     config = job.config
-    # The reference keeps the rows in the object store for ranks that are started anew.
-    told = replace(job, corpora=ray.put(job.corpora))
+    # The driver's own reference keeps the rows in the object store for ranks that are started anew.
+    told = replace(from_anywhere(job), corpora=ray.put(job.corpora))
     ranks = asyncio.create_task(asyncio.to_thread(train_on_ranks, told))
     steps = Tail(folder.root / METRICS)
     with ProgressBar(config.train.steps_over(len(job.corpora.train)), CONSOLE) as bar:
@@ -134,9 +138,18 @@ async def train(job: OfflineJob, folder: RunFolder, stop: Stop) -> signal.Signal
                 (folder.root / STOP).touch()
             await asyncio.wait((ranks,), timeout=POLL_S)
             for figures in steps.read():
-                bar.show(int(figures["step"]), figures)
+                if figures["step"] > BEFORE_TRAINING:
+                    bar.show(int(figures["step"]), figures)
     await ranks
     return stop.signal if stop.asked.is_set() else None
+
+
+def from_anywhere(job: OfflineJob) -> OfflineJob:
+    """The job with absolute paths: Ray Train's ranks work in another folder."""
+    reference = job.reference
+    if reference is not None and reference.model is not None:
+        reference = replace(reference, model=str(Path(reference.model).resolve()))
+    return replace(job, config=replace(job.config, model=str(Path(job.config.model).resolve())), reference=reference)
 
 
 def check_lengths(job: OfflineJob) -> None:

@@ -1,0 +1,64 @@
+"""Walk both roads from SFT to an aligned model on this machine, PPO and DPO, side by side: `make pipeline`.
+
+The task is to write a word backwards: the model learns half of it from examples, then from a reward model that was
+fitted to pairs (PPO), or from the pairs themselves (DPO). Words that are held out are in none of the training files.
+"""
+
+import json
+import random
+from pathlib import Path
+
+FOLDER = Path("outputs/tiny_pipeline")
+LETTERS = "abcdefgh"
+ALPHABET = f"{LETTERS}="
+NUM_WORDS, NUM_HELD_OUT = 800, 100
+WRONG_PER_WORD = 3
+
+
+def words() -> list[str]:
+    """Different words of three or four letters, in random order."""
+    generator = random.Random(0)
+    found = {"".join(generator.choices(LETTERS, k=generator.randint(3, 4))): None for _ in range(2 * NUM_WORDS)}
+    return list(found)[:NUM_WORDS]
+
+
+def wrong_answers(word: str, generator: random.Random) -> list[str]:
+    """What a half-trained model writes: two letters swapped, one lost, one too many, another one."""
+    right = word[::-1]
+    i, letter = generator.randrange(len(right) - 1), generator.choice(LETTERS)
+    swapped = right[:i] + right[i + 1] + right[i] + right[i + 2 :]
+    before, after = right[:i], right[i + 1 :]
+    candidates = [swapped, before + after, before + letter + right[i:], before + letter + after]
+    return [answer for answer in dict.fromkeys(candidates) if answer != right][:WRONG_PER_WORD]
+
+
+def write_rows(path: Path, rows: list[dict[str, str]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def write_data(folder: Path) -> None:
+    """`examples`, `prompts` and `pairs`, each also of held-out words."""
+    generator = random.Random(1)
+    every = words()
+    for name, chosen in (("train", every[NUM_HELD_OUT:]), ("held_out", every[:NUM_HELD_OUT])):
+        answers = [{"prompt": f"{word}=", "answer": word[::-1]} for word in chosen]
+        write_rows(folder / f"words_{name}.jsonl", answers)
+        pairs = [
+            {"prompt": f"{word}=", "chosen": word[::-1], "rejected": wrong}
+            for word in chosen
+            for wrong in wrong_answers(word, generator)
+        ]
+        write_rows(folder / f"pairs_{name}.jsonl", pairs)
+
+
+def main() -> None:
+    from rlhf.models.tiny import build_tiny_model
+
+    write_data(FOLDER)
+    if not (FOLDER / "untrained" / "config.json").is_file():
+        build_tiny_model(FOLDER / "untrained", alphabet=ALPHABET, hidden_size=128, context_tokens=64)
+
+
+if __name__ == "__main__":
+    main()
