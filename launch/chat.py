@@ -2,7 +2,7 @@
 
 import sys
 
-from rlhf.config import command_line
+from rlhf.command_line import command_line
 from rlhf.types import InputError
 
 

@@ -3,7 +3,8 @@
 import hydra
 from omegaconf import DictConfig
 
-from rlhf.config import OnlineConfig, command_line, in_one_sentence, resolve
+from rlhf.command_line import command_line, in_one_sentence
+from rlhf.config import OnlineConfig, resolve
 from rlhf.stages.multirun import as_member
 
 

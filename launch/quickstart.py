@@ -8,7 +8,8 @@ import random
 import sys
 from pathlib import Path
 
-from rlhf.config import OnlineConfig, SFTRunConfig, command_line, compose
+from rlhf.command_line import command_line
+from rlhf.config import OnlineConfig, SFTRunConfig, compose
 
 CONF = Path(__file__).parent.parent / "conf"
 FOLDER = Path("outputs/quickstart")
@@ -44,7 +45,7 @@ def main() -> None:
     online_config = compose(CONF, "online", arguments, OnlineConfig)
     from rlhf.actors.placement import cluster
     from rlhf.models.tiny import build_tiny_model, fit_tiny_reward_model
-    from rlhf.stages import offline, online
+    from rlhf.stages import online, sft
     from rlhf.stages.job import plan_roles
     from rlhf.stages.report import CONSOLE
 
@@ -57,7 +58,7 @@ def main() -> None:
             error = fit_tiny_reward_model(Path(judge), rated_answers(), alphabet=ALPHABET, context_tokens=64)
         CONSOLE.print(f"reward model: {judge}, mean absolute error {error:.3f}")
     with cluster(plan_roles(online_config)):
-        offline.run(sft_config)
+        sft.run(sft_config)
         online.run(online_config)
 
 

@@ -3,16 +3,17 @@
 import hydra
 from omegaconf import DictConfig
 
-from rlhf.config import SFTRunConfig, command_line, in_one_sentence, resolve
+from rlhf.command_line import command_line, in_one_sentence
+from rlhf.config import SFTRunConfig, resolve
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="sft")
 @in_one_sentence
 def main(composed: DictConfig) -> None:
     config = resolve(composed, SFTRunConfig)
-    from rlhf.stages import offline
+    from rlhf.stages import sft
 
-    offline.run(config)
+    sft.run(config)
 
 
 if __name__ == "__main__":

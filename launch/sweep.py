@@ -6,7 +6,7 @@ Arguments are those of `launch/ppo.py --multirun` and `sweep.*`; the same comman
 import sys
 from pathlib import Path
 
-from rlhf.config import command_line
+from rlhf.command_line import command_line
 
 
 def main() -> None:

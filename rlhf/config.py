@@ -1,15 +1,10 @@
-"""What can be configured, composed from the owners' dataclasses, and the command line's manners."""
+"""What can be configured, composed from the owners' dataclasses."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
-import functools
-import os
-import re
-import signal
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -17,26 +12,29 @@ from typing import Any, ParamSpec, TypeVar
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
-from hydra.errors import HydraException
-from omegaconf import MISSING, DictConfig, MissingMandatoryValue, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import MISSING, DictConfig, OmegaConf
 
-from rlhf.actors.plan import PlacementConfig
-from rlhf.actors.preflight import PreflightConfig
 from rlhf.algorithms.base import AlgorithmConfig
+from rlhf.algorithms.dpo import DPOConfig
 from rlhf.algorithms.grpo import GRPOConfig
+from rlhf.algorithms.ipo import IPOConfig
+from rlhf.algorithms.kto import KTOConfig
+from rlhf.algorithms.orpo import ORPOConfig
 from rlhf.algorithms.ppo import PPOConfig
+from rlhf.algorithms.process_reward import ProcessRewardConfig
+from rlhf.algorithms.reward_model import RewardModelConfig
+from rlhf.algorithms.simpo import SimPOConfig
+from rlhf.data.preferences import PreferenceDataConfig, RankingDataConfig
 from rlhf.data.prompts import PromptDataConfig
 from rlhf.data.supervised import SupervisedDataConfig
+from rlhf.offline_config import PreferenceRunConfig, RewardModelRunConfig, RunConfig, SFTRunConfig
 from rlhf.rewards.base import RewardConfig
-from rlhf.runtimes.base import BackendConfig, OptimizerConfig, SamplerConfig, WeightSyncConfig
+from rlhf.runtimes.base import OptimizerConfig, SamplerConfig, WeightSyncConfig
 from rlhf.train.checkpoint import CheckpointConfig
-from rlhf.train.offline import OfflineTrainConfig
 from rlhf.train.online import TrainConfig
 from rlhf.train.stream import StreamConfig
 from rlhf.train.sweep import SweepRunConfig
-from rlhf.train.tracking import LogConfig
-from rlhf.types import InputError, RunError, Stopped
+from rlhf.types import InputError
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -98,30 +96,6 @@ class CriticConfig:
 
 
 @dataclass(kw_only=True, slots=True)
-class RunConfig:
-    """What every training run has."""
-
-    model: str = MISSING
-    """Folder of the model to start from, in Hugging Face format; online it is the reference too."""
-    output: str = MISSING
-    """Folder of the run. Empty or absent to start, the same to continue."""
-    seed: int = 0
-    """Of the order of the data, of dealing minibatches, and of every rollout."""
-    dry_run: bool = False
-    """Check the input, show some rows, and stop before Ray starts."""
-    backend: BackendConfig = field(default_factory=BackendConfig)
-    """How models are held and trained."""
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    """The optimiser of what is trained."""
-    placement: PlacementConfig = field(default_factory=PlacementConfig)
-    """Accelerators of each role; offline training takes those of the policy."""
-    preflight: PreflightConfig = field(default_factory=PreflightConfig)
-    """What is asked of the nodes before accelerators are held."""
-    log: LogConfig = field(default_factory=LogConfig)
-    """What is written down."""
-
-
-@dataclass(kw_only=True, slots=True)
 class OnlineConfig(RunConfig):
     """Online reinforcement learning: `launch/ppo.py`."""
 
@@ -157,14 +131,23 @@ class OnlineConfig(RunConfig):
             raise InputError(f"stop_window={self.stop_window}: give at least 1")
 
 
-@dataclass(kw_only=True, slots=True)
-class SFTRunConfig(RunConfig):
-    """Supervised fine-tuning: `launch/sft.py`."""
-
-    data: SupervisedDataConfig = field(default_factory=SupervisedDataConfig)
-    """The rows."""
-    train: OfflineTrainConfig = field(default_factory=OfflineTrainConfig)
-    """Steps and rows per step."""
+ALGORITHMS: dict[str, type[Any]] = {
+    "grpo": GRPOConfig,
+    "ppo": PPOConfig,
+    "dpo": DPOConfig,
+    "ipo": IPOConfig,
+    "kto": KTOConfig,
+    "orpo": ORPOConfig,
+    "simpo": SimPOConfig,
+    "reward_model": RewardModelConfig,
+    "process_reward": ProcessRewardConfig,
+}
+DATA: dict[str, type[Any]] = {
+    "supervised": SupervisedDataConfig,
+    "preferences": PreferenceDataConfig,
+    "rankings": RankingDataConfig,
+}
+"""Choices of the groups `algorithm` and `data`."""
 
 
 def register() -> None:
@@ -172,9 +155,13 @@ def register() -> None:
     store = ConfigStore.instance()
     store.store(name="online_schema", node=OnlineConfig)
     store.store(name="sft_schema", node=SFTRunConfig)
+    store.store(name="reward_model_schema", node=RewardModelRunConfig)
+    store.store(name="dpo_schema", node=PreferenceRunConfig)
     store.store(name="sweep_schema", node=SweepRunConfig)
-    store.store(group="algorithm", name="grpo", node=GRPOConfig)
-    store.store(group="algorithm", name="ppo", node=PPOConfig)
+    for name, algorithm in ALGORITHMS.items():
+        store.store(group="algorithm", name=name, node=algorithm)
+    for name, data in DATA.items():
+        store.store(group="data", name=name, node=data)
     store.store(group="reward", name="reward_schema", node=RewardConfig)
 
 
@@ -228,71 +215,10 @@ def unknown_key(key: str, known: list[str]) -> str:
     return f"{key}: there is no such key; {hint}"
 
 
-def command_line(main: Callable[[], None]) -> None:
-    """Run a Hydra main; what a person can mend is told in one sentence, and the exit code says whose turn it is.
-
-    0: done, 2: the input is wrong, 4: the run cannot go on, 130 or 143: stopped by Ctrl-C or SIGTERM.
-    """
-    # Hydra then raises instead of printing several lines of its own.
-    os.environ["HYDRA_FULL_ERROR"] = "1"
-    in_one_sentence(main)()
-
-
-def in_one_sentence(function: Callable[P, None]) -> Callable[P, None]:
-    """The function, leaving with a sentence and an exit code where it raises what a person can mend.
-
-    Also put between `hydra.main` and its function: of an exception that comes out of it Hydra prints a line of its own,
-    of a SystemExit it does not.
-    """
-
-    @functools.wraps(function)
-    def run(*arguments: P.args, **keywords: P.kwargs) -> None:
-        try:
-            function(*arguments, **keywords)
-        except (HydraException, OmegaConfBaseException) as error:
-            sys.exit(refuse(explain(error), 2))
-        except InputError as error:
-            sys.exit(refuse(str(error), 2))
-        except RunError as error:
-            sys.exit(refuse(str(error), 4))
-        except Stopped as stopped:
-            sys.stderr.write(f"stopped: {stopped}\n")
-            sys.exit(stopped.exit_code)
-        except KeyboardInterrupt:
-            sys.stderr.write("quit: nothing more was saved; a run continues from its newest checkpoint, if any\n")
-            sys.exit(128 + signal.SIGINT)
-
-    return run
-
-
-def refuse(sentence: str, code: int) -> int:
-    sys.stderr.write(f"error: {sentence}\n")
-    return code
-
-
-def explain(error: BaseException) -> str:
-    """A composition error in one sentence."""
-    # An unknown choice is followed by the search path, which helps nobody.
-    text = " ".join(f"{error} {error.__cause__ or ''}".partition("Config search path:")[0].split())
-    if isinstance(error, MissingMandatoryValue):
-        key = getattr(error, "full_key", None) or text
-        return f"{key}: it must be set, as in {key}=..."
-    if match := re.search(r"Could not override '([^']+)'.*?not in '(\w+)'", text):
-        schema = next((s for s in all_schemas() if s.__name__ == match[2]), None)
-        return unknown_key(match[1], [f.name for f in dataclasses.fields(schema)] if schema else [])
-    if match := re.search(r"Could not override '([^']+)'\. To append to your config use (\+.*?) Key '", text):
-        return f"{match[1]}: new entries take a plus sign, as in {match[2]}"
-    if match := re.search(r"Could not find '([^']+)/([^'/]+)' Available options in '[^']+': (.*)", text):
-        known = ", ".join(name for name in match[3].split() if not name.endswith("_schema"))
-        return f"{match[1]}={match[2]}: unknown; known are {known}"
-    if match := re.search(r"Error merging override (\S+) (.*?)(?: full_key| object_type|$)", text):
-        return f"{match[1]}: {match[2]}"
-    return text
-
-
 def all_schemas() -> list[type[Any]]:
     """Every dataclass a configuration is made of."""
-    found: list[type[Any]] = [OnlineConfig, SFTRunConfig, SweepRunConfig, GRPOConfig, PPOConfig]
+    found: list[type[Any]] = [OnlineConfig, SFTRunConfig, RewardModelRunConfig, PreferenceRunConfig, SweepRunConfig]
+    found += [*ALGORITHMS.values(), *DATA.values()]
     for schema in found:
         hints = [declared.default_factory for declared in dataclasses.fields(schema)]
         found += [hint for hint in hints if dataclasses.is_dataclass(hint) and hint not in found]  # type: ignore[misc]

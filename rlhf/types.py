@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NewType, TypeVar
 
@@ -236,7 +237,11 @@ class Batch:
             minibatches.append(replace(minibatch, packs=tuple(packs)))
         return replace(self, minibatches=tuple(minibatches))
 
-    def in_pack_order(self, by_rank: Sequence[Sequence[T]]) -> list[T]:
+    def in_pack_order(self, by_rank: Sequence[Iterable[T]]) -> list[T]:
         """What each rank has, one item per pack of its shard, in the order of the batch's packs."""
         items = [iter(mine) for mine in by_rank]
         return [next(items[i % len(items)]) for part in self.minibatches for i in range(len(part.packs))]
+
+    def of_rank(self, mine: Sequence[T], rank: int, num_ranks: int) -> list[T | None]:
+        """What one rank has, one item per pack of its shard, in the order of the batch's packs; None for the rest."""
+        return self.in_pack_order([mine if i == rank else itertools.repeat(None) for i in range(num_ranks)])

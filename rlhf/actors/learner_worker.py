@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,7 @@ from rlhf.runtimes.base import BackendConfig, OptimizerConfig, Transport
 from rlhf.runtimes.buckets import Bucket
 from rlhf.runtimes.carriers import Carrier, Link, ObjectStoreCarrier, make_carrier
 from rlhf.runtimes.memory import peak_memory_bytes
-from rlhf.train.batching import Packing
 from rlhf.train.learner import Learner
-from rlhf.train.offline import OfflineTrainConfig, TokenRow, fit
 from rlhf.train.stats import Stats
 from rlhf.types import Batch
 
@@ -39,17 +37,6 @@ class LearnerSpec:
     distribution: SamplingDistribution
     """Of a policy's logprobs; a critic's values know none."""
     head: Head = Head.causal_lm
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FitSpec:
-    """What an offline training needs beside the learner and its rows."""
-
-    loss: Loss
-    optimizer: OptimizerConfig
-    train: OfflineTrainConfig
-    packing: Packing
-    seed: int
 
 
 class LearnerWorker:
@@ -79,10 +66,6 @@ class LearnerWorker:
 
     def update(self, batch: Batch, loss: Loss, lr: float) -> Stats:
         return self.learner.update(batch, loss, lr)
-
-    def fit(self, spec: FitSpec, rows: Sequence[TokenRow]) -> Iterator[dict[str, float]]:
-        local = replace(self.learner, fetch=list)  # the rows are here, not in the object store
-        yield from fit(local, spec.loss, rows, spec.optimizer, spec.train, spec.packing, seed=spec.seed)
 
     def connect(self, link: Link, rank: int) -> None:
         """Open this rank's end of the way to the engines, where it has one."""

@@ -53,12 +53,8 @@ def protect_token() -> None:
         token.chmod(0o600)
 
 
-@contextmanager
-def reserved(plan: Plan, timeout_s: float) -> Iterator[Bundles]:
-    """One placement group per accelerator group; given back at the end, with what still runs on them.
-
-    Raises RunError where the cluster has too few accelerators, or none free within the deadline.
-    """
+def check_capacity(plan: Plan) -> None:
+    """Raises RunError where the cluster has too few accelerators or CPUs for the plan."""
     try:
         lay_out(plan, [node.num_accelerators for node in nodes().values()])
     except InputError as error:
@@ -69,6 +65,15 @@ def reserved(plan: Plan, timeout_s: float) -> Iterator[Bundles]:
             f"placement: {plan.num_workers} workers take a CPU each and the cluster offers {num_cpus}; start its nodes "
             "with more (ray start --num-cpus), or lower placement.*"
         )
+
+
+@contextmanager
+def reserved(plan: Plan, timeout_s: float) -> Iterator[Bundles]:
+    """One placement group per accelerator group; given back at the end, with what still runs on them.
+
+    Raises RunError where the cluster has too few accelerators, or none free within the deadline.
+    """
+    check_capacity(plan)
     bundles = {
         group: placement_group([{ACCELERATOR: group.bundle_size, "CPU": len(group.roles)}] * group.num_bundles)
         for group in plan.groups

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from rlhf.runtimes.base import Precision
@@ -15,7 +17,10 @@ from rlhf.runtimes.memory import peak_memory_bytes, used_bytes
 class RewardModelSpec:
     """What a copy is made from."""
 
-    model_path: str
+    model_paths: tuple[str, ...]
+    """Several are an ensemble."""
+    pessimism: float
+    """Standard deviations over the models that their mean is lowered by."""
     precision: Precision
     max_tokens: int
     """Of a forward pass."""
@@ -27,10 +32,11 @@ class RewardModelWorker:
         from rlhf.models.reward_model import RewardModel
 
         dtype = torch.bfloat16 if spec.precision is Precision.bf16 else torch.float32
-        self.model = RewardModel(spec.model_path, dtype=dtype, max_tokens=spec.max_tokens)
+        self.models = [RewardModel(path, dtype=dtype, max_tokens=spec.max_tokens) for path in spec.model_paths]
+        self.pessimism = spec.pessimism
 
     def score(self, judged: list[Any]) -> list[float]:
-        return self.model.score(judged)
+        return ensemble_scores([model.score(judged) for model in self.models], self.pessimism)
 
     def memory(self) -> int:
         return peak_memory_bytes()
@@ -39,8 +45,18 @@ class RewardModelWorker:
         return self._move("cpu")
 
     def onload(self) -> int:
-        return self._move(self.model.device.type)
+        return self._move(self.models[0].device.type)
 
     def _move(self, device: str) -> int:
-        self.model.move(device)
+        for model in self.models:
+            model.move(device)
         return used_bytes()
+
+
+def ensemble_scores(
+    scores: Sequence[Sequence[float]],  # [M, N], NaN where a model gave none
+    pessimism: float,
+) -> list[float]:  # [N]
+    """Mean over models less `pessimism` standard deviations: a lower confidence bound (Coste et al. 2023)."""
+    by_model = np.array(scores)
+    return (by_model.mean(0) - pessimism * by_model.std(0)).tolist()

@@ -14,8 +14,19 @@ from rlhf.ops.kl import KLEstimator, adaptive_kl_coef
 from rlhf.ops.microbatch import MicroBatch
 from rlhf.types import Group, InputError, Prompt, Row, Sampling
 
-Metrics = dict[str, Tensor]
-"""Sums over the loss tokens of a micro-batch, to be divided by their number; a name ending in `_max` is a maximum."""
+
+@dataclass(frozen=True, slots=True)
+class Mean:
+    """A metric that is no mean over tokens."""
+
+    total: Tensor
+    weight: float
+    """What the total is a sum over: pairs, rows."""
+
+
+Metrics = dict[str, Tensor | Mean]
+"""Tensors are sums over the loss tokens of a micro-batch, to be divided by their number; one whose name ends in `_max`
+is a maximum."""
 
 
 class Outputs(Protocol):
@@ -32,6 +43,7 @@ class TokenOutputs:
 
     logprobs: Tensor  # [B, T] float32
     entropy: Tensor  # [B, T] float32, without gradient
+    first_choice: Tensor  # [B, T] bool, whether the token is the most likely one
 
     @property
     def column(self) -> Tensor:
@@ -47,6 +59,17 @@ class ValueOutputs:
     @property
     def column(self) -> Tensor:
         return self.values
+
+
+@dataclass(slots=True)
+class ScoreOutputs:
+    """What a reward model says of a micro-batch."""
+
+    scores: Tensor  # [B, T] float32, where the loss mask is; 0 elsewhere
+
+    @property
+    def column(self) -> Tensor:
+        return self.scores
 
 
 class Loss(Protocol):
@@ -178,3 +201,11 @@ class KLControl:
 
     def restore(self, state: Mapping[str, float]) -> None:
         self.kl_coef = state["kl_coef"]
+
+
+@dataclass(kw_only=True, slots=True)
+class ScoreMethodConfig:
+    """Ways of training a model with a score head."""
+
+    def build(self) -> Loss:
+        raise NotImplementedError

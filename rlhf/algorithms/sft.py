@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from rlhf.algorithms.base import Metrics, TokenOutputs
+from rlhf.algorithms.base import Mean, Metrics, TokenOutputs
 from rlhf.ops.masking import masked_sum
 from rlhf.ops.microbatch import MicroBatch
 from rlhf.types import Row
@@ -26,4 +26,12 @@ class SFTLoss:
         return float(sum(row.num_loss_tokens for row in rows))
 
     def __call__(self, outputs: TokenOutputs, batch: MicroBatch) -> tuple[Tensor, Metrics]:
-        return -masked_sum(outputs.logprobs, batch.loss_mask), {"entropy": masked_sum(outputs.entropy, batch.loss_mask)}
+        mask = batch.loss_mask
+        missed = batch.per_row((mask & ~outputs.first_choice).float())
+        metrics: Metrics = {
+            "entropy": masked_sum(outputs.entropy, mask),
+            "accuracy": masked_sum(outputs.first_choice.float(), mask),
+            # Every token greedy decoding's choice: greedy decoding writes just this. Of a label, whether it is right.
+            "exact_match": Mean((missed == 0).float().sum(), batch.num_rows),
+        }
+        return -masked_sum(outputs.logprobs, mask), metrics

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from rlhf.algorithms.base import TokenOutputs
-from rlhf.ops.logprobs import next_token_entropy, next_token_logprobs, sampling_logits
+from rlhf.models.rope import context_factor
+from rlhf.ops.logprobs import is_first_choice, next_token_entropy, next_token_logprobs, sampling_logits
 from rlhf.ops.microbatch import MicroBatch
 from rlhf.types import InputError
 
@@ -42,8 +43,8 @@ class TokenScorer:
         # A prompt may hold banned tokens, of logprob minus infinity: 0 where nothing is learnt.
         logprobs = next_token_logprobs(logits, batch.token_ids).masked_fill(~batch.loss_mask, 0.0)
         with torch.no_grad():
-            entropy = next_token_entropy(logits)
-        return TokenOutputs(logprobs=logprobs, entropy=entropy)
+            entropy, first_choice = next_token_entropy(logits), is_first_choice(logits, batch.token_ids)
+        return TokenOutputs(logprobs=logprobs, entropy=entropy, first_choice=first_choice)
 
 
 def read_model_config(path: str) -> dict[str, Any]:
@@ -100,7 +101,8 @@ def check_tensor_parallel(path: str, model_config: dict[str, Any], size: int) ->
 
 def context_length(model_config: dict[str, Any]) -> int:
     """Longest sequence the model was made for, in tokens."""
-    return text_setting(model_config, "max_position_embeddings", "n_positions")
+    positions = text_setting(model_config, "max_position_embeddings", "n_positions")
+    return int(positions * context_factor(model_config.get("text_config", model_config)))
 
 
 def vocab_size(model_config: dict[str, Any]) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from rlhf.models.tokenizer import load_tokenizer
 from rlhf.types import InputError
 
 if TYPE_CHECKING:
@@ -20,18 +21,27 @@ class Head(StrEnum):
 
 
 def config_for(path: str, head: Head) -> PreTrainedConfig:
-    """The model's config, for a critic with one value per token and no dropout.
+    """The config a model is trained with: one label for a critic or a reward model, no dropout for a critic.
 
     Raises InputError where transformers has no such model of the folder's architecture.
     """
+    config = read_config(path, head)
+    if head is not Head.causal_lm:
+        config.num_labels = 1
+    if head is Head.value:
+        config.classifier_dropout = 0.0
+    if head is Head.score and config.pad_token_id is None:
+        # By it transformers finds a sequence's last token, whose score is the sequence's.
+        config.pad_token_id = load_tokenizer(path).pad_token_id
+    return config
+
+
+def read_config(path: str, head: Head) -> PreTrainedConfig:
+    """The folder's own config. InputError where transformers has no model of its architecture with such a head."""
     import transformers
 
     config = transformers.AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
-    if head is Head.value:
-        config.num_labels = 1
-        config.classifier_dropout = 0.0
-    known = getattr(transformers, f"MODEL_FOR_{MAPPINGS[head]}_MAPPING")
-    if type(config) not in known:
+    if type(config) not in getattr(transformers, f"MODEL_FOR_{MAPPINGS[head]}_MAPPING"):
         raise InputError(
             f"model {path!r}: transformers has no {head.value} of model_type {config.model_type!r}; use a model that "
             "has one, such as Qwen3 or Llama"

@@ -11,7 +11,7 @@ import transformers
 from rlhf.data.dialogues import Dialogue
 from rlhf.data.encoding import score_inputs
 from rlhf.models.causal_lm import context_length, read_model_config, vocab_size
-from rlhf.models.heads import Head, config_for
+from rlhf.models.heads import Head, read_config
 from rlhf.models.tokenizer import load_tokenizer
 from rlhf.types import InputError, Message
 
@@ -31,7 +31,7 @@ def check_reward_model(path: str) -> int:
             f"reward.model={path}: its architecture is {architecture}, which has no head for a score; give a "
             "...ForSequenceClassification model with one label"
         )
-    config = config_for(path, Head.score)
+    config = read_config(path, Head.score)
     if config.num_labels != 1:
         raise InputError(
             f"reward.model={path}: it has {config.num_labels} labels, a reward model has one; train it with "
@@ -52,7 +52,7 @@ def check_vocabulary(key: str, path: str, policy_path: str, tokenizer: PreTraine
         example = f", {min(differing)!r} for one" if differing else ""
         remedy = (
             "set reward.model_input=text to let it read rollouts as text"
-            if key == "reward.model"
+            if key.startswith("reward.")
             else "start from a model of the same family"
         )
         raise InputError(f"{key}={path}: its vocabulary is not that of the policy {policy_path}{example}; {remedy}")

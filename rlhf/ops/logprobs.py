@@ -39,3 +39,11 @@ def next_token_entropy(
     logprobs = logits[:, :-1].log_softmax(-1)
     weighted = torch.where(logprobs.isneginf(), 0.0, logprobs.exp() * logprobs)
     return F.pad(-weighted.sum(-1), (1, 0))
+
+
+def is_first_choice(
+    logits: Tensor,  # [B, T, V]
+    token_ids: Tensor,  # [B, T] int64
+) -> Tensor:  # [B, T] bool
+    """Whether each token is the one greedy decoding would choose after those before it; the first is not."""
+    return F.pad(logits[:, :-1].argmax(-1) == token_ids[:, 1:], (1, 0))

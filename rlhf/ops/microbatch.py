@@ -29,6 +29,9 @@ class MicroBatch:
     values: Tensor | None = None  # [B, T] float32, of the critic: the return expected before the token was chosen
     advantages: Tensor | None = None  # [B, T] float32
     returns: Tensor | None = None  # [B, T] float32, what the critic learns
+    kl_baseline: Tensor | None = None  # [B, T] float32, KTO's z0: the same everywhere in a batch
+    targets: Tensor | None = None  # [B, T] float32, what a score is to say, from 0 to 1
+    token_types: Tensor | None = None  # [B, T] float32, the segment an encoder sees a token in: 0 or 1
 
     @classmethod
     def from_rows(

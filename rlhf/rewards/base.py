@@ -51,6 +51,11 @@ class RewardConfig:
     model: str | None = None
     """Folder of a reward model, a sequence classifier with one label; it runs on workers of its own
     (`placement.reward`). None: there is none."""
+    ensemble: list[str] = field(default_factory=list)
+    """Folders of more reward models beside `model`, on the same workers; the score is the mean over all of them."""
+    pessimism: float = 0.0
+    """The score is their mean less so many standard deviations over the models (Coste et al. 2023): where they
+    disagree, a policy gains nothing. 0: the mean."""
     model_weight: float = 1.0
     """Factor of the reward model's score."""
     model_input: ModelInput = ModelInput.tokens
@@ -72,6 +77,12 @@ class RewardConfig:
         for weight in self.weights or ():
             if not math.isfinite(weight):
                 raise InputError(f"reward.weights holds {weight}: give finite numbers")
+        if self.ensemble and self.model is None:
+            raise InputError(f"reward.ensemble has {self.ensemble[0]}: set reward.model to one of them")
+        if not 0 <= self.pessimism < math.inf or (self.pessimism and not self.ensemble):
+            raise InputError(
+                f"reward.pessimism={self.pessimism}: give 0 or more standard deviations, and models in reward.ensemble"
+            )
         if not math.isfinite(self.model_weight):
             raise InputError(f"reward.model_weight is {self.model_weight}: give a finite number")
         for key in ("timeout_s", "model_timeout_s"):

@@ -6,25 +6,29 @@ import datetime
 import logging
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import deepspeed
 import torch
-import transformers
 from deepspeed.runtime.zero.offload_config import OffloadStateTypeEnum
 from deepspeed.utils import logger as deepspeed_logger
 from huggingface_hub import save_torch_state_dict
+from peft import get_peft_model_state_dict
 from torch import Tensor, nn
-from transformers.integrations import HfDeepSpeedConfig
-from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+from transformers import GenerationConfig
 
-from rlhf.models.heads import Head, config_for
+from rlhf.models.adapters import save_merged
+from rlhf.models.heads import Head
+from rlhf.models.lora import LoRAConfig
+from rlhf.models.rope import RopeScalingConfig
 from rlhf.ops.microbatch import MicroBatch
 from rlhf.runtimes.base import BackendConfig, ModelScorer, OptimizerConfig, Precision
 from rlhf.runtimes.buckets import Bucket, flatten, in_buckets
 from rlhf.runtimes.carriers import Carrier, ObjectStoreCarrier
+from rlhf.runtimes.loading import load_model, load_whole, restore_rotary_buffers
 from rlhf.runtimes.memory import used_bytes
 
 deepspeed_logger.setLevel(logging.ERROR)
@@ -54,10 +58,14 @@ class DeepSpeedBackend:
         config: BackendConfig,
         optimizer: OptimizerConfig | None,
         head: Head = Head.causal_lm,
+        lora: LoRAConfig | None = None,
+        rope: RopeScalingConfig | None = None,
     ) -> None:
         self.rank, self.num_ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.model_path = model_path
+        self.model_path, self.head = model_path, head
+        self.rope = rope or RopeScalingConfig()
+        self.lora = lora if lora is not None and lora.enabled else None
         # A model on one rank that is only asked needs no engine: ZeRO-3 would gather what is already whole.
         self.sharded = config.zero_stage == 3 and (optimizer is not None or self.num_ranks > 1)
         deepspeed.init_distributed(
@@ -67,17 +75,28 @@ class DeepSpeedBackend:
         )
         self.optimizing, self.states_on_host = optimizer is not None, config.offload_optimizer
         settings = deepspeed_config(config, optimizer, self.num_ranks, self.device)
-        self.model = load_model(model_path, head, config, settings if self.sharded else None)
+        self.model = load_model(
+            model_path, head, config, settings if self.sharded else None, lora=self.lora, rope=self.rope
+        )
         self.engine = self.model
         if optimizer is not None or self.sharded:
-            parameters = self.model.parameters() if optimizer else None
+            parameters = [p for p in self.model.parameters() if p.requires_grad] if optimizer else None
             self.engine, *_ = deepspeed.initialize(model=self.model, model_parameters=parameters, config=settings)
             restore_rotary_buffers(self.model)
         self.engine.to(self.device).train(optimizer is not None)
 
     def forward(self, batch: MicroBatch, scorer: ModelScorer[OutputsT], *, grad: bool) -> OutputsT:
+        if self.model.training != grad:  # an adapter's dropout is for training alone
+            self.model.train(grad)
         with torch.set_grad_enabled(grad):
             return scorer(self.engine, batch.to(self.device))
+
+    @contextmanager
+    def without_adapter(self) -> Iterator[None]:
+        """Within it `forward` asks the model the adapter was put on: the reference of preference methods."""
+        assert self.lora is not None, "a model without an adapter has no reference within it"
+        with self.model.disable_adapter():
+            yield
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
         self.engine.set_gradient_accumulation_boundary(last)
@@ -99,7 +118,27 @@ class DeepSpeedBackend:
         torch.distributed.all_gather_object(values, value)
         return values
 
+    def generate(self, prompt: Sequence[int], max_tokens: int, stop_token_ids: Sequence[int]) -> list[int]:
+        """Greedy completion of a prompt, the same on every rank, which all have to ask. For a look at a model in
+        training; engines are far faster."""
+        ids = torch.tensor([list(prompt)], device=self.device)
+        self.model.eval()
+        with torch.no_grad():
+            found = self.model.generate(
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                generation_config=GenerationConfig(
+                    max_new_tokens=max_tokens,
+                    do_sample=False,
+                    eos_token_id=list(stop_token_ids),
+                    pad_token_id=stop_token_ids[0],
+                ),
+                synced_gpus=self.sharded and self.num_ranks > 1,
+            )
+        return found[0, len(prompt) :].tolist()
+
     def weights(self, bucket_bytes: int, carrier: Carrier | None = None) -> Iterator[Bucket]:
+        assert self.lora is None, "engines are sent whole models: an adapter is not merged on its way"
         carrier = carrier or ObjectStoreCarrier()
         sends = self.rank == 0 or carrier.from_every_rank
         named = list(self.model.named_parameters())
@@ -143,26 +182,52 @@ class DeepSpeedBackend:
 
     def save(self, folder: Path) -> None:
         """This rank's shard of parameters and optimiser states. The caller commits the folder once all ranks did."""
-        self.engine.save_checkpoint(str(folder), tag=CHECKPOINT_TAG, save_latest=False)
+        self.engine.save_checkpoint(
+            str(folder), tag=CHECKPOINT_TAG, save_latest=False, exclude_frozen_parameters=self.lora is not None
+        )
 
     def load(self, folder: Path) -> None:
         """Continue from `save`, at the same number of ranks. The folder must have been verified: it holds pickles."""
-        loaded, _ = self.engine.load_checkpoint(str(folder), tag=CHECKPOINT_TAG)
+        loaded, _ = self.engine.load_checkpoint(str(folder), tag=CHECKPOINT_TAG, load_module_strict=self.lora is None)
         assert loaded is not None, f"DeepSpeed found no checkpoint in {folder}"
 
     def save_pretrained(self, folder: Path) -> None:
-        """Weights as safetensors with config and generation config, as `from_pretrained` reads them. Rank 0 writes."""
-        parameters: dict[str, Tensor] = {}
-        for name, parameter in self.model.named_parameters():
-            with deepspeed.zero.GatheredParameters([parameter], enabled=self.sharded):
-                if self.rank == 0:
-                    parameters[name] = parameter.data.cpu().clone()
+        """Weights as safetensors with config and generation config, as `from_pretrained` reads them. Rank 0 writes.
+
+        With an adapter: the base with it merged in, in the base's own precision, and itself in `folder/adapter`.
+        """
+        if self.lora is not None:
+            state = self.adapter()
+            if self.rank == 0:
+                base = load_whole(self.model_path, self.head, self.rope)
+                save_merged(folder, base, self.lora, self.head, state, max_shard_size=MAX_SHARD_SIZE)
+            return
+        parameters = self.whole(dict(self.model.named_parameters()))
         if self.rank == 0:
             folder.mkdir(parents=True, exist_ok=True)
             save_torch_state_dict(parameters, folder, max_shard_size=MAX_SHARD_SIZE, metadata={"format": "pt"})
             self.model.config.save_pretrained(folder)
             if self.model.can_generate():
                 self.model.generation_config.save_pretrained(folder)
+
+    def adapter(self) -> dict[str, Tensor]:
+        """The adapter and the head trained with it, on the CPU, under the names of peft's files; empty but on rank 0.
+
+        Every rank calls it.
+        """
+        state = self.whole({name: p for name, p in self.model.named_parameters() if p.requires_grad})
+        if self.rank != 0:
+            return {}
+        return get_peft_model_state_dict(self.model, state_dict=state, save_embedding_layers=False)
+
+    def whole(self, named: dict[str, nn.Parameter]) -> dict[str, Tensor]:
+        """The parameters on the CPU, gathered one by one; empty but on rank 0."""
+        values: dict[str, Tensor] = {}
+        for name, parameter in named.items():
+            with deepspeed.zero.GatheredParameters([parameter], enabled=self.sharded):
+                if self.rank == 0:
+                    values[name] = parameter.data.cpu().clone()
+        return values
 
 
 def num_elements(parameter: nn.Parameter) -> int:
@@ -201,41 +266,3 @@ def deepspeed_config(
             },
         }
     return settings
-
-
-def load_model(path: str, head: Head, config: BackendConfig, zero3: dict[str, Any] | None) -> nn.Module:
-    """The model in training precision; under ZeRO-3 no rank ever holds all of it. A head the folder lacks is 0."""
-    dtype = torch.bfloat16 if config.precision is Precision.bf16 else torch.float32
-    # Alive, this object makes from_pretrained shard while it loads; collected too early, ZeRO-3 is silently off.
-    sharding = HfDeepSpeedConfig(zero3) if zero3 else None
-    model, found = getattr(transformers, head.value).from_pretrained(
-        path,
-        config=config_for(path, head),
-        dtype=dtype,
-        attn_implementation=config.attention.value,
-        output_loading_info=True,
-    )
-    if sharding is not None:
-        unset_hf_deepspeed_config()
-    zero_missing(model, found["missing_keys"])
-    if config.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    return model
-
-
-def zero_missing(model: nn.Module, names: set[str]) -> None:
-    """Zero what the folder did not hold, a critic's head: a random one would differ with how the model is sharded."""
-    missing = [parameter for name, parameter in model.named_parameters() if name in names]
-    with torch.no_grad(), deepspeed.zero.GatheredParameters(missing, modifier_rank=0):
-        for parameter in missing:
-            parameter.zero_()
-
-
-def restore_rotary_buffers(model: nn.Module) -> None:
-    """Rotary frequencies in fp32: DeepSpeed casts them to bf16 with the rest, which moves every position."""
-    for module in model.modules():
-        if not any(name.endswith("inv_freq") for name, _ in module.named_buffers(recurse=False)):
-            continue
-        fresh = type(module)(config=module.config)
-        for name, buffer in module.named_buffers(recurse=False):
-            setattr(module, name, fresh.get_buffer(name).to(buffer.device))

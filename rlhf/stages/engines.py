@@ -41,7 +41,10 @@ def reward_model_spec(job: Job) -> RewardModelSpec | None:
     if reward.model is None:
         return None
     return RewardModelSpec(
-        model_path=reward.model, precision=job.config.backend.precision, max_tokens=reward.model_max_tokens
+        model_paths=(reward.model, *reward.ensemble),
+        pessimism=reward.pessimism,
+        precision=job.config.backend.precision,
+        max_tokens=reward.model_max_tokens,
     )
 
 

@@ -179,16 +179,22 @@ def check_roles(config: OnlineConfig, tokenizer: PreTrainedTokenizerBase) -> Non
         if critic != config.model:
             check_vocabulary("critic.model", critic, config.model, tokenizer)
     reward = config.reward
-    if reward.model is None:
+    if reward.model is not None:
+        check_judge("reward.model", reward.model, config, tokenizer)
+    for folder in reward.ensemble:
+        check_judge("reward.ensemble", folder, config, tokenizer)
+
+
+def check_judge(key: str, folder: str, config: OnlineConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+    """The folder of a reward model."""
+    longest = check_reward_model(folder)
+    if config.reward.model_input is ModelInput.text:
+        load_tokenizer(folder)
         return
-    longest = check_reward_model(reward.model)
-    if reward.model_input is ModelInput.text:
-        load_tokenizer(reward.model)
-        return
-    check_vocabulary("reward.model", reward.model, config.model, tokenizer)
+    check_vocabulary(key, folder, config.model, tokenizer)
     if longest < config.sampler.context_tokens:
         raise InputError(
-            f"reward.model={reward.model}: it was made for {longest} tokens, a rollout may have "
+            f"{key}={folder}: it was made for {longest} tokens, a rollout may have "
             f"sampler.context_tokens={config.sampler.context_tokens}; lower that, or choose another reward model"
         )
 

@@ -16,7 +16,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from rlhf.config import explain, in_one_sentence, refuse
+from rlhf.command_line import explain, in_one_sentence, refuse
 from rlhf.stages.grid import grid
 from rlhf.stages.report import CONSOLE
 from rlhf.stages.sweep_report import conclude_sweep

@@ -1,107 +1,178 @@
-"""Supervised fine-tuning, from a configuration to a model: what `launch/sft.py` calls."""
+"""Offline training, from a job to a model: what SFT, reward models and the preference methods share."""
 
 from __future__ import annotations
 
 import asyncio
 import functools
-from pathlib import Path
+import signal
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import ray
 
-from rlhf.actors.learner_worker import FitSpec, LearnerSpec, LearnerWorker
 from rlhf.actors.nodes import check_nodes
-from rlhf.actors.placement import cluster, reserved
+from rlhf.actors.placement import check_capacity, cluster
 from rlhf.actors.plan import RolePlan, make_plan
-from rlhf.actors.roles import ModelRole, fetch
-from rlhf.actors.workers import Spawner, Workers
-from rlhf.algorithms.sft import SFTConfig
-from rlhf.config import SFTRunConfig, as_plain
-from rlhf.data.supervised import load_supervised
-from rlhf.models.causal_lm import SamplingDistribution, context_length, read_model_config, refuse_experts
-from rlhf.models.tokenizer import load_tokenizer, stop_token_ids
-from rlhf.stages.model_files import manifest_of, write_tokenizer
-from rlhf.stages.report import CONSOLE, show_loss_masks, show_plan
-from rlhf.stages.tracking import metrics_log
-from rlhf.train.artifact import Artifact, committing, open_artifact
-from rlhf.train.batching import packing_of
-from rlhf.train.clock import Clock
+from rlhf.config import as_plain
+from rlhf.data.base import OfflineDataConfig, Parts
+from rlhf.data.quarantine import Quarantine
+from rlhf.models.causal_lm import context_length, read_model_config, refuse_experts
+from rlhf.models.lora import check_lora
+from rlhf.models.rope import with_rope_scaling
+from rlhf.models.tokenizer import load_tokenizer
+from rlhf.offline_config import OfflineConfig
+from rlhf.stages.offline_rank import BEFORE_TRAINING, STOP, OfflineJob, train_on_ranks
+from rlhf.stages.report import CONSOLE, show_loss_masks, show_plan, show_table
+from rlhf.train.artifact import Artifact, open_artifact
 from rlhf.train.run_folder import RunFolder, is_finished, open_run_folder
-from rlhf.train.tracking import PLOT, ProgressBar, plot
-from rlhf.types import InputError, TrainingRow
+from rlhf.train.stop import Stop, until_stopped
+from rlhf.train.tracking import METRICS, PLOT, ProgressBar, Tail, plot, read_rows
+from rlhf.types import InputError, Stopped, Unit
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 NUM_SHOWN = 3
-PANELS = {"loss (nats per token)": "train/loss", "gradient norm": "train/gradient_norm"}
+HELD_OUT = "held_out"
+"""The name that figures of held-out rows get."""
+POLL_S = 0.5
 
 
-def run(config: SFTRunConfig) -> Artifact | None:
-    """Train, or with `dry_run` only check. Raises InputError before Ray starts where the input is wrong."""
+def open_model(config: OfflineConfig) -> tuple[PreTrainedTokenizerBase, int]:
+    """The tokenizer and the context, in tokens, of the model to start from."""
     model_config = read_model_config(config.model)
     refuse_experts(config.model, model_config)
-    context = context_length(model_config)
-    tokenizer = load_tokenizer(config.model)
-    rows = load_supervised(config.data, tokenizer, context_tokens=context)
-    longest = max(row.num_tokens for row in rows)
-    if longest > config.backend.max_tokens_per_microbatch:
-        raise InputError(
-            f"backend.max_tokens_per_microbatch={config.backend.max_tokens_per_microbatch}: the longest row has "
-            f"{longest} tokens and must fit; raise it to at least that"
-        )
-    plan = make_plan([RolePlan(role="policy", num_workers=config.placement.policy)])
-    CONSOLE.print(
-        f"{len(rows)} rows of at most {longest} tokens, {config.train.rows_per_step} per optimiser step over all "
-        f"ranks, {config.train.steps_over(len(rows))} optimiser steps"
+    check_lora(config.lora, config.model, zero_stage=config.backend.zero_stage)
+    scaled = with_rope_scaling(config.model, model_config, config.rope_scaling)
+    return load_tokenizer(config.model), context_length(scaled)
+
+
+def load_parts(
+    config: OfflineConfig, data: OfflineDataConfig, tokenizer: PreTrainedTokenizerBase, context_tokens: int
+) -> tuple[Parts, Quarantine]:
+    """The rows to train on, those held out, and the bad ones among them."""
+    held_out, quarantine = config.held_out, data.quarantine()
+    parts = data.load_parts(
+        tokenizer,
+        context_tokens=context_tokens,
+        quarantine=quarantine,
+        held_out_fraction=held_out.fraction,
+        seed=config.seed,
     )
+    files = {**({HELD_OUT: held_out.path} if held_out.path else {}), **held_out.others}
+    others = {
+        name: replace(data, path=path, limit=None).load(tokenizer, context_tokens=context_tokens, quarantine=quarantine)
+        for name, path in files.items()
+    }
+    return replace(parts, held_out={**parts.held_out, **others}), quarantine
+
+
+def prompts_to_complete(
+    config: OfflineConfig, units: Sequence[Unit], tokenizer: PreTrainedTokenizerBase
+) -> list[tuple[list[int], str]]:
+    """Of the first held-out rows that have a prompt its token ids, and as text what the row goes on with."""
+    starts = [(unit[0].token_ids, int(unit[0].loss_mask.argmax())) for unit in units]
+    return [
+        (ids[:start].tolist(), tokenizer.decode(ids[start:], skip_special_tokens=True))
+        for ids, start in [(ids, start) for ids, start in starts if start > 1][: config.held_out.num_samples]
+    ]
+
+
+def run(job: OfflineJob, tokenizer: PreTrainedTokenizerBase, quarantine: Quarantine) -> Artifact | None:
+    """Train, or with `dry_run` only show. Raises InputError before Ray starts where the input is wrong."""
+    config = job.config
+    check_lengths(job)
+    plan = make_plan([RolePlan(role="policy", num_workers=config.placement.policy)])
+    show_arithmetic(job)
     show_plan(plan)
+    if quarantine.rejects:
+        counts = ", ".join(f"{what} {count}" for what, count in quarantine.summary().items())
+        CONSOLE.print(f"{len(quarantine.rejects)} bad rows are left out: {counts}")
     if config.dry_run:
-        show_loss_masks(tokenizer, [(row.token_ids, row.loss_mask) for row in rows[:NUM_SHOWN]])
+        rows = [row for unit in job.corpora.train.units[:NUM_SHOWN] for row in unit]
+        show_loss_masks(tokenizer, [(row.token_ids, row.loss_mask) for row in rows])
         return None
-    stop_ids = stop_token_ids(config.model, tokenizer)
     with open_run_folder(config.output, as_plain(config)) as folder:
+        quarantine.write(folder.root)
         if is_finished(folder):
             CONSOLE.print(f"{folder.model} is there already: this run is finished.")
         else:
             with cluster(plan):
                 check_nodes(folder.root, config.preflight)
-                with reserved(plan, config.placement.timeout_s) as bundles:
-                    workers = Spawner(plan, bundles, Clock())("policy", LearnerWorker)
-                    save_beside = functools.partial(write_tokenizer, tokenizer, stop_ids)
-                    asyncio.run(train(config, rows, workers, folder, save_beside))
+                check_capacity(plan)
+                run_until_stopped(replace(job, root=folder.root), folder)
         return open_artifact(folder.model)
 
 
-async def train(
-    config: SFTRunConfig,
-    rows: list[TrainingRow],
-    workers: Workers,
-    folder: RunFolder,
-    save_beside: functools.partial[None],
-) -> None:
-    """Load, fit, and commit the model."""
-    model = ModelRole(workers, "logprobs", Clock())
-    spec = LearnerSpec(
-        model_path=config.model,
-        backend=config.backend,
-        optimizer=config.optimizer,
-        distribution=SamplingDistribution(),
-    )
-    fit = FitSpec(
-        loss=SFTConfig().build(),
-        optimizer=config.optimizer,
-        train=config.train,
-        packing=packing_of(config.backend, len(workers)),
-        seed=config.seed,
-    )
-    with CONSOLE.status("starting Ray actors and DeepSpeed learners"):
-        await model.start(spec)
-    num_steps = config.train.steps_over(len(rows))
-    with metrics_log(config, folder, next_step=0) as log, ProgressBar(num_steps, CONSOLE) as bar:
-        async for references in workers.stream("fit", fit, ray.put(rows)):
-            (figures,) = fetch(references)
-            log.write(figures)
-            bar.show(int(figures["step"]), figures)
-    manifest = {**manifest_of(config, config.model), "kind": "model", "step": num_steps, "metrics": log.history[-1]}
-    with committing(folder.model, manifest) as staging:
-        await model.save_pretrained(staging)
-        save_beside(Path(staging))
-    plot(log.history, PANELS, folder.root / PLOT)
+def run_until_stopped(job: OfflineJob, folder: RunFolder) -> None:
+    """Train; a stop that was asked for says how to continue."""
+    (folder.root / STOP).unlink(missing_ok=True)
+    tell = functools.partial(CONSOLE.print, soft_wrap=True)
+    stopped = asyncio.run(until_stopped(functools.partial(train, job, folder), tell))
+    if not folder.model.is_dir():
+        assert stopped is not None, "Ray Train ended without a model"
+        (newest,) = folder.checkpoints()[:1]
+        raise Stopped(stopped, f"{newest} is saved, the same command continues from it")
+    history = read_rows(folder.root / METRICS)
+    plot(history, job.panels, folder.root / PLOT)
+    before = next((row for row in history if row["step"] == BEFORE_TRAINING), {})
+    show_figures(open_artifact(folder.model).manifest["metrics"], before)
     CONSOLE.print(f"model: {folder.model}", f"plot: {folder.root / PLOT}", sep="\n", soft_wrap=True)
+
+
+async def train(job: OfflineJob, folder: RunFolder, stop: Stop) -> signal.Signals | None:
+    """Ranks of Ray Train, watched from here. Returns the signal that stopped them, if one did."""
+    config = job.config
+    # The reference keeps the rows in the object store for ranks that are started anew.
+    told = replace(job, corpora=ray.put(job.corpora))
+    ranks = asyncio.create_task(asyncio.to_thread(train_on_ranks, told))
+    steps = Tail(folder.root / METRICS)
+    with ProgressBar(config.train.steps_over(len(job.corpora.train)), CONSOLE) as bar:
+        while not ranks.done():
+            if stop.asked.is_set():
+                (folder.root / STOP).touch()
+            await asyncio.wait((ranks,), timeout=POLL_S)
+            for figures in steps.read():
+                bar.show(int(figures["step"]), figures)
+    await ranks
+    return stop.signal if stop.asked.is_set() else None
+
+
+def check_lengths(job: OfflineJob) -> None:
+    limit = job.config.backend.max_tokens_per_microbatch
+    corpora = [job.corpora.train, *job.corpora.held_out.values()]
+    longest = max(sum(row.num_tokens for row in unit) for corpus in corpora for unit in corpus.units)
+    if longest > limit:
+        raise InputError(
+            f"backend.max_tokens_per_microbatch={limit}: the longest row, or pair, has {longest} tokens and must fit; "
+            "raise it to at least that"
+        )
+
+
+def show_arithmetic(job: OfflineJob) -> None:
+    config, corpus = job.config, job.corpora.train
+    lengths = [row.num_tokens for unit in corpus.units for row in unit]
+    num_steps = config.train.steps_over(len(corpus))
+    held_out = ", ".join(f"{name} {len(each)}" for name, each in job.corpora.held_out.items())
+    show_table(
+        "Batch arithmetic, all figures global",
+        ("quantity", "value", "from"),
+        [
+            ("rows", len(corpus), f"{sum(lengths)} tokens; the longest sequence has {max(lengths)}"),
+            ("rows held out", held_out or "none", "held_out.path or held_out.fraction"),
+            ("rows per optimiser step", config.train.rows_per_step, "train.rows_per_step, over all ranks"),
+            ("optimiser steps", num_steps, f"{num_steps * config.train.rows_per_step / len(corpus):.1f} epochs"),
+        ],
+    )  # fmt: skip
+
+
+def show_figures(after: Mapping[str, float], before: Mapping[str, float]) -> None:
+    """What was held out, before and after training, and what was measured at the end alone."""
+    rows = [
+        (name, f"{before[name]:.4g}" if before.get(name) is not None else "", f"{value:.4g}")
+        for name, value in after.items()
+        if name.split("/")[0] not in ("train", "seconds") and "/" in name and isinstance(value, int | float)
+    ]
+    if rows:
+        show_table("Held out", ("figure", "before", "after"), rows)

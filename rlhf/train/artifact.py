@@ -34,7 +34,7 @@ def committing(folder: Path, manifest: Mapping[str, Any]) -> Iterator[Path]:
 
     The manifest lists every file with its size and sha256; all of it is on disk before the rename.
     """
-    staging, replaced = folder.with_name(f".tmp-{folder.name}"), folder.with_name(f".old-{folder.name}")
+    staging, replaced = staging_of(folder), folder.with_name(f".old-{folder.name}")
     shutil.rmtree(staging, ignore_errors=True)
     shutil.rmtree(replaced, ignore_errors=True)
     staging.mkdir(parents=True)
@@ -55,6 +55,11 @@ def committing(folder: Path, manifest: Mapping[str, Any]) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise
+
+
+def staging_of(folder: Path) -> Path:
+    """Where what becomes `folder` is written."""
+    return folder.with_name(f".tmp-{folder.name}")
 
 
 def open_artifact(folder: Path) -> Artifact:

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
-from rlhf.algorithms.base import Algorithm, Loss, Outputs
+from rlhf.algorithms.base import Algorithm, Loss, Mean, Outputs
 from rlhf.models.causal_lm import SamplingDistribution, TokenScorer
 from rlhf.ops.microbatch import MicroBatch
 from rlhf.ops.whitening import Moments, merge_moments, moments, whiten
@@ -92,23 +93,39 @@ class Learner:
                 stats.add("gradient_norm", norm, 1.0)
         return stats
 
+    def evaluate(self, batch: Batch, loss: Loss) -> Stats:
+        """The loss of a batch and its metrics, without learning from it: this rank's share, as of `update`."""
+        stats = Stats()
+        for minibatch in batch.minibatches:
+            count = max(loss.count(minibatch.rows), 1.0)
+            shares = [value.item() / count for value in self.losses(minibatch, loss, stats, grad=False)]
+            stats.add("loss", sum(shares), 1 / self.backend.num_ranks)
+        return stats
+
     def accumulate(self, minibatch: Minibatch, loss: Loss, stats: Stats) -> float:
         """Backward of this rank's packs; returns their share of the minibatch's loss."""
         # A minibatch without a token to learn is a step of gradient zero.
         count = max(loss.count(minibatch.rows), 1.0)
         remaining = len(self.shard(minibatch))
         total = 0.0
-        for micro in self.microbatches(minibatch):
+        for loss_sum in self.losses(minibatch, loss, stats, grad=True):
             remaining -= 1
-            loss_sum, metrics = loss(self.backend.forward(micro, self.scorer, grad=True), micro)
             self.backend.backward(loss_sum / count, last=remaining == 0)
             total += loss_sum.item() / count
+        return total
+
+    def losses(self, minibatch: Minibatch, loss: Loss, stats: Stats, *, grad: bool) -> Iterator[Tensor]:
+        """The loss summed over each of this rank's packs; their metrics are added to `stats`."""
+        for micro in self.microbatches(minibatch):
+            loss_sum, metrics = loss(self.backend.forward(micro, self.scorer, grad=grad), micro)
             for name, value in metrics.items():
-                if name.endswith("_max"):
+                if isinstance(value, Mean):
+                    stats.add(name, value.total.item(), value.weight)
+                elif name.endswith("_max"):
                     stats.add_max(name, value.item())
                 else:
                     stats.add(name, value.item(), micro.num_loss_tokens)
-        return total
+            yield loss_sum
 
     def shard(self, minibatch: Minibatch) -> tuple[Any, ...]:
         return minibatch.shard(self.backend.rank, self.backend.num_ranks)
@@ -127,14 +144,17 @@ class Learner:
 def as_microbatch(
     rows: Sequence[Row], groups: dict[int, Sequence[Any]], columns: dict[str, np.ndarray], packed: bool
 ) -> MicroBatch:
-    """Rollouts or supervised rows, with what was computed of them, as tensors."""
+    """Rollouts or rows of a data set, with what was computed of them, as tensors."""
     sequences = [groups[row.group][row.index] for row in rows]
-    if isinstance(sequences[0], Rollout):
-        columns = {**columns, "rollout_logprobs": np.concatenate([sequence.logprobs for sequence in sequences])}
+    own = (
+        {"rollout_logprobs": [sequence.logprobs for sequence in sequences]}
+        if isinstance(sequences[0], Rollout)
+        else {name: [sequence.columns[name] for sequence in sequences] for name in sequences[0].columns}
+    )
     return MicroBatch.from_rows(
         [sequence.token_ids for sequence in sequences],
         [sequence.loss_mask for sequence in sequences],
         [row.score for row in rows],
-        columns,
+        {**columns, **{name: np.concatenate(arrays) for name, arrays in own.items()}},
         packed=packed,
     )

@@ -1,9 +1,9 @@
-"""The offline loop: the learner of the online loop over rows of a data set, the same on every rank."""
+"""The offline loop: the learner of the online loop over a data set, the same on every rank."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,23 +11,11 @@ import numpy as np
 
 from rlhf.algorithms.base import Loss
 from rlhf.runtimes.base import OptimizerConfig
-from rlhf.train.batching import Packing, RowGroup, deal
+from rlhf.train.batching import Packing, RowGroup, deal, minibatch
 from rlhf.train.learner import Learner
 from rlhf.train.schedule import learning_rate
 from rlhf.train.stats import merge
-from rlhf.types import InputError, Reference, Row
-
-
-class TokenRow(Protocol):
-    """A sequence and what is learnt of it."""
-
-    token_ids: np.ndarray
-    loss_mask: np.ndarray
-
-    @property
-    def num_tokens(self) -> int: ...
-    @property
-    def num_loss_tokens(self) -> int: ...
+from rlhf.types import Batch, InputError, Reference, Row, TrainingRow, Unit
 
 
 @dataclass(kw_only=True, slots=True)
@@ -35,43 +23,84 @@ class OfflineTrainConfig:
     """How long and in what portions to train."""
 
     num_steps: int | None = None
-    """Optimiser steps; None: one pass over the data."""
+    """Optimiser steps; None: `num_epochs` passes over the data."""
+    num_epochs: float = 1.0
+    """Passes over the data, where `num_steps` does not say."""
     rows_per_step: int = 64
-    """Rows an optimiser step learns from, over all ranks."""
+    """Rows an optimiser step learns from, over all ranks; of preferences pairs."""
+    max_restarts: int = 3
+    """How often Ray Train starts the ranks anew after one died; they go on from the newest checkpoint."""
 
     def __post_init__(self) -> None:
         if self.rows_per_step < 1 or (self.num_steps is not None and self.num_steps < 1):
             raise InputError(f"train.rows_per_step={self.rows_per_step}, train.num_steps={self.num_steps}: at least 1")
+        if not 0 < self.num_epochs < float("inf"):
+            raise InputError(f"train.num_epochs={self.num_epochs}: give a positive number")
+        if self.max_restarts < 0:
+            raise InputError(f"train.max_restarts={self.max_restarts}: give 0 for none, or more")
 
     def steps_over(self, num_rows: int) -> int:
-        return self.num_steps or -(-num_rows // self.rows_per_step)
+        return self.num_steps or -int(-num_rows * self.num_epochs // self.rows_per_step)
 
 
-def fit(
-    learner: Learner,
-    loss: Loss,
-    rows: Sequence[TokenRow],
-    optimizer: OptimizerConfig,
-    config: OfflineTrainConfig,
-    packing: Packing,
-    *,
-    seed: int,
-    next_step: int = 0,
-) -> Iterator[dict[str, float]]:
-    """Train step by step; yields the figures of each, merged over ranks. Every rank must consume all of it."""
-    num_steps = config.steps_over(len(rows))
-    for step in range(next_step, num_steps):
-        start = time.perf_counter()
-        chosen = rows_of_step(len(rows), config.rows_per_step, step, seed)
-        groups = [as_group(rows[i]) for i in chosen]
-        batch = deal(groups, step=step, num_minibatches=1, num_epochs=1, packing=packing, seed=seed)
-        lr = learning_rate(optimizer, step, num_steps)
-        stats = merge(learner.backend.gather(learner.update(batch, loss, lr)))
-        figures = {f"train/{name}": value for name, value in stats.values().items()}
-        seconds = time.perf_counter() - start
-        tokens = sum(rows[i].num_tokens for i in chosen)
-        speed = {"seconds/step": seconds, "tokens": float(tokens), "tokens_per_second": tokens / seconds}
-        yield {"step": float(step), "train/lr": lr, **figures, **speed}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Corpus:
+    """What is learnt from, or held out."""
+
+    units: Sequence[Unit]
+    mismatched: Sequence[TrainingRow] = ()
+    """KTO: of each unit its prompt with the completion of another."""
+
+    def __len__(self) -> int:
+        return len(self.units)
+
+
+class ColumnScorer(Protocol):
+    """What is computed of a batch before it is learnt from: the reference's logprobs, KTO's baseline."""
+
+    def __call__(self, batch: Batch, mismatched: Sequence[TrainingRow]) -> Mapping[str, Sequence[np.ndarray | None]]:
+        """Columns, each with an array per pack in the order of the batch; None for other ranks' packs."""
+
+
+@dataclass(slots=True, kw_only=True)
+class OfflineTrainer:
+    """One rank of an offline training. Every rank makes the same calls."""
+
+    learner: Learner
+    loss: Loss
+    optimizer: OptimizerConfig
+    config: OfflineTrainConfig
+    packing: Packing
+    seed: int
+    scorers: Sequence[ColumnScorer] = ()
+
+    def fit(self, corpus: Corpus, *, next_step: int = 0) -> Iterator[dict[str, float]]:
+        """Train step by step; yields the figures of each, merged over ranks. Every rank must consume all of it."""
+        num_steps = self.config.steps_over(len(corpus))
+        for step in range(next_step, num_steps):
+            start = time.perf_counter()
+            chosen = rows_of_step(len(corpus), self.config.rows_per_step, step, self.seed)
+            batch = self.batch(corpus, chosen, step)
+            lr = learning_rate(self.optimizer, step, num_steps)
+            stats = merge(self.learner.backend.gather(self.learner.update(batch, self.loss, lr)))
+            figures = {f"train/{name}": value for name, value in stats.values().items()}
+            seconds = time.perf_counter() - start
+            tokens = sum(row.num_tokens for i in chosen for row in corpus.units[i])
+            speed = {"seconds/step": seconds, "tokens": float(tokens), "tokens_per_second": tokens / seconds}
+            yield {"step": float(step), "train/lr": lr, **figures, **speed}
+
+    def evaluate(self, corpus: Corpus) -> dict[str, float]:
+        """Loss and metrics of rows that are not learnt from, merged over ranks."""
+        batch = self.batch(corpus, range(len(corpus)), step=0)
+        return merge(self.learner.backend.gather(self.learner.evaluate(batch, self.loss))).values()
+
+    def batch(self, corpus: Corpus, chosen: Sequence[int], step: int) -> Batch:
+        """Some units of a corpus with all that is scored of them."""
+        groups = [as_group(corpus.units[i]) for i in chosen]
+        batch = deal(groups, step=step, num_minibatches=1, num_epochs=1, packing=self.packing, seed=self.seed)
+        mismatched = [corpus.mismatched[i] for i in chosen] if corpus.mismatched else []
+        columns = [scorer(batch, mismatched) for scorer in self.scorers]
+        return batch.with_columns([{name: references(column) for name, column in each.items()} for each in columns])
 
 
 def rows_of_step(num_rows: int, rows_per_step: int, step: int, seed: int) -> list[int]:
@@ -84,6 +113,43 @@ def rows_of_step(num_rows: int, rows_per_step: int, step: int, seed: int) -> lis
     return [int(permutations[position // num_rows][position % num_rows]) for position in positions]
 
 
-def as_group(row: TokenRow) -> RowGroup:
-    scalars = Row(group=0, index=0, num_tokens=row.num_tokens, num_loss_tokens=row.num_loss_tokens)
-    return RowGroup(rows=Reference([row]), scalars=(scalars,))
+def as_group(unit: Unit) -> RowGroup:
+    scalars = tuple(
+        Row(group=0, index=i, num_tokens=row.num_tokens, num_loss_tokens=row.num_loss_tokens, score=row.score)
+        for i, row in enumerate(unit)
+    )
+    return RowGroup(rows=Reference(unit), scalars=scalars, whole=True)
+
+
+def references(column: Sequence[np.ndarray | None]) -> list[Reference]:
+    """In one process a value is its own reference."""
+    return [Reference(values) for values in column]
+
+
+def score_rows(
+    learner: Learner,
+    rows: Sequence[TrainingRow],
+    packing: Packing,
+    *,
+    rows_per_batch: int,
+    tell: Callable[[int], None] = lambda num_done: None,
+) -> list[np.ndarray]:
+    """What the model says of each row's tokens, [T] float32 each, all of them on every rank; `tell` hears how many are
+    done."""
+    columns: list[np.ndarray] = []
+    for start in range(0, len(rows), rows_per_batch):
+        part = rows[start : start + rows_per_batch]
+        found: dict[int, np.ndarray] = {}
+        dealt = one_minibatch(part, packing)
+        by_pack = dealt.in_pack_order(learner.backend.gather(learner.score(dealt)))
+        for pack, flat in zip(dealt.minibatches[0].packs, by_pack, strict=True):
+            ends = np.cumsum([row.num_tokens for row in pack.rows])
+            found |= {row.group: own for row, own in zip(pack.rows, np.split(flat, ends[:-1]), strict=True)}
+        columns += [found[i] for i in range(len(part))]
+        tell(len(columns))
+    return columns
+
+
+def one_minibatch(rows: Sequence[TrainingRow], packing: Packing) -> Batch:
+    """Rows that are asked about together, each of its own; `Row.group` is its place among them."""
+    return Batch(step=0, minibatches=(minibatch([as_group((row,)) for row in rows], packing),), order=(0,))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -92,6 +93,28 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     # A line ends at a line feed alone (a rollout may hold other separators); what follows the last was torn by a kill.
     *lines, _ = path.read_bytes().split(b"\n")
     return [json.loads(line) for line in lines]
+
+
+@dataclass(slots=True)
+class Tail:
+    """The lines that another process adds to a JSONL file, which it may write anew when it starts again."""
+
+    path: Path
+    inode: int = 0
+    position: int = 0
+
+    def read(self) -> list[dict[str, Any]]:
+        """The complete lines since the last call; all of them where the file is another."""
+        if not self.path.is_file():
+            return []
+        with self.path.open("rb") as file:
+            inode = os.fstat(file.fileno()).st_ino
+            if inode != self.inode:
+                self.inode, self.position = inode, 0
+            file.seek(self.position)
+            *lines, torn = file.read().split(b"\n")
+            self.position = file.tell() - len(torn)
+        return [json.loads(line) for line in lines]
 
 
 class RolloutLog:

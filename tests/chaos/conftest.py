@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,8 +86,8 @@ def command_of(process: psutil.Process) -> str:
 def launch(tmp_path: Path, models: dict[str, Path], sums: Path) -> Iterator[Callable[..., Run]]:
     runs: list[Run] = []
 
-    def start(*overrides: str, **how: Any) -> Run:
-        base = [*SMALL_RUN, f"model={models['tied']}", f"data.path={sums}"]
+    def start(*overrides: str, recipe: Sequence[str] = SMALL_RUN, **how: Any) -> Run:
+        base = [*recipe, f"model={models['tied']}", f"data.path={sums}"]
         runs.append(Run([*base, *overrides], tmp_path / f"run-{len(runs)}.log", **how))
         return runs[-1]
 

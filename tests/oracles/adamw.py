@@ -1,9 +1,10 @@
 """A single process, one row at a time, plain AdamW: what the sharded learner must equal."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+from torch import nn
 from transformers import AutoModelForCausalLM
 
 
@@ -14,10 +15,13 @@ def train(
     lr: float,
     clipping: float,
     dtype: torch.dtype = torch.float32,
+    prepare: Callable[[nn.Module], nn.Module] = lambda model: model,
 ) -> tuple[list[float], list[float], dict[str, np.ndarray]]:
-    """Mean negative log likelihood per step, gradient norm per step, parameters at the end."""
-    model = AutoModelForCausalLM.from_pretrained(model_path, dtype=dtype)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.0)
+    """Mean negative log likelihood per step, gradient norm per step, trained parameters at the end. `prepare`
+    makes of the loaded model what is trained."""
+    model = prepare(AutoModelForCausalLM.from_pretrained(model_path, dtype=dtype))
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    optimizer = torch.optim.AdamW(trained.values(), lr=lr, weight_decay=0.0)
     losses, norms = [], []
     for rows in steps:
         count = sum(int(mask.sum()) for _, mask in rows)
@@ -30,7 +34,7 @@ def train(
             loss = -chosen[torch.from_numpy(mask[1:])].sum() / count
             loss.backward()
             total += loss.item()
-        norms.append(float(torch.nn.utils.clip_grad_norm_(model.parameters(), clipping)))
+        norms.append(float(torch.nn.utils.clip_grad_norm_(trained.values(), clipping)))
         optimizer.step()
         losses.append(total)
-    return losses, norms, {name: p.detach().float().numpy() for name, p in model.named_parameters()}
+    return losses, norms, {name: p.detach().float().numpy() for name, p in trained.items()}

@@ -1,4 +1,4 @@
-"""Two rank processes that live for the session: imports dominate, so every test on ranks runs in the same two."""
+"""Rank processes that live for the session: imports dominate, so every test on ranks runs in the same ones."""
 
 import os
 import socket
@@ -13,9 +13,9 @@ NUM_RANKS = 2
 class Rank:
     """A process that runs functions as one rank of a gloo group."""
 
-    def __init__(self, rank: int, port: int) -> None:
+    def __init__(self, rank: int, num_ranks: int, port: int) -> None:
         os.environ.update(
-            RANK=str(rank), WORLD_SIZE=str(NUM_RANKS), LOCAL_RANK=str(rank), LOCAL_SIZE=str(NUM_RANKS),
+            RANK=str(rank), WORLD_SIZE=str(num_ranks), LOCAL_RANK=str(rank), LOCAL_SIZE=str(num_ranks),
             MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), DS_ACCELERATOR="cpu", OMP_NUM_THREADS="1",
         )  # fmt: skip
 
@@ -23,17 +23,27 @@ class Rank:
         return function(*arguments)
 
 
-@pytest.fixture(scope="session")
-def on_ranks(cluster: None) -> Callable[..., list[Any]]:
-    """`on_ranks(function, *arguments)` runs it on two ranks at once and returns both results."""
+def start_ranks(num_ranks: int) -> Callable[..., list[Any]]:
     import ray
 
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    ranks = [ray.remote(num_cpus=0.5)(Rank).remote(rank, port) for rank in range(NUM_RANKS)]
+    ranks = [ray.remote(num_cpus=0.5)(Rank).remote(rank, num_ranks, port) for rank in range(num_ranks)]
 
     def run(function: Callable[..., Any], *arguments: Any) -> list[Any]:
         return ray.get([rank.call.remote(function, *arguments) for rank in ranks], timeout=120)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def on_ranks(cluster: None) -> Callable[..., list[Any]]:
+    """`on_ranks(function, *arguments)` runs it on two ranks at once and returns both results."""
+    return start_ranks(NUM_RANKS)
+
+
+@pytest.fixture(scope="session")
+def on_one_rank(cluster: None) -> Callable[..., list[Any]]:
+    """The same on a single rank, which is its whole group."""
+    return start_ranks(1)

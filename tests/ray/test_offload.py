@@ -33,7 +33,7 @@ def train_on_rank(model: str, precision: Precision, moves: bool) -> tuple[list[f
         if moves:
             assert backend.offload() > 0
             assert backend.onload() > 0
-        groups = [as_group(row) for row in rows]
+        groups = [as_group((row,)) for row in rows]
         packing = packing_of(config, num_ranks=2)
         batch = deal(groups, step=step, num_minibatches=2, num_epochs=1, packing=packing, seed=0)
         stats = learner.update(batch, SFTLoss(), 1e-3)

@@ -8,26 +8,22 @@ import numpy as np
 import pytest
 
 from rlhf.runtimes.base import BackendConfig, OptimizerConfig, Precision
+from rlhf.types import TrainingRow
 from tests.oracles import adamw
 
 LR = 1e-3
 
 
-class SupervisedRow:
-    def __init__(self, token_ids: np.ndarray, loss_mask: np.ndarray) -> None:
-        self.token_ids, self.loss_mask = token_ids, loss_mask
-
-
-def make_rows(seed: int, num_rows: int) -> list[SupervisedRow]:
+def make_rows(seed: int, num_rows: int) -> list[TrainingRow]:
     generator = np.random.default_rng(seed)
     rows = []
     for length in generator.integers(4, 40, num_rows):
         mask = np.arange(length) >= generator.integers(1, length)
-        rows.append(SupervisedRow(generator.integers(3, 60, length).astype(np.int32), mask))
+        rows.append(TrainingRow(token_ids=generator.integers(3, 60, length).astype(np.int32), loss_mask=mask))
     return rows
 
 
-def train_on_rank(model: str, config: BackendConfig, steps: list[list[SupervisedRow]]) -> dict[str, Any]:
+def train_on_rank(model: str, config: BackendConfig, steps: list[list[TrainingRow]]) -> dict[str, Any]:
     from rlhf.algorithms.sft import SFTLoss
     from rlhf.models.causal_lm import SamplingDistribution, TokenScorer
     from rlhf.runtimes.buckets import unpack
@@ -88,7 +84,7 @@ def test_two_ranks_equal_one_process(on_ranks: Any, models: dict[str, Path], cas
         np.testing.assert_allclose(first["weights"][name], expected, atol=5e-5, err_msg=name)
 
 
-def forward_on_rank(model: str, precision: Precision, row: SupervisedRow) -> np.ndarray:
+def forward_on_rank(model: str, precision: Precision, row: TrainingRow) -> np.ndarray:
     from rlhf.models.causal_lm import SamplingDistribution, TokenScorer
     from rlhf.ops.microbatch import MicroBatch
     from rlhf.runtimes.deepspeed_backend import DeepSpeedBackend
@@ -113,7 +109,7 @@ def test_bf16_under_zero3_is_the_model_transformers_loads(on_ranks: Any, models:
         np.testing.assert_allclose(found[1:], expected, atol=1e-6)
 
 
-def skip_on_rank(model: str, stage: int, rows: list[SupervisedRow], poisoned_rank: int) -> dict[str, Any]:
+def skip_on_rank(model: str, stage: int, rows: list[TrainingRow], poisoned_rank: int) -> dict[str, Any]:
     import os
 
     import torch
@@ -136,7 +132,7 @@ def skip_on_rank(model: str, stage: int, rows: list[SupervisedRow], poisoned_ran
     config = BackendConfig(precision=Precision.fp32, zero_stage=stage, max_tokens_per_microbatch=64)
     backend = DeepSpeedBackend(model, config, OptimizerConfig(lr=LR))
     learner = Learner(backend, TokenScorer(SamplingDistribution()), packed=True)
-    groups = [as_group(row) for row in rows]
+    groups = [as_group((row,)) for row in rows]
     batch = deal(groups, step=0, num_minibatches=1, num_epochs=1, packing=packing_of(config, num_ranks=2), seed=0)
 
     def parameters() -> dict[str, np.ndarray]:

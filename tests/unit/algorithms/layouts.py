@@ -8,16 +8,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rlhf.algorithms.base import Loss, TokenOutputs
+from rlhf.algorithms.base import Loss, Mean, TokenOutputs
 from rlhf.ops.microbatch import MicroBatch
 from rlhf.types import Row
 
 COLUMNS = ("rollout_logprobs", "old_logprobs", "ref_logprobs", "advantages")
 
 
+LIKELY = -1.0
+"""A token of a higher logprob counts as the model's first choice."""
+
+
 @dataclass
 class Sequences:
-    """R sequences; every field but `mask` a list of floats per sequence, zero where nothing is learnt."""
+    """R sequences; every field but `mask` and `scores` a list of floats per sequence, zero where nothing is learnt."""
 
     mask: list[list[bool]]
     logprobs: list[list[float]]
@@ -25,6 +29,9 @@ class Sequences:
     old_logprobs: list[list[float]]
     ref_logprobs: list[list[float]]
     advantages: list[list[float]]
+    kl_baseline: list[list[float]]
+    targets: list[list[float]]
+    scores: list[float]
 
     @property
     def rows(self) -> list[Row]:
@@ -33,10 +40,10 @@ class Sequences:
         ]
 
 
-def make_sequences(seed: int, lengths: Sequence[int]) -> Sequences:
-    """Ratios inside and outside the usual clip, advantages of both signs."""
+def make_sequences(seed: int, lengths: Sequence[int], mask: list[list[bool]] | None = None) -> Sequences:
+    """Ratios inside and outside the usual clip, advantages of both signs. `mask` is drawn where it is not given."""
     generator = random.Random(seed)
-    mask = [[t > 0 and generator.random() < 0.7 for t in range(length)] for length in lengths]
+    mask = mask or [[t > 0 and generator.random() < 0.7 for t in range(length)] for length in lengths]
 
     def draw(low: float, high: float) -> list[list[float]]:
         return [[generator.uniform(low, high) if on else 0.0 for on in row] for row in mask]
@@ -49,7 +56,17 @@ def make_sequences(seed: int, lengths: Sequence[int]) -> Sequences:
             for pair in zip(logprobs, mask, strict=True)
         ]
 
-    return Sequences(mask, logprobs, near(), near(), near(), draw(-2, 2))
+    return Sequences(
+        mask,
+        logprobs,
+        rollout_logprobs=near(),
+        old_logprobs=near(),
+        ref_logprobs=near(),
+        advantages=draw(-2, 2),
+        kl_baseline=[[0.3] * length for length in lengths],
+        targets=draw(0, 1),
+        scores=[generator.choice([0.0, 1.0]) for _ in lengths],
+    )
 
 
 def lay_out(
@@ -62,14 +79,15 @@ def lay_out(
     }
     masks = [np.array(sequences.mask[i]) for i in chosen]
     ids = [np.zeros(len(mask), dtype=np.int32) for mask in masks]
-    batch = MicroBatch.from_rows(ids, masks, [0.0] * len(chosen), flat, packed=packed)
+    batch = MicroBatch.from_rows(ids, masks, [sequences.scores[i] for i in chosen], flat, packed=packed)
     leaves = [torch.tensor(sequences.logprobs[i], requires_grad=True) for i in chosen]
     logprobs = (
         torch.cat(leaves).unsqueeze(0)
         if packed
         else torch.nn.utils.rnn.pad_sequence(leaves, batch_first=True, padding_value=-9.0)
     )
-    return batch, TokenOutputs(logprobs=logprobs, entropy=logprobs.detach().square()), leaves
+    outputs = TokenOutputs(logprobs=logprobs, entropy=logprobs.detach().square(), first_choice=logprobs > LIKELY)
+    return batch, outputs, leaves
 
 
 def loss_and_gradient(
@@ -87,5 +105,6 @@ def loss_and_gradient(
             gradients[i] = leaf.grad.tolist()
         for name, value in metrics.items():
             together = max if name.endswith("_max") else lambda a, b: a + b
-            sums[name] = together(sums[name], value.item()) if name in sums else value.item()
+            number = value.total.item() if isinstance(value, Mean) else value.item()
+            sums[name] = together(sums[name], number) if name in sums else number
     return total, gradients, sums

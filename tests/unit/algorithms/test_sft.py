@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from rlhf.algorithms.sft import SFTConfig
-from tests.unit.algorithms.layouts import loss_and_gradient, make_sequences
+from tests.unit.algorithms.layouts import LIKELY, loss_and_gradient, make_sequences
 
 LENGTHS = [3, 8, 1, 5]
 
@@ -19,6 +19,16 @@ def test_loss_is_the_mean_over_all_tokens_that_are_learnt(seed):
     for splits, packed in itertools.product(([[0, 1, 2, 3]], [[2], [3, 0], [1]]), (True, False)):
         found, gradients, metrics = loss_and_gradient(loss, sequences, splits, [], packed=packed)
         assert found == pytest.approx(expected, rel=1e-5)
-        assert metrics == pytest.approx({"entropy": sum(sequences.logprobs[i][t] ** 2 for i, t in learnt)}, rel=1e-5)
+        assert metrics == pytest.approx(
+            {
+                "entropy": sum(sequences.logprobs[i][t] ** 2 for i, t in learnt),
+                "accuracy": sum(sequences.logprobs[i][t] > LIKELY for i, t in learnt),
+                "exact_match": sum(
+                    all(value > LIKELY for value, on in zip(*row, strict=True) if on)
+                    for row in zip(sequences.logprobs, sequences.mask, strict=True)
+                ),
+            },
+            rel=1e-5,
+        )
         for i, mask in enumerate(sequences.mask):
             assert gradients[i] == pytest.approx([-1 / len(learnt) if on else 0.0 for on in mask])

@@ -13,7 +13,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from rlhf.algorithms.grpo import GRPOConfig
 from rlhf.algorithms.ppo import PPOConfig
-from rlhf.config import OnlineConfig, SFTRunConfig, as_plain, explain, resolve
+from rlhf.command_line import explain
+from rlhf.config import OnlineConfig, SFTRunConfig, as_plain, resolve
 from rlhf.rewards.base import load_reward
 from rlhf.types import InputError
 

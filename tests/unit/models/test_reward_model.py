@@ -7,12 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from tokenizers.processors import TemplateProcessing
 from transformers import (
     AutoModelForSequenceClassification,
-    AutoTokenizer,
-    BertConfig,
-    BertForSequenceClassification,
 )
 
 from rlhf.data.preferences import RankingDataConfig
@@ -29,23 +25,6 @@ def judge(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("judge")
     rated = {f"{text}{text}": float(i % 2) for i, text in enumerate("abcdefgh")}
     fit_tiny_reward_model(folder, rated, alphabet=ALPHABET, hidden_size=64, context_tokens=64, num_steps=3)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def encoder(judge: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A BERT with the same alphabet, which has no chat template."""
-    folder = tmp_path_factory.mktemp("encoder")
-    tokenizer = AutoTokenizer.from_pretrained(judge)
-    tokenizer.chat_template = None
-    tokenizer._tokenizer.post_processor = TemplateProcessing(single="$A:0", pair="$A:0 $B:1", special_tokens=[])
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
-        max_position_embeddings=40, num_labels=1, pad_token_id=tokenizer.pad_token_id,
-    )  # fmt: skip
-    BertForSequenceClassification(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
     return folder
 
 

@@ -54,7 +54,7 @@ def test_supervised_gradient_is_that_of_the_whole_batch(num_ranks, packed, max_t
         if on
     ]
     expected = -sum(learnt) / len(learnt)
-    batch = deal_groups([as_group(row) for row in rows], num_ranks, packed, max_tokens)
+    batch = deal_groups([as_group((row,)) for row in rows], num_ranks, packed, max_tokens)
     learners = make_learners(num_ranks, packed)
     stats = merge([learner.update(batch, SFTLoss(), 0.1) for learner in learners])
     gradient = sum(learner.backend.gradients[0] for learner in learners)
@@ -154,7 +154,7 @@ def test_one_optimiser_step_per_minibatch_and_epoch_in_the_batch_s_order():
 
 
 def test_a_skipped_update_is_counted_and_has_no_norm():
-    batch = deal_groups([as_group(row) for row in supervised_rows(5, 6)], 1, True, 1000, num_minibatches=2)
+    batch = deal_groups([as_group((row,)) for row in supervised_rows(5, 6)], 1, True, 1000, num_minibatches=2)
     (learner,) = make_learners(1, packed=True)
     learner.backend.skipped = {0}
     values = learner.update(batch, SFTLoss(), 0.1).values()
@@ -174,7 +174,7 @@ def test_probe_is_the_model_s_own_distribution(packed):
 
 def test_metrics_are_means_over_the_minibatch_s_tokens():
     rows = supervised_rows(6, 9)
-    batch = deal_groups([as_group(row) for row in rows], 2, True, 30)
+    batch = deal_groups([as_group((row,)) for row in rows], 2, True, 30)
     values = merge([learner.update(batch, SFTLoss(), 0.0) for learner in make_learners(2, packed=True)]).values()
     model, entropies = TinyModel(), []
     for row in rows:

@@ -3,6 +3,7 @@
 import itertools
 import re
 from collections import Counter
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -12,7 +13,15 @@ from hypothesis import strategies as st
 from rlhf.algorithms.sft import SFTLoss
 from rlhf.runtimes.base import OptimizerConfig, Schedule
 from rlhf.train.learner import Learner
-from rlhf.train.offline import OfflineTrainConfig, fit, rows_of_step
+from rlhf.train.offline import (
+    ColumnScorer,
+    Corpus,
+    OfflineTrainConfig,
+    OfflineTrainer,
+    rows_of_step,
+    score_rows,
+)
+from rlhf.train.reference import LiveReference
 from rlhf.types import InputError
 from tests.unit.train.fakes import PACKING, SCORER, FakeBackend, row_logprobs, supervised_rows
 
@@ -49,18 +58,24 @@ def test_values_out_of_range_are_refused(keys):
         OfflineTrainConfig(**keys)
 
 
-def run(backend: FakeBackend, num_steps: int, *, next_step: int = 0, stop: int | None = None) -> list[dict[str, float]]:
-    optimizer = OptimizerConfig(lr=2.0, schedule=Schedule.linear, final_lr_fraction=0.5)
-    steps = fit(
-        Learner(backend, SCORER, packed=True),
-        SFTLoss(),
-        supervised_rows(0, 10),
-        optimizer,
-        OfflineTrainConfig(num_steps=num_steps, rows_per_step=4),
-        PACKING,
+def trainer_of(backend: FakeBackend, num_steps: int, scorers: Sequence[ColumnScorer] = ()) -> OfflineTrainer:
+    return OfflineTrainer(
+        learner=Learner(backend, SCORER, packed=True),
+        loss=SFTLoss(),
+        optimizer=OptimizerConfig(lr=2.0, schedule=Schedule.linear, final_lr_fraction=0.5),
+        config=OfflineTrainConfig(num_steps=num_steps, rows_per_step=4),
+        packing=PACKING,
         seed=5,
-        next_step=next_step,
+        scorers=scorers,
     )
+
+
+def corpus_of(num_rows: int) -> Corpus:
+    return Corpus(units=[(row,) for row in supervised_rows(0, num_rows)])
+
+
+def run(backend: FakeBackend, num_steps: int, *, next_step: int = 0, stop: int | None = None) -> list[dict[str, float]]:
+    steps = trainer_of(backend, num_steps).fit(corpus_of(10), next_step=next_step)
     return list(itertools.islice(steps, stop or num_steps))
 
 
@@ -90,6 +105,7 @@ def test_training_lowers_the_loss_of_all_rows():
     assert figures[-1]["train/lr"] == 1.0
     assert set(figures[0]) == {
         "step", "train/lr", "train/loss", "train/gradient_norm", "train/skipped_updates", "train/entropy",
+        "train/accuracy", "train/exact_match",
         "tokens", "tokens_per_second", "seconds/step",
     }  # fmt: skip
     first = rows_of_step(10, 4, 0, 5)
@@ -106,3 +122,44 @@ def test_a_resumed_run_has_the_same_steps():
     assert len(resumed.gradients) == 5
     for one, other in zip(resumed.model.parameters(), whole.model.parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+def test_evaluation_gives_the_loss_of_all_rows_and_learns_nothing():
+    backend = FakeBackend()
+    rows = supervised_rows(0, 10)
+    learnt = [
+        value.item()
+        for row in rows
+        for value, on in zip(row_logprobs(backend.model, row.token_ids, 0.8), row.loss_mask[1:], strict=True)
+        if on
+    ]
+    figures = trainer_of(backend, 1).evaluate(corpus_of(10))
+    assert figures["loss"] == pytest.approx(-sum(learnt) / len(learnt), rel=1e-5)
+    assert backend.gradients == []
+    assert all(parameter.grad is None for parameter in backend.model.parameters())
+
+
+@given(st.integers(1, 9), st.integers(1, 12))
+@settings(max_examples=20, deadline=None)
+def test_rows_are_scored_in_their_order_however_they_are_packed(rows_per_batch, num_rows):
+    backend = FakeBackend()
+    rows = supervised_rows(1, num_rows)
+    done: list[int] = []
+    columns = score_rows(
+        Learner(backend, SCORER, packed=True), rows, PACKING, rows_per_batch=rows_per_batch, tell=done.append
+    )
+    for row, column in zip(rows, columns, strict=True):
+        expected = [0.0, *(value.item() for value in row_logprobs(backend.model, row.token_ids, 0.8))] * row.loss_mask
+        assert column.tolist() == pytest.approx(list(expected), abs=1e-5)
+    assert done == [*range(rows_per_batch, num_rows, rows_per_batch), num_rows]
+
+
+def test_what_is_scored_reaches_the_loss_as_a_column():
+    backend = FakeBackend()
+    learner = Learner(backend, SCORER, packed=True)
+    trainer_of(backend, 1, [LiveReference(learner)]).evaluate(corpus_of(10))
+    scored = [micro for micro in backend.forwards if micro.ref_logprobs is not None]
+    assert sum(micro.num_rows for micro in scored) == 10
+    for micro in scored:
+        own = SCORER(backend.model, micro).logprobs
+        torch.testing.assert_close(micro.column("ref_logprobs"), own.detach())

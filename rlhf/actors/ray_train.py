@@ -1,0 +1,83 @@
+"""Ranks that Ray Train starts, and starts anew where one dies: how offline training is launched."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import ray.train
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from rlhf.actors.nodes import ACCELERATOR
+from rlhf.actors.workers import first_line
+from rlhf.types import InputError, RunError
+
+SNAPSHOT = "checkpoint_manager_snapshot.json"
+"""In the run folder: Ray Train's memory of the checkpoints it was handed, which names those that are gone, too."""
+
+
+def run_on_ranks(
+    function: Callable[[Any], None],
+    argument: Any,
+    *,
+    num_ranks: int,
+    root: Path,
+    max_restarts: int,
+    collective_timeout_s: float,
+) -> None:
+    """`function(argument)` on ranks that have met in a process group, whose checkpoints are in the folder `root`.
+
+    Where one dies all are started anew, at most `max_restarts` times. Raises RunError past that. On a machine with GPUs
+    each has one; elsewhere gloo connects them.
+    """
+    import torch
+
+    (root / SNAPSHOT).unlink(missing_ok=True)
+    on_gpu = torch.cuda.is_available()
+    trainer = TorchTrainer(
+        function,
+        train_loop_config=argument,
+        torch_config=TorchConfig(backend="nccl" if on_gpu else "gloo", timeout_s=int(collective_timeout_s)),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=num_ranks,
+            use_gpu=on_gpu,
+            resources_per_worker={"CPU": 1, **({ACCELERATOR: 1} if on_gpu else {})},
+        ),
+        run_config=ray.train.RunConfig(
+            name=root.name,
+            storage_path=str(root.parent),
+            failure_config=ray.train.FailureConfig(max_failures=max_restarts),
+        ),
+    )
+    try:
+        trainer.fit()
+    except ray.train.WorkerGroupError as error:
+        raise as_run_error(error.worker_failures, max_restarts) from None
+    except ray.train.ControllerError as error:
+        raise RunError(f"Ray Train gave up: {first_line(error.controller_failure)}; resume the run") from error
+
+
+def as_run_error(failures: Mapping[int, Exception], max_restarts: int) -> Exception:
+    """The failure that tells most: what this project raises, else the first rank's."""
+    causes = {rank: getattr(error, "cause", None) or error for rank, error in failures.items()}
+    for cause in causes.values():
+        if isinstance(cause, InputError | RunError):
+            return cause
+    rank, cause = next(iter(causes.items()))
+    return RunError(
+        f"learner rank {rank} failed after {max_restarts} restarts (train.max_restarts): {first_line(cause)}; mend the "
+        "cause and resume the run"
+    )
+
+
+def report_checkpoint(folder: Path, rank: int, figures: Mapping[str, float]) -> None:
+    """Hand Ray Train a committed checkpoint as it is. Every rank calls it."""
+    checkpoint = ray.train.Checkpoint(str(folder)) if rank == 0 else None
+    ray.train.report(
+        dict(figures),
+        checkpoint=checkpoint,
+        checkpoint_dir_name=os.path.join(folder.parent.name, folder.name),
+        checkpoint_upload_mode=ray.train.CheckpointUploadMode.NO_UPLOAD,
+    )

@@ -1,0 +1,83 @@
+"""What a command says where it cannot go on: one sentence, and an exit code that says whose turn it is."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+import re
+import signal
+import sys
+from collections.abc import Callable
+from typing import ParamSpec
+
+from hydra.errors import HydraException
+from omegaconf import MissingMandatoryValue
+from omegaconf.errors import OmegaConfBaseException
+
+from rlhf.config import all_schemas, unknown_key
+from rlhf.types import InputError, RunError, Stopped
+
+P = ParamSpec("P")
+
+
+def command_line(main: Callable[[], None]) -> None:
+    """Run a Hydra main; what a person can mend is told in one sentence, and the exit code says whose turn it is.
+
+    0: done, 2: the input is wrong, 4: the run cannot go on, 130 or 143: stopped by Ctrl-C or SIGTERM.
+    """
+    # Hydra then raises instead of printing several lines of its own.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    in_one_sentence(main)()
+
+
+def in_one_sentence(function: Callable[P, None]) -> Callable[P, None]:
+    """The function, leaving with a sentence and an exit code where it raises what a person can mend.
+
+    Also put between `hydra.main` and its function: of an exception that comes out of it Hydra prints a line of its own,
+    of a SystemExit it does not.
+    """
+
+    @functools.wraps(function)
+    def run(*arguments: P.args, **keywords: P.kwargs) -> None:
+        try:
+            function(*arguments, **keywords)
+        except (HydraException, OmegaConfBaseException) as error:
+            sys.exit(refuse(explain(error), 2))
+        except InputError as error:
+            sys.exit(refuse(str(error), 2))
+        except RunError as error:
+            sys.exit(refuse(str(error), 4))
+        except Stopped as stopped:
+            sys.stderr.write(f"stopped: {stopped}\n")
+            sys.exit(stopped.exit_code)
+        except KeyboardInterrupt:
+            sys.stderr.write("quit: nothing more was saved; a run continues from its newest checkpoint, if any\n")
+            sys.exit(128 + signal.SIGINT)
+
+    return run
+
+
+def refuse(sentence: str, code: int) -> int:
+    sys.stderr.write(f"error: {sentence}\n")
+    return code
+
+
+def explain(error: BaseException) -> str:
+    """A composition error in one sentence."""
+    # An unknown choice is followed by the search path, which helps nobody.
+    text = " ".join(f"{error} {error.__cause__ or ''}".partition("Config search path:")[0].split())
+    if isinstance(error, MissingMandatoryValue):
+        key = getattr(error, "full_key", None) or text
+        return f"{key}: it must be set, as in {key}=..."
+    if match := re.search(r"Could not override '([^']+)'.*?not in '(\w+)'", text):
+        schema = next((s for s in all_schemas() if s.__name__ == match[2]), None)
+        return unknown_key(match[1], [f.name for f in dataclasses.fields(schema)] if schema else [])
+    if match := re.search(r"Could not override '([^']+)'\. To append to your config use (\+.*?) Key '", text):
+        return f"{match[1]}: new entries take a plus sign, as in {match[2]}"
+    if match := re.search(r"Could not find '([^']+)/([^'/]+)' Available options in '[^']+': (.*)", text):
+        known = ", ".join(name for name in match[3].split() if not name.endswith("_schema"))
+        return f"{match[1]}={match[2]}: unknown; known are {known}"
+    if match := re.search(r"Error merging override (\S+) (.*?)(?: full_key| object_type|$)", text):
+        return f"{match[1]}: {match[2]}"
+    return text

@@ -1,0 +1,134 @@
+"""What can be configured of every run, and of trainings on a fixed data set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from omegaconf import MISSING
+
+from rlhf.actors.plan import PlacementConfig
+from rlhf.actors.preflight import PreflightConfig
+from rlhf.algorithms.base import ScoreMethodConfig
+from rlhf.algorithms.preference import PreferenceConfig
+from rlhf.data.base import OfflineDataConfig
+from rlhf.models.lora import LoRAConfig
+from rlhf.models.rope import RopeScalingConfig
+from rlhf.runtimes.base import BackendConfig, OptimizerConfig
+from rlhf.train.checkpoint import CheckpointConfig
+from rlhf.train.offline import OfflineTrainConfig
+from rlhf.train.reference import ReferenceConfig
+from rlhf.train.tracking import LogConfig
+from rlhf.types import InputError
+
+
+@dataclass(kw_only=True, slots=True)
+class RunConfig:
+    """What every training run has."""
+
+    model: str = MISSING
+    """Folder of the model to start from, in Hugging Face format; online it is the reference too."""
+    output: str = MISSING
+    """Folder of the run. Empty or absent to start, the same to continue."""
+    seed: int = 0
+    """Of the order of the data, of dealing minibatches, and of every rollout."""
+    dry_run: bool = False
+    """Check the input, show some rows, and stop before Ray starts."""
+    backend: BackendConfig = field(default_factory=BackendConfig)
+    """How models are held and trained."""
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    """The optimiser of what is trained."""
+    placement: PlacementConfig = field(default_factory=PlacementConfig)
+    """Accelerators of each role; offline training takes those of the policy."""
+    preflight: PreflightConfig = field(default_factory=PreflightConfig)
+    """What is asked of the nodes before accelerators are held."""
+    log: LogConfig = field(default_factory=LogConfig)
+    """What is written down."""
+
+
+@dataclass(kw_only=True, slots=True)
+class HeldOutConfig:
+    """Rows that are not learnt from, on which the model is measured before, during and after training."""
+
+    path: str | None = None
+    """A file of rows in the form of the data. None: they are taken from the data itself."""
+    others: dict[str, str] = field(default_factory=dict)
+    """More such files, by the name their figures get: rows of another domain than is trained on."""
+    fraction: float = 0.0
+    """Share of the data that is held out, where no file is given; 0 measures nothing."""
+    every: int | None = None
+    """Training steps between measurements; None measures before and after alone."""
+    num_samples: int = 3
+    """Held-out prompts that a policy completes, greedily, at each measurement; they go to `samples.jsonl`."""
+    sample_tokens: int = 64
+    """Longest completion of them."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.fraction < 1:
+            raise InputError(f"held_out.fraction={self.fraction}: give at least 0 and less than 1")
+        if self.path is not None and self.fraction:
+            raise InputError(
+                f"held_out.path={self.path}, held_out.fraction={self.fraction}: rows come from a file or from the "
+                "data; set one of them"
+            )
+        if self.every is not None and self.every < 1:
+            raise InputError(f"held_out.every={self.every}: give at least 1, or null for before and after alone")
+        if self.num_samples < 0 or self.sample_tokens < 1:
+            raise InputError(
+                f"held_out.num_samples={self.num_samples}, held_out.sample_tokens={self.sample_tokens}: give at least "
+                "0 and 1"
+            )
+
+
+@dataclass(kw_only=True, slots=True)
+class OfflineConfig(RunConfig):
+    """What every training on a fixed data set has."""
+
+    train: OfflineTrainConfig = field(default_factory=OfflineTrainConfig)
+    """Steps and rows per step."""
+    held_out: HeldOutConfig = field(default_factory=HeldOutConfig)
+    """What the model is measured on."""
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    """When to save."""
+    lora: LoRAConfig = field(default_factory=LoRAConfig)
+    """Adapters in place of full fine-tuning."""
+    rope_scaling: RopeScalingConfig = field(default_factory=RopeScalingConfig)
+    """A longer context than the model was made for."""
+    neftune_alpha: float | None = None
+    """Noise on the embeddings while training (Jain et al. 2023): 5, 10 or 15. None: no noise."""
+
+
+@dataclass(kw_only=True, slots=True)
+class SFTRunConfig(OfflineConfig):
+    """Supervised fine-tuning: `launch/sft.py`."""
+
+    data: OfflineDataConfig = MISSING
+    """The rows: `data=supervised` or `data=text`."""
+
+
+@dataclass(kw_only=True, slots=True)
+class RewardModelRunConfig(OfflineConfig):
+    """Reward models: `launch/reward_model.py`."""
+
+    algorithm: ScoreMethodConfig = MISSING
+    """`algorithm=reward_model` scores whole answers, `algorithm=process_reward` their steps."""
+    data: OfflineDataConfig = MISSING
+    """`data=rankings` for the first, `data=steps` for the second."""
+    folds: int | None = None
+    """Cross-validation: so many models are trained first, each without one of as many parts of the pairs, which it is
+    then measured on. None: the model alone."""
+
+    def __post_init__(self) -> None:
+        if self.folds is not None and self.folds < 2:
+            raise InputError(f"folds={self.folds}: give at least 2, or null for no cross-validation")
+
+
+@dataclass(kw_only=True, slots=True)
+class PreferenceRunConfig(OfflineConfig):
+    """Policies from preferences: `launch/dpo.py`."""
+
+    algorithm: PreferenceConfig = MISSING
+    """`algorithm=dpo`, `ipo`, `kto`, `orpo` or `simpo`."""
+    data: OfflineDataConfig = MISSING
+    """`data=preferences`, and for KTO `data=labelled`."""
+    reference: ReferenceConfig = field(default_factory=ReferenceConfig)
+    """What DPO, IPO and KTO compare the policy with."""

@@ -1,0 +1,66 @@
+"""Policies from preferences, DPO and kin: what `launch/dpo.py` calls."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
+from rlhf.algorithms.kto import KTOConfig
+from rlhf.config import PreferenceRunConfig
+from rlhf.data.kto import mismatched
+from rlhf.models.causal_lm import read_model_config, refuse_experts
+from rlhf.models.heads import Head
+from rlhf.models.reward_model import check_vocabulary
+from rlhf.models.tokenizer import stop_token_ids
+from rlhf.stages import offline
+from rlhf.stages.model_files import manifest_of, write_tokenizer
+from rlhf.stages.offline_rank import Corpora, OfflineJob
+from rlhf.train.artifact import Artifact
+from rlhf.train.offline import Corpus
+from rlhf.types import InputError, Unit
+
+PANELS = {
+    "loss": "train/loss",
+    "chosen over rejected (share of pairs)": "train/reward_accuracy",
+    "reward margin": "train/reward_margin",
+    "held-out accuracy": "held_out/reward_accuracy",
+    "logprob of chosen (nats)": "train/chosen_logprobs",
+}
+
+
+def run(config: PreferenceRunConfig) -> Artifact | None:
+    """Train, or with `dry_run` only check. Raises InputError before Ray starts where the input is wrong."""
+    tokenizer, context = offline.open_model(config)
+    algorithm, reference = config.algorithm, config.reference
+    if algorithm.reads_reference and reference.model is not None:
+        refuse_experts(reference.model, read_model_config(reference.model))
+        check_vocabulary("reference.model", reference.model, config.model, tokenizer)
+    parts, quarantine = offline.load_parts(config, config.data, tokenizer, context)
+    stop_ids = stop_token_ids(config.model, tokenizer)
+    job = OfflineJob(
+        config=config,
+        head=Head.causal_lm,
+        loss=algorithm.build(),
+        corpora=Corpora(
+            train=corpus_of(config, parts.train),
+            held_out={name: corpus_of(config, units) for name, units in parts.held_out.items()},
+        ),
+        reference=reference if algorithm.reads_reference else None,
+        manifest=manifest_of(config, config.model),
+        save_beside=functools.partial(write_tokenizer, tokenizer, stop_ids),
+        prompts=offline.prompts_to_complete(config, parts.held_out.get(offline.HELD_OUT, []), tokenizer),
+        stop_token_ids=stop_ids,
+        decode=functools.partial(tokenizer.decode, skip_special_tokens=True),
+        panels=PANELS,
+    )
+    return offline.run(job, tokenizer, quarantine)
+
+
+def corpus_of(config: PreferenceRunConfig, units: Sequence[Unit]) -> Corpus:
+    """What the algorithm learns from. InputError where the data is in another form."""
+    labelled = isinstance(config.algorithm, KTOConfig)
+    if len(units[0]) != (1 if labelled else 2):
+        wanted = "labelled answers; set data=labelled" if labelled else "pairs; set data=preferences"
+        name = type(config.algorithm).__name__.removesuffix("Config").lower()
+        raise InputError(f"algorithm={name}: it learns from {wanted}")
+    return Corpus(units=units, mismatched=mismatched([row for (row,) in units], config.seed) if labelled else ())

@@ -1,0 +1,142 @@
+"""The reference of offline preference methods: computed once before training, or live beside it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rlhf.train.artifact import committing, open_artifact
+from rlhf.train.batching import Packing
+from rlhf.train.learner import Learner
+from rlhf.train.offline import Corpus, one_minibatch
+from rlhf.types import Batch, InputError, TrainingRow
+
+LOGPROBS, BASELINE = "ref_logprobs", "kl_baseline"
+
+
+class ReferenceMode(StrEnum):
+    """When the reference's logprobs are computed."""
+
+    precomputed = "precomputed"
+    live = "live"
+
+
+@dataclass(kw_only=True, slots=True)
+class ReferenceConfig:
+    """What a preference method compares the policy with."""
+
+    model: str | None = None
+    """Folder of the reference, of the policy's vocabulary. None: the model the training starts from."""
+    mode: ReferenceMode = ReferenceMode.precomputed
+    """`precomputed`: once, before the first step, and kept in the run folder. `live`: anew in every step, by a second
+    model in memory; with LoRA and no `model` by the policy with its adapter off."""
+    rows_per_batch: int = 256
+    """Rows that are scored together while precomputing; costs memory of the host alone."""
+
+    def __post_init__(self) -> None:
+        if self.rows_per_batch < 1:
+            raise InputError(f"reference.rows_per_batch={self.rows_per_batch}: give at least 1")
+
+
+@dataclass(slots=True)
+class LiveReference:
+    """The reference's logprobs of each batch, by a model that is at hand."""
+
+    learner: Learner
+    off: Callable[[], AbstractContextManager[None]] = nullcontext
+    """Within it the learner's model is the reference: LoRA's adapter is off."""
+
+    def __call__(self, batch: Batch, mismatched: Sequence[TrainingRow]) -> Mapping[str, Sequence[np.ndarray | None]]:
+        with self.off():
+            mine = self.learner.score(batch)
+        return {LOGPROBS: batch.of_rank(mine, self.learner.backend.rank, self.learner.backend.num_ranks)}
+
+
+@dataclass(slots=True)
+class KLBaseline:
+    """KTO's reference point z0 (Ethayarajh et al. 2024, section 4.1): how far the policy is from the reference on
+    completions of other prompts, in nats per sequence, at least 0; one number for the whole batch."""
+
+    learner: Learner
+    packing: Packing
+    reference: LiveReference | None
+    """None where the mismatched rows have the reference's logprobs already."""
+
+    def __call__(self, batch: Batch, mismatched: Sequence[TrainingRow]) -> Mapping[str, Sequence[np.ndarray | None]]:
+        backend = self.learner.backend
+        asked = one_minibatch(mismatched, self.packing)
+        theirs = self.reference(asked, ())[LOGPROBS] if self.reference else None
+        mine = asked.of_rank(self.learner.score(asked), backend.rank, backend.num_ranks)
+        differences = [0.0] * len(mine)
+        for i, policy in enumerate(mine):
+            if policy is not None:
+                known = theirs[i] if theirs else own_column(asked, i, LOGPROBS)
+                assert known is not None
+                differences[i] = float((policy.astype(np.float64) - known).sum())
+        # In the order of the packs: the sum's last bits must not depend on the number of ranks.
+        total = sum(sum(each) for each in zip(*backend.gather(differences), strict=True))
+        value = max(total / max(len(mismatched), 1), 0.0)
+        sizes = [sum(row.num_tokens for row in pack.rows) for part in batch.minibatches for pack in part.packs]
+        return {BASELINE: [np.full(size, value, dtype=np.float32) for size in sizes]}
+
+
+def own_column(batch: Batch, pack: int, name: str) -> np.ndarray:
+    """A column that a pack's rows bring along."""
+    part = batch.minibatches[0]
+    rows = [part.groups[row.group][row.index] for row in part.packs[pack].rows]  # type: ignore[index]
+    return np.concatenate([row.columns[name] for row in rows])
+
+
+def rows_of(corpora: Sequence[Corpus]) -> list[TrainingRow]:
+    """Every row of corpora, in the order that `with_reference` expects."""
+    return [row for corpus in corpora for row in (*(row for unit in corpus.units for row in unit), *corpus.mismatched)]
+
+
+def with_reference(corpora: Sequence[Corpus], logprobs: Sequence[np.ndarray]) -> list[Corpus]:
+    """The corpora with the reference's logprobs on all their rows, given as [T] float32 each."""
+    columns = iter(logprobs)
+
+    def scored(row: TrainingRow) -> TrainingRow:
+        return replace(row, columns={**row.columns, LOGPROBS: next(columns)})
+
+    return [
+        Corpus(
+            units=[tuple(scored(row) for row in unit) for unit in corpus.units],
+            mismatched=[scored(row) for row in corpus.mismatched],
+        )
+        for corpus in corpora
+    ]
+
+
+def digest(rows: Sequence[TrainingRow]) -> str:
+    """Of all token ids: whether two lists of rows are the same."""
+    sha = hashlib.sha256()
+    for row in rows:
+        sha.update(np.int64(row.num_tokens).tobytes() + row.token_ids.tobytes())
+    return sha.hexdigest()
+
+
+def store(
+    folder: Path, rows: Sequence[TrainingRow], logprobs: Sequence[np.ndarray], manifest: Mapping[str, Any]
+) -> None:
+    with committing(folder, {**manifest, "kind": "reference_logprobs", "rows": digest(rows)}) as staging:
+        np.save(staging / "logprobs.npy", np.concatenate(logprobs))
+
+
+def stored(folder: Path, rows: Sequence[TrainingRow]) -> list[np.ndarray] | None:
+    """What `store` wrote; None where nothing is. Raises InputError where it was of other rows."""
+    if not folder.is_dir():
+        return None
+    if open_artifact(folder).manifest["rows"] != digest(rows):
+        raise InputError(
+            f"{folder}: these logprobs are of other rows, so the data changed since the run began; name another output"
+        )
+    ends = np.cumsum([row.num_tokens for row in rows])
+    return np.split(np.load(folder / "logprobs.npy"), ends[:-1])

@@ -1,0 +1,57 @@
+"""What a wrong adapter's configuration is told, before anything starts."""
+
+import importlib.util
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlhf.models.lora import LoRAConfig, check_lora
+from rlhf.types import InputError
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"rank": 0}, r"lora\.rank=0: "),
+        ({"rank": 4, "alpha": 0.0}, r"lora\.alpha=0\.0: "),
+        ({"rank": 4, "alpha": float("nan")}, r"lora\.alpha=nan: "),
+        ({"rank": 4, "dropout": 1.0}, r"lora\.dropout=1\.0: "),
+        ({"rank": 4, "target_modules": []}, r"lora\.target_modules=\[\]: "),
+        ({"rank": 4, "target_modules": ["all-linear", "q_proj"]}, r"lora\.target_modules=.*stands alone"),
+        ({"quantize": True}, r"lora\.quantize=true: set lora\.rank"),
+    ],
+)
+def test_wrong_values_are_named(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        LoRAConfig(**settings)
+
+
+def test_target_modules_must_be_layers_of_the_model(models: dict[str, Path]) -> None:
+    path = str(models["tied"])
+    check_lora(LoRAConfig(rank=4, target_modules=["q_proj", "mlp.down_proj"]), path, zero_stage=3)
+    with pytest.raises(InputError, match=r"'query'.*q_proj"):
+        check_lora(LoRAConfig(rank=4, target_modules=["q_proj", "query"]), path, zero_stage=3)
+
+
+def test_quantised_folders_take_no_adapter(models: dict[str, Path], tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(models["tied"], folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "gptq"}}))
+    with pytest.raises(InputError, match="quantised already"):
+        check_lora(LoRAConfig(rank=4), str(folder), zero_stage=2)
+    check_lora(LoRAConfig(), str(folder), zero_stage=2)
+
+
+def test_4_bit_weights_are_not_sharded(models: dict[str, Path]) -> None:
+    with pytest.raises(InputError, match=r"backend\.zero_stage=3"):
+        check_lora(LoRAConfig(rank=4, quantize=True), str(models["tied"]), zero_stage=3)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is not None, reason="bitsandbytes is installed")
+def test_quantize_asks_for_bitsandbytes(models: dict[str, Path]) -> None:
+    with pytest.raises(InputError, match="bitsandbytes is not installed"):
+        check_lora(LoRAConfig(rank=4, quantize=True), str(models["tied"]), zero_stage=2)
