@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
@@ -52,6 +52,10 @@ class TextDataConfig(OfflineDataConfig):
             raise InputError(f"ratio={self.ratio} leaves out {self.general_path}: give more, or general_path=null")
         if self.max_tokens is not None and self.max_tokens < SHORTEST:
             raise InputError(f"max_tokens={self.max_tokens}: rows of a document have at least {SHORTEST}; raise it")
+
+    def at(self, path: str) -> Self:
+        """The documents of another file alone, with none mixed in."""
+        return replace(self, path=path, limit=None, general_path=None)
 
     def load(self, tokenizer: PreTrainedTokenizerBase, *, context_tokens: int, quarantine: Quarantine) -> list[Unit]:
         """The mixture: the domain's rows in the order of the file, then the general ones."""
