@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from omegaconf import MISSING
 
@@ -59,6 +59,10 @@ class OfflineDataConfig:
     def quarantine(self) -> Quarantine:
         """Where the bad rows of a run go."""
         return Quarantine(self.bad_rows, self.max_rejected_fraction)
+
+    def at(self, path: str) -> Self:
+        """The same for all rows of another file, one that is held out."""
+        return replace(self, path=path, limit=None)
 
     def load(self, tokenizer: PreTrainedTokenizerBase, *, context_tokens: int, quarantine: Quarantine) -> list[Unit]:
         """All rows, in the order of the file, none cut. Raises InputError with file, line and field of a bad one."""

@@ -29,8 +29,11 @@ class Dialogue:
     @property
     def prompt_id(self) -> str:
         """A digest of all before the last turn."""
-        text = json.dumps([*map(dict, self.messages[:-1]), self.tools], sort_keys=True, default=str)
-        return hashlib.blake2b(text.encode("utf-8"), digest_size=16).hexdigest()
+        return digest(json.dumps([*map(dict, self.messages[:-1]), self.tools], sort_keys=True, default=str))
+
+
+def digest(text: str) -> str:
+    return hashlib.blake2b(text.encode("utf-8"), digest_size=16).hexdigest()
 
 
 def check_turns(messages: Sequence[Message], key: str) -> None:

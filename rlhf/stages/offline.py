@@ -63,7 +63,7 @@ def load_parts(
     )
     files = {**({HELD_OUT: held_out.path} if held_out.path else {}), **held_out.others}
     others = {
-        name: replace(data, path=path, limit=None).load(tokenizer, context_tokens=context_tokens, quarantine=quarantine)
+        name: data.at(path).load(tokenizer, context_tokens=context_tokens, quarantine=quarantine)
         for name, path in files.items()
     }
     return replace(parts, held_out={**parts.held_out, **others}), quarantine

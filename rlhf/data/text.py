@@ -1,0 +1,174 @@
+"""Documents for continued pretraining: a domain's, mixed with general ones so that less is forgotten."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+
+from rlhf.data.base import OfflineDataConfig, Parts
+from rlhf.data.dialogues import digest
+from rlhf.data.fields import take_text
+from rlhf.data.files import Refuse, Row, read_rows
+from rlhf.data.quarantine import Quarantine
+from rlhf.data.split import prompt_groups, split_held_out
+from rlhf.types import InputError, TrainingRow, Unit
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+SHORTEST = 3
+"""Tokens of the shortest chunk limit: any document is then cut into chunks of 2 or more, each with one to learn."""
+
+
+@dataclass(kw_only=True, slots=True)
+class TextDataConfig(OfflineDataConfig):
+    """Documents, learnt from the second token to the end-of-sequence token.
+
+    A .txt file is one document, since blank lines part paragraphs too; a folder of .txt files has one in each.
+    """
+
+    max_tokens: int | None = None
+    """Tokens of the longest row. A longer document is cut into rows of about equal length that follow each other, with
+    nothing lost; rows never hold more than one document. None: the model's context."""
+    text_key: str = "text"
+    """The field that holds a document in .jsonl, .parquet and folders that datasets can load."""
+    general_path: str | None = None
+    """Documents to mix in, against forgetting, of the same forms as `path`. None: the domain's alone."""
+    ratio: float = 5.0
+    """General tokens for each token of the domain, which is read once."""
+    seed: int = 0
+    """Of which general documents are taken; all are taken again, and counted, where there are too few."""
+
+    def __post_init__(self) -> None:
+        super(TextDataConfig, self).__post_init__()
+        if not 0 <= self.ratio < math.inf:
+            raise InputError(f"ratio={self.ratio}: give general tokens for each token of the domain, as in 5.0")
+        if self.general_path is not None and self.ratio == 0:
+            raise InputError(f"ratio={self.ratio} leaves out {self.general_path}: give more, or general_path=null")
+        if self.max_tokens is not None and self.max_tokens < SHORTEST:
+            raise InputError(f"max_tokens={self.max_tokens}: rows of a document have at least {SHORTEST}; raise it")
+
+    def at(self, path: str) -> Self:
+        """The documents of another file alone, with none mixed in."""
+        return replace(self, path=path, limit=None, general_path=None)
+
+    def load(self, tokenizer: PreTrainedTokenizerBase, *, context_tokens: int, quarantine: Quarantine) -> list[Unit]:
+        """The mixture: the domain's rows in the order of the file, then the general ones."""
+        domain, general = self.corpora(tokenizer, context_tokens, quarantine)
+        return self.mixed(domain, general)[0]
+
+    def load_parts(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        context_tokens: int,
+        quarantine: Quarantine,
+        held_out_fraction: float,
+        seed: int,
+    ) -> Parts:
+        """The mixture of what is not held out; `held_out_domain` and `held_out_general` are apart.
+
+        Of the general rows no more are held out than of the domain's.
+        """
+        domain, general = self.corpora(tokenizer, context_tokens, quarantine)
+        held_out: dict[str, list[Unit]] = {}
+        if held_out_fraction:
+            domain, held_out["held_out_domain"] = split_held_out(domain, held_out_fraction, seed)
+        if held_out_fraction and general:
+            fraction = min(held_out_fraction, len(held_out["held_out_domain"]) / len(general))
+            general, held_out["held_out_general"] = split_held_out(general, fraction, seed)
+        train, figures = self.mixed(domain, general)
+        return Parts(train=train, held_out=held_out, figures=figures)
+
+    def corpora(
+        self, tokenizer: PreTrainedTokenizerBase, context_tokens: int, quarantine: Quarantine
+    ) -> tuple[list[Unit], list[Unit]]:
+        """The rows of the domain, and the general ones."""
+        if tokenizer.eos_token_id is None:
+            raise InputError(
+                f"{tokenizer.name_or_path} has no end-of-sequence token to end documents with: set eos_token in "
+                "tokenizer_config.json"
+            )
+        make = self.encoder(tokenizer, min(self.max_tokens or context_tokens, context_tokens))
+        domain = quarantine.collect(self.documents(self.path, quarantine.refuse), make, self.limit)
+        if self.general_path is None:
+            return domain, []
+        return domain, quarantine.collect(self.documents(self.general_path, quarantine.refuse), make, None)
+
+    def documents(self, path: str, refuse: Refuse) -> Iterator[tuple[str, Row]]:
+        files = text_files(Path(path))
+        return read_text_files(files, self.text_key, refuse) if files else read_rows(path, self.split, refuse)
+
+    def encoder(self, tokenizer: PreTrainedTokenizerBase, size: int) -> Callable[[str, Row], Iterator[Unit]]:
+        def make(where: str, row: Row) -> Iterator[Unit]:
+            text = take_text(row, self.text_key, remedy="set text_key to the field that holds the document")
+            # With what the tokenizer puts in front of every text, which the model was trained with.
+            token_ids = np.array(tokenizer(text, verbose=False)["input_ids"], dtype=np.int32)
+            if not len(token_ids) or token_ids[-1] != tokenizer.eos_token_id:
+                token_ids = np.append(token_ids, tokenizer.eos_token_id).astype(np.int32)
+            for chunk in chunks(token_ids, size):
+                mask = np.arange(len(chunk)) > 0
+                yield (TrainingRow(token_ids=chunk, loss_mask=mask, source=where, prompt_id=digest(text)),)
+
+        return make
+
+    def mixed(self, domain: Sequence[Unit], general: Sequence[Unit]) -> tuple[list[Unit], dict[str, float]]:
+        domain_tokens, available = num_tokens(domain), num_tokens(general)
+        taken = sample_documents(general, self.ratio * domain_tokens, self.seed) if general else []
+        figures = {"domain_tokens": float(domain_tokens)}
+        if general:
+            general_tokens = num_tokens(taken)
+            figures |= {"general_tokens": float(general_tokens), "general_passes": general_tokens / available}
+        return [*domain, *taken], figures
+
+
+def num_tokens(units: Sequence[Unit]) -> int:
+    return sum(row.num_tokens for unit in units for row in unit)
+
+
+def chunks(token_ids: np.ndarray, size: int) -> list[np.ndarray]:
+    """The tokens in as few pieces of at most `size` as there can be, of equal length to one token."""
+    return np.array_split(token_ids, -(-len(token_ids) // size))
+
+
+def sample_documents(units: Sequence[Unit], wanted: float, seed: int) -> list[Unit]:
+    """Whole documents in permuted order, and again in another, until they have `wanted` tokens."""
+    documents: dict[int, list[Unit]] = {}
+    for number, unit in zip(prompt_groups(units), units, strict=True):
+        documents.setdefault(number, []).append(unit)
+    taken: list[Unit] = []
+    found, num_passes = 0, 0
+    while found < wanted:
+        for number in np.random.Generator(np.random.PCG64([seed, num_passes])).permutation(len(documents)).tolist():
+            if found >= wanted:
+                break
+            taken += documents[number]
+            found += num_tokens(documents[number])
+        num_passes += 1
+    return taken
+
+
+def text_files(path: Path) -> list[Path]:
+    """A .txt file, or those of a folder that has nothing else; none of any other path."""
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if not file.name.startswith("."))
+        return files if all(file.suffix == ".txt" for file in files) else []
+    return [path] if path.suffix == ".txt" else []
+
+
+def read_text_files(files: Sequence[Path], key: str, refuse: Refuse) -> Iterator[tuple[str, Row]]:
+    for file in files:
+        try:
+            yield f"{file}:1", {key: file.read_text(encoding="utf-8-sig")}
+        except OSError as error:
+            raise InputError(f"{file} cannot be read ({error.strerror}): check the path and its permissions") from error
+        except UnicodeDecodeError as error:
+            sentence = (
+                f"byte {error.start + 1} of the file (0x{error.object[error.start]:02x}) is not UTF-8: convert it"
+            )
+            refuse(f"{file}:1", str(file), InputError(sentence))
