@@ -29,6 +29,7 @@ from rlhf.data.preferences import PreferenceDataConfig, RankingDataConfig
 from rlhf.data.prompts import PromptDataConfig
 from rlhf.data.steps import StepDataConfig
 from rlhf.data.supervised import SupervisedDataConfig
+from rlhf.data.text import TextDataConfig
 from rlhf.offline_config import PreferenceRunConfig, RewardModelRunConfig, RunConfig, SFTRunConfig
 from rlhf.rewards.base import RewardConfig
 from rlhf.runtimes.base import OptimizerConfig, SamplerConfig, WeightSyncConfig
@@ -146,6 +147,7 @@ ALGORITHMS: dict[str, type[Any]] = {
 }
 DATA: dict[str, type[Any]] = {
     "supervised": SupervisedDataConfig,
+    "text": TextDataConfig,
     "preferences": PreferenceDataConfig,
     "rankings": RankingDataConfig,
     "labelled": KTODataConfig,

@@ -24,7 +24,7 @@ def launch(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         (["+foo=1"], "foo: there is no such key; known are model, output, "),
         (["train.foo=1"], "train.foo: there is no such key; known are num_steps, "),
         (["train.num_steps=abc"], "train.num_steps=abc: Value 'abc' of type 'str' could not be converted to Integer"),
-        (["algorithm=foo"], "algorithm=foo: unknown; known are grpo, ppo"),
+        (["algorithm=foo"], "algorithm=foo: unknown; known are dpo, grpo, ipo, kto, orpo, ppo, process_reward"),
         (["reward=foo"], "reward=foo: unknown; known are exact, http, math_verify, math_with_format, numeric"),
         (["output=x"], "model: it must be set, as in model=..."),
         (

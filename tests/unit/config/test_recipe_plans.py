@@ -19,9 +19,11 @@ ACCELERATORS = {
     "qwen3_8b_grpo_8gpu_colocated": 8,
 }
 
+OFFLINE = ("_sft", "_sft_1gpu", "_reward_model", "_dpo", "_dpo_1gpu", "_pipeline")
+
 
 def test_every_online_recipe_is_here():
-    recipes = {path.stem for path in (CONF / "experiment").glob("*.yaml") if "_sft" not in path.stem}
+    recipes = {path.stem for path in (CONF / "experiment").glob("*.yaml") if not path.stem.endswith(OFFLINE)}
     assert recipes == set(ACCELERATORS)
 
 

@@ -14,14 +14,24 @@ from omegaconf.errors import OmegaConfBaseException
 from rlhf.algorithms.grpo import GRPOConfig
 from rlhf.algorithms.ppo import PPOConfig
 from rlhf.command_line import explain
-from rlhf.config import OnlineConfig, SFTRunConfig, as_plain, resolve
+from rlhf.config import (
+    ALGORITHMS,
+    DATA,
+    OnlineConfig,
+    PreferenceRunConfig,
+    RewardModelRunConfig,
+    RunConfig,
+    SFTRunConfig,
+    as_plain,
+    resolve,
+)  # fmt: skip
 from rlhf.rewards.base import load_reward
 from rlhf.types import InputError
 
 CONF = Path(__file__).parents[3] / "conf"
 RECIPES = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 REWARDS = sorted(path.stem for path in (CONF / "reward").glob("*.yaml"))
-DATA = sorted(path.stem for path in (CONF / "data").glob("*.yaml"))
+DATA_CHOICES = sorted([*DATA, *(path.stem for path in (CONF / "data").glob("*.yaml"))])
 NEEDED = ["model=m", "output=o", "data.path=p"]
 
 
@@ -46,17 +56,21 @@ def sentence(*overrides: str) -> str:
     pytest.fail(f"{overrides} were accepted")
 
 
-def is_supervised(recipe: str) -> bool:
-    return "_sft" in recipe
-
-
-def test_there_are_recipes_of_both_kinds():
-    assert {is_supervised(recipe) for recipe in RECIPES} == {True, False}
+def command_of(recipe: str) -> tuple[str, type[RunConfig]]:
+    """The configuration a recipe is for, told by its name."""
+    for part, name, schema in (
+        ("_sft", "sft", SFTRunConfig),
+        ("_reward_model", "reward_model", RewardModelRunConfig),
+        ("_dpo", "dpo", PreferenceRunConfig),
+    ):
+        if part in recipe:
+            return name, schema
+    return "online", OnlineConfig
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_recipe_resolves(recipe):
-    name, schema = ("sft", SFTRunConfig) if is_supervised(recipe) else ("online", OnlineConfig)
+    name, schema = command_of(recipe)
     config = resolve(compose(name, [f"experiment={recipe}", "model=m"]), schema)
     assert (config.model, type(config)) == ("m", schema)
     plain = as_plain(config)
@@ -138,9 +152,9 @@ def test_mistakes_are_told_in_one_sentence(override, expected):
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
-        ("algorithm=foo", "algorithm=foo: unknown; known are grpo, ppo"),
+        ("algorithm=foo", f"algorithm=foo: unknown; known are {', '.join(sorted(ALGORITHMS))}"),
         ("reward=foo", f"reward=foo: unknown; known are {', '.join(REWARDS)}"),
-        ("data=foo", f"data=foo: unknown; known are {', '.join(DATA)}"),
+        ("data=foo", f"data=foo: unknown; known are {', '.join(DATA_CHOICES)}"),
         ("experiment=foo", f"experiment=foo: unknown; known are {', '.join(RECIPES)}"),
     ],
 )
