@@ -13,7 +13,7 @@ from rlhf.data.encoding import PolicyEncoder
 from rlhf.data.fields import BadRow, Defect, has, take_messages, take_prompt, take_text, take_tools
 from rlhf.data.files import Row
 from rlhf.data.quarantine import Quarantine
-from rlhf.types import InputError, Message, TrainingRow, Unit
+from rlhf.types import InputError, Message, Unit
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -130,11 +130,3 @@ class SupervisedDataConfig(OfflineDataConfig):
                 f"the field '{key}' ends with '{answer}', which is not one of labels={self.labels}: correct the row, "
                 "or add the class"
             )
-
-
-def load_supervised(
-    config: SupervisedDataConfig, tokenizer: PreTrainedTokenizerBase, *, context_tokens: int
-) -> list[TrainingRow]:
-    """All rows, in the order of the file, none cut and none bad."""
-    units = config.load(tokenizer, context_tokens=context_tokens, quarantine=config.quarantine())
-    return [row for (row,) in units]

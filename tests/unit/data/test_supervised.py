@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
-from rlhf.data.supervised import RowFormat, SupervisedDataConfig, load_supervised
+from rlhf.data.supervised import RowFormat, SupervisedDataConfig
 from rlhf.types import InputError, TrainingRow
 
 
@@ -22,7 +22,8 @@ DIALOGUE = [user("你好"), assistant("您好 🙂"), user("what is 12 + 30?"), 
 
 
 def load(path, tokenizer, **settings):
-    return load_supervised(SupervisedDataConfig(path=path, **settings), tokenizer, context_tokens=120)
+    config = SupervisedDataConfig(path=path, **settings)
+    return [row for (row,) in config.load(tokenizer, context_tokens=120, quarantine=config.quarantine())]
 
 
 def learned(tokenizer, row):

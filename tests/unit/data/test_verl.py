@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerFast
 
 from rlhf.config import OnlineConfig, compose
 from rlhf.data.prompts import load_prompts
-from rlhf.data.supervised import SupervisedDataConfig, load_supervised
+from rlhf.data.supervised import SupervisedDataConfig
 from rlhf.types import InputError, Prompt
 
 CONF = Path(__file__).parents[3] / "conf"
@@ -138,6 +138,6 @@ def test_the_same_rows_are_supervised_ones(tmp_path, bytes_tokenizer):
     """veRL: data.prompt_key=extra_info data.prompt_dict_keys=[question]."""
     path = str(written_by_datasets(ROWS, tmp_path))
     config = SupervisedDataConfig(path=path, prompt_key="extra_info.question", response_key="extra_info.answer")
-    rows = load_supervised(config, bytes_tokenizer, context_tokens=400)
-    learned = [bytes_tokenizer.decode(row.token_ids[row.loss_mask]) for row in rows]
+    units = config.load(bytes_tokenizer, context_tokens=400, quarantine=config.quarantine())
+    learned = [bytes_tokenizer.decode(row.token_ids[row.loss_mask]) for (row,) in units]
     assert learned == ["so #### 42<|im_end|>", "so #### 7<|im_end|>"]
