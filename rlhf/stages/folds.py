@@ -3,23 +3,94 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import json
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import ray
 from ray.exceptions import RayTaskError
-from rich.console import Console
 
-from rlhf.stages.offline_rank import BEFORE_TRAINING, STOP, OfflineJob, train_on_ranks
-from rlhf.train.run_folder import RunFolder, is_finished
-from rlhf.train.stop import Stop
-from rlhf.train.tracking import METRICS, ProgressBar, Tail
+from rlhf.data.split import prompt_groups
+from rlhf.evaluation.preference import agreement, folds
+from rlhf.stages.offline_rank import BEFORE_TRAINING, STOP, Corpora, OfflineJob, train_on_ranks
+from rlhf.stages.report import CONSOLE, markdown_table, show_table
+from rlhf.stages.reward_report import SCORES
+from rlhf.train.artifact import open_artifact
+from rlhf.train.offline import Corpus
+from rlhf.train.run_folder import RunFolder, is_finished, replace_file
+from rlhf.train.stop import Stop, until_stopped
+from rlhf.train.tracking import METRICS, ProgressBar, Tail, read_rows
 from rlhf.types import InputError, RunError, Stopped
 
 POLL_S = 0.5
+FOLD = "fold"
+"""The name that figures of a fold's own part get."""
+COLUMNS = ("pairs", "nll", "calibration_error", "length_slope", "accuracy")
 
 
-async def train_folds(jobs: Sequence[OfflineJob], console: Console, stop: Stop) -> None:
+def cross_validate(job: OfflineJob, num_folds: int, folder: RunFolder) -> dict[str, Any]:
+    """Train a model without each part and measure it there; what is to be said of them all.
+
+    `folds.md` and `folds.json` hold the table. The models stay in `folds/fold-0/model` and so on: an ensemble.
+    """
+    jobs = fold_jobs(job, num_folds, folder)
+    CONSOLE.print(f"cross-validation: {num_folds} models, each without a part of the pairs", soft_wrap=True)
+    tell = functools.partial(CONSOLE.print, soft_wrap=True)
+    asyncio.run(until_stopped(functools.partial(train_folds, jobs), tell))
+    measured = [open_artifact(RunFolder(each.root).model).manifest["metrics"] for each in jobs]
+    rows = [
+        (
+            each.root.name,
+            *(f"{figures[f'{FOLD}/{name}']:.4g}" for name in COLUMNS),
+            f"{figures[f'{FOLD}/accuracy_low']:.3f} to {figures[f'{FOLD}/accuracy_high']:.3f}",
+        )
+        for each, figures in zip(jobs, measured, strict=True)
+    ]
+    accuracies = [figures[f"{FOLD}/accuracy"] for figures in measured]
+    summary = {
+        "accuracy_mean": float(np.mean(accuracies)),
+        "accuracy_std": float(np.std(accuracies, ddof=1)),
+        **{
+            f"{name}/{key}": value
+            for name in job.corpora.held_out
+            for key, value in agreement([margins_of(each, name) for each in jobs]).items()
+        },
+    }
+    titles = ("fold", *COLUMNS, "95 % interval")
+    replace_file(folder.root / "folds.json", json.dumps({"folds": measured, "all": summary}, indent=1))
+    replace_file(folder.root / "folds.md", markdown_table(titles, rows))
+    show_table("Cross-validation", titles, rows)
+    show_table("All folds", ("figure", "value"), [(name, f"{value:.4g}") for name, value in summary.items()])
+    return {f"folds/{name}": value for name, value in summary.items()}
+
+
+def fold_jobs(job: OfflineJob, num_folds: int, folder: RunFolder) -> list[OfflineJob]:
+    units, config = job.corpora.train.units, job.config
+    parts = folds(prompt_groups(units), num_folds, config.seed)
+    return [
+        replace(
+            job,
+            config=replace(config, output=f"{config.output}/{FOLD}-{i}"),
+            root=folder.root / "folds" / f"{FOLD}-{i}",
+            corpora=Corpora(
+                train=Corpus(units=[units[k] for k in kept]),
+                held_out={FOLD: Corpus(units=[units[k] for k in left])} | dict(job.corpora.held_out),
+            ),
+        )
+        for i, (kept, left) in enumerate(parts)
+    ]
+
+
+def margins_of(job: OfflineJob, name: str) -> np.ndarray:
+    """What the fold's model makes of a set of pairs that all folds are measured on."""
+    lines = [line for line in read_rows(job.root / SCORES) if line["set"] == name]
+    return np.array([line["chosen"] - line["rejected"] for line in lines])
+
+
+async def train_folds(jobs: Sequence[OfflineJob], stop: Stop) -> None:
     """Train every fold that is not trained yet. Raises Stopped where a stop was asked for before all were."""
     waiting = [job for job in jobs if not is_finished(RunFolder(job.root))]
     for job in waiting:
@@ -30,7 +101,7 @@ async def train_folds(jobs: Sequence[OfflineJob], console: Console, stop: Stop) 
     steps = [Tail(job.root / METRICS) for job in waiting]
     total = sum(job.config.train.steps_over(len(job.corpora.train)) for job in waiting)
     num_done = 0
-    with ProgressBar(total, console) as bar:
+    with ProgressBar(total, CONSOLE) as bar:
         while tasks:
             if stop.asked.is_set():
                 for job in waiting:

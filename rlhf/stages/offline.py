@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -83,8 +83,16 @@ def prompts_to_complete(
     return list(found.items())[: config.held_out.num_samples]
 
 
-def run(job: OfflineJob, tokenizer: PreTrainedTokenizerBase, quarantine: Quarantine) -> Artifact | None:
-    """Train, or with `dry_run` only show. Raises InputError before Ray starts where the input is wrong."""
+def run(
+    job: OfflineJob,
+    tokenizer: PreTrainedTokenizerBase,
+    quarantine: Quarantine,
+    first: Callable[[OfflineJob, RunFolder], Mapping[str, float]] | None = None,
+) -> Artifact | None:
+    """Train, or with `dry_run` only show. `first` comes before the training and adds figures to the model's manifest.
+
+    Raises InputError before Ray starts where the input is wrong.
+    """
     config = job.config
     check_lengths(job)
     plan = make_plan([RolePlan(role="policy", num_workers=config.placement.policy)])
@@ -105,7 +113,9 @@ def run(job: OfflineJob, tokenizer: PreTrainedTokenizerBase, quarantine: Quarant
             with cluster(plan):
                 check_nodes(folder.root, config.preflight)
                 check_capacity(plan)
-                run_until_stopped(replace(job, root=folder.root), folder)
+                job = from_anywhere(job)
+                known = first(job, folder) if first else {}
+                run_until_stopped(replace(job, root=folder.root, known=known), folder)
         return open_artifact(folder.model)
 
 
@@ -129,7 +139,7 @@ async def train(job: OfflineJob, folder: RunFolder, stop: Stop) -> signal.Signal
     """Ranks of Ray Train, watched from here. Returns the signal that stopped them, if one did."""
     config = job.config
     # The driver's own reference keeps the rows in the object store for ranks that are started anew.
-    told = replace(from_anywhere(job), corpora=ray.put(job.corpora))
+    told = replace(job, corpora=ray.put(job.corpora))
     ranks = asyncio.create_task(asyncio.to_thread(train_on_ranks, told))
     steps = Tail(folder.root / METRICS)
     with ProgressBar(config.train.steps_over(len(job.corpora.train)), CONSOLE) as bar:

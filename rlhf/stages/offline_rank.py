@@ -81,6 +81,8 @@ class OfflineJob:
     """What is measured of the trained model beside its loss; every rank calls it."""
     panels: Mapping[str, str] = field(default_factory=dict)
     """Of the plot, each with the figure it shows."""
+    known: Mapping[str, float] = field(default_factory=dict)
+    """Figures that were measured before, for the model's manifest."""
     root: Path = Path()
     """Of the run's folder."""
 
@@ -156,7 +158,7 @@ class OfflineRank:
                 if stops:
                     return
         concluded = self.job.conclude(self) if self.job.conclude else {}
-        self.save_model(num_steps, {**figures, **concluded})
+        self.save_model(num_steps, {**figures, **concluded, **self.job.known})
 
     def load(self) -> tuple[int, dict[str, float]]:
         """Continue from the newest checkpoint: the step to go on with, and the figures of the last."""

@@ -26,6 +26,11 @@ def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[objec
     CONSOLE.print(table)
 
 
+def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "".join(f"| {' | '.join(str(cell) for cell in line)} |\n" for line in lines)
+
+
 def show_plan(plan: Plan) -> None:
     rows: list[tuple[object, ...]] = []
     for group in plan.groups:

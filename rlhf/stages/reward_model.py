@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING
 
 from rlhf.algorithms.reward_model import RewardModelConfig
 from rlhf.config import RewardModelRunConfig
+from rlhf.data.split import prompt_groups
+from rlhf.evaluation.preference import folds
 from rlhf.models.heads import Head, config_for
 from rlhf.stages import offline
+from rlhf.stages.folds import cross_validate
 from rlhf.stages.model_files import manifest_of
 from rlhf.stages.offline_rank import Corpora, OfflineJob
 from rlhf.stages.reward_report import report_on_rank
@@ -51,7 +54,13 @@ def run(config: RewardModelRunConfig) -> Artifact | None:
         conclude=report_on_rank if compares else None,
         panels=PANELS,
     )
-    return offline.run(job, tokenizer, quarantine)
+    if config.folds is None:
+        return offline.run(job, tokenizer, quarantine)
+    if not compares:
+        raise InputError(f"folds={config.folds}: cross-validation measures pairs; leave it null with process rewards")
+    folds(prompt_groups(parts.train), config.folds, config.seed)  # refused before Ray starts where there are too few
+    num_folds = config.folds
+    return offline.run(job, tokenizer, quarantine, lambda job, folder: cross_validate(job, num_folds, folder))
 
 
 def check_model(config: RewardModelRunConfig, tokenizer: PreTrainedTokenizerBase) -> None:

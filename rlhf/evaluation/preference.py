@@ -1,0 +1,207 @@
+"""What a reward model is worth, from its scores of held-out pairs."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy import stats
+
+from rlhf.types import InputError
+
+NUM_BINS = 10
+Z_95 = 1.959963984540054
+"""Standard deviations that hold 95 % of a normal distribution."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bin:
+    """Pairs that the model was about equally sure of."""
+
+    num_pairs: int
+    confidence: float
+    """Mean probability of the side it prefers."""
+    accuracy: float
+    """Share of them where that is the chosen side."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreferenceReport:
+    """Figures of one model on one set of pairs."""
+
+    margins: np.ndarray  # [P] float64, chosen score less rejected score
+    accuracy: float
+    """Share of pairs whose chosen side scores higher; equal scores count half."""
+    accuracy_interval: tuple[float, float]
+    """95 %, Wilson (1927)."""
+    nll: float
+    """Mean negative log likelihood of the preferences under Bradley and Terry, in nats."""
+    calibration_error: float
+    """Expected calibration error of sigmoid(margin) (Guo et al. 2017), in ten bins of confidence."""
+    bins: Sequence[Bin]
+    length_slope: float
+    """Least squares of the margin on the difference in tokens: score that a token more is worth."""
+    length_slope_error: float
+    """Its standard error."""
+    longer_wins: float
+    """Accuracy of always preferring the longer side; equal lengths count half."""
+    kendall_tau: float | None
+    """Tau-b between scores and graded qualities, where they are known."""
+    spearman_rho: float | None
+
+    def figures(self) -> dict[str, float]:
+        """By short names."""
+        figures = {
+            "pairs": float(len(self.margins)),
+            "accuracy": self.accuracy,
+            "accuracy_low": self.accuracy_interval[0],
+            "accuracy_high": self.accuracy_interval[1],
+            "nll": self.nll,
+            "calibration_error": self.calibration_error,
+            "length_slope": self.length_slope,
+            "length_slope_error": self.length_slope_error,
+            "longer_wins": self.longer_wins,
+        }
+        graded = {"kendall_tau": self.kendall_tau, "spearman_rho": self.spearman_rho}
+        return figures | {name: value for name, value in graded.items() if value is not None}
+
+
+def preference_report(
+    chosen: np.ndarray,  # [P]
+    rejected: np.ndarray,  # [P]
+    chosen_tokens: np.ndarray,  # [P]
+    rejected_tokens: np.ndarray,  # [P]
+    *,
+    graded_chosen: np.ndarray | None = None,  # [P]
+    graded_rejected: np.ndarray | None = None,  # [P]
+) -> PreferenceReport:
+    margins = np.asarray(chosen, dtype=np.float64) - rejected
+    longer = np.asarray(chosen_tokens, dtype=np.float64) - rejected_tokens
+    slope, error = length_bias(margins, longer)
+    tau = rho = None
+    if graded_chosen is not None and graded_rejected is not None:
+        scores = np.concatenate([chosen, rejected])
+        grades = np.concatenate([graded_chosen, graded_rejected])
+        tau, rho = float(stats.kendalltau(scores, grades)[0]), float(stats.spearmanr(scores, grades)[0])
+    bins = reliability(margins)
+    accuracy = share_won(margins)
+    return PreferenceReport(
+        margins=margins,
+        accuracy=accuracy,
+        accuracy_interval=wilson_interval(accuracy, len(margins)),
+        nll=float(np.logaddexp(0.0, -margins).mean()),
+        calibration_error=sum(each.num_pairs * abs(each.confidence - each.accuracy) for each in bins) / len(margins),
+        bins=bins,
+        length_slope=slope,
+        length_slope_error=error,
+        longer_wins=share_won(longer),
+        kendall_tau=tau,
+        spearman_rho=rho,
+    )
+
+
+def share_won(
+    margins: np.ndarray,  # [P]
+) -> float:
+    """Share of positive margins; those of 0 count half."""
+    return float((np.sign(margins) + 1).mean() / 2)
+
+
+def wilson_interval(share: float, count: int, z: float = Z_95) -> tuple[float, float]:
+    """Interval of a binomial proportion (Wilson 1927)."""
+    centre = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    return centre - half, centre + half
+
+
+def reliability(
+    margins: np.ndarray,  # [P]
+) -> list[Bin]:
+    """Pairs in ten bins of the probability of the side the model prefers, from 0.5 to 1; empty bins are left out."""
+    confidence = 1 / (1 + np.exp(-np.abs(margins)))
+    right = (np.sign(margins) + 1) / 2
+    places = np.minimum(((confidence - 0.5) * 2 * NUM_BINS).astype(int), NUM_BINS - 1)
+    return [
+        Bin(
+            num_pairs=int(inside.sum()),
+            confidence=float(confidence[inside].mean()),
+            accuracy=float(right[inside].mean()),
+        )
+        for inside in (places == i for i in range(NUM_BINS))
+        if inside.any()
+    ]
+
+
+def length_bias(
+    margins: np.ndarray,  # [P]
+    longer: np.ndarray,  # [P]
+) -> tuple[float, float]:
+    """Slope of the margin on the difference in length, with its standard error; NaN where lengths never differ."""
+    if len(margins) < 3 or not np.ptp(longer):
+        return math.nan, math.nan
+    fit = stats.linregress(longer, margins)
+    return float(fit.slope), float(fit.stderr)
+
+
+def agreement(
+    margins: Sequence[np.ndarray],  # M arrays [P]
+) -> dict[str, float]:
+    """Of each two models on the same pairs, the mean: how often they prefer the same side, and Spearman's rho of their
+    margins."""
+    pairs = list(itertools.combinations(margins, 2))
+    return {
+        "agreement": float(np.mean([np.mean((a > 0) == (b > 0)) for a, b in pairs])),
+        "margin_spearman": float(np.mean([stats.spearmanr(a, b)[0] for a, b in pairs])),
+    }
+
+
+def folds(groups: Sequence[int], num_folds: int, seed: int) -> list[tuple[list[int], list[int]]]:
+    """Indices to train on and held out, for each fold. Each index is held out once, equal groups in the same fold.
+
+    Raises InputError where there are fewer groups than folds.
+    """
+    sizes: dict[int, int] = {}
+    for group in groups:
+        sizes[group] = sizes.get(group, 0) + 1
+    if len(sizes) < num_folds:
+        raise InputError(f"folds={num_folds}: the data has {len(sizes)} different prompts; give fewer folds")
+    fold_of: dict[int, int] = {}
+    counts = [0] * num_folds
+    order = np.random.Generator(np.random.PCG64(seed)).permutation(sorted(sizes)).tolist()
+    for group in sorted(order, key=lambda group: -sizes[group]):
+        smallest = counts.index(min(counts))
+        fold_of[group] = smallest
+        counts[smallest] += sizes[group]
+    placed = [fold_of[group] for group in groups]
+    return [
+        ([i for i, fold in enumerate(placed) if fold != k], [i for i, fold in enumerate(placed) if fold == k])
+        for k in range(num_folds)
+    ]
+
+
+def reliability_plot(reports: Mapping[str, PreferenceReport], path: Path) -> None:
+    """For each set of pairs how often the model is right when it is so sure, with counts; and its margins."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(2, len(reports), figsize=(4 * len(reports), 6), squeeze=False, layout="constrained")
+    for (name, report), (above, below) in zip(reports.items(), axes.T, strict=True):
+        above.plot([0.5, 1], [0.5, 1], "--", color="grey", linewidth=1, label="calibrated")
+        above.plot([b.confidence for b in report.bins], [b.accuracy for b in report.bins], "o-", label="measured")
+        for each in report.bins:
+            above.annotate(str(each.num_pairs), (each.confidence, each.accuracy), xytext=(3, -10),
+                           textcoords="offset points", fontsize="x-small")  # fmt: skip
+        above.set(title=f"{name}: accuracy {report.accuracy:.3f}, ECE {report.calibration_error:.3f}",
+                  xlabel="confidence", ylabel="accuracy", xlim=(0.48, 1.02), ylim=(0, 1.05))  # fmt: skip
+        above.legend(fontsize="small")
+        below.hist(report.margins, bins=30)
+        below.axvline(0, color="grey", linewidth=1)
+        below.set(xlabel="score of chosen less score of rejected", ylabel="pairs")
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
