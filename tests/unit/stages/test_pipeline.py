@@ -218,7 +218,7 @@ def test_every_stage_is_checked_before_the_first(
 
 
 def test_stages_are_declared_in_yaml_and_changed_on_the_command_line() -> None:
-    changed = ["pipeline=tiny", "stages.sft.overrides=[experiment=tiny_sft, train.num_steps=3]"]
+    changed = ["pipeline=tiny", "stages.sft.overrides=['experiment=tiny_sft', 'train.num_steps=3']"]
     config = compose(CONF, "pipeline", changed, PipelineConfig)
     assert config.stages["sft"].overrides == ["experiment=tiny_sft", "train.num_steps=3"]
     assert config.stages["reward_model"].needs["model"] == "sft"
@@ -226,7 +226,7 @@ def test_stages_are_declared_in_yaml_and_changed_on_the_command_line() -> None:
     assert list(steps)[-1] == "compare"
     assert steps["sft"].config.train.num_steps == 3
     assert steps["ppo"].config.reward.model == f"{config.output}/reward_model/model"
-    with pytest.raises(InputError, match="stages.sft.sort: there is no such key"):
+    with pytest.raises(InputError, match=r"stages.sft.sort: there is no such key"):
         compose(CONF, "pipeline", [*changed, "+stages.sft.sort=1"], PipelineConfig)
     with pytest.raises(InputError, match="pipeline=tiny"):
         compose(CONF, "pipeline", ["output=o"], PipelineConfig)
