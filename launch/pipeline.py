@@ -1,20 +1,21 @@
-"""Stages from a base model to a report, where they are not there yet: `python launch/pipeline.py pipeline=tiny`.
+"""Stages from a base model to a report, where they are not there yet: `python launch/pipeline.py pipeline=tiny`."""
 
-Arguments are the keys of the pipeline, Hydra's overrides; the same command continues it.
-"""
-
-import sys
 from pathlib import Path
 
-from rlhf.command_line import command_line
-from rlhf.config import compose
+import hydra
+from omegaconf import DictConfig
+
+from rlhf.command_line import command_line, in_one_sentence
+from rlhf.config import resolve
 from rlhf.train.pipeline import PipelineConfig
 
 CONF = Path(__file__).parent.parent / "conf"
 
 
-def main() -> None:
-    config = compose(CONF, "pipeline", sys.argv[1:], PipelineConfig)
+@hydra.main(version_base="1.3", config_path="../conf", config_name="pipeline")
+@in_one_sentence
+def main(composed: DictConfig) -> None:
+    config = resolve(composed, PipelineConfig)
     from rlhf.stages import pipeline
 
     pipeline.run(config, CONF)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -12,6 +13,7 @@ from typing import Any, ParamSpec, TypeVar
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from rlhf.algorithms.base import AlgorithmConfig
@@ -206,8 +208,12 @@ def resolve(composed: DictConfig, schema: type[T]) -> T:
 
 
 def compose(folder: Path, name: str, overrides: list[str], schema: type[T]) -> T:
-    """A configuration composed without a command line: what `--config-name name overrides` would give."""
-    with initialize_config_dir(str(folder.resolve()), version_base="1.3"):
+    """A configuration composed without a command line: what `--config-name name overrides` would give.
+
+    Inside a Hydra main its folders are searched, those of `--config-dir` among them, instead of `folder`.
+    """
+    started = GlobalHydra.instance().is_initialized()
+    with nullcontext() if started else initialize_config_dir(str(folder.resolve()), version_base="1.3"):
         return resolve(hydra_compose(name, overrides), schema)
 
 
