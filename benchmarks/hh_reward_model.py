@@ -56,7 +56,8 @@ def main() -> None:
     ]
     if not any(argument.startswith("output=") for argument in arguments):
         own.append(f"output={FOLDER / 'reward_model'}")
-    subprocess.run([sys.executable, ROOT / "launch" / "reward_model.py", *RECIPE, *own, *arguments], check=True)
+    done = subprocess.run([sys.executable, ROOT / "launch" / "reward_model.py", *RECIPE, *own, *arguments], check=False)
+    sys.exit(done.returncode)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,12 @@
-"""Walk both roads from SFT to an aligned model on this machine, PPO and DPO, side by side: `make pipeline`.
+"""A task on which both roads from SFT to an aligned policy can be walked on two CPU cores: write a word backwards.
 
-The task is to write a word backwards: the model learns half of it from examples, then from a reward model that was
-fitted to pairs (PPO), or from the pairs themselves (DPO). Words that are held out are in none of the training files.
+Its functions are stages of `conf/pipeline/tiny.yaml`. Words that are held out are in none of the training files.
 """
 
 import json
 import random
 from pathlib import Path
 
-FOLDER = Path("outputs/tiny_pipeline")
 LETTERS = "abcdefgh"
 ALPHABET = f"{LETTERS}="
 NUM_WORDS, NUM_HELD_OUT = 800, 100
@@ -52,13 +50,8 @@ def write_data(folder: Path) -> None:
         write_rows(folder / f"pairs_{name}.jsonl", pairs)
 
 
-def main() -> None:
+def build_model(folder: Path) -> None:
+    """An untrained Qwen3 with a token per letter."""
     from rlhf.models.tiny import build_tiny_model
 
-    write_data(FOLDER)
-    if not (FOLDER / "untrained" / "config.json").is_file():
-        build_tiny_model(FOLDER / "untrained", alphabet=ALPHABET, hidden_size=128, context_tokens=64)
-
-
-if __name__ == "__main__":
-    main()
+    build_tiny_model(folder, alphabet=ALPHABET, hidden_size=128, context_tokens=64)
