@@ -206,6 +206,8 @@ class DeepSpeedBackend:
         if self.rank == 0:
             folder.mkdir(parents=True, exist_ok=True)
             save_torch_state_dict(parameters, folder, max_shard_size=MAX_SHARD_SIZE, metadata={"format": "pt"})
+            # Its folder may have been another's, with another head.
+            self.model.config.architectures = [type(self.model).__name__]
             self.model.config.save_pretrained(folder)
             if self.model.can_generate():
                 self.model.generation_config.save_pretrained(folder)
