@@ -18,7 +18,7 @@ from rlhf.evaluation.preference import agreement, folds
 from rlhf.stages.offline_rank import BEFORE_TRAINING, STOP, Corpora, OfflineJob, train_on_ranks
 from rlhf.stages.report import CONSOLE, markdown_table, show_table
 from rlhf.stages.reward_report import SCORES
-from rlhf.train.artifact import open_artifact
+from rlhf.train.artifact import open_artifact, without_nan
 from rlhf.train.offline import Corpus
 from rlhf.train.run_folder import RunFolder, is_finished, replace_file
 from rlhf.train.stop import Stop, until_stopped
@@ -44,7 +44,7 @@ def cross_validate(job: OfflineJob, num_folds: int, folder: RunFolder) -> dict[s
     rows = [
         (
             each.root.name,
-            *(f"{figures[f'{FOLD}/{name}']:.4g}" for name in COLUMNS),
+            *(cell(figures[f"{FOLD}/{name}"]) for name in COLUMNS),
             f"{figures[f'{FOLD}/accuracy_low']:.3f} to {figures[f'{FOLD}/accuracy_high']:.3f}",
         )
         for each, figures in zip(jobs, measured, strict=True)
@@ -60,11 +60,16 @@ def cross_validate(job: OfflineJob, num_folds: int, folder: RunFolder) -> dict[s
         },
     }
     titles = ("fold", *COLUMNS, "95 % interval")
-    replace_file(folder.root / "folds.json", json.dumps({"folds": measured, "all": summary}, indent=1))
+    replace_file(folder.root / "folds.json", json.dumps(without_nan({"folds": measured, "all": summary}), indent=1))
     replace_file(folder.root / "folds.md", markdown_table(titles, rows))
     show_table("Cross-validation", titles, rows)
     show_table("All folds", ("figure", "value"), [(name, f"{value:.4g}") for name, value in summary.items()])
     return {f"folds/{name}": value for name, value in summary.items()}
+
+
+def cell(figure: float | None) -> str:
+    """Empty where the fold's pairs do not say, as length bias where both sides are as long."""
+    return "" if figure is None else f"{figure:.4g}"
 
 
 def fold_jobs(job: OfflineJob, num_folds: int, folder: RunFolder) -> list[OfflineJob]:
