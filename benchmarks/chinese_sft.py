@@ -105,7 +105,8 @@ def main() -> None:
         build_tiny_model(FOLDER / "untrained", alphabet=alphabet, hidden_size=128, num_layers=3, context_tokens=128)
     own = (f"model={FOLDER / 'untrained'}", f"output={FOLDER / 'sft'}")
     data = (f"data.path={FOLDER / 'train.jsonl'}", f"held_out.path={FOLDER / 'held_out.jsonl'}")
-    done = subprocess.run([sys.executable, ROOT / "launch" / "sft.py", *RECIPE, *own, *data, *sys.argv[1:]], check=False)
+    command = [sys.executable, ROOT / "launch" / "sft.py", *RECIPE, *own, *data, *sys.argv[1:]]
+    done = subprocess.run(command, check=False)
     sys.exit(done.returncode)
 
 

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from rlhf.runtimes.deepspeed_backend import DeepSpeedBackend
 
 STOP, REFERENCE, SAMPLES = ".stop", "reference", "samples.jsonl"
+PROMPTS_AT_ONCE = 32
 BEFORE_TRAINING = -1
 """The step of what is measured before the first."""
 
@@ -197,10 +198,11 @@ class OfflineRank:
     def sample(self, step: int) -> dict[str, float]:
         """Complete held-out prompts, write them down, and compare with what was expected."""
         held_out, prompts = self.config.held_out, self.job.prompts
-        completions = [
-            self.job.decode(self.backend.generate(prompt, held_out.sample_tokens, self.job.stop_token_ids))
-            for prompt, _ in prompts
-        ]
+        completions: list[str] = []
+        for start in range(0, len(prompts), PROMPTS_AT_ONCE):
+            asked = [prompt for prompt, _ in prompts[start : start + PROMPTS_AT_ONCE]]
+            found = self.backend.generate(asked, held_out.sample_tokens, self.job.stop_token_ids)
+            completions += map(self.job.decode, found)
         if self.is_first:
             with (self.folder.root / SAMPLES).open("a", encoding="utf-8") as file:
                 for (prompt, expected), completion in zip(prompts, completions, strict=True):
