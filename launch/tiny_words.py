@@ -10,7 +10,7 @@ from pathlib import Path
 LETTERS = "abcdefgh"
 ALPHABET = f"{LETTERS}="
 NUM_WORDS, NUM_HELD_OUT = 800, 100
-WRONG_PER_WORD = 3
+NUM_FAR = 4
 
 
 def words() -> list[str]:
@@ -21,13 +21,15 @@ def words() -> list[str]:
 
 
 def wrong_answers(word: str, generator: random.Random) -> list[str]:
-    """What a half-trained model writes: two letters swapped, one lost, one too many, another one."""
+    """What a half-trained model writes (two letters swapped, one lost, one too many, another one), and what a policy
+    finds that looks for the reward model's blind spots: the word as it was, another one, anything."""
     right = word[::-1]
     i, letter = generator.randrange(len(right) - 1), generator.choice(LETTERS)
-    swapped = right[:i] + right[i + 1] + right[i] + right[i + 2 :]
     before, after = right[:i], right[i + 1 :]
-    candidates = [swapped, before + after, before + letter + right[i:], before + letter + after]
-    return [answer for answer in dict.fromkeys(candidates) if answer != right][:WRONG_PER_WORD]
+    near = [before + right[i + 1] + right[i] + right[i + 2 :], before + after, before + letter + right[i:],
+            before + letter + after, right[:-1] + generator.choice(LETTERS), right[:-1]]  # fmt: skip
+    far = ["".join(generator.choices(LETTERS, k=generator.randint(1, 5))) for _ in range(NUM_FAR)]
+    return [answer for answer in dict.fromkeys([*near, word, *far]) if answer != right]
 
 
 def write_rows(path: Path, rows: list[dict[str, str]]) -> None:
