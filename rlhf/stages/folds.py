@@ -13,6 +13,7 @@ import numpy as np
 import ray
 from ray.exceptions import RayTaskError
 
+from rlhf.actors.ray_train import num_ranks_at_once
 from rlhf.data.split import prompt_groups
 from rlhf.evaluation.preference import agreement, folds
 from rlhf.stages.offline_rank import BEFORE_TRAINING, STOP, Corpora, OfflineJob, train_on_ranks
@@ -101,16 +102,22 @@ async def train_folds(jobs: Sequence[OfflineJob], stop: Stop) -> None:
     for job in waiting:
         job.root.mkdir(parents=True, exist_ok=True)
         (job.root / STOP).unlink(missing_ok=True)
-    told = [replace(job, corpora=ray.put(job.corpora)) for job in waiting]
-    tasks = [train_fold.remote(job) for job in told]
+    queue = [replace(job, corpora=ray.put(job.corpora)) for job in waiting]
+    tasks: list[ray.ObjectRef] = []
+    at_once = max(num_ranks_at_once() // jobs[0].config.placement.policy, 1)
     steps = [Tail(job.root / METRICS) for job in waiting]
     total = sum(job.config.train.steps_over(len(job.corpora.train)) for job in waiting)
     num_done = 0
     with ProgressBar(total, CONSOLE) as bar:
-        while tasks:
+        while tasks or queue:
             if stop.asked.is_set():
+                queue.clear()
                 for job in waiting:
                     (job.root / STOP).touch()
+            while queue and len(tasks) < at_once:
+                tasks.append(train_fold.remote(queue.pop(0)))
+            if not tasks:
+                break
             ready, tasks = await asyncio.to_thread(ray.wait, tasks, num_returns=len(tasks), timeout=POLL_S)
             for figures in [figures for tail in steps for figures in tail.read() if figures["step"] > BEFORE_TRAINING]:
                 bar.show(num_done, figures)
