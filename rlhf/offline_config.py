@@ -11,6 +11,7 @@ from rlhf.actors.preflight import PreflightConfig
 from rlhf.algorithms.base import ScoreMethodConfig
 from rlhf.algorithms.preference import PreferenceConfig
 from rlhf.data.base import OfflineDataConfig
+from rlhf.evaluation.text import Language
 from rlhf.models.lora import LoRAConfig
 from rlhf.models.rope import RopeScalingConfig
 from rlhf.runtimes.base import BackendConfig, OptimizerConfig
@@ -63,6 +64,9 @@ class HeldOutConfig:
     """Held-out prompts that a policy completes, greedily, at each measurement; they go to `samples.jsonl`."""
     sample_tokens: int = 64
     """Longest completion of them."""
+    sample_language: Language | None = None
+    """`zh` or `en`: BLEU-4, ROUGE-L and exact matches of the completions with the rows' own are measured, in characters
+    or words. None: they are not."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.fraction < 1:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import ray
 import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -57,6 +58,13 @@ def run_on_ranks(
         raise as_run_error(error.worker_failures, max_restarts) from None
     except ray.train.ControllerError as error:
         raise RunError(f"Ray Train gave up: {first_line(error.controller_failure)}; resume the run") from error
+
+
+def num_ranks_at_once() -> int:
+    """Ranks that the whole cluster has room for."""
+    import torch
+
+    return int(ray.cluster_resources().get(ACCELERATOR if torch.cuda.is_available() else "CPU", 1))
 
 
 def as_run_error(failures: Mapping[int, Exception], max_restarts: int) -> Exception:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from rlhf.algorithms.base import Loss, Mean, Metrics, TokenOutputs
@@ -121,8 +122,8 @@ def pair_metrics(
     chosen: Tensor,  # [P]
     rejected: Tensor,  # [P]
 ) -> Metrics:
-    """By how much the chosen side's is higher, and how often."""
+    """By how much the chosen side's is higher, and how often; ties count half."""
     return {
         "margin": Mean((chosen - rejected).sum(), len(chosen)),
-        "accuracy": Mean((chosen > rejected).float().sum(), len(chosen)),
+        "accuracy": Mean((torch.sign(chosen - rejected) + 1).sum() / 2, len(chosen)),
     }

@@ -48,7 +48,7 @@ class StepDataConfig(OfflineDataConfig):
             answer = {"role": "assistant", "content": self.separator.join(steps)}
             dialogue = Dialogue([*prompt, answer])
             check_turns(dialogue.messages, self.prompt_key)
-            token_ids, ends = find_ends(tokenizer, dialogue, steps)
+            token_ids, ends = find_ends(tokenizer, dialogue, steps, self.separator)
             self.check_length(len(token_ids), context_tokens)
             known = labels != UNKNOWN
             mask: np.ndarray = np.zeros(len(token_ids), dtype=bool)
@@ -107,7 +107,7 @@ class StepDataConfig(OfflineDataConfig):
 
 
 def find_ends(
-    tokenizer: PreTrainedTokenizerBase, dialogue: Dialogue, steps: list[str]
+    tokenizer: PreTrainedTokenizerBase, dialogue: Dialogue, steps: list[str], separator: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """Token ids [T] int32 of the dialogue, and [N] int64 where in them the steps end: the last at T - 1."""
     tokens, text = through_last_turn(tokenizer, dialogue.messages, tools=dialogue.tools)
@@ -120,8 +120,9 @@ def find_ends(
         )
     ends, position = [], start
     for step in steps[:-1]:
-        position = text.index(step, position) + len(step)
+        position += len(step)
         ends.append(int(tokens.inside(position - 1, position)[-1]))
+        position += len(separator)
     ends.append(len(tokens.ids) - 1)
     if len(set(ends)) < len(ends):
         raise BadRow(

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-from rlhf.types import InputError
+from rlhf.types import InputError, RunError
 
 NUM_BINS = 10
 Z_95 = 1.959963984540054
@@ -79,7 +79,16 @@ def preference_report(
     graded_chosen: np.ndarray | None = None,  # [P]
     graded_rejected: np.ndarray | None = None,  # [P]
 ) -> PreferenceReport:
+    """Measure a model by its scores; P is at least 1. Rank correlations are over both sides of all pairs.
+
+    Raises RunError where scores are not finite.
+    """
     margins = np.asarray(chosen, dtype=np.float64) - rejected
+    if num_wrong := int((~np.isfinite(margins)).sum()):
+        raise RunError(
+            f"{num_wrong} of {len(margins)} held-out pairs have scores that are not finite: the model diverged; train "
+            "it again with a lower optimizer.lr"
+        )
     longer = np.asarray(chosen_tokens, dtype=np.float64) - rejected_tokens
     slope, error = length_bias(margins, longer)
     tau = rho = None
@@ -148,13 +157,13 @@ def length_bias(
 
 
 def agreement(
-    margins: Sequence[np.ndarray],  # M arrays [P]
+    margins: Sequence[np.ndarray],  # M >= 2 arrays [P]
 ) -> dict[str, float]:
     """Of each two models on the same pairs, the mean: how often they prefer the same side, and Spearman's rho of their
     margins."""
     pairs = list(itertools.combinations(margins, 2))
     return {
-        "agreement": float(np.mean([np.mean((a > 0) == (b > 0)) for a, b in pairs])),
+        "agreement": float(np.mean([np.mean(np.sign(a) == np.sign(b)) for a, b in pairs])),
         "margin_spearman": float(np.mean([stats.spearmanr(a, b)[0] for a, b in pairs])),
     }
 

@@ -118,24 +118,26 @@ class DeepSpeedBackend:
         torch.distributed.all_gather_object(values, value)
         return values
 
-    def generate(self, prompt: Sequence[int], max_tokens: int, stop_token_ids: Sequence[int]) -> list[int]:
-        """Greedy completion of a prompt, the same on every rank, which all have to ask. For a look at a model in
-        training; engines are far faster."""
-        ids = torch.tensor([list(prompt)], device=self.device)
+    def generate(
+        self, prompts: Sequence[Sequence[int]], max_tokens: int, stop_token_ids: Sequence[int]
+    ) -> list[list[int]]:
+        """Greedy completions, the same on every rank, which all have to ask. For a look at a model in training:
+        engines are far faster."""
+        width, fill = max(map(len, prompts)), stop_token_ids[0]
+        # Padding goes before the prompts: what follows them continues them.
+        ids = [[fill] * (width - len(prompt)) + list(prompt) for prompt in prompts]
+        mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
         self.model.eval()
         with torch.no_grad():
             found = self.model.generate(
-                input_ids=ids,
-                attention_mask=torch.ones_like(ids),
+                input_ids=torch.tensor(ids, device=self.device),
+                attention_mask=torch.tensor(mask, device=self.device),
                 generation_config=GenerationConfig(
-                    max_new_tokens=max_tokens,
-                    do_sample=False,
-                    eos_token_id=list(stop_token_ids),
-                    pad_token_id=stop_token_ids[0],
+                    max_new_tokens=max_tokens, do_sample=False, eos_token_id=list(stop_token_ids), pad_token_id=fill
                 ),
                 synced_gpus=self.sharded and self.num_ranks > 1,
             )
-        return found[0, len(prompt) :].tolist()
+        return found[:, width:].tolist()
 
     def weights(self, bucket_bytes: int, carrier: Carrier | None = None) -> Iterator[Bucket]:
         assert self.lora is None, "engines are sent whole models: an adapter is not merged on its way"
@@ -206,6 +208,8 @@ class DeepSpeedBackend:
         if self.rank == 0:
             folder.mkdir(parents=True, exist_ok=True)
             save_torch_state_dict(parameters, folder, max_shard_size=MAX_SHARD_SIZE, metadata={"format": "pt"})
+            # Its folder may have been another's, with another head.
+            self.model.config.architectures = [type(self.model).__name__]
             self.model.config.save_pretrained(folder)
             if self.model.can_generate():
                 self.model.generation_config.save_pretrained(folder)

@@ -13,12 +13,13 @@ import numpy as np
 import ray
 from ray.exceptions import RayTaskError
 
+from rlhf.actors.ray_train import num_ranks_at_once
 from rlhf.data.split import prompt_groups
 from rlhf.evaluation.preference import agreement, folds
 from rlhf.stages.offline_rank import BEFORE_TRAINING, STOP, Corpora, OfflineJob, train_on_ranks
 from rlhf.stages.report import CONSOLE, markdown_table, show_table
 from rlhf.stages.reward_report import SCORES
-from rlhf.train.artifact import open_artifact
+from rlhf.train.artifact import open_artifact, without_nan
 from rlhf.train.offline import Corpus
 from rlhf.train.run_folder import RunFolder, is_finished, replace_file
 from rlhf.train.stop import Stop, until_stopped
@@ -44,7 +45,7 @@ def cross_validate(job: OfflineJob, num_folds: int, folder: RunFolder) -> dict[s
     rows = [
         (
             each.root.name,
-            *(f"{figures[f'{FOLD}/{name}']:.4g}" for name in COLUMNS),
+            *(cell(figures[f"{FOLD}/{name}"]) for name in COLUMNS),
             f"{figures[f'{FOLD}/accuracy_low']:.3f} to {figures[f'{FOLD}/accuracy_high']:.3f}",
         )
         for each, figures in zip(jobs, measured, strict=True)
@@ -60,11 +61,16 @@ def cross_validate(job: OfflineJob, num_folds: int, folder: RunFolder) -> dict[s
         },
     }
     titles = ("fold", *COLUMNS, "95 % interval")
-    replace_file(folder.root / "folds.json", json.dumps({"folds": measured, "all": summary}, indent=1))
+    replace_file(folder.root / "folds.json", json.dumps(without_nan({"folds": measured, "all": summary}), indent=1))
     replace_file(folder.root / "folds.md", markdown_table(titles, rows))
     show_table("Cross-validation", titles, rows)
     show_table("All folds", ("figure", "value"), [(name, f"{value:.4g}") for name, value in summary.items()])
     return {f"folds/{name}": value for name, value in summary.items()}
+
+
+def cell(figure: float | None) -> str:
+    """Empty where the fold's pairs do not say, as length bias where both sides are as long."""
+    return "" if figure is None else f"{figure:.4g}"
 
 
 def fold_jobs(job: OfflineJob, num_folds: int, folder: RunFolder) -> list[OfflineJob]:
@@ -96,16 +102,22 @@ async def train_folds(jobs: Sequence[OfflineJob], stop: Stop) -> None:
     for job in waiting:
         job.root.mkdir(parents=True, exist_ok=True)
         (job.root / STOP).unlink(missing_ok=True)
-    told = [replace(job, corpora=ray.put(job.corpora)) for job in waiting]
-    tasks = [train_fold.remote(job) for job in told]
+    queue = [replace(job, corpora=ray.put(job.corpora)) for job in waiting]
+    tasks: list[ray.ObjectRef] = []
+    at_once = max(num_ranks_at_once() // jobs[0].config.placement.policy, 1)
     steps = [Tail(job.root / METRICS) for job in waiting]
     total = sum(job.config.train.steps_over(len(job.corpora.train)) for job in waiting)
     num_done = 0
     with ProgressBar(total, CONSOLE) as bar:
-        while tasks:
+        while tasks or queue:
             if stop.asked.is_set():
+                queue.clear()
                 for job in waiting:
                     (job.root / STOP).touch()
+            while queue and len(tasks) < at_once:
+                tasks.append(train_fold.remote(queue.pop(0)))
+            if not tasks:
+                break
             ready, tasks = await asyncio.to_thread(ray.wait, tasks, num_returns=len(tasks), timeout=POLL_S)
             for figures in [figures for tail in steps for figures in tail.read() if figures["step"] > BEFORE_TRAINING]:
                 bar.show(num_done, figures)

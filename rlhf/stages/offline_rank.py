@@ -16,6 +16,7 @@ import ray
 
 from rlhf.actors.ray_train import report_checkpoint, run_on_ranks
 from rlhf.algorithms.base import Loss
+from rlhf.evaluation.text import bleu4, exact_match, rouge_l
 from rlhf.models.causal_lm import SamplingDistribution, TokenScorer
 from rlhf.models.heads import Head
 from rlhf.models.neftune import NEFTune
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from rlhf.runtimes.deepspeed_backend import DeepSpeedBackend
 
 STOP, REFERENCE, SAMPLES = ".stop", "reference", "samples.jsonl"
+PROMPTS_AT_ONCE = 32
 BEFORE_TRAINING = -1
 """The step of what is measured before the first."""
 
@@ -191,25 +193,29 @@ class OfflineRank:
             if self.job.head is Head.causal_lm and not self.job.reference:
                 found["perplexity"] = math.exp(min(found["loss"], 700.0))
             figures |= {f"{name}/{key}": value for key, value in found.items()}
-        if self.job.prompts:
-            self.sample(step)
-        return figures
+        return {**figures, **self.sample(step)}
 
-    def sample(self, step: int) -> None:
-        completions = [
-            self.backend.generate(prompt, self.config.held_out.sample_tokens, self.job.stop_token_ids)
-            for prompt, _ in self.job.prompts
-        ]
+    def sample(self, step: int) -> dict[str, float]:
+        """Complete held-out prompts, write them down, and compare with what was expected."""
+        held_out, prompts = self.config.held_out, self.job.prompts
+        completions: list[str] = []
+        for start in range(0, len(prompts), PROMPTS_AT_ONCE):
+            asked = [prompt for prompt, _ in prompts[start : start + PROMPTS_AT_ONCE]]
+            found = self.backend.generate(asked, held_out.sample_tokens, self.job.stop_token_ids)
+            completions += map(self.job.decode, found)
         if self.is_first:
             with (self.folder.root / SAMPLES).open("a", encoding="utf-8") as file:
-                for (prompt, expected), completion in zip(self.job.prompts, completions, strict=True):
-                    line = {
-                        "step": step,
-                        "prompt": self.job.decode(prompt),
-                        "completion": self.job.decode(completion),
-                        "expected": expected,
-                    }
-                    file.write(json.dumps(line, ensure_ascii=False) + "\n")
+                for (prompt, expected), completion in zip(prompts, completions, strict=True):
+                    line = {"step": step, "prompt": self.job.decode(prompt), "completion": completion}
+                    file.write(json.dumps({**line, "expected": expected}, ensure_ascii=False) + "\n")
+        if held_out.sample_language is None or not prompts:
+            return {}
+        references = [text for _, text in prompts]
+        return {
+            "samples/bleu4": bleu4(completions, references, held_out.sample_language),
+            "samples/rouge_l": rouge_l(completions, references, held_out.sample_language),
+            "samples/exact_match": exact_match(completions, references),
+        }
 
     def is_stopped(self) -> bool:
         """Whether someone asked the run to stop; all ranks agree."""

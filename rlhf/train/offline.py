@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -132,10 +132,8 @@ def score_rows(
     packing: Packing,
     *,
     rows_per_batch: int,
-    tell: Callable[[int], None] = lambda num_done: None,
 ) -> list[np.ndarray]:
-    """What the model says of each row's tokens, [T] float32 each, all of them on every rank; `tell` hears how many are
-    done."""
+    """What the model says of each row's tokens, [T] float32 each, all of them on every rank."""
     columns: list[np.ndarray] = []
     for start in range(0, len(rows), rows_per_batch):
         part = rows[start : start + rows_per_batch]
@@ -146,7 +144,6 @@ def score_rows(
             ends = np.cumsum([row.num_tokens for row in pack.rows])
             found |= {row.group: own for row, own in zip(pack.rows, np.split(flat, ends[:-1]), strict=True)}
         columns += [found[i] for i in range(len(part))]
-        tell(len(columns))
     return columns
 
 

@@ -16,7 +16,7 @@ import pytest
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
-from rlhf.config import OnlineConfig
+from rlhf.config import DATA, OnlineConfig, PreferenceRunConfig, RewardModelRunConfig, SFTRunConfig
 from rlhf.rewards.base import RewardConfig, load_reward
 from rlhf.types import Prompt, Rollout, Score
 
@@ -49,7 +49,10 @@ def keys_of(schema: type[Any], prefix: str = "") -> Iterator[str]:
             yield from keys_of(nested, f"{key}.")
 
 
-KNOWN = set(keys_of(OnlineConfig)) | {f"algorithm.{key}" for schema in algorithms().values() for key in keys_of(schema)}
+RUNS = (OnlineConfig, SFTRunConfig, RewardModelRunConfig, PreferenceRunConfig)
+KNOWN = {key for schema in RUNS for key in keys_of(schema)}
+KNOWN |= {f"data.{key}" for schema in DATA.values() for key in keys_of(schema)}
+KNOWN |= {f"algorithm.{key}" for schema in algorithms().values() for key in keys_of(schema)}
 
 
 def rows() -> Iterator[dict[str, str]]:

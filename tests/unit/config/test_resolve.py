@@ -60,6 +60,7 @@ def command_of(recipe: str) -> tuple[str, type[RunConfig]]:
     """The configuration a recipe is for, told by its name."""
     for part, name, schema in (
         ("_sft", "sft", SFTRunConfig),
+        ("_pretrain", "sft", SFTRunConfig),
         ("_reward_model", "reward_model", RewardModelRunConfig),
         ("_dpo", "dpo", PreferenceRunConfig),
     ):

@@ -1,18 +1,16 @@
-"""Walk both roads from SFT to an aligned model on this machine, PPO and DPO, side by side: `make pipeline`.
+"""A task on which both roads from SFT to an aligned policy can be walked on two CPU cores: write a word backwards.
 
-The task is to write a word backwards: the model learns half of it from examples, then from a reward model that was
-fitted to pairs (PPO), or from the pairs themselves (DPO). Words that are held out are in none of the training files.
+Its functions are stages of `conf/pipeline/tiny.yaml`. Words that are held out are in none of the training files.
 """
 
 import json
 import random
 from pathlib import Path
 
-FOLDER = Path("outputs/tiny_pipeline")
 LETTERS = "abcdefgh"
 ALPHABET = f"{LETTERS}="
 NUM_WORDS, NUM_HELD_OUT = 800, 100
-WRONG_PER_WORD = 3
+NUM_FAR = 4
 
 
 def words() -> list[str]:
@@ -23,13 +21,15 @@ def words() -> list[str]:
 
 
 def wrong_answers(word: str, generator: random.Random) -> list[str]:
-    """What a half-trained model writes: two letters swapped, one lost, one too many, another one."""
+    """What a half-trained model writes (two letters swapped, one lost, one too many, another one), and what a policy
+    finds that looks for the reward model's blind spots: the word as it was, another one, anything."""
     right = word[::-1]
     i, letter = generator.randrange(len(right) - 1), generator.choice(LETTERS)
-    swapped = right[:i] + right[i + 1] + right[i] + right[i + 2 :]
     before, after = right[:i], right[i + 1 :]
-    candidates = [swapped, before + after, before + letter + right[i:], before + letter + after]
-    return [answer for answer in dict.fromkeys(candidates) if answer != right][:WRONG_PER_WORD]
+    near = [before + right[i + 1] + right[i] + right[i + 2 :], before + after, before + letter + right[i:],
+            before + letter + after, right[:-1] + generator.choice(LETTERS), right[:-1]]  # fmt: skip
+    far = ["".join(generator.choices(LETTERS, k=generator.randint(1, 5))) for _ in range(NUM_FAR)]
+    return [answer for answer in dict.fromkeys([*near, word, *far]) if answer != right]
 
 
 def write_rows(path: Path, rows: list[dict[str, str]]) -> None:
@@ -52,13 +52,8 @@ def write_data(folder: Path) -> None:
         write_rows(folder / f"pairs_{name}.jsonl", pairs)
 
 
-def main() -> None:
+def build_model(folder: Path) -> None:
+    """An untrained Qwen3 with a token per letter."""
     from rlhf.models.tiny import build_tiny_model
 
-    write_data(FOLDER)
-    if not (FOLDER / "untrained" / "config.json").is_file():
-        build_tiny_model(FOLDER / "untrained", alphabet=ALPHABET, hidden_size=128, context_tokens=64)
-
-
-if __name__ == "__main__":
-    main()
+    build_tiny_model(folder, alphabet=ALPHABET, hidden_size=128, context_tokens=64)
