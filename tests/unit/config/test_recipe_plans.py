@@ -18,7 +18,6 @@ ACCELERATORS = {
     "qwen3_32b_dapo_64gpu": 64,
     "qwen3_8b_grpo_8gpu": 8,
     "qwen3_8b_grpo_8gpu_colocated": 8,
-    "tiny_ppo": 5,
 }
 
 OFFLINE = ("_sft", "_pretrain", "_reward_model", "_dpo")
