@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -12,6 +13,7 @@ from typing import Any, ParamSpec, TypeVar
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from rlhf.algorithms.base import AlgorithmConfig
@@ -35,6 +37,7 @@ from rlhf.rewards.base import RewardConfig
 from rlhf.runtimes.base import OptimizerConfig, SamplerConfig, WeightSyncConfig
 from rlhf.train.checkpoint import CheckpointConfig
 from rlhf.train.online import TrainConfig
+from rlhf.train.pipeline import FunctionConfig, PipelineConfig, StageConfig
 from rlhf.train.stream import StreamConfig
 from rlhf.train.sweep import SweepRunConfig
 from rlhf.types import InputError
@@ -134,6 +137,19 @@ class OnlineConfig(RunConfig):
             raise InputError(f"stop_window={self.stop_window}: give at least 1")
 
 
+@dataclass(kw_only=True, slots=True)
+class CompareConfig(OnlineConfig):
+    """Policies side by side: `launch/compare.py`. `model` is the reference, `reward` the judge, `data` the prompts."""
+
+    policies: dict[str, str] = field(default_factory=dict)
+    """Folders of the policies by name, one or more."""
+
+    def __post_init__(self) -> None:
+        OnlineConfig.__post_init__(self)
+        if not self.policies:
+            raise InputError("policies={}: name at least one, as in +policies.ppo=FOLDER")
+
+
 ALGORITHMS: dict[str, type[Any]] = {
     "grpo": GRPOConfig,
     "ppo": PPOConfig,
@@ -164,6 +180,9 @@ def register() -> None:
     store.store(name="reward_model_schema", node=RewardModelRunConfig)
     store.store(name="dpo_schema", node=PreferenceRunConfig)
     store.store(name="sweep_schema", node=SweepRunConfig)
+    store.store(name="compare_schema", node=CompareConfig)
+    store.store(name="function_schema", node=FunctionConfig)
+    store.store(name="pipeline_schema", node=PipelineConfig)
     for name, algorithm in ALGORITHMS.items():
         store.store(group="algorithm", name=name, node=algorithm)
     for name, data in DATA.items():
@@ -189,8 +208,12 @@ def resolve(composed: DictConfig, schema: type[T]) -> T:
 
 
 def compose(folder: Path, name: str, overrides: list[str], schema: type[T]) -> T:
-    """A configuration composed without a command line: what `--config-name name overrides` would give."""
-    with initialize_config_dir(str(folder.resolve()), version_base="1.3"):
+    """A configuration composed without a command line: what `--config-name name overrides` would give.
+
+    Inside a Hydra main its folders are searched, those of `--config-dir` among them, instead of `folder`.
+    """
+    started = GlobalHydra.instance().is_initialized()
+    with nullcontext() if started else initialize_config_dir(str(folder.resolve()), version_base="1.3"):
         return resolve(hydra_compose(name, overrides), schema)
 
 
@@ -204,11 +227,10 @@ def as_plain(config: Any) -> dict[str, Any]:
 def unknown_keys(node: DictConfig, prefix: str = "") -> Iterator[tuple[str, list[str]]]:
     """Keys that no dataclass declares: `+key=value` adds them without a word."""
     schema = OmegaConf.get_type(node)
-    if not dataclasses.is_dataclass(schema):
-        return
-    known = [declared.name for declared in dataclasses.fields(schema)]
+    # A dict takes any key; what it holds may be a dataclass.
+    known = [declared.name for declared in dataclasses.fields(schema)] if dataclasses.is_dataclass(schema) else None
     for key in map(str, node):
-        if key not in known:
+        if known is not None and key not in known:
             yield f"{prefix}{key}", known
         elif not OmegaConf.is_missing(node, str(key)) and isinstance(node[key], DictConfig):
             yield from unknown_keys(node[key], f"{prefix}{key}.")
@@ -224,7 +246,7 @@ def unknown_key(key: str, known: list[str]) -> str:
 def all_schemas() -> list[type[Any]]:
     """Every dataclass a configuration is made of."""
     found: list[type[Any]] = [OnlineConfig, SFTRunConfig, RewardModelRunConfig, PreferenceRunConfig, SweepRunConfig]
-    found += [*ALGORITHMS.values(), *DATA.values()]
+    found += [CompareConfig, FunctionConfig, PipelineConfig, StageConfig, *ALGORITHMS.values(), *DATA.values()]
     for schema in found:
         hints = [declared.default_factory for declared in dataclasses.fields(schema)]
         found += [hint for hint in hints if dataclasses.is_dataclass(hint) and hint not in found]  # type: ignore[misc]

@@ -44,6 +44,8 @@ class RunConfig:
     """What is asked of the nodes before accelerators are held."""
     log: LogConfig = field(default_factory=LogConfig)
     """What is written down."""
+    inputs: dict[str, str] = field(default_factory=dict)
+    """sha256 of what it is made from, by key: `launch/pipeline.py` fills it in, for the manifest of what is made."""
 
 
 @dataclass(kw_only=True, slots=True)

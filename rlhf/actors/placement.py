@@ -19,13 +19,13 @@ Bundles = dict[AcceleratorGroup, PlacementGroup]
 
 
 @contextmanager
-def cluster(plan: Plan) -> Iterator[None]:
+def cluster(*plans: Plan) -> Iterator[None]:
     """The cluster this driver belongs to, or one of its own on this machine; disconnected at the end.
 
     Inside another `cluster` block it is that one.
 
     `ray job submit` and `RAY_ADDRESS` name a cluster; without either none is joined, so a run never lands by accident
-    on one that happens to run here. Without GPUs as many accelerators as the plan needs are pretended.
+    on one that happens to run here. Without GPUs as many accelerators as any of the plans needs are pretended.
     """
     if ray.is_initialized():
         yield
@@ -36,8 +36,8 @@ def cluster(plan: Plan) -> Iterator[None]:
         # Imported here: the driver of a cluster need not have torch see a device.
         import torch
 
-        pretended = None if torch.cuda.is_available() else plan.num_accelerators
-        num_cpus = max(os.cpu_count() or 1, plan.num_workers)
+        pretended = None if torch.cuda.is_available() else max(plan.num_accelerators for plan in plans)
+        num_cpus = max(os.cpu_count() or 1, *(plan.num_workers for plan in plans))
         ray.init(address="local", num_gpus=pretended, num_cpus=num_cpus, include_dashboard=False, log_to_driver=False)
     protect_token()
     try:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from contextlib import asynccontextmanager
 
+from rlhf.actors.placement import Bundles
 from rlhf.actors.plan import PlacementConfig
 from rlhf.actors.reward_worker import RewardModelSpec, RewardModelWorker
 from rlhf.actors.roles import SamplerPool
@@ -12,6 +14,7 @@ from rlhf.actors.sampler_worker import SamplerSpec, SamplerWorker
 from rlhf.actors.workers import Spawner
 from rlhf.environments.single_turn import single_turn
 from rlhf.stages.job import Job
+from rlhf.train.clock import Clock
 from rlhf.types import RunError
 
 
@@ -46,6 +49,15 @@ def reward_model_spec(job: Job) -> RewardModelSpec | None:
         precision=job.config.backend.precision,
         max_tokens=reward.model_max_tokens,
     )
+
+
+@asynccontextmanager
+async def engines(job: Job, bundles: Bundles) -> AsyncIterator[SamplerPool]:
+    """The engines of a run that trains nothing, closed at the end."""
+    samplers = spawn_samplers(job, Spawner(job.plan, bundles, Clock()))
+    await started([samplers.start(sampler_spec(job), reward_model_spec(job))], job.config.placement)
+    yield samplers
+    await samplers.close()
 
 
 async def started(starts: Sequence[Awaitable[None]], placement: PlacementConfig) -> None:

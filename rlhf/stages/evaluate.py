@@ -7,13 +7,11 @@ import dataclasses
 
 from rlhf.actors.placement import Bundles, cluster, reserved
 from rlhf.actors.roles import fetch
-from rlhf.actors.workers import Spawner
 from rlhf.config import OnlineConfig
-from rlhf.stages.engines import reward_model_spec, sampler_spec, spawn_samplers, started
+from rlhf.stages.engines import engines
 from rlhf.stages.job import Job, prepare
 from rlhf.stages.report import CONSOLE, show_table
 from rlhf.stages.success import Success, measure_success
-from rlhf.train.clock import Clock
 
 
 def run(config: OnlineConfig) -> Success:
@@ -27,8 +25,5 @@ def run(config: OnlineConfig) -> Success:
 
 
 async def evaluate(job: Job, bundles: Bundles) -> Success:
-    samplers = spawn_samplers(job, Spawner(job.plan, bundles, Clock()))
-    await started([samplers.start(sampler_spec(job), reward_model_spec(job))], job.config.placement)
-    success = await measure_success(samplers, fetch, job.prompts, job.sampling, job.config.success)
-    await samplers.close()
-    return success
+    async with engines(job, bundles) as samplers:
+        return await measure_success(samplers, fetch, job.prompts, job.sampling, job.config.success)

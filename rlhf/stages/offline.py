@@ -14,7 +14,7 @@ import ray
 
 from rlhf.actors.nodes import check_nodes
 from rlhf.actors.placement import check_capacity, cluster
-from rlhf.actors.plan import RolePlan, make_plan
+from rlhf.actors.plan import Plan, RolePlan, make_plan
 from rlhf.config import as_plain
 from rlhf.data.base import OfflineDataConfig, Parts
 from rlhf.data.quarantine import Quarantine
@@ -95,7 +95,7 @@ def run(
     """
     config = job.config
     check_lengths(job)
-    plan = make_plan([RolePlan(role="policy", num_workers=config.placement.policy)])
+    plan = plan_ranks(config)
     show_arithmetic(job)
     show_plan(plan)
     if quarantine.rejects:
@@ -117,6 +117,10 @@ def run(
                 known = first(job, folder) if first else {}
                 run_until_stopped(replace(job, root=folder.root, known=known), folder)
         return open_artifact(folder.model)
+
+
+def plan_ranks(config: OfflineConfig) -> Plan:
+    return make_plan([RolePlan(role="policy", num_workers=config.placement.policy)])
 
 
 def run_until_stopped(job: OfflineJob, folder: RunFolder) -> None:

@@ -35,6 +35,25 @@ class Success:
     """Some prompts, each with a completion."""
 
 
+async def sample(
+    source: GroupSource, prompts: Sequence[Prompt], sampling: Sampling, config: SuccessConfig
+) -> list[Group]:
+    """Rollouts of the first prompts; whatever the policy, the same seeds."""
+    requests = [sampling] * config.samples_per_prompt
+    asked = prompts[: config.num_prompts]
+    return await asyncio.gather(*(source.collect(prompt, MEASUREMENT_EPOCH, requests) for prompt in asked))
+
+
+def successes(group: Group, config: SuccessConfig) -> list[bool]:
+    """Of each rollout, whether its reward reached the threshold."""
+    scores = [info.score for info in group.infos]
+    return [
+        isinstance(score, Score)
+        and (score.value if config.part is None else score.parts[config.part]) >= config.threshold
+        for score in scores
+    ]
+
+
 async def measure_success(
     source: GroupSource,
     fetch: Callable[[Sequence[Reference]], list[Any]],
@@ -42,17 +61,12 @@ async def measure_success(
     sampling: Sampling,
     config: SuccessConfig,
 ) -> Success:
-    asked = prompts[: config.num_prompts]
-    requests = [sampling] * config.samples_per_prompt
-    groups: list[Group] = await asyncio.gather(
-        *(source.collect(prompt, MEASUREMENT_EPOCH, requests) for prompt in asked)
-    )
-    scores = [info.score for group in groups for info in group.infos if isinstance(info.score, Score)]
-    values = [score.value if config.part is None else score.parts[config.part] for score in scores]
+    groups = await sample(source, prompts, sampling, config)
+    reached = [success for group in groups for success in successes(group, config)]
     shown = groups[: config.num_shown]
     texts = [rollouts[0].text for rollouts in fetch([group.rollouts for group in shown])]
     return Success(
-        rate=sum(value >= config.threshold for value in values) / (len(groups) * len(requests)),
+        rate=sum(reached) / len(reached),
         samples=[(group.prompt.messages[-1]["content"], text) for group, text in zip(shown, texts, strict=True)],
     )
 

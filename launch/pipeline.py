@@ -1,0 +1,25 @@
+"""Stages from a base model to a report, where they are not there yet: `python launch/pipeline.py pipeline=tiny`."""
+
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig
+
+from rlhf.command_line import command_line, in_one_sentence
+from rlhf.config import resolve
+from rlhf.train.pipeline import PipelineConfig
+
+CONF = Path(__file__).parent.parent / "conf"
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="pipeline")
+@in_one_sentence
+def main(composed: DictConfig) -> None:
+    config = resolve(composed, PipelineConfig)
+    from rlhf.stages import pipeline
+
+    pipeline.run(config, CONF)
+
+
+if __name__ == "__main__":
+    command_line(main)

@@ -1,0 +1,132 @@
+"""Policies side by side on the same prompts with the same seeds: what `launch/compare.py` calls."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from rlhf.actors.learner_worker import LearnerSpec, LearnerWorker
+from rlhf.actors.placement import Bundles, cluster, reserved
+from rlhf.actors.plan import Plan
+from rlhf.actors.roles import ModelRole, fetch
+from rlhf.actors.workers import Spawner
+from rlhf.config import CompareConfig, as_plain
+from rlhf.models.causal_lm import read_model_config
+from rlhf.models.reward_model import check_vocabulary
+from rlhf.stages import job as jobs
+from rlhf.stages.compare_report import measure_policy, write_comparison
+from rlhf.stages.engines import engines, started
+from rlhf.stages.job import Job, prepare
+from rlhf.stages.kinds import REPORT
+from rlhf.stages.report import CONSOLE
+from rlhf.stages.success import sample
+from rlhf.train.artifact import MANIFEST, Artifact, committing, open_artifact
+from rlhf.train.batching import minibatch, packing_of
+from rlhf.train.clock import Clock
+from rlhf.train.online import row_group
+from rlhf.train.run_folder import open_run_folder
+from rlhf.types import Batch, Group
+
+Logprobs = list[np.ndarray]
+"""[tokens] float32 of each pack of a batch, its rows end to end; 0 where the policy did not choose the token."""
+
+
+def plan_roles(config: CompareConfig) -> Plan:
+    """Engines with the judge, and the ranks that score what was said; one works after the other."""
+    return jobs.plan_roles(config).only("sampler", "reward", "policy")
+
+
+def run(config: CompareConfig) -> Artifact | None:
+    """Sample, score and report, or with `dry_run` only check. Raises InputError before Ray starts where the input is
+    wrong."""
+    asked = {name: prepare(replace(config, model=folder)) for name, folder in config.policies.items()}
+    read_model_config(config.model)
+    for name, job in asked.items():
+        check_vocabulary(f"policies.{name}", config.policies[name], config.model, job.tokenizer)
+    plan = plan_roles(config)
+    if config.dry_run:
+        return None
+    with open_run_folder(config.output, as_plain(config)) as folder:
+        report = folder.root / REPORT
+        if (report / MANIFEST).is_file():
+            CONSOLE.print(f"{report} is there already: this comparison is finished.", soft_wrap=True)
+        else:
+            with cluster(plan):
+                compare(config, asked, plan, report)
+        return open_artifact(report)
+
+
+def compare(config: CompareConfig, asked: Mapping[str, Job], plan: Plan, report: Path) -> None:
+    """Sample one policy after the other, and commit what there is to say of them."""
+    groups = {name: sample_policy(job, plan.only("sampler", "reward")) for name, job in asked.items()}
+    batches = {name: as_batch(config, said) for name, said in groups.items()}
+    scored = score(config, next(iter(asked.values())), plan.only("policy"), batches)
+    figures = {}
+    for name, model in config.policies.items():
+        nats = divergence(batches[name], scored[model][name], scored[config.model][name])
+        figures[name] = measure_policy(config, model, groups[name], nats)
+    shown = {name: said[: config.success.num_shown] for name, said in groups.items()}
+    texts = {
+        name: [
+            (group.prompt.messages[-1]["content"], rollouts[0].text)
+            for group, rollouts in zip(said, fetch([group.rollouts for group in said]), strict=True)
+        ]
+        for name, said in shown.items()
+    }
+    metrics = {f"{name}/{key}": value for name, each in figures.items() for key, value in each.headlines().items()}
+    manifest = {"kind": "report", "config": as_plain(config), "metrics": metrics}
+    with committing(report, manifest) as staging:
+        write_comparison(figures, texts, staging)
+    CONSOLE.print(f"report: {report}", soft_wrap=True)
+
+
+def sample_policy(job: Job, plan: Plan) -> list[Group]:
+    async def ask(bundles: Bundles) -> list[Group]:
+        async with engines(replace(job, plan=plan), bundles) as samplers:
+            return await sample(samplers, job.prompts, job.sampling, job.config.success)
+
+    CONSOLE.print(f"sampling {job.config.model}", soft_wrap=True)
+    with reserved(plan, job.config.placement.timeout_s) as bundles:
+        return asyncio.run(ask(bundles))
+
+
+def as_batch(config: CompareConfig, groups: Sequence[Group]) -> Batch:
+    """All rollouts that have a score, in packs."""
+    rows = [row_group(group, [0.0] * len(group.survivors)) for group in groups]
+    packing = packing_of(config.backend, config.placement.policy)
+    return Batch(step=0, minibatches=(minibatch(rows, packing),), order=(0,))
+
+
+def score(config: CompareConfig, job: Job, plan: Plan, batches: Mapping[str, Batch]) -> dict[str, dict[str, Logprobs]]:
+    """By model and policy: every policy scores what it said itself, the reference what all of them said."""
+    policies_of = {folder: [name] for name, folder in config.policies.items()}
+    policies_of[config.model] = list(batches)
+    found: dict[str, dict[str, Logprobs]] = {}
+    for model, names in policies_of.items():
+        CONSOLE.print(f"scoring by {model}", soft_wrap=True)
+        with reserved(plan, config.placement.timeout_s) as bundles:
+            columns = asyncio.run(score_on_ranks(job, model, plan, bundles, [batches[name] for name in names]))
+        found[model] = dict(zip(names, columns, strict=True))
+    return found
+
+
+async def score_on_ranks(
+    job: Job, model: str, plan: Plan, bundles: Bundles, batches: Sequence[Batch]
+) -> list[Logprobs]:
+    role = ModelRole(Spawner(plan, bundles, Clock())("policy", LearnerWorker), "logprobs", Clock())
+    spec = LearnerSpec(model_path=model, backend=job.config.backend, optimizer=None, distribution=job.distribution)
+    await started([role.start(spec)], job.config.placement)
+    return [fetch((await role.score(batch))["logprobs"]) for batch in batches]
+
+
+def divergence(batch: Batch, ours: Logprobs, theirs: Logprobs) -> np.ndarray:
+    """[completions] float64, in no order: log pi - log ref summed over each, in nats (k1; Schulman 2020)."""
+    nats: list[np.ndarray] = []
+    for pack, one, other in zip(batch.minibatches[0].packs, ours, theirs, strict=True):
+        ends = np.cumsum([row.num_tokens for row in pack.rows])
+        nats += np.split(one.astype(np.float64) - other, ends[:-1])
+    return np.array([each.sum() for each in nats])

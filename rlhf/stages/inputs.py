@@ -1,0 +1,76 @@
+"""What a configuration reads, as paths and as hashes of their contents."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rlhf.train.artifact import MANIFEST, describe
+from rlhf.train.run_folder import flatten
+from rlhf.types import InputError
+
+PATHS = ("model", "data.path", "data.general_path", "held_out.path", "critic.model", "reward.model", "reference.model")
+"""Keys whose values are folders or files."""
+NAMED_PATHS = ("held_out.others.", "policies.")
+"""Those below are, by names of the user's own."""
+VOLATILE = ("dry_run", "output", "checkpoint.", "log.", "preflight.")
+"""What changes nothing of what is made."""
+
+
+def paths_of(config: Mapping[str, Any]) -> dict[str, str]:
+    """What a configuration reads, by key: data, models, and files of functions of one's own."""
+    flat = flatten(config)
+    paths = {key: flat[key] for key in PATHS if flat.get(key) is not None}
+    paths |= {key: value for key, value in flat.items() if key.startswith(NAMED_PATHS)}
+    paths |= {f"reward.ensemble.{i}": folder for i, folder in enumerate(flat.get("reward.ensemble") or [])}
+    functions = {f"reward.functions.{i}": spec for i, spec in enumerate(flat.get("reward.functions") or [])}
+    functions |= {"function": flat["function"]} if "function" in flat else {}
+    return paths | {key: source for key, spec in functions.items() if (source := source_of(spec)) is not None}
+
+
+def source_of(function: str) -> str | None:
+    """The file of `package.module:function` or `/path/file.py:function`; None where there is none."""
+    place = function.rpartition(":")[0]
+    if place.endswith(".py"):
+        return place
+    try:
+        found = importlib.util.find_spec(place) if place else None
+    except ModuleNotFoundError:
+        return None  # who calls the function says it better
+    return found.origin if found else None
+
+
+def hashes_of(paths: Mapping[str, str]) -> dict[str, str]:
+    """sha256 of what is read, by key. Raises InputError where something does not exist."""
+    return {key: content_hash(key, Path(path).expanduser()) for key, path in paths.items()}
+
+
+def content_hash(key: str, path: Path) -> str:
+    """Of a file, of a folder's manifest, or of all files of a folder that was not committed by this project."""
+    if path.is_file():
+        return str(describe(path)["sha256"])
+    if not path.is_dir():
+        raise InputError(f"{key}={path}: it does not exist; correct the path, or let a stage make it (needs)")
+    if (path / MANIFEST).is_file():
+        return str(describe(path / MANIFEST)["sha256"])
+    files = {str(file.relative_to(path)): describe(file) for file in sorted(path.rglob("*")) if file.is_file()}
+    return sha256(files)
+
+
+def fingerprint(kind: str, config: Mapping[str, Any]) -> str:
+    """sha256 of all that decides what a stage makes: its kind, its configuration, and `inputs` in there.
+
+    Where an input lies does not, but its name does: prompts, and so their seeds, are called after their file.
+    """
+    inputs = config.get("inputs") or {}
+    flat = {key: value for key, value in flatten(config).items() if not key.startswith(VOLATILE)}
+    named = {key: Path(flat[key]).name for key in inputs if key in flat and key != "function"}
+    return sha256({"kind": kind, **flat, **named})
+
+
+def sha256(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()

@@ -1,0 +1,175 @@
+"""A pipeline: stages that are made from each other, each in a folder of its own below the pipeline's. Knows no Ray."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from enum import StrEnum
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+from typing import Any
+
+from omegaconf import MISSING
+
+from rlhf.train.run_folder import CONFIG, held, replace_file
+from rlhf.types import InputError
+
+PIPELINE, REPLACED = "pipeline.json", "replaced"
+NAME = re.compile(r"\w[\w-]*", re.ASCII)
+
+
+@dataclass(kw_only=True, slots=True)
+class StageConfig:
+    """A stage: what kind of run, configured how, made from what."""
+
+    kind: str = MISSING
+    """What is run: `function`, `sft`, `reward_model`, `preference`, `ppo` or `compare`."""
+    overrides: list[str] = field(default_factory=list)
+    """Its configuration as the command line takes it: `[experiment=tiny_sft, seed=1]`."""
+    needs: dict[str, str] = field(default_factory=dict)
+    """Keys of its configuration that are folders other stages make, `{model: sft}`, or files in there,
+    `{data.path: words/train.jsonl}`."""
+
+
+@dataclass(kw_only=True, slots=True)
+class PipelineConfig:
+    """Stages from a base model to a report: `launch/pipeline.py`."""
+
+    output: str = MISSING
+    """Folder of the pipeline, in which every stage has its own. The same command continues it."""
+    dry_run: bool = False
+    """Show what would be made, check what can be checked now, and stop."""
+    stages: dict[str, StageConfig] = field(default_factory=dict)
+    """The stages by name."""
+
+    def __post_init__(self) -> None:
+        if not self.stages:
+            raise InputError("stages={}: there is nothing to make; choose a pipeline, as in pipeline=tiny")
+
+
+@dataclass(kw_only=True, slots=True)
+class FunctionConfig:
+    """A stage that is a function of one's own: it makes data, or a model to start from."""
+
+    function: str = MISSING
+    """`package.module:function` or `/path/file.py:function`; it is given the folder to write into, and the
+    arguments."""
+    arguments: dict[str, Any] = field(default_factory=dict)
+    """Its keyword arguments."""
+    output: str = MISSING
+    """Folder of the stage."""
+    dry_run: bool = False
+    """Look the function up, and stop."""
+    inputs: dict[str, str] = field(default_factory=dict)
+    """sha256 of what it is made from, by key: `launch/pipeline.py` fills it in."""
+
+
+class State(StrEnum):
+    """Where a stage stands."""
+
+    waiting = "waiting"
+    running = "running"
+    stopped = "stopped"
+    """It was interrupted or failed; the same command continues it."""
+    made = "made"
+    kept = "kept"
+    """An earlier call had made it from the same configuration and inputs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """What is known of a stage."""
+
+    kind: str
+    parents: tuple[str, ...]
+    """The stages it needs."""
+    state: State = State.waiting
+    fingerprint: str | None = None
+    """sha256 of its kind, its configuration and its inputs' contents."""
+    seconds: float = 0.0
+    """Wall time of all calls that worked on it; what a killed one spent is not known."""
+    tokens: float | None = None
+    """Tokens it was trained on, prompts included; of other stages None."""
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    """Of its manifest."""
+
+
+def in_order(stages: Mapping[str, StageConfig]) -> list[str]:
+    """Their names, each after those it needs. InputError where one is unknown, or no folder's, or there is a cycle."""
+    for name, stage in stages.items():
+        if not NAME.fullmatch(name) or name == REPLACED:
+            raise InputError(f"stages.{name}: it names a folder; use letters, digits, _ and -")
+        for key, need in stage.needs.items():
+            if need.partition("/")[0] not in stages:
+                known = ", ".join(stages)
+                raise InputError(f"stages.{name}.needs.{key}={need}: there is no such stage; known are {known}")
+    try:
+        return list(TopologicalSorter({name: parents_of(stage) for name, stage in stages.items()}).static_order())
+    except CycleError as error:
+        cycle = " needs ".join(reversed(error.args[1]))
+        raise InputError(f"stages: {cycle}: none of them can be the first; take one `needs` away") from None
+
+
+def parents_of(stage: StageConfig) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(need.partition("/")[0] for need in stage.needs.values()))
+
+
+class Pipeline:
+    """The folder of a pipeline and what is known of its stages, in `pipeline.json` at every moment."""
+
+    def __init__(self, root: Path, stages: Mapping[str, Stage]) -> None:
+        self.root, self.stages = root, dict(stages)
+
+    def record(self, name: str, **changes: Any) -> None:
+        self.stages[name] = replace(self.stages[name], **changes)
+        self.write()
+
+    def write(self) -> None:
+        stages = {name: asdict(stage) for name, stage in self.stages.items()}
+        replace_file(self.root / PIPELINE, json.dumps({"stages": stages}, indent=1))
+
+    def set_aside(self, name: str) -> Path:
+        """Move the folder of a stage out of the way of another; where it is now."""
+        replaced = self.root / REPLACED
+        replaced.mkdir(exist_ok=True)
+        aside = replaced / f"{name}-{sum(1 for _ in replaced.glob(f'{name}-*'))}"
+        (self.root / name).rename(aside)
+        return aside
+
+
+@contextmanager
+def open_pipeline(path: str, stages: Mapping[str, Stage]) -> Iterator[Pipeline]:
+    """The pipeline's folder, held by this process alone until the block ends; seconds spent before are kept.
+
+    Raises InputError where another process holds it, or it is the folder of a single run.
+    """
+    root = Path(path).resolve()
+    if root.exists() and not root.is_dir():
+        raise InputError(f"output={path}: it is a file; name a folder")
+    if (root / CONFIG).exists():
+        raise InputError(f"output={path}: it holds a single run; name another folder for the pipeline")
+    with held(root, path):
+        before = read_seconds(root / PIPELINE)
+        known = {name: replace(stage, **before.get(name, {})) for name, stage in stages.items()}
+        pipeline = Pipeline(root, known)
+        pipeline.write()
+        yield pipeline
+
+
+def read_seconds(file: Path) -> dict[str, dict[str, Any]]:
+    """What an earlier call knew of each stage that its folder does not say."""
+    if not file.is_file():
+        return {}
+    try:
+        stages: Mapping[str, Mapping[str, Any]] = json.loads(file.read_text(encoding="utf-8"))["stages"]
+        return {name: {key: stage[key] for key in ("fingerprint", "seconds")} for name, stage in stages.items()}
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise InputError(f"{file}: it is not the record of a pipeline; name a new or empty folder") from None
+
+
+def seconds_before(stage: Stage, fingerprint: str) -> float:
+    """What was spent on this very stage so far."""
+    return stage.seconds if stage.fingerprint == fingerprint else 0.0
