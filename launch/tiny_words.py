@@ -1,6 +1,6 @@
 """A task on which both roads from SFT to an aligned policy can be walked on two CPU cores: write a word backwards.
 
-Its functions are stages of `conf/pipeline/tiny.yaml`. Words that are held out are in none of the training files.
+`write_data` is a stage of `conf/pipeline/tiny.yaml`. Words that are held out are in none of the training files.
 """
 
 import json
@@ -8,7 +8,6 @@ import random
 from pathlib import Path
 
 LETTERS = "abcdefgh"
-ALPHABET = f"{LETTERS}="
 NUM_WORDS, NUM_HELD_OUT = 800, 100
 NUM_FAR = 4
 
@@ -50,10 +49,3 @@ def write_data(folder: Path) -> None:
             for wrong in wrong_answers(word, generator)
         ]
         write_rows(folder / f"pairs_{name}.jsonl", pairs)
-
-
-def build_model(folder: Path) -> None:
-    """An untrained Qwen3 with a token per letter."""
-    from rlhf.models.tiny import build_tiny_model
-
-    build_tiny_model(folder, alphabet=ALPHABET, hidden_size=128, context_tokens=64)
