@@ -46,7 +46,7 @@ def run(config: CompareConfig) -> Artifact | None:
     asked = {name: prepare(replace(config, model=folder)) for name, folder in config.policies.items()}
     read_model_config(config.model)
     for name, job in asked.items():
-        check_vocabulary(f"policies.{name}", config.policies[name], config.model, job.tokenizer)
+        check_vocabulary("model", config.model, config.policies[name], job.tokenizer)
     plan = plan_roles(config)
     if config.dry_run:
         return None

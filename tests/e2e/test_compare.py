@@ -46,5 +46,5 @@ def test_a_policy_of_another_vocabulary_is_refused(models: dict[str, Path], sums
 
     build_tiny_model(tmp_path / "foreign", alphabet="0123456789+=", hidden_size=64)
     given = [*SMALL_RUN, f"model={models['tied']}", f"data.path={sums}", f"+policies.foreign={tmp_path / 'foreign'}"]
-    with pytest.raises(InputError, match=r"policies\.foreign"):
+    with pytest.raises(InputError, match=r"vocabulary is not that of the policy .*foreign"):
         compare.run(compose(CONF, "compare", given, CompareConfig))
