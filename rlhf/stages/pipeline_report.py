@@ -24,7 +24,9 @@ HEADLINES = (
     "success_after",
 )
 """Figures of a model's manifest that the table has; the record has all."""
-COLUMNS = ("stage", "kind", "state", "from", "seconds", "tokens", "figures", "fingerprint")
+COLUMNS = ("stage", "kind", "state", "seconds", "tokens", "from", "fingerprint", "figures")
+NUM_SHOWN = 5
+"""Columns that a terminal has room for."""
 LEGEND = (
     "Seconds: wall time of what was made, start included. Tokens: of all training steps, prompts included. A stage is "
     "kept where its fingerprint, of its configuration and its inputs' contents, is what it was."
@@ -51,7 +53,7 @@ def training_cost(run_folder: Path) -> tuple[float, float | None]:
 def write_report(pipeline: Pipeline) -> None:
     rows = [row_of(name, stage) for name, stage in pipeline.stages.items()]
     replace_file(pipeline.root / TABLE, f"{markdown_table(COLUMNS, rows)}\n{LEGEND}\n")
-    show_table(f"Pipeline {pipeline.root}", COLUMNS, rows)
+    show_table(f"Pipeline {pipeline.root}", COLUMNS[:NUM_SHOWN], [row[:NUM_SHOWN] for row in rows])
     places = f"table: {pipeline.root / TABLE}", f"record: {pipeline.root / PIPELINE}"
     CONSOLE.print(*places, sep="\n", soft_wrap=True)
 
@@ -61,11 +63,11 @@ def row_of(name: str, stage: Stage) -> list[str]:
         name,
         stage.kind,
         stage.state,
-        ", ".join(stage.parents),
         f"{stage.seconds:.1f}",
         "" if stage.tokens is None else f"{stage.tokens:.0f}",
-        headlines(stage.metrics),
+        ", ".join(stage.parents),
         (stage.fingerprint or "")[:8],
+        headlines(stage.metrics),
     ]
 
 
