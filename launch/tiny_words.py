@@ -9,7 +9,6 @@ from pathlib import Path
 
 LETTERS = "abcdefgh"
 NUM_WORDS, NUM_HELD_OUT = 800, 100
-NUM_FAR = 4
 
 
 def words() -> list[str]:
@@ -20,15 +19,18 @@ def words() -> list[str]:
 
 
 def wrong_answers(word: str, generator: random.Random) -> list[str]:
-    """What a half-trained model writes (two letters swapped, one lost, one too many, another one), and what a policy
+    """What a half-trained model writes (letters of the word in wrong places, one lost, one too many), and what a policy
     finds that looks for the reward model's blind spots: the word as it was, another one, anything."""
     right = word[::-1]
-    i, letter = generator.randrange(len(right) - 1), generator.choice(LETTERS)
-    before, after = right[:i], right[i + 1 :]
-    near = [before + right[i + 1] + right[i] + right[i + 2 :], before + after, before + letter + right[i:],
-            before + letter + after, right[:-1] + generator.choice(LETTERS), right[:-1]]  # fmt: skip
-    far = ["".join(generator.choices(LETTERS, k=generator.randint(1, 5))) for _ in range(NUM_FAR)]
-    return [answer for answer in dict.fromkeys([*near, word, *far]) if answer != right]
+    i = generator.randrange(len(right))
+    near = [right[:i] + right[i + 1 :], right[:i] + generator.choice(LETTERS) + right[i:]]
+    for num_changed in (1, 1, 1, 2, 2, 3):
+        letters = list(right)
+        for place in generator.sample(range(len(right)), num_changed):
+            letters[place] = generator.choice(word + generator.choice(LETTERS))
+        near.append("".join(letters))
+    far = [word, "".join(generator.choices(LETTERS, k=generator.randint(1, 5)))]
+    return [answer for answer in dict.fromkeys([*near, *far]) if answer != right]
 
 
 def write_rows(path: Path, rows: list[dict[str, str]]) -> None:
