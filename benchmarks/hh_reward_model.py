@@ -22,7 +22,7 @@ RECIPE = (
     "data.bad_rows=quarantine", "train.rows_per_step=32", "train.num_epochs=1", "algorithm.centring_coef=0.01",
     "backend.precision=fp32", "backend.packed=false", "backend.max_tokens_per_microbatch=2048", "backend.zero_stage=2",
     "optimizer.lr=2e-4", "optimizer.schedule=linear", "optimizer.warmup_steps=8", "placement.policy=2",
-    "held_out.every=12", "checkpoint.every=12",
+    "checkpoint.every=12",
 )  # fmt: skip
 
 

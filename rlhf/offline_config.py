@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from omegaconf import MISSING
@@ -102,6 +103,10 @@ class OfflineConfig(RunConfig):
     neftune_alpha: float | None = None
     """Noise on the embeddings while training (Jain et al. 2023): 5, 10 or 15. None: no noise."""
 
+    def __post_init__(self) -> None:
+        if self.neftune_alpha is not None and not 0 < self.neftune_alpha < math.inf:
+            raise InputError(f"neftune_alpha={self.neftune_alpha}: give a positive number, or null for no noise")
+
 
 @dataclass(kw_only=True, slots=True)
 class SFTRunConfig(OfflineConfig):
@@ -124,6 +129,8 @@ class RewardModelRunConfig(OfflineConfig):
     then measured on. None: the model alone."""
 
     def __post_init__(self) -> None:
+        # With slots the zero-argument super() refers to the class before slots were added.
+        super(RewardModelRunConfig, self).__post_init__()
         if self.folds is not None and self.folds < 2:
             raise InputError(f"folds={self.folds}: give at least 2, or null for no cross-validation")
 

@@ -15,15 +15,18 @@ import ray
 from rlhf.actors.nodes import check_nodes
 from rlhf.actors.placement import check_capacity, cluster
 from rlhf.actors.plan import Plan, RolePlan, make_plan
+from rlhf.algorithms.base import Loss
 from rlhf.config import as_plain
 from rlhf.data.base import OfflineDataConfig, Parts
 from rlhf.data.quarantine import Quarantine
 from rlhf.models.causal_lm import context_length, read_model_config, refuse_experts
+from rlhf.models.heads import Head
 from rlhf.models.lora import check_lora
 from rlhf.models.rope import with_rope_scaling
-from rlhf.models.tokenizer import load_tokenizer
+from rlhf.models.tokenizer import eos_token_ids, load_tokenizer, stop_token_ids
 from rlhf.offline_config import OfflineConfig
-from rlhf.stages.offline_rank import BEFORE_TRAINING, STOP, OfflineJob, train_on_ranks
+from rlhf.stages.model_files import manifest_of, write_tokenizer
+from rlhf.stages.offline_rank import BEFORE_TRAINING, STOP, Corpora, OfflineJob, train_on_ranks
 from rlhf.stages.report import CONSOLE, show_loss_masks, show_plan, show_table
 from rlhf.train.artifact import Artifact, open_artifact
 from rlhf.train.run_folder import RunFolder, is_finished, open_run_folder
@@ -81,6 +84,32 @@ def prompts_to_complete(
                 tuple(token_ids[:start].tolist()), tokenizer.decode(token_ids[start:], skip_special_tokens=True)
             )
     return list(found.items())[: config.held_out.num_samples]
+
+
+def policy_job(
+    config: OfflineConfig,
+    loss: Loss,
+    corpora: Corpora,
+    parts: Parts,
+    tokenizer: PreTrainedTokenizerBase,
+    panels: Mapping[str, str],
+) -> OfflineJob:
+    """A job that trains a causal language model."""
+    # Documents need no chat template.
+    ends = stop_token_ids if tokenizer.chat_template else eos_token_ids
+    stop_ids = tuple(ends(config.model, tokenizer))
+    return OfflineJob(
+        config=config,
+        head=Head.causal_lm,
+        loss=loss,
+        corpora=corpora,
+        manifest={**manifest_of(config, config.model), "data": parts.figures},
+        save_beside=functools.partial(write_tokenizer, tokenizer, stop_ids),
+        prompts=prompts_to_complete(config, parts.held_out.get(HELD_OUT, []), tokenizer),
+        stop_token_ids=stop_ids,
+        decode=functools.partial(tokenizer.decode, skip_special_tokens=True),
+        panels=panels,
+    )
 
 
 def run(

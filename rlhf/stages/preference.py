@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
+from dataclasses import replace
 
 from rlhf.algorithms.kto import KTOConfig
 from rlhf.config import PreferenceRunConfig
 from rlhf.data.kto import mismatched
 from rlhf.models.causal_lm import read_model_config, refuse_experts
-from rlhf.models.heads import Head
 from rlhf.models.reward_model import check_vocabulary
-from rlhf.models.tokenizer import stop_token_ids
 from rlhf.stages import offline
-from rlhf.stages.model_files import manifest_of, write_tokenizer
-from rlhf.stages.offline_rank import Corpora, OfflineJob
+from rlhf.stages.offline_rank import Corpora
 from rlhf.train.artifact import Artifact
 from rlhf.train.offline import Corpus
 from rlhf.types import InputError, Unit
@@ -36,23 +33,12 @@ def run(config: PreferenceRunConfig) -> Artifact | None:
         refuse_experts(reference.model, read_model_config(reference.model))
         check_vocabulary("reference.model", reference.model, config.model, tokenizer)
     parts, quarantine = offline.load_parts(config, config.data, tokenizer, context)
-    stop_ids = stop_token_ids(config.model, tokenizer)
-    job = OfflineJob(
-        config=config,
-        head=Head.causal_lm,
-        loss=algorithm.build(),
-        corpora=Corpora(
-            train=corpus_of(config, parts.train),
-            held_out={name: corpus_of(config, units) for name, units in parts.held_out.items()},
-        ),
-        reference=reference if algorithm.reads_reference else None,
-        manifest=manifest_of(config, config.model),
-        save_beside=functools.partial(write_tokenizer, tokenizer, stop_ids),
-        prompts=offline.prompts_to_complete(config, parts.held_out.get(offline.HELD_OUT, []), tokenizer),
-        stop_token_ids=stop_ids,
-        decode=functools.partial(tokenizer.decode, skip_special_tokens=True),
-        panels=PANELS,
+    corpora = Corpora(
+        train=corpus_of(config, parts.train),
+        held_out={name: corpus_of(config, units) for name, units in parts.held_out.items()},
     )
+    job = offline.policy_job(config, algorithm.build(), corpora, parts, tokenizer, PANELS)
+    job = replace(job, reference=reference if algorithm.reads_reference else None)
     return offline.run(job, tokenizer, quarantine)
 
 

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 from rlhf.algorithms.reward_model import RewardModelConfig
 from rlhf.config import RewardModelRunConfig
+from rlhf.data.chat import turn_end_id
 from rlhf.data.split import prompt_groups
 from rlhf.evaluation.preference import folds
-from rlhf.models.heads import Head, config_for
+from rlhf.models.heads import Head, config_for, read_config
 from rlhf.stages import offline
 from rlhf.stages.folds import cross_validate
 from rlhf.stages.model_files import manifest_of
@@ -65,6 +66,13 @@ def run(config: RewardModelRunConfig) -> Artifact | None:
 
 def check_model(config: RewardModelRunConfig, tokenizer: PreTrainedTokenizerBase) -> None:
     """InputError where the model to start from cannot become a reward model."""
+    own = read_config(config.model, Head.score)
+    architecture = (own.architectures or [""])[0]
+    if architecture.endswith("Classification") and own.num_labels != 1:
+        raise InputError(
+            f"model={config.model}: it is a {architecture} with {own.num_labels} labels, a reward model has one; start "
+            "from a model without a head, a policy, or a reward model"
+        )
     model_config = config_for(config.model, Head.score)
     if model_config.pad_token_id is None:
         raise InputError(
@@ -72,6 +80,11 @@ def check_model(config: RewardModelRunConfig, tokenizer: PreTrainedTokenizerBase
             "model finds a sequence's end; set pad_token in tokenizer_config.json"
         )
     if tokenizer.chat_template:
+        if turn_end_id(tokenizer) == model_config.pad_token_id:
+            raise InputError(
+                f"model={config.model}: its padding token is the one that ends a turn, where the score is read, so "
+                "transformers would look for the score before it; set another pad_token in tokenizer_config.json"
+            )
         return
     if config.backend.packed:
         raise InputError(
