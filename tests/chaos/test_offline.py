@@ -12,6 +12,7 @@ from safetensors.numpy import load_file
 
 from tests.chaos.conftest import Run, metrics
 
+pytestmark = pytest.mark.timeout(400)
 NUM_STEPS = 30
 SMALL = ["train.rows_per_step=8", f"train.num_steps={NUM_STEPS}", "backend.precision=fp32",
          "backend.max_tokens_per_microbatch=128", "optimizer.lr=1e-3", "optimizer.schedule=cosine",
