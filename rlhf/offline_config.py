@@ -90,6 +90,9 @@ class HeldOutConfig:
 class OfflineConfig(RunConfig):
     """What every training on a fixed data set has."""
 
+    data: OfflineDataConfig = MISSING
+    """The rows. SFT: `data=supervised`, or `data=text` for continued pretraining. Reward models: `data=rankings`, of
+    steps `data=steps`. Preferences: `data=preferences`, for KTO `data=labelled`."""
     train: OfflineTrainConfig = field(default_factory=OfflineTrainConfig)
     """Steps and rows per step."""
     held_out: HeldOutConfig = field(default_factory=HeldOutConfig)
@@ -110,10 +113,7 @@ class OfflineConfig(RunConfig):
 
 @dataclass(kw_only=True, slots=True)
 class SFTRunConfig(OfflineConfig):
-    """Supervised fine-tuning: `launch/sft.py`."""
-
-    data: OfflineDataConfig = MISSING
-    """The rows: `data=supervised` or `data=text`."""
+    """Supervised fine-tuning and continued pretraining: `launch/sft.py`."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -122,8 +122,6 @@ class RewardModelRunConfig(OfflineConfig):
 
     algorithm: ScoreMethodConfig = MISSING
     """`algorithm=reward_model` scores whole answers, `algorithm=process_reward` their steps."""
-    data: OfflineDataConfig = MISSING
-    """`data=rankings` for the first, `data=steps` for the second."""
     folds: int | None = None
     """Cross-validation: so many models are trained first, each without one of as many parts of the pairs, which it is
     then measured on. None: the model alone."""
@@ -141,7 +139,5 @@ class PreferenceRunConfig(OfflineConfig):
 
     algorithm: PreferenceConfig = MISSING
     """`algorithm=dpo`, `ipo`, `kto`, `orpo` or `simpo`."""
-    data: OfflineDataConfig = MISSING
-    """`data=preferences`, and for KTO `data=labelled`."""
     reference: ReferenceConfig = field(default_factory=ReferenceConfig)
     """What DPO, IPO and KTO compare the policy with."""

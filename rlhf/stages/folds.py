@@ -14,8 +14,7 @@ import ray
 from ray.exceptions import RayTaskError
 
 from rlhf.actors.ray_train import num_ranks_at_once
-from rlhf.data.split import prompt_groups
-from rlhf.evaluation.preference import agreement, folds
+from rlhf.evaluation.preference import agreement
 from rlhf.stages.offline_rank import BEFORE_TRAINING, STOP, Corpora, OfflineJob, train_on_ranks
 from rlhf.stages.report import CONSOLE, markdown_table, show_table
 from rlhf.stages.reward_report import SCORES
@@ -27,18 +26,20 @@ from rlhf.train.tracking import METRICS, ProgressBar, Tail, read_rows
 from rlhf.types import InputError, RunError, Stopped
 
 POLL_S = 0.5
+Split = Sequence[tuple[Sequence[int], Sequence[int]]]
+"""Of each fold the places of the units that are trained on, and of those left out."""
 FOLD = "fold"
 """The name that figures of a fold's own part get."""
 COLUMNS = ("pairs", "nll", "calibration_error", "length_slope", "accuracy")
 
 
-def cross_validate(job: OfflineJob, num_folds: int, folder: RunFolder) -> dict[str, Any]:
+def cross_validate(split: Split, job: OfflineJob, folder: RunFolder) -> dict[str, Any]:
     """Train a model without each part and measure it there; what is to be said of them all.
 
     `folds.md` and `folds.json` hold the table. The models stay in `folds/fold-0/model` and so on: an ensemble.
     """
-    jobs = fold_jobs(job, num_folds, folder)
-    CONSOLE.print(f"cross-validation: {num_folds} models, each without a part of the pairs", soft_wrap=True)
+    jobs = fold_jobs(split, job, folder)
+    CONSOLE.print(f"cross-validation: {len(jobs)} models, each without a part of the pairs", soft_wrap=True)
     tell = functools.partial(CONSOLE.print, soft_wrap=True)
     asyncio.run(until_stopped(functools.partial(train_folds, jobs), tell))
     measured = [open_artifact(RunFolder(each.root).model).manifest["metrics"] for each in jobs]
@@ -73,9 +74,8 @@ def cell(figure: float | None) -> str:
     return "" if figure is None else f"{figure:.4g}"
 
 
-def fold_jobs(job: OfflineJob, num_folds: int, folder: RunFolder) -> list[OfflineJob]:
+def fold_jobs(split: Split, job: OfflineJob, folder: RunFolder) -> list[OfflineJob]:
     units, config = job.corpora.train.units, job.config
-    parts = folds(prompt_groups(units), num_folds, config.seed)
     return [
         replace(
             job,
@@ -86,7 +86,7 @@ def fold_jobs(job: OfflineJob, num_folds: int, folder: RunFolder) -> list[Offlin
                 held_out={FOLD: Corpus(units=[units[k] for k in left])} | dict(job.corpora.held_out),
             ),
         )
-        for i, (kept, left) in enumerate(parts)
+        for i, (kept, left) in enumerate(split)
     ]
 
 

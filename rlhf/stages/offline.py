@@ -17,7 +17,7 @@ from rlhf.actors.placement import check_capacity, cluster
 from rlhf.actors.plan import Plan, RolePlan, make_plan
 from rlhf.algorithms.base import Loss
 from rlhf.config import as_plain
-from rlhf.data.base import OfflineDataConfig, Parts
+from rlhf.data.base import Parts
 from rlhf.data.quarantine import Quarantine
 from rlhf.models.causal_lm import context_length, read_model_config, refuse_experts
 from rlhf.models.heads import Head
@@ -29,6 +29,7 @@ from rlhf.stages.model_files import manifest_of, write_tokenizer
 from rlhf.stages.offline_rank import BEFORE_TRAINING, STOP, Corpora, OfflineJob, train_on_ranks
 from rlhf.stages.report import CONSOLE, show_loss_masks, show_plan, show_table
 from rlhf.train.artifact import Artifact, open_artifact
+from rlhf.train.offline import Corpus
 from rlhf.train.run_folder import RunFolder, is_finished, open_run_folder
 from rlhf.train.stop import Stop, until_stopped
 from rlhf.train.tracking import METRICS, PLOT, ProgressBar, Tail, plot, read_rows
@@ -53,11 +54,11 @@ def open_model(config: OfflineConfig) -> tuple[PreTrainedTokenizerBase, int]:
 
 
 def load_parts(
-    config: OfflineConfig, data: OfflineDataConfig, tokenizer: PreTrainedTokenizerBase, context_tokens: int
+    config: OfflineConfig, tokenizer: PreTrainedTokenizerBase, context_tokens: int
 ) -> tuple[Parts, Quarantine]:
     """The rows to train on, those held out, and the bad ones among them."""
-    held_out, quarantine = config.held_out, data.quarantine()
-    parts = data.load_parts(
+    held_out, quarantine = config.held_out, config.data.quarantine()
+    parts = config.data.load_parts(
         tokenizer,
         context_tokens=context_tokens,
         quarantine=quarantine,
@@ -66,10 +67,16 @@ def load_parts(
     )
     files = {**({HELD_OUT: held_out.path} if held_out.path else {}), **held_out.others}
     others = {
-        name: data.at(path).load(tokenizer, context_tokens=context_tokens, quarantine=quarantine)
+        name: config.data.at(path).load(tokenizer, context_tokens=context_tokens, quarantine=quarantine)
         for name, path in files.items()
     }
     return replace(parts, held_out={**parts.held_out, **others}), quarantine
+
+
+def corpora_of(parts: Parts, corpus_of: Callable[[Sequence[Unit]], Corpus]) -> Corpora:
+    return Corpora(
+        train=corpus_of(parts.train), held_out={name: corpus_of(units) for name, units in parts.held_out.items()}
+    )
 
 
 def prompts_to_complete(
@@ -136,7 +143,8 @@ def run(
         return None
     with open_run_folder(config.output, as_plain(config)) as folder:
         quarantine.write(folder.root)
-        if is_finished(folder):
+        finished = is_finished(folder)
+        if finished:
             CONSOLE.print(f"{folder.model} is there already: this run is finished.")
         else:
             with cluster(plan):
@@ -145,7 +153,10 @@ def run(
                 job = from_anywhere(job)
                 known = first(job, folder) if first else {}
                 run_until_stopped(replace(job, root=folder.root, known=known), folder)
-        return open_artifact(folder.model)
+        artifact = open_artifact(folder.model)
+        if not finished:
+            show_end(job, folder, artifact)
+        return artifact
 
 
 def plan_ranks(config: OfflineConfig) -> Plan:
@@ -159,12 +170,15 @@ def run_until_stopped(job: OfflineJob, folder: RunFolder) -> None:
     stopped = asyncio.run(until_stopped(functools.partial(train, job, folder), tell))
     if not folder.model.is_dir():
         assert stopped is not None, "Ray Train ended without a model"
-        (newest,) = folder.checkpoints()[:1]
-        raise Stopped(stopped, f"{newest} is saved, the same command continues from it")
+        raise Stopped(stopped, folder.how_to_continue())
+
+
+def show_end(job: OfflineJob, folder: RunFolder, artifact: Artifact) -> None:
+    """Plot the run, and say what came of it and where it is."""
     history = read_rows(folder.root / METRICS)
     plot(history, job.panels, folder.root / PLOT)
     before = next((row for row in history if row["step"] == BEFORE_TRAINING), {})
-    show_figures(open_artifact(folder.model).manifest["metrics"], before)
+    show_figures(artifact.manifest["metrics"], before)
     CONSOLE.print(f"model: {folder.model}", f"plot: {folder.root / PLOT}", sep="\n", soft_wrap=True)
 
 

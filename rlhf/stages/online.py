@@ -95,13 +95,7 @@ def run_until_stopped(job: Job, folder: RunFolder, bundles: Bundles) -> None:
         tell = functools.partial(CONSOLE.print, soft_wrap=True)
         asyncio.run(until_stopped(functools.partial(train, job, folder, bundles), tell))
     except Stopped as stopped:
-        saved = folder.checkpoints()
-        sentence = (
-            f"{saved[0]} is saved, the same command continues from it"
-            if saved
-            else "no training step was complete, the same command begins again"
-        )
-        raise Stopped(stopped.signal, sentence) from None
+        raise Stopped(stopped.signal, folder.how_to_continue()) from None
 
 
 async def train(job: Job, folder: RunFolder, bundles: Bundles, stop: Stop) -> None:

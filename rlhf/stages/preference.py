@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -11,7 +12,6 @@ from rlhf.data.kto import mismatched
 from rlhf.models.causal_lm import read_model_config, refuse_experts
 from rlhf.models.reward_model import check_vocabulary
 from rlhf.stages import offline
-from rlhf.stages.offline_rank import Corpora
 from rlhf.train.artifact import Artifact
 from rlhf.train.offline import Corpus
 from rlhf.types import InputError, Unit
@@ -32,11 +32,8 @@ def run(config: PreferenceRunConfig) -> Artifact | None:
     if algorithm.reads_reference and reference.model is not None:
         refuse_experts(reference.model, read_model_config(reference.model))
         check_vocabulary("reference.model", reference.model, config.model, tokenizer)
-    parts, quarantine = offline.load_parts(config, config.data, tokenizer, context)
-    corpora = Corpora(
-        train=corpus_of(config, parts.train),
-        held_out={name: corpus_of(config, units) for name, units in parts.held_out.items()},
-    )
+    parts, quarantine = offline.load_parts(config, tokenizer, context)
+    corpora = offline.corpora_of(parts, functools.partial(corpus_of, config))
     job = offline.policy_job(config, algorithm.build(), corpora, parts, tokenizer, PANELS)
     job = replace(job, reference=reference if algorithm.reads_reference else None)
     return offline.run(job, tokenizer, quarantine)

@@ -15,7 +15,7 @@ from rlhf.models.heads import Head, config_for, read_config
 from rlhf.stages import offline
 from rlhf.stages.folds import cross_validate
 from rlhf.stages.model_files import manifest_of
-from rlhf.stages.offline_rank import Corpora, OfflineJob
+from rlhf.stages.offline_rank import OfflineJob
 from rlhf.stages.reward_report import report_on_rank
 from rlhf.train.artifact import Artifact
 from rlhf.train.offline import Corpus
@@ -38,7 +38,7 @@ def run(config: RewardModelRunConfig) -> Artifact | None:
     tokenizer, context = offline.open_model(config)
     compares = isinstance(config.algorithm, RewardModelConfig)
     check_model(config, tokenizer)
-    parts, quarantine = offline.load_parts(config, config.data, tokenizer, context)
+    parts, quarantine = offline.load_parts(config, tokenizer, context)
     if len(parts.train[0]) != (2 if compares else 1):
         wanted = ("reward_model", "pairs", "rankings") if compares else ("process_reward", "steps", "steps")
         raise InputError(f"algorithm={wanted[0]}: it learns from {wanted[1]}; set data={wanted[2]}")
@@ -46,10 +46,7 @@ def run(config: RewardModelRunConfig) -> Artifact | None:
         config=config,
         head=Head.score,
         loss=config.algorithm.build(),
-        corpora=Corpora(
-            train=Corpus(units=parts.train),
-            held_out={name: Corpus(units=units) for name, units in parts.held_out.items()},
-        ),
+        corpora=offline.corpora_of(parts, Corpus.of),
         manifest={**manifest_of(config, config.model), "auto_class": Head.score.value},
         save_beside=functools.partial(save_tokenizer, tokenizer),
         conclude=report_on_rank if compares else None,
@@ -59,9 +56,8 @@ def run(config: RewardModelRunConfig) -> Artifact | None:
         return offline.run(job, tokenizer, quarantine)
     if not compares:
         raise InputError(f"folds={config.folds}: cross-validation measures pairs; leave it null with process rewards")
-    folds(prompt_groups(parts.train), config.folds, config.seed)  # refused before Ray starts where there are too few
-    num_folds = config.folds
-    return offline.run(job, tokenizer, quarantine, lambda job, folder: cross_validate(job, num_folds, folder))
+    split = folds(prompt_groups(parts.train), config.folds, config.seed)
+    return offline.run(job, tokenizer, quarantine, functools.partial(cross_validate, split))
 
 
 def check_model(config: RewardModelRunConfig, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from rlhf.algorithms.sft import SFTConfig
 from rlhf.config import SFTRunConfig
 from rlhf.stages import offline
-from rlhf.stages.offline_rank import Corpora
 from rlhf.train.artifact import Artifact
 from rlhf.train.offline import Corpus
 
@@ -21,10 +20,7 @@ PANELS = {
 def run(config: SFTRunConfig) -> Artifact | None:
     """Train, or with `dry_run` only check. Raises InputError before Ray starts where the input is wrong."""
     tokenizer, context = offline.open_model(config)
-    parts, quarantine = offline.load_parts(config, config.data, tokenizer, context)
-    corpora = Corpora(
-        train=Corpus(units=parts.train),
-        held_out={name: Corpus(units=units) for name, units in parts.held_out.items()},
-    )
+    parts, quarantine = offline.load_parts(config, tokenizer, context)
+    corpora = offline.corpora_of(parts, Corpus.of)
     job = offline.policy_job(config, SFTConfig().build(), corpora, parts, tokenizer, PANELS)
     return offline.run(job, tokenizer, quarantine)

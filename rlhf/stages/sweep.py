@@ -14,13 +14,11 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from rlhf.actors.jobs import RayJobs
 from rlhf.config import OnlineConfig, as_plain, compose
 from rlhf.stages.grid import grid, parse
+from rlhf.stages.inputs import PATHS
 from rlhf.stages.report import CONSOLE
 from rlhf.stages.sweep_report import conclude_sweep
 from rlhf.train.run_folder import CONFIG, RunFolder, check_config, flatten, is_finished
 from rlhf.train.sweep import Member, Scheduler, State, SweepRunConfig, open_sweep
-
-PATHS = ("model", "data.path", "critic.model", "reward.model")
-"""Keys whose values are folders or files."""
 
 
 def run(arguments: Sequence[str], repository: Path) -> None:

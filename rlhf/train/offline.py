@@ -51,6 +51,10 @@ class Corpus:
     mismatched: Sequence[TrainingRow] = ()
     """KTO: of each unit its prompt with the completion of another."""
 
+    @classmethod
+    def of(cls, units: Sequence[Unit]) -> Corpus:
+        return cls(units=units)
+
     def __len__(self) -> int:
         return len(self.units)
 

@@ -54,6 +54,13 @@ class RunFolder:
             raise error
         return None
 
+    def how_to_continue(self) -> str:
+        """What to say of a run that was stopped here."""
+        saved = self.checkpoints()
+        if not saved:
+            return "no training step was complete, the same command begins again"
+        return f"{saved[0]} is saved, the same command continues from it"
+
     def keep_newest(self, count: int) -> None:
         for folder in self.checkpoints()[count:]:
             # Renamed first: what is being deleted no longer looks like a checkpoint.
