@@ -42,11 +42,14 @@ def test_contracts_hold():
         ("rlhf/train/intruder.py", "def late():\n    from deepspeed import comm", "Only runtimes import deepspeed"),
         ("rlhf/ops/intruder.py", "import rlhf.train", "Rooms import downwards only"),
         ("rlhf/data/intruder.py", "import rlhf.algorithms", "Rooms import downwards only"),
+        ("rlhf/data/intruder.py", "import serve.settings", "rlhf knows nothing of serving"),
+        ("serve/intruder.py", "import rlhf.stages.chat", "Serving stands on rlhf, beside its stages"),
         ("rlhf/attic/__init__.py", "", "Rooms import downwards only"),
     ],
 )
 def test_contracts_catch(tmp_path, path, line, contract):
-    shutil.copytree(ROOT / "rlhf", tmp_path / "rlhf", ignore=shutil.ignore_patterns("__pycache__"))
+    for package in ("rlhf", "serve"):
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     intruder = tmp_path / path
     intruder.parent.mkdir(exist_ok=True)
