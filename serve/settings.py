@@ -7,46 +7,27 @@ from enum import StrEnum
 
 from omegaconf import MISSING
 
-from rlhf.runtimes.base import Precision
+from rlhf.runtimes.base import ServerConfig
 from rlhf.types import InputError
 
 
 @dataclass(kw_only=True, slots=True)
-class EngineConfig:
-    """The vLLM engines of one model; every model has its own."""
+class ReplicasConfig:
+    """How many engines a model has."""
 
-    precision: Precision = Precision.bf16
-    """Of weights and arithmetic."""
-    context_tokens: int = 4096
-    """Longest prompt with its completion."""
-    max_num_seqs: int = 64
-    """Sequences a replica computes at once; further ones wait in its queue."""
-    tensor_parallel_size: int = 1
-    """Accelerators of one replica."""
-    accelerator_memory_fraction: float = 0.9
-    """Of an accelerator's memory, for weights and KV cache."""
-    kv_cache_bytes: int | None = None
-    """KV cache of a replica. None: what `accelerator_memory_fraction` leaves; a CPU needs a number."""
-    eager: bool = False
-    """No CUDA graphs: starts faster, decodes slower."""
-    max_adapters: int = 0
-    """LoRA adapters held at once beside each model; 0 serves none."""
-    max_adapter_rank: int = 16
-    """Largest rank of an adapter."""
-    min_replicas: int = 1
-    """Replicas of a model that nobody asks."""
-    max_replicas: int = 1
-    """Replicas it may grow to."""
+    min: int = 1
+    """Of a model that nobody asks."""
+    max: int = 1
+    """What it may grow to."""
     target_ongoing_requests: int = 32
-    """Requests under way per replica that autoscaling aims at."""
+    """Requests under way per engine that autoscaling aims at."""
     drain_s: float = 60.0
-    """What a replica that is to go may take to finish its requests."""
+    """What one that is to go may take to finish its requests."""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.min_replicas <= self.max_replicas:
+        if not 1 <= self.min <= self.max:
             raise InputError(
-                f"engine.min_replicas={self.min_replicas}, engine.max_replicas={self.max_replicas}: give at least 1, "
-                "and a maximum that is not below the minimum"
+                f"replicas.min={self.min}, replicas.max={self.max}: give at least 1, and a maximum not below it"
             )
 
 
@@ -196,8 +177,10 @@ class ServeConfig:
     """The model that answers at first. Later ones become it by a release, which the store remembers."""
     gateway_replicas: int = 1
     """Processes that check, split and record requests."""
-    engine: EngineConfig = field(default_factory=EngineConfig)
-    """The engines."""
+    engine: ServerConfig = field(default_factory=ServerConfig)
+    """Every model has engines of its own, made like this."""
+    replicas: ReplicasConfig = field(default_factory=ReplicasConfig)
+    """How many."""
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     """What a request may ask for."""
     store: StoreConfig = field(default_factory=StoreConfig)

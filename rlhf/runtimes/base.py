@@ -130,6 +130,30 @@ class SamplerConfig:
     """Skip compilation and CUDA graphs: starts faster, decodes slower on a GPU."""
 
 
+@dataclass(kw_only=True, slots=True)
+class ServerConfig:
+    """A vLLM engine that serves a model."""
+
+    precision: Precision = Precision.bf16
+    """Of weights and arithmetic."""
+    context_tokens: int = 4096
+    """Longest prompt with its completion."""
+    max_num_seqs: int = 64
+    """Sequences computed at once; further ones wait in the engine's queue."""
+    tensor_parallel_size: int = 1
+    """Accelerators it is spread over."""
+    accelerator_memory_fraction: float = 0.9
+    """Of an accelerator's memory, for weights and KV cache."""
+    kv_cache_bytes: int | None = None
+    """Size of the KV cache. None: what `accelerator_memory_fraction` leaves; a CPU needs a number."""
+    eager: bool = False
+    """No compilation and no CUDA graphs: starts faster, decodes slower on a GPU."""
+    max_adapters: int = 0
+    """LoRA adapters computed at once beside the model; 0 serves none."""
+    max_adapter_rank: int = 16
+    """Largest rank of an adapter."""
+
+
 class Transport(StrEnum):
     """What carries weights from the learner to the engines."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import os
 import queue
 import threading
 from collections.abc import Callable, Sequence
@@ -14,15 +13,9 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-# One process per engine, so that a Ray actor's arguments reach the model without a copy; compiled helpers take 20 s at
-# the first request on a CPU and gain nothing there.
-os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
-if not torch.cuda.is_available():
-    os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")
-    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+from rlhf.runtimes.vllm_environment import whole_prefills
 
+# isort: split
 from vllm import EngineArgs, SamplingParams, TokensPrompt
 from vllm.config import VllmConfig, WeightTransferConfig
 from vllm.outputs import RequestOutput
@@ -41,8 +34,6 @@ from rlhf.types import Completion, RunError, Sampling
 T = TypeVar("T")
 BANNED_TOKEN_IDS = "banned_token_ids"
 WAKE_INTERVAL_S = 1.0
-CPU_BATCHED_TOKENS = 4096
-"""Tokens of one engine step on a CPU."""
 
 
 class BanTokens(LogitsProcessor):
@@ -147,15 +138,6 @@ class EngineThread:
         return await future
 
 
-def whole_prefills(context_tokens: int) -> dict[str, Any]:
-    """Settings under which no prompt is computed in parts.
-
-    After a part vLLM 0.32 takes back the draw of a seeded request's generator, which a CPU generator cannot do: the
-    engine would die ("CPU Generator does not use offset").
-    """
-    return {"enable_chunked_prefill": False, "max_num_batched_tokens": max(context_tokens, CPU_BATCHED_TOKENS)}
-
-
 class VLLMSampler:
     """Token ids in, token ids out, with the logprobs they were drawn under."""
 
@@ -191,7 +173,7 @@ class VLLMSampler:
             weight_transfer_config=WeightTransferConfig(backend=BUCKETS),
             worker_extension_cls=f"{WorkerExtension.__module__}.{WorkerExtension.__name__}",
             disable_log_stats=True,
-            **({} if torch.cuda.is_available() else whole_prefills(config.context_tokens)),
+            **whole_prefills(config.context_tokens),
         )
         engine = LLMEngine.from_engine_args(arguments)
         engine.collective_rpc("init_weight_transfer_engine", kwargs={"init_info": {}})
