@@ -152,3 +152,14 @@ class Variant:
     """sha256 over `files`."""
     at: float
     """Unix seconds at which it was registered."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Key:
+    """An API key; its own text is nowhere."""
+
+    hash: str
+    role: str
+    owner: str
+    at: float
+    """Unix seconds at which it was made."""

@@ -1,0 +1,144 @@
+"""The database behind the store: SQLite in a file or PostgreSQL, its schema, its transactions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import URL, Connection, Engine, Table, create_engine, event, make_url
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import ArgumentError, DBAPIError
+
+from rlhf.train.artifact import without_nan
+from rlhf.types import InputError
+from serve.tables import storable
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+BUSY_TIMEOUT_S = 30
+"""What a writer waits for another one: SQLite has one at a time, PostgreSQL one per row."""
+MIGRATION_LOCK = 0x726C6866
+"""PostgreSQL's advisory locks are numbers."""
+
+INSERTS: dict[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
+
+
+class Database:
+    """A database with the newest schema. Threads and processes may share it."""
+
+    def __init__(self, url: str) -> None:
+        """Raises InputError where there is none at `url`, or with another schema."""
+        parsed = parse(url)
+        if parsed.get_backend_name() == "sqlite" and not Path(parsed.database or "").is_file():
+            raise InputError(f"{parsed.database}: no database there; create it with serve.database.migrate")
+        self.engine = connect(parsed)
+        self.writer = self.engine.execution_options(writes=True)
+        found, newest = self.revision(), script().get_current_head()
+        if found != newest:
+            self.close()
+            raise InputError(
+                f"{hidden(parsed)}: its schema is {found or 'none'}, this version needs {newest}; migrate it with "
+                "serve.database.migrate"
+            )
+
+    def revision(self) -> str | None:
+        with reaching(self.engine.url), self.engine.connect() as connection:
+            return MigrationContext.configure(connection).get_current_revision()
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+    def insert_new(self, connection: Connection, table: Table, row: Mapping[str, Any]) -> bool:
+        """Insert the row unless one with its key is there, also where another process inserts at the same time."""
+        statement = INSERTS[self.engine.dialect.name](table).on_conflict_do_nothing()
+        return connection.execute(statement, dict(row)).rowcount == 1
+
+    def upsert(self, connection: Connection, table: Table, row: Mapping[str, Any]) -> None:
+        """Insert the row, or overwrite the one with its key."""
+        keys = [column.name for column in table.primary_key]
+        others = {name: value for name, value in row.items() if name not in keys}
+        statement = INSERTS[self.engine.dialect.name](table).values(dict(row))
+        connection.execute(statement.on_conflict_do_update(index_elements=keys, set_=others))
+
+
+def migrate(url: str) -> None:
+    """Bring the database at `url` to the newest schema; of SQLite the file is created. Others may do so at once."""
+    parsed = parse(url)
+    engine = connect(parsed)
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    try:
+        with reaching(parsed), engine.execution_options(writes=True).begin() as connection:
+            if engine.dialect.name == "postgresql":
+                connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})")
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+    finally:
+        engine.dispose()
+
+
+def script() -> ScriptDirectory:
+    return ScriptDirectory(str(MIGRATIONS))
+
+
+def parse(url: str) -> URL:
+    remedy = "give sqlite:///FILE or postgresql+pg8000://USER@HOST/NAME"
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        # Not quoted: it may hold a password.
+        raise InputError(f"store.url: it is no SQLAlchemy URL; {remedy}") from None
+    if parsed.drivername in ("sqlite", "sqlite+pysqlite") and parsed.database not in (None, "", ":memory:"):
+        return parsed
+    if parsed.drivername == "postgresql+pg8000":
+        return parsed
+    raise InputError(f"store.url={hidden(parsed)}: neither SQLite in a file nor PostgreSQL by pg8000; {remedy}")
+
+
+def connect(url: URL) -> Engine:
+    options: dict[str, Any] = {"json_serializer": to_json}
+    if url.get_backend_name() == "postgresql":
+        return create_engine(url, pool_pre_ping=True, **options)
+    engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S}, **options)
+
+    @event.listens_for(engine, "connect")
+    def prepare(connection: Any, record: object) -> None:
+        # The driver must not begin transactions of its own: `begin` below does.
+        connection.isolation_level = None
+        for pragma in ("journal_mode=WAL", "foreign_keys=ON", "secure_delete=ON"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        # A transaction that reads first and writes later would fail, not wait, where another writes in between.
+        writes = connection.get_execution_options().get("writes", False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    return engine
+
+
+@contextmanager
+def reaching(url: URL) -> Iterator[None]:
+    """Says in one sentence that the database cannot be used."""
+    try:
+        yield
+    except DBAPIError as error:
+        reason = " ".join(str(error.orig).split())
+        raise InputError(
+            f"{hidden(url)}: the database cannot be used ({reason}); correct store.url, or start its server"
+        ) from None
+
+
+def hidden(url: URL) -> str:
+    """Without its password."""
+    return url.render_as_string(hide_password=True)
+
+
+def to_json(value: object) -> str:
+    return storable(json.dumps(without_nan(value), ensure_ascii=False, allow_nan=False))

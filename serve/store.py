@@ -1,0 +1,268 @@
+"""What users asked, what they were answered and what they said of it; and what may be kept of that."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from sqlalchemy import Connection, Select, and_, delete, exists, func, insert, or_, select, tuple_, update
+
+from rlhf.types import InputError
+from serve.ledger import Ledger
+from serve.records import Endpoint, Exposure, Feedback, FeedbackKind, Observed, Request, Response, Traffic
+from serve.tables import CONSENTS, EXPOSURES, FEEDBACK, REQUESTS, RESPONSES, storable
+
+PAGE = 500
+"""Requests read at once."""
+
+
+class UnknownRequest(InputError):
+    """Feedback for a request that is not there or is another user's: which of the two is not said."""
+
+
+class Store(Ledger):
+    """Everything that serving remembers. One transaction per call; threads and processes may share it.
+
+    Texts of users without consent are dropped here, in the transaction that would have kept them, so that withdrawing
+    consent leaves none behind.
+    """
+
+    def __init__(self, url: str, *, consent_by_default: bool = False) -> None:
+        super().__init__(url)
+        self.consent_by_default = consent_by_default
+
+    def record(self, requests: Sequence[Request]) -> None:
+        """Keep requests with their responses, all or none."""
+        if not requests:
+            return
+        with self.writer.begin() as connection:
+            consenting = self._consenting(connection, {request.user for request in requests})
+            rows, answers = [], []
+            for request in requests:
+                kept = request.user in consenting
+                row = asdict(request)
+                del row["responses"]
+                rows.append(row | ({} if kept else {"messages": None}))
+                answers += [
+                    {**asdict(response), "request_id": request.id, "text": response.text if kept else None}
+                    for response in request.responses
+                ]
+            connection.execute(insert(REQUESTS), rows)
+            if answers:
+                connection.execute(insert(RESPONSES), answers)
+
+    def add_feedback(self, feedback: Feedback) -> None:
+        """Keep what a user said of an answer of their own.
+
+        Raises UnknownRequest where the user has no such request, InputError where there is no such answer or the
+        feedback does not say what its kind says.
+        """
+        check(feedback)
+        with self.writer.begin() as connection:
+            asked = select(REQUESTS.c.user, REQUESTS.c.shadow_of).where(REQUESTS.c.id == feedback.request_id)
+            request = connection.execute(asked).first()
+            if request is None or request.user != feedback.user or request.shadow_of is not None:
+                raise UnknownRequest(
+                    f"request_id={feedback.request_id}: this user has no such request; give the `id` of an answer"
+                )
+            answers = select(RESPONSES.c.index).where(RESPONSES.c.request_id == feedback.request_id)
+            indices = sorted(connection.execute(answers).scalars())
+            if feedback.choice not in indices:
+                raise InputError(f"choice={feedback.choice}: the request has answers {indices}; name one of them")
+            if feedback.kind is FeedbackKind.chosen and len(indices) < 2:
+                raise InputError(f"kind=chosen: the request has {len(indices)} answer; ask for several with `n`")
+            row = asdict(feedback)
+            if row.pop("user") not in self._consenting(connection, {feedback.user}):
+                row["text"] = None
+            connection.execute(insert(FEEDBACK).values(row))
+
+    def expose(self, exposure: Exposure) -> bool:
+        """Whether this is the first time that the experiment shows the user an arm; only that one is kept."""
+        with self.writer.begin() as connection:
+            return self.insert_new(connection, EXPOSURES, asdict(exposure))
+
+    def traffic(self, experiment: str, now: float) -> Traffic:
+        """All that the experiment has seen until `now`."""
+        said = [column for column in FEEDBACK.c if column.name != "text"]
+        feedback = (
+            select(*said, REQUESTS.c.user)
+            .join(REQUESTS, REQUESTS.c.id == FEEDBACK.c.request_id)
+            .where(REQUESTS.c.experiment == experiment, FEEDBACK.c.at <= now)
+            .order_by(FEEDBACK.c.at, FEEDBACK.c.id)
+        )
+        exposures = (
+            select(EXPOSURES)
+            .where(EXPOSURES.c.experiment == experiment, EXPOSURES.c.at <= now)
+            .order_by(EXPOSURES.c.at, EXPOSURES.c.user)
+        )
+        with self.engine.connect() as connection:
+            return Traffic(
+                exposures=[Exposure(**row) for row in connection.execute(exposures).mappings()],
+                requests=[Observed(**row) for row in connection.execute(_observed(experiment, now)).mappings()],
+                feedback=[_feedback(row) for row in connection.execute(feedback).mappings()],
+            )
+
+    def exposure_counts(self, experiment: str) -> dict[str, int]:
+        """Users by the variant that they were shown."""
+        counts = (
+            select(EXPOSURES.c.variant, func.count())
+            .where(EXPOSURES.c.experiment == experiment)
+            .group_by(EXPOSURES.c.variant)
+            .order_by(EXPOSURES.c.variant)
+        )
+        with self.engine.connect() as connection:
+            return {variant: count for variant, count in connection.execute(counts)}
+
+    def set_consent(self, user: str, given: bool, at: float) -> None:
+        """Texts of the user are kept from now on; or none are, those from before included."""
+        with self.writer.begin() as connection:
+            self.upsert(connection, CONSENTS, {"user": user, "given": given, "at": at})
+            if given:
+                return
+            own = select(REQUESTS.c.id).where(_of_user(user))
+            connection.execute(update(FEEDBACK).where(FEEDBACK.c.request_id.in_(own)).values(text=None))
+            connection.execute(update(RESPONSES).where(RESPONSES.c.request_id.in_(own)).values(text=None))
+            connection.execute(update(REQUESTS).where(_of_user(user)).values(messages=None))
+        self._forget()
+
+    def consent(self, user: str) -> bool | None:
+        """None: the user was not asked."""
+        with self.engine.connect() as connection:
+            return connection.execute(select(CONSENTS.c.given).where(CONSENTS.c.user == user)).scalar()
+
+    def delete_user(self, user: str) -> dict[str, int]:
+        """Delete all that is known of a user, shadow requests and consent included; rows deleted by table.
+
+        API keys stay: they are credentials, and `remove_key` removes them.
+        """
+        own = select(REQUESTS.c.id).where(_of_user(user))
+        conditions = {
+            FEEDBACK: FEEDBACK.c.request_id.in_(own),
+            RESPONSES: RESPONSES.c.request_id.in_(own),
+            REQUESTS: REQUESTS.c.id.in_(own),
+            EXPOSURES: EXPOSURES.c.user == user,
+            CONSENTS: CONSENTS.c.user == user,
+        }
+        with self.writer.begin() as connection:
+            deleted = {
+                table.name: connection.execute(delete(table).where(condition)).rowcount
+                for table, condition in conditions.items()
+            }
+        self._forget()
+        return deleted
+
+    def dialogues(
+        self, *, since: float | None = None, until: float | None = None, variant: str | None = None
+    ) -> Iterator[tuple[Request, list[Feedback]]]:
+        """Requests that arrived in [`since`, `until`), with their responses and what was said of them, in order of
+        time. None: no bound."""
+        bounds = [
+            *([REQUESTS.c.at >= since] if since is not None else []),
+            *([REQUESTS.c.at < until] if until is not None else []),
+            *([REQUESTS.c.variant == variant] if variant is not None else []),
+        ]
+        place = tuple_(REQUESTS.c.at, REQUESTS.c.id)
+        page = select(REQUESTS).where(*bounds).order_by(REQUESTS.c.at, REQUESTS.c.id).limit(PAGE)
+        with self.engine.connect() as connection:
+            found = _complete(connection, page)
+            while found:
+                yield from found
+                last = found[-1][0]
+                found = _complete(connection, page.where(place > tuple_(last.at, last.id)))
+
+    def dialogue(self, request_id: str) -> tuple[Request, list[Feedback]] | None:
+        """A request with its responses and all that was said of them. None: there is none, or not any more."""
+        with self.engine.connect() as connection:
+            found = _complete(connection, select(REQUESTS).where(REQUESTS.c.id == request_id))
+            return found[0] if found else None
+
+    def _consenting(self, connection: Connection, users: set[str]) -> set[str]:
+        """Of the users those whose texts are kept. Their answers stay as they are until this transaction ends."""
+        asked = select(CONSENTS.c.user, CONSENTS.c.given).where(CONSENTS.c.user.in_(users)).with_for_update(read=True)
+        answers = {user: given for user, given in connection.execute(asked)}
+        return {user for user in users if answers.get(storable(user), self.consent_by_default)}
+
+    def _forget(self) -> None:
+        """SQLite has overwritten what was deleted, but its log still holds it. PostgreSQL has VACUUM for that."""
+        if self.engine.dialect.name == "sqlite":
+            with self.engine.connect() as connection:
+                connection.exec_driver_sql("ROLLBACK")
+                connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def check(feedback: Feedback) -> None:
+    """Raises InputError where the feedback does not say what its kind says."""
+    value = feedback.value
+    match feedback.kind:
+        case FeedbackKind.thumb if value not in (1, -1):
+            raise InputError(f"value={value}: a thumb is 1 (up) or -1 (down)")
+        case FeedbackKind.rating if value not in (1, 2, 3, 4, 5):
+            raise InputError(f"value={value}: a rating is 1, 2, 3, 4 or 5")
+        case FeedbackKind.edit if not (feedback.text or "").strip():
+            raise InputError("text: an edit is the answer as it should have been; give its text")
+        case FeedbackKind.outcome if not feedback.name:
+            raise InputError("name: an outcome has one; give it")
+        case FeedbackKind.outcome if value is None or not math.isfinite(value):
+            raise InputError(f"value={value}: an outcome has a finite one; give it")
+        case _:
+            return
+
+
+def _of_user(user: str) -> Any:
+    """The user's requests, and copies of them."""
+    asked = REQUESTS.alias()
+    return or_(REQUESTS.c.user == user, REQUESTS.c.shadow_of.in_(select(asked.c.id).where(asked.c.user == user)))
+
+
+def _observed(experiment: str, now: float) -> Select[Any]:
+    later = REQUESTS.alias()
+    regenerated = exists().where(
+        and_(
+            later.c.user == REQUESTS.c.user,
+            later.c.prompt_hash == REQUESTS.c.prompt_hash,
+            later.c.shadow_of.is_(None),
+            REQUESTS.c.shadow_of.is_(None),
+            tuple_(later.c.at, later.c.id) > tuple_(REQUESTS.c.at, REQUESTS.c.id),
+            later.c.at <= now,
+        )
+    )
+    names = ("id", "user", "variant", "at", "conversation", "turn", "status", "latency_s", "first_token_s")
+    tokens = select(func.sum(RESPONSES.c.num_tokens)).where(RESPONSES.c.request_id == REQUESTS.c.id).scalar_subquery()
+    return (
+        select(
+            *(REQUESTS.c[name] for name in names),
+            REQUESTS.c.shadow_of.is_not(None).label("shadow"),
+            regenerated.label("regenerated"),
+            tokens.label("completion_tokens"),
+        )
+        .where(REQUESTS.c.experiment == experiment, REQUESTS.c.at <= now)
+        .order_by(REQUESTS.c.at, REQUESTS.c.id)
+    )
+
+
+def _complete(connection: Connection, requests: Select[Any]) -> list[tuple[Request, list[Feedback]]]:
+    rows = [dict(row) for row in connection.execute(requests).mappings()]
+    ids = [row["id"] for row in rows]
+    users = {row["id"]: row["user"] for row in rows}
+    responses: dict[str, list[Response]] = {id: [] for id in ids}
+    feedback: dict[str, list[Feedback]] = {id: [] for id in ids}
+    answers = select(RESPONSES).where(RESPONSES.c.request_id.in_(ids)).order_by(RESPONSES.c.index)
+    for row in connection.execute(answers).mappings():
+        fields = dict(row)
+        responses[fields.pop("request_id")].append(Response(**fields))
+    said = select(FEEDBACK).where(FEEDBACK.c.request_id.in_(ids)).order_by(FEEDBACK.c.at, FEEDBACK.c.id)
+    for row in connection.execute(said).mappings():
+        feedback[row["request_id"]].append(_feedback({**row, "user": users[row["request_id"]]}))
+    return [
+        (
+            Request(**{**row, "endpoint": Endpoint(row["endpoint"]), "responses": tuple(responses[row["id"]])}),
+            feedback[row["id"]],
+        )
+        for row in rows
+    ]
+
+
+def _feedback(row: Any) -> Feedback:
+    return Feedback(**{**row, "kind": FeedbackKind(row["kind"])})

@@ -1,0 +1,59 @@
+"""Requests and feedback with everything filled in."""
+
+import itertools
+from collections.abc import Sequence
+
+from serve.records import Endpoint, Feedback, FeedbackKind, Request, Response
+
+numbers = itertools.count()
+
+
+def asked(
+    prompt: str = "几点了？",
+    *answers: str,
+    user: str = "ann",
+    at: float = 10.0,
+    id: str | None = None,
+    messages: Sequence[dict] | None = None,
+    **fields,
+) -> Request:
+    """A chat of one turn; without answers it has one, "三点。"."""
+    return Request(
+        **{
+            "id": id or f"request-{next(numbers)}",
+            "user": user,
+            "at": at,
+            "endpoint": Endpoint.chat,
+            "variant": "new",
+            "version": "v2",
+            "conversation": f"of-{user}",
+            "turn": 1,
+            "prompt_hash": f"hash of {prompt}",
+            "messages": messages or [{"role": "user", "content": prompt}],
+            "sampling": {"temperature": 0.5},
+            "status": 200,
+            "prompt_tokens": 7,
+            "latency_s": 0.25,
+            "first_token_s": 0.125,
+            "responses": tuple(
+                Response(index=index, text=text, finish_reason="stop", num_tokens=3)
+                for index, text in enumerate(answers or ["三点。"])
+            ),
+            **fields,
+        }
+    )
+
+
+def said(request: Request, kind: str, value: float | None = None, **fields) -> Feedback:
+    """A second after the request, unless `at` says otherwise."""
+    return Feedback(
+        **{
+            "id": f"event-{next(numbers):04}",
+            "request_id": request.id,
+            "user": request.user,
+            "at": request.at + 1,
+            "kind": FeedbackKind(kind),
+            "value": value,
+            **fields,
+        }
+    )
