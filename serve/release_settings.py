@@ -161,11 +161,21 @@ def check_guardrail(place: str, guardrail: GuardrailConfig) -> None:
     if guardrail.min_samples < 1:
         raise InputError(f"{place}.min_samples={guardrail.min_samples}: give at least 1")
     if metric in QUANTILES:
+        if guardrail.higher_is_better:
+            raise InputError(f"{place}.higher_is_better: of {metric} lower is better; leave it out")
         return
-    if name in ("at_most", "at_least") and not guardrail.low <= limit <= guardrail.high:
-        raise InputError(f"{place}.{name}={limit}: it is outside of low={guardrail.low} to high={guardrail.high}")
-    if name == "at_most_ratio" and guardrail.low != 0:
-        raise InputError(f"{place}.low={guardrail.low}: a ratio needs values that start at 0; give low=0 or worse_by")
+    low, high = guardrail.low, guardrail.high
+    reachable = {
+        "at_most": low <= limit < high,
+        "at_least": low < limit <= high,
+        "at_most_ratio": low == 0,
+        "worse_by": limit < high - low,
+    }
+    if not reachable[name]:
+        raise InputError(
+            f"{place}.{name}={limit}: values from low={low} to high={high} could never breach it; "
+            "give the range that values have (a ratio needs low=0)"
+        )
 
 
 def check_range(place: str, config: GoalConfig | GuardrailConfig) -> None:
