@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import StrEnum
 
 from omegaconf import MISSING
 
 from rlhf.runtimes.base import ServerConfig
 from rlhf.types import InputError
+from serve.release_settings import ReleaseConfig
 
 
 @dataclass(kw_only=True, slots=True)
@@ -72,95 +72,6 @@ class DoorsConfig:
     """Address of the HTTP proxies."""
     port: int = 8000
     """Their port."""
-
-
-class Test(StrEnum):
-    """How the goal metric is tested."""
-
-    sequential = "sequential"
-    """Always valid: looked at as often as one likes."""
-    fixed = "fixed"
-    """Welch's t-test, looked at once `users_per_arm` are there."""
-
-
-@dataclass(kw_only=True, slots=True)
-class GoalConfig:
-    """What the candidate is to be better at."""
-
-    metric: str = "thumbs"
-    """`thumbs`, `rating`, `edits`, `regenerations`, `turns`, `retention`, or `outcome:NAME`."""
-    higher_is_better: bool = True
-    """Of edits and regenerations fewer are better."""
-    low: float = 0.0
-    """Least value a user can have; lower ones are taken as this."""
-    high: float = 1.0
-    """Greatest value a user can have."""
-    alpha: float = 0.05
-    """Probability of seeing a difference where there is none."""
-    test: Test = Test.sequential
-    """How it is tested."""
-    min_users: int = 100
-    """Users with a value that each arm needs before a step is passed."""
-    users_per_arm: int | None = None
-    """The fixed test's horizon: `serve/release.py power` computes it."""
-
-
-@dataclass(kw_only=True, slots=True)
-class GuardrailConfig:
-    """What must not become worse. Exactly one limit is set."""
-
-    metric: str = MISSING
-    """A goal's metric, or of single requests: `error_rate`, `latency_p95_s`, `latency_p99_s`, `first_token_p95_s`,
-    `completion_tokens`."""
-    at_most: float | None = None
-    """The candidate's own value."""
-    at_least: float | None = None
-    """The candidate's own value."""
-    at_most_ratio: float | None = None
-    """Of the predecessor's value."""
-    worse_by: float | None = None
-    """More than the predecessor's value by this; with `higher_is_better` less."""
-    higher_is_better: bool = False
-    """Whether worse means lower."""
-    low: float = 0.0
-    """Least value of one user or request; lower ones are taken as this."""
-    high: float = 1.0
-    """Greatest value of one user or request. Of quantiles it means nothing."""
-    min_samples: int = 100
-    """Users or requests of the candidate without which no step is passed."""
-    alpha: float = 0.01
-    """Probability of a false alarm during a step."""
-
-
-@dataclass(kw_only=True, slots=True)
-class ReleaseConfig:
-    """How a candidate becomes what is served: shadow, then canary steps, then promoted."""
-
-    shadow_fraction: float = 1.0
-    """Of requests, also answered by the candidate where nobody sees it. 0: the shadow step is left out."""
-    shadow_requests: int = 200
-    """Of them, before the first users see the candidate."""
-    steps: list[float] = field(default_factory=lambda: [0.01, 0.05, 0.25, 0.5])
-    """Users that see the candidate, step by step."""
-    interval_s: float = 60.0
-    """Between two looks."""
-    min_step_s: float = 3600.0
-    """A step's least duration."""
-    max_step_s: float = 14 * 86400.0
-    """A step that has not been decided by then is inconclusive, and waits for a person."""
-    observation_s: float = 86400.0
-    """What a user does counts for this long after first being shown an arm; then the user's value enters the test,
-    once."""
-    retention_after_s: float = 3600.0
-    """A request this long after the first one of a step makes the user retained."""
-    allow: list[str] = field(default_factory=list)
-    """Users who always see the candidate; they are not part of the experiment."""
-    deny: list[str] = field(default_factory=list)
-    """Users who never do."""
-    goal: GoalConfig = field(default_factory=GoalConfig)
-    """What the candidate is to be better at."""
-    guardrails: dict[str, GuardrailConfig] = field(default_factory=dict)
-    """What must not become worse, by a name of one's own."""
 
 
 @dataclass(kw_only=True, slots=True)

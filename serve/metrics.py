@@ -1,0 +1,166 @@
+"""What is measured of users and of single requests."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from serve.records import Feedback, FeedbackKind, Observed, Traffic
+
+ERROR = 500
+"""HTTP statuses from here on are the service's own failures."""
+FAILED = 400
+"""HTTP statuses from here on are no answers."""
+OUTCOME = "outcome:"
+
+
+@dataclass(slots=True, kw_only=True)
+class User:
+    """What one user did from the first exposure until `observation_s` later."""
+
+    exposure_s: float
+    """Unix seconds of the first exposure."""
+    requests: dict[str, Observed] = field(default_factory=dict)
+    """By id."""
+    feedback: list[Feedback] = field(default_factory=list)
+    retained: bool = False
+    """Whether a request came at least `retention_after_s` after the exposure."""
+
+    @property
+    def answered(self) -> list[Observed]:
+        return [request for request in self.requests.values() if request.status < FAILED]
+
+    def said(self, kind: FeedbackKind, name: str | None = None) -> list[float]:
+        """Values of feedback of this kind; of outcomes of those with this name."""
+        return [
+            event.value
+            for event in self.feedback
+            if event.kind is kind and event.name == name and event.value is not None
+        ]
+
+
+def observed_users(
+    traffic: Traffic, variant: str, *, observation_s: float, retention_after_s: float, now: float
+) -> list[User]:
+    """The users of an arm whose time of observation is over, in the order in which it ended.
+
+    What comes later never changes them, so that a test may be looked at after each.
+    """
+    users = {
+        exposure.user: User(exposure_s=exposure.at)
+        for exposure in traffic.exposures
+        if exposure.variant == variant and exposure.at + observation_s <= now
+    }
+
+    def within(user: str, at: float) -> User | None:
+        found = users.get(user)
+        return found if found and 0 <= at - found.exposure_s < observation_s else None
+
+    for request in traffic.requests:
+        if request.variant == variant and not request.shadow and (user := within(request.user, request.at)):
+            user.requests[request.id] = request
+            user.retained |= request.at - user.exposure_s >= retention_after_s
+    for event in traffic.feedback:
+        if user := within(event.user, event.at):
+            user.feedback.append(event)
+    return sorted(users.values(), key=lambda user: user.exposure_s)
+
+
+def mean(values: Iterable[float]) -> float | None:
+    """None of nothing."""
+    values = list(values)
+    return math.fsum(values) / len(values) if values else None
+
+
+def thumbs(user: User) -> float | None:
+    """Share of a user's thumbs that are up."""
+    return mean(value > 0 for value in user.said(FeedbackKind.thumb))
+
+
+def rating(user: User) -> float | None:
+    return mean(user.said(FeedbackKind.rating))
+
+
+def edits(user: User) -> float | None:
+    """Share of a user's answers that the user edited."""
+    edited = {event.request_id for event in user.feedback if event.kind is FeedbackKind.edit}
+    return mean(request.id in edited for request in user.answered)
+
+
+def regenerations(user: User) -> float | None:
+    """Share of a user's answers that the user asked for again."""
+    return mean(request.regenerated for request in user.answered)
+
+
+def turns(user: User) -> float | None:
+    """Mean over a user's conversations of the turn they came to."""
+    last: dict[str, int] = {}
+    for request in user.answered:
+        last[request.conversation] = max(request.turn, last.get(request.conversation, 0))
+    return mean(last.values())
+
+
+def retention(user: User) -> float:
+    return float(user.retained)
+
+
+USER_METRICS: dict[str, Callable[[User], float | None]] = {
+    "thumbs": thumbs,
+    "rating": rating,
+    "edits": edits,
+    "regenerations": regenerations,
+    "turns": turns,
+    "retention": retention,
+}
+REQUEST_METRICS: dict[str, Callable[[Observed], float | None]] = {
+    "error_rate": lambda request: float(request.status >= ERROR),
+    "latency_p95_s": lambda request: request.latency_s if request.status < FAILED else None,
+    "latency_p99_s": lambda request: request.latency_s if request.status < FAILED else None,
+    "first_token_p95_s": lambda request: request.first_token_s if request.status < FAILED else None,
+    "completion_tokens": lambda request: request.completion_tokens if request.status < FAILED else None,
+}
+QUANTILES = {"latency_p95_s": 0.95, "latency_p99_s": 0.99, "first_token_p95_s": 0.95}
+"""Metrics that are a quantile of their values; the others are the mean."""
+LEAST = {"rating": 1.0, "turns": 1.0, "completion_tokens": 1.0}
+"""The least values there are, where that is not 0."""
+
+
+def is_user_metric(metric: str) -> bool:
+    return metric in USER_METRICS or (metric.startswith(OUTCOME) and metric != OUTCOME)
+
+
+def user_value(metric: str, user: User) -> float | None:
+    """A user's value in the metric's own unit; None of a user who has nothing to say about it."""
+    if metric.startswith(OUTCOME):
+        return mean(user.said(FeedbackKind.outcome, metric.removeprefix(OUTCOME)))
+    return USER_METRICS[metric](user)
+
+
+def user_values(metric: str, users: Iterable[User]) -> np.ndarray:  # [num_users with a value] float64
+    """In the users' order, in the metric's own unit."""
+    values = (user_value(metric, user) for user in users)
+    return np.array([value for value in values if value is not None], float)
+
+
+def request_values(
+    metric: str, traffic: Traffic, variant: str, *, shadow: bool
+) -> np.ndarray:  # [num_requests with a value] float64
+    """In the order in which the answers ended, in the metric's own unit. A failed request has no latency."""
+    requests = [request for request in traffic.requests if request.variant == variant and request.shadow == shadow]
+    requests.sort(key=lambda request: request.at + request.latency_s)
+    values = (REQUEST_METRICS[metric](request) for request in requests)
+    return np.array([value for value in values if value is not None], float)
+
+
+def scale(values: np.ndarray, low: float, high: float) -> np.ndarray:  # both [n]
+    """Clipped to [low, high], which becomes [0, 1]."""
+    return (np.clip(values, low, high) - low) / (high - low)
+
+
+def known(*, of_requests: bool) -> str:
+    """The metrics' names, for a sentence."""
+    names = [*USER_METRICS, f"{OUTCOME}NAME", *(REQUEST_METRICS if of_requests else ())]
+    return ", ".join(names)

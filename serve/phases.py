@@ -1,0 +1,223 @@
+"""A release's life as a pure state machine: shadow, canary steps, promoted; or paused, or rolled back."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from enum import StrEnum
+from typing import Any
+
+from rlhf.types import InputError
+from serve.release_settings import ReleaseConfig
+from serve.verdict import Experiment, Outcome, Verdict
+
+CONTROLLER = "controller"
+"""Who made a transition that no person did."""
+
+
+class Phase(StrEnum):
+    """Where a release stands."""
+
+    shadow = "shadow"
+    """The candidate answers where nobody sees it."""
+    canary = "canary"
+    """Some users see it."""
+    paused = "paused"
+    """The split stays as it is until a person decides, or a guardrail does."""
+    promoted = "promoted"
+    """The candidate is production."""
+    rolled_back = "rolled_back"
+    """The predecessor is production, for good: a new attempt is a new release."""
+
+
+UNDER_WAY = (Phase.shadow, Phase.canary, Phase.paused)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Release:
+    """A candidate on its way. Every transition makes a new one."""
+
+    id: str
+    candidate: str
+    predecessor: str
+    plan: tuple[float, ...]
+    """Share of users that see the candidate, step by step; 0 is the shadow step. Fixed when the release starts."""
+    phase: Phase
+    step: int
+    """Index in `plan` of the step that runs, or ran last."""
+    started: float
+    """Unix seconds."""
+    since: float
+    """Unix seconds at which the step began, or the release ended."""
+    reason: str = ""
+    """Of the last transition."""
+
+    def __post_init__(self) -> None:
+        assert self.candidate != self.predecessor
+        assert all(low < high for low, high in itertools.pairwise((*self.plan, 1.0))), self.plan
+        assert min(self.plan, default=-1) >= 0, self.plan
+        assert 0 <= self.step < len(self.plan)
+        assert self.phase not in (Phase.shadow, Phase.canary) or self.phase is phase_of(self.plan[self.step])
+
+    @property
+    def state(self) -> str:
+        """`shadow`, `canary-25`, `paused`, `promoted` or `rolled_back`."""
+        return step_name(self.plan[self.step]) if self.phase is Phase.canary else self.phase
+
+    @property
+    def experiment(self) -> Experiment | None:
+        """The step that runs. A paused one still does; None after the end."""
+        if self.phase not in UNDER_WAY:
+            return None
+        weight = self.plan[self.step]
+        return Experiment(
+            name=f"{self.id}/{step_name(weight)}",
+            candidate=self.candidate,
+            predecessor=self.predecessor,
+            weight=weight,
+            last=self.step == len(self.plan) - 1,
+            since=self.since,
+        )
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Share of users by variant; sums to 1."""
+        if self.experiment:
+            return self.experiment.weights
+        promoted = self.phase is Phase.promoted
+        return {self.predecessor: float(not promoted), self.candidate: float(promoted)}
+
+    def would_promote(self, verdict: Verdict) -> bool:
+        """Whether `advance` would make the candidate production: then it wants the rollback target verified."""
+        last = self.phase is not Phase.paused and self.experiment is not None and self.experiment.last
+        return last and verdict.outcome is Outcome.promote
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "plan": list(self.plan)}
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> Release:
+        return cls(**{**fields, "plan": tuple(fields["plan"]), "phase": Phase(fields["phase"])})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transition:
+    """One entry of the audit trail."""
+
+    release: str
+    at: float
+    """Unix seconds."""
+    before: str
+    """State it was in: `canary-25`; empty at the start."""
+    after: str
+    outcome: Outcome
+    by: str
+    """`controller`, or the operator's name."""
+    reason: str
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def phase_of(weight: float) -> Phase:
+    return Phase.canary if weight else Phase.shadow
+
+
+def step_name(weight: float) -> str:
+    return f"canary-{100 * weight:g}" if weight else "shadow"
+
+
+def start(id: str, candidate: str, predecessor: str, config: ReleaseConfig, now: float) -> Release:
+    """A new release in its first step. InputError where there is nothing to compare."""
+    if candidate == predecessor:
+        raise InputError(f"candidate={candidate!r} is what is in production; an experiment needs two arms")
+    plan = (*((0.0,) if config.shadow_fraction else ()), *config.steps)
+    return Release(
+        id=id,
+        candidate=candidate,
+        predecessor=predecessor,
+        plan=plan,
+        phase=phase_of(plan[0]),
+        step=0,
+        started=now,
+        since=now,
+    )
+
+
+def advance(
+    release: Release, verdict: Verdict, *, now: float, unverified: str | None
+) -> tuple[Release, Transition | None]:
+    """What a verdict makes of a release, and the entry for the audit trail; None where nothing changes.
+
+    `unverified` is what is wrong with the predecessor's files, which a rollback would need; None if they verify. It
+    matters where `would_promote` says so.
+    """
+    move = _Move(release, now, verdict.outcome, CONTROLLER, "; ".join(verdict.reasons), verdict.evidence)
+    if release.phase not in UNDER_WAY or verdict.outcome is Outcome.hold:
+        return release, None
+    if verdict.outcome is Outcome.roll_back:
+        return move.to(Phase.rolled_back)
+    if release.phase is Phase.paused:
+        return release, None
+    if verdict.outcome is Outcome.inconclusive:
+        return move.to(Phase.paused)
+    if release.would_promote(verdict):
+        return move.promoted(unverified)
+    return move.to(phase_of(release.plan[release.step + 1]), step=release.step + 1)
+
+
+def promote(
+    release: Release, *, by: str, reason: str, now: float, unverified: str | None
+) -> tuple[Release, Transition]:
+    """An operator makes the candidate production, whatever step it is in. InputError after the end."""
+    if release.phase not in UNDER_WAY:
+        raise InputError(f"release {release.id} is {release.phase} and cannot be promoted; start a new one")
+    return _Move(release, now, Outcome.promote, by, reason).promoted(unverified)
+
+
+def roll_back(release: Release, *, by: str, reason: str, now: float) -> tuple[Release, Transition]:
+    """An operator withdraws the candidate, promoted or not. InputError if that has happened."""
+    if release.phase is Phase.rolled_back:
+        raise InputError(f"release {release.id} is rolled_back already: {release.reason}")
+    return _Move(release, now, Outcome.roll_back, by, reason).to(Phase.rolled_back)
+
+
+@dataclass(frozen=True, slots=True)
+class _Move:
+    """A transition that somebody makes for a reason."""
+
+    release: Release
+    now: float
+    outcome: Outcome
+    by: str
+    reason: str
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+
+    def promoted(self, unverified: str | None) -> tuple[Release, Transition]:
+        """Production, unless there would be no way back."""
+        if unverified is None:
+            return self.to(Phase.promoted)
+        sentence = f"not promoted, as {self.release.predecessor} could not be returned to: {unverified}"
+        return replace(self, reason=sentence, outcome=Outcome.inconclusive).to(Phase.paused)
+
+    def to(self, phase: Phase, step: int | None = None) -> tuple[Release, Transition]:
+        """`since` stays while the same step runs on paused, so that its data do."""
+        after = replace(
+            self.release,
+            phase=phase,
+            step=self.release.step if step is None else step,
+            since=self.release.since if phase is Phase.paused else self.now,
+            reason=self.reason,
+        )
+        return after, Transition(
+            release=after.id,
+            at=self.now,
+            before=self.release.state,
+            after=after.state,
+            outcome=self.outcome,
+            by=self.by,
+            reason=self.reason,
+            evidence=self.evidence,
+        )

@@ -1,0 +1,190 @@
+"""How a candidate is decided about."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from rlhf.types import InputError
+from serve.metrics import LEAST, QUANTILES, REQUEST_METRICS, is_user_metric, known
+
+
+class Test(StrEnum):
+    """How the goal metric is tested."""
+
+    sequential = "sequential"
+    """Always valid: looked at as often as one likes."""
+    fixed = "fixed"
+    """Welch's t-test, looked at once `users_per_arm` are there."""
+
+
+@dataclass(kw_only=True, slots=True)
+class GoalConfig:
+    """What the candidate is to be better at."""
+
+    metric: str = "thumbs"
+    """`thumbs`, `rating`, `edits`, `regenerations`, `turns`, `retention`, or `outcome:NAME`."""
+    higher_is_better: bool = True
+    """Of edits and regenerations fewer are better."""
+    low: float = 0.0
+    """Least value a user can have; lower ones are taken as this."""
+    high: float = 1.0
+    """Greatest value a user can have."""
+    alpha: float = 0.05
+    """Probability of seeing a difference where there is none."""
+    test: Test = Test.sequential
+    """How it is tested."""
+    min_users: int = 100
+    """Users with a value that each arm needs before a step is passed."""
+    users_per_arm: int | None = None
+    """The fixed test's horizon: `serve/release.py power` computes it."""
+
+
+@dataclass(kw_only=True, slots=True)
+class GuardrailConfig:
+    """What must not become worse. Exactly one limit is set."""
+
+    metric: str = ""
+    """A goal's metric, or of single requests: `error_rate`, `latency_p95_s`, `latency_p99_s`, `first_token_p95_s`,
+    `completion_tokens`."""
+    at_most: float | None = None
+    """The candidate's own value."""
+    at_least: float | None = None
+    """The candidate's own value."""
+    at_most_ratio: float | None = None
+    """Of the predecessor's value."""
+    worse_by: float | None = None
+    """More than the predecessor's value by this; with `higher_is_better` less."""
+    higher_is_better: bool = False
+    """Whether worse means lower."""
+    low: float = 0.0
+    """Least value of one user or request; lower ones are taken as this."""
+    high: float = 1.0
+    """Greatest value of one user or request. Of quantiles it means nothing."""
+    min_samples: int = 100
+    """Users or requests of the candidate without which no step is passed."""
+    alpha: float = 0.01
+    """Probability of a false alarm during a step."""
+
+
+LIMITS = ("at_most", "at_least", "at_most_ratio", "worse_by")
+"""A guardrail's fields of which one is set."""
+
+
+@dataclass(kw_only=True, slots=True)
+class ReleaseConfig:
+    """How a candidate becomes what is served: shadow, then canary steps, then promoted."""
+
+    shadow_fraction: float = 1.0
+    """Of requests, also answered by the candidate where nobody sees it. 0: the shadow step is left out."""
+    shadow_requests: int = 200
+    """Of them, before the first users see the candidate."""
+    steps: list[float] = field(default_factory=lambda: [0.01, 0.05, 0.25, 0.5])
+    """Users that see the candidate, step by step."""
+    interval_s: float = 60.0
+    """Between two looks."""
+    min_step_s: float = 3600.0
+    """A step's least duration."""
+    max_step_s: float = 14 * 86400.0
+    """A step that has not been decided by then is inconclusive, and waits for a person."""
+    observation_s: float = 86400.0
+    """What a user does counts for this long after first being shown an arm; then the user's value enters the test,
+    once."""
+    retention_after_s: float = 3600.0
+    """A request this long after the first one of a step makes the user retained."""
+    allow: list[str] = field(default_factory=list)
+    """Users who always see the candidate; they are not part of the experiment."""
+    deny: list[str] = field(default_factory=list)
+    """Users who never do."""
+    goal: GoalConfig = field(default_factory=GoalConfig)
+    """What the candidate is to be better at."""
+    guardrails: dict[str, GuardrailConfig] = field(default_factory=dict)
+    """What must not become worse, by a name of one's own."""
+
+    def __post_init__(self) -> None:
+        check_steps(self)
+        check_goal(self.goal)
+        for name, guardrail in self.guardrails.items():
+            check_guardrail(f"release.guardrails.{name}", guardrail)
+        metrics = {self.goal.metric, *(guardrail.metric for guardrail in self.guardrails.values())}
+        if "retention" in metrics and not 0 < self.retention_after_s < self.observation_s:
+            raise InputError(
+                f"release.retention_after_s={self.retention_after_s}: give more than 0 and less than "
+                f"release.observation_s={self.observation_s}, or no user could be retained"
+            )
+
+
+def check_steps(config: ReleaseConfig) -> None:
+    """InputError where the steps lead nowhere."""
+    shares = [0.0, *config.steps, 1.0]
+    if not config.steps or not all(low < high for low, high in itertools.pairwise(shares)):
+        raise InputError(f"release.steps={config.steps}: give at least one share between 0 and 1, each above the last")
+    if not 0 <= config.shadow_fraction <= 1:
+        raise InputError(f"release.shadow_fraction={config.shadow_fraction}: give a share from 0 to 1")
+    for name in ("interval_s", "observation_s", "max_step_s"):
+        if not 0 < getattr(config, name) < math.inf:
+            raise InputError(f"release.{name}={getattr(config, name)}: give seconds above 0")
+    if not 0 <= config.min_step_s <= config.max_step_s:
+        raise InputError(f"release.min_step_s={config.min_step_s}: give 0 to release.max_step_s={config.max_step_s}")
+    if both := sorted(set(config.allow) & set(config.deny)):
+        raise InputError(f"release.allow and release.deny both name {both[0]!r}: strike one out")
+
+
+def check_goal(goal: GoalConfig) -> None:
+    """InputError for a goal that could not be measured or reached."""
+    if not is_user_metric(goal.metric):
+        raise InputError(f"release.goal.metric={goal.metric!r}: name one of {known(of_requests=False)}")
+    check_range("release.goal", goal)
+    if goal.min_users < 1:
+        raise InputError(f"release.goal.min_users={goal.min_users}: give at least 1")
+    if goal.test is Test.fixed and (goal.users_per_arm is None or goal.users_per_arm < max(2, goal.min_users)):
+        raise InputError(
+            f"release.goal.users_per_arm={goal.users_per_arm}: the fixed test needs its horizon, at least "
+            f"release.goal.min_users={goal.min_users}; `serve/release.py power` computes it"
+        )
+
+
+def check_guardrail(place: str, guardrail: GuardrailConfig) -> None:
+    """InputError for a guardrail without a metric, without exactly one limit, or with one that nothing can pass."""
+    metric = guardrail.metric
+    if metric not in REQUEST_METRICS and not is_user_metric(metric):
+        raise InputError(f"{place}.metric={metric!r}: name one of {known(of_requests=True)}")
+    limits = {name: limit for name in LIMITS if (limit := getattr(guardrail, name)) is not None}
+    if len(limits) != 1:
+        raise InputError(f"{place}: set exactly one of {', '.join(LIMITS)}, not {', '.join(limits) or 'none'}")
+    ((name, limit),) = limits.items()
+    if not math.isfinite(limit) or (limit <= 0 if name == "at_most_ratio" else limit < 0):
+        raise InputError(f"{place}.{name}={limit}: give a finite number, not negative, and a ratio above 0")
+    check_range(place, guardrail)
+    if guardrail.min_samples < 1:
+        raise InputError(f"{place}.min_samples={guardrail.min_samples}: give at least 1")
+    if metric in QUANTILES:
+        if guardrail.higher_is_better:
+            raise InputError(f"{place}.higher_is_better: of {metric} lower is better; leave it out")
+        return
+    low, high = guardrail.low, guardrail.high
+    reachable = {
+        "at_most": low <= limit < high,
+        "at_least": low < limit <= high,
+        "at_most_ratio": low == 0,
+        "worse_by": limit < high - low,
+    }
+    if not reachable[name]:
+        raise InputError(
+            f"{place}.{name}={limit}: values from low={low} to high={high} could never breach it; "
+            "give the range that values have (a ratio needs low=0)"
+        )
+
+
+def check_range(place: str, config: GoalConfig | GuardrailConfig) -> None:
+    if not (math.isfinite(config.low) and math.isfinite(config.high) and config.low < config.high):
+        raise InputError(f"{place}: low={config.low}, high={config.high}: give finite numbers, the lower one first")
+    if config.high <= LEAST.get(config.metric, -math.inf):
+        raise InputError(
+            f"{place}.high={config.high}: every value of {config.metric} is at least "
+            f"{LEAST[config.metric]:g}, so all would be the same; give the greatest that counts"
+        )
+    if not 0 < config.alpha < 1:
+        raise InputError(f"{place}.alpha={config.alpha}: give a probability between 0 and 1")

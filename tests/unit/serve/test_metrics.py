@@ -1,0 +1,145 @@
+import numpy as np
+import pytest
+
+from rlhf.types import InputError
+from serve.metrics import observed_users, request_values, scale, user_values
+from serve.records import Exposure, Feedback, FeedbackKind, Observed, Traffic
+from serve.release_settings import GoalConfig, GuardrailConfig, ReleaseConfig
+from serve.release_settings import Test as GoalTest
+
+DAY = 86400.0
+
+
+def observed(id, user="ada", at=0.0, **fields):
+    fields = {"variant": "new", "shadow": False, "conversation": id, "turn": 1, "regenerated": False} | fields
+    fields = {"status": 200, "latency_s": 1.0, "first_token_s": None, "completion_tokens": 7} | fields
+    return Observed(id=id, user=user, at=at, **fields)
+
+
+def said(kind, value=None, user="ada", at=1.0, request="q", name=None):
+    return Feedback(id=f"{user}{at}", request_id=request, user=user, at=at, kind=kind, value=value, name=name)
+
+
+def values(metric, traffic, now=10 * DAY):
+    return list(
+        user_values(metric, observed_users(traffic, "new", observation_s=DAY, retention_after_s=3600.0, now=now))
+    )
+
+
+def traffic(requests=(), feedback=(), exposures=(("ada", 0.0),)):
+    shown = [Exposure(experiment="r1/canary-5", user=user, variant="new", at=at) for user, at in exposures]
+    return Traffic(exposures=shown, requests=requests, feedback=feedback)
+
+
+def test_a_user_counts_once_however_often_they_speak():
+    thumbs = [said(FeedbackKind.thumb, value, at=at) for at, value in enumerate([1, 1, -1, 1])]
+    flood = [said(FeedbackKind.thumb, -1, user="bob", at=at) for at in range(20)]
+    seen = traffic(feedback=thumbs + flood, exposures=[("ada", 0.0), ("bob", 0.0), ("silent", 0.0)])
+    assert values("thumbs", seen) == [0.75, 0.0]
+
+
+def test_every_user_metric_by_hand():
+    requests = [
+        observed("a", conversation="c1", turn=1, regenerated=True),
+        observed("b", at=10.0, conversation="c1", turn=2),
+        observed("c", at=20.0, conversation="c2", turn=4),
+        observed("d", at=4000.0, conversation="c2", turn=5),
+        observed("failed", at=30.0, status=500, conversation="c3", turn=9),
+        observed("old", at=40.0, variant="old", turn=9),
+        observed("hidden", at=50.0, shadow=True, turn=9),
+    ]
+    feedback = [
+        said(FeedbackKind.edit, request="a"),
+        said(FeedbackKind.edit, request="a", at=2.0),
+        said(FeedbackKind.rating, 4.0),
+        said(FeedbackKind.rating, 5.0),
+        said(FeedbackKind.outcome, 30.0, name="sale"),
+        said(FeedbackKind.outcome, 99.0, name="visit"),
+    ]
+    seen = traffic(requests, feedback)
+    assert values("edits", seen) == [0.25]
+    assert values("regenerations", seen) == [0.25]
+    assert values("turns", seen) == [(2 + 5) / 2]
+    assert values("retention", seen) == [1.0]
+    assert values("rating", seen) == [4.5]
+    assert values("outcome:sale", seen) == [30.0]
+    assert values("outcome:none", seen) == []
+    assert values("retention", traffic(requests[:3])) == [0.0]
+
+
+def test_a_value_never_changes_after_the_user_entered():
+    early = [said(FeedbackKind.thumb, 1, at=5.0)]
+    late = [said(FeedbackKind.thumb, -1, at=DAY), said(FeedbackKind.thumb, -1, at=2 * DAY)]
+    before = [said(FeedbackKind.thumb, -1, at=-1.0)]
+    assert values("thumbs", traffic(feedback=early), now=DAY - 1) == []
+    assert values("thumbs", traffic(feedback=early), now=DAY) == [1.0]
+    assert values("thumbs", traffic(feedback=before + early + late)) == [1.0]
+
+
+def test_users_enter_in_the_order_in_which_their_observation_ends():
+    feedback = [said(FeedbackKind.thumb, value, user=user, at=60.0) for user, value in (("ada", 1), ("bob", -1))]
+    assert values("thumbs", traffic(feedback=feedback, exposures=[("bob", 50.0), ("ada", 40.0)])) == [1.0, 0.0]
+
+
+def test_request_metrics_by_hand_and_in_the_order_of_their_ends():
+    requests = [
+        observed("slow", at=0.0, latency_s=9.0, first_token_s=0.5, completion_tokens=3),
+        observed("quick", at=1.0, latency_s=1.0, completion_tokens=4),
+        observed("broken", at=2.0, latency_s=0.1, status=503, completion_tokens=None),
+        observed("refused", at=3.0, latency_s=0.1, status=400, completion_tokens=None),
+        observed("shadow", at=4.0, shadow=True, latency_s=70.0),
+    ]
+    seen = traffic(requests)
+    assert list(request_values("latency_p95_s", seen, "new", shadow=False)) == [1.0, 9.0]
+    assert list(request_values("first_token_p95_s", seen, "new", shadow=False)) == [0.5]
+    assert list(request_values("completion_tokens", seen, "new", shadow=False)) == [4, 3]
+    assert list(request_values("error_rate", seen, "new", shadow=False)) == [0, 1, 0, 0]
+    assert list(request_values("latency_p99_s", seen, "new", shadow=True)) == [70.0]
+
+
+def test_values_are_clipped_and_scaled():
+    assert list(scale(np.array([0.0, 1.0, 3.0, 9.0]), 1.0, 5.0)) == [0.0, 0.0, 0.5, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda: GoalConfig(metric="joy"), r"release.goal.metric='joy': name one of thumbs, .*outcome:NAME"),
+        (lambda: GoalConfig(metric="error_rate"), r"release.goal.metric='error_rate': name one of"),
+        (lambda: GoalConfig(metric="outcome:"), r"name one of"),
+        (lambda: GoalConfig(metric="rating"), r"release.goal.high=1.0: every value of rating is at least 1"),
+        (lambda: GoalConfig(low=1.0), r"low=1.0, high=1.0"),
+        (lambda: GoalConfig(alpha=0.0), r"release.goal.alpha=0.0"),
+        (lambda: GoalConfig(min_users=0), r"min_users=0"),
+        (lambda: GoalConfig(test=GoalTest.fixed), r"users_per_arm=None: the fixed test needs its horizon"),
+        (lambda: GuardrailConfig(at_most=1.0), r"release.guardrails.g.metric='': name one of .*error_rate"),
+        (lambda: GuardrailConfig(metric="error_rate"), r"release.guardrails.g: set exactly one of .*, not none"),
+        (lambda: GuardrailConfig(metric="edits", at_most=0.1, worse_by=0.1), r"not at_most, worse_by"),
+        (lambda: GuardrailConfig(metric="latency_p95_s", at_most=float("nan")), r"at_most=nan: give a finite number"),
+        (lambda: GuardrailConfig(metric="error_rate", at_most=1.0), r"could never breach it"),
+        (lambda: GuardrailConfig(metric="latency_p95_s", worse_by=1.0, higher_is_better=True), r"leave it out"),
+        (lambda: GuardrailConfig(metric="error_rate", at_most=0.1, min_samples=0), r"min_samples=0"),
+    ],
+)
+def test_mistakes_in_goal_and_guardrails_are_one_sentence(make, sentence):
+    part = make()
+    with pytest.raises(InputError, match=sentence):
+        ReleaseConfig(goal=part) if isinstance(part, GoalConfig) else ReleaseConfig(guardrails={"g": part})
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"steps": []},
+        {"steps": [0.5, 0.25]},
+        {"steps": [0.5, 1.0]},
+        {"shadow_fraction": 1.5},
+        {"interval_s": 0.0},
+        {"min_step_s": 10.0, "max_step_s": 5.0},
+        {"allow": ["ada"], "deny": ["ada"]},
+        {"goal": GoalConfig(metric="retention"), "retention_after_s": DAY},
+    ],
+)
+def test_mistakes_in_steps_are_one_sentence(fields):
+    with pytest.raises(InputError, match=r"release\."):
+        ReleaseConfig(**fields)
