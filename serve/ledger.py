@@ -63,7 +63,7 @@ class Ledger(Database):
             row = connection.execute(select(KEYS).where(KEYS.c.hash == hash)).mappings().first()
             return Key(**row) if row else None
 
-    def keys(self) -> list[Key]:
+    def all_keys(self) -> list[Key]:
         """The oldest first."""
         with self.engine.connect() as connection:
             rows = connection.execute(select(KEYS).order_by(KEYS.c.at, KEYS.c.hash))

@@ -223,7 +223,7 @@ def test_a_variants_name_belongs_to_its_files(store):
 def test_keys(store):
     store.add_key("hash2", "user", "ann", 2.0)
     store.add_key("hash1", "operator", "root", 1.0)
-    first, second = store.keys()
+    first, second = store.all_keys()
     assert (first.hash, first.role, first.owner, first.at) == ("hash1", "operator", "root", 1.0)
     assert store.key("hash2") == second
     assert store.remove_key("hash2")

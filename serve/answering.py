@@ -1,0 +1,170 @@
+"""An answer: from the engine to the user, and what is kept of it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ray import serve
+from ray.exceptions import RayError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
+
+from serve.asking import Asked
+from serve.doors import Refusal
+from serve.engine import app_name
+from serve.records import Endpoint, Request, Response
+from serve.settings import LimitsConfig
+
+LOG = logging.getLogger(__name__)
+BROKEN = (RayError, DeploymentUnavailableError, RayServeException)
+"""What a call of an engine raises that died, or is not there."""
+BACKOFF_S = 0.2
+DATA, DONE = "data: ", "[DONE]"
+
+Call = Callable[[str, Endpoint, Mapping[str, Any], str], AsyncIterator[tuple[int, Any]]]
+"""(variant, endpoint, body, request id) -> what `Engine.answer` yields."""
+
+
+async def call_engine(variant: str, endpoint: Endpoint, body: Mapping[str, Any], id: str) -> AsyncIterator[Any]:
+    """What one of the variant's engines answers. Closing the iterator ends the generation there."""
+    handle = serve.get_app_handle(app_name(variant))
+    answers = handle.options(stream=True).answer.remote(str(endpoint), body, id)
+    try:
+        async for answer in answers:
+            yield answer
+    finally:
+        answers.cancel()
+
+
+@dataclass(slots=True)
+class Answered:
+    """A request under way, and what becomes of it."""
+
+    id: str
+    user: str
+    endpoint: Endpoint
+    asked: Asked
+    variant: str
+    version: str
+    experiment: str | None
+    shadow_of: str | None = None
+    at: float = field(default_factory=time.time)
+    started: float = field(default_factory=time.perf_counter)
+    status: int = 200
+    error: str | None = None
+    first_token_s: float | None = None
+    latency_s: float | None = None
+    texts: dict[int, str] = field(default_factory=dict)
+    reasons: dict[int, str | None] = field(default_factory=dict)
+    usage: Mapping[str, int] = field(default_factory=dict)
+
+    def take(self, body: Mapping[str, Any]) -> None:
+        """Note what a whole answer or a piece of one says."""
+        if body.get("usage"):
+            self.usage = body["usage"]
+        for choice in body.get("choices", ()):
+            said = choice.get("message") or choice.get("delta") or choice
+            text = said.get("content") or said.get("text") or ""
+            self.texts[choice["index"]] = self.texts.get(choice["index"], "") + text
+            self.reasons[choice["index"]] = choice.get("finish_reason") or self.reasons.get(choice["index"])
+            if text and self.first_token_s is None:
+                self.first_token_s = self.elapsed_s
+
+    @property
+    def elapsed_s(self) -> float:
+        return time.perf_counter() - self.started
+
+    def fail(self, status: int, error: str) -> None:
+        self.status, self.error = status, error
+
+    def record(self) -> Request:
+        tokens = self.usage.get("completion_tokens")
+        # The usage is of all choices together.
+        counts = {0: tokens} if len(self.texts) == 1 else {}
+        return Request(
+            id=self.id,
+            user=self.user,
+            at=self.at,
+            endpoint=self.endpoint,
+            variant=self.variant,
+            version=self.version,
+            experiment=self.experiment,
+            shadow_of=self.shadow_of,
+            conversation=self.asked.conversation(self.user),
+            turn=self.asked.turn,
+            prompt_hash=self.asked.prompt_hash,
+            messages=self.asked.dialogue(),
+            sampling=self.asked.sampling,
+            status=self.status,
+            error=self.error,
+            prompt_tokens=self.usage.get("prompt_tokens"),
+            latency_s=self.elapsed_s if self.latency_s is None else self.latency_s,
+            first_token_s=self.first_token_s if self.asked.stream else None,
+            responses=[
+                Response(index=i, text=self.texts[i], finish_reason=self.reasons[i], num_tokens=counts.get(i))
+                for i in sorted(self.texts)
+            ],
+        )
+
+
+async def begin(
+    answered: Answered, body: Mapping[str, Any], limits: LimitsConfig, call: Call
+) -> tuple[Any, AsyncIterator[Any]]:
+    """The first thing an engine answers, and the rest. Raises Refusal.
+
+    Where the engine dies before that another one is tried: nobody has seen anything yet.
+    """
+    for attempt in range(1, limits.attempts + 1):
+        answers = call(answered.variant, answered.endpoint, body, answered.id)
+        try:
+            return await anext(answers), answers
+        except BackPressureError:
+            raise Refusal(429, "the model is busy: try again", retry_after_s=limits.retry_after_s) from None
+        except BROKEN as error:
+            LOG.warning("%s: try %d of %d at %s: %s", answered.id, attempt, limits.attempts, answered.variant, error)
+        await asyncio.sleep(BACKOFF_S * 2 ** (attempt - 1))
+    raise Refusal(503, "the model does not answer at the moment: try again", retry_after_s=limits.retry_after_s)
+
+
+async def events(
+    answered: Answered, rest: AsyncIterator[Any], name: str, keep: Callable[[], Any]
+) -> AsyncIterator[str]:
+    """A stream as the user sees it; an engine that dies under way gives an error event, then the end."""
+    try:
+        async for _, event in rest:
+            data = event.removeprefix(DATA).strip()
+            if data == DONE:
+                break
+            piece = json.loads(data)
+            answered.take(piece)
+            if "error" in piece:
+                answered.fail(int(piece["error"]["code"]), piece["error"]["message"])
+            if shown(piece, answered, name):
+                yield f"{DATA}{json.dumps(piece)}\n\n"
+    except BROKEN as error:
+        LOG.warning("%s: the engine died in the middle of an answer: %s", answered.id, error)
+        refusal = Refusal(503, "the model's engine died in the middle of this answer: ask again")
+        answered.fail(refusal.status, refusal.message)
+        yield f"{DATA}{json.dumps(refusal.body)}\n\n"
+    except asyncio.CancelledError:
+        answered.fail(499, "the client went away")
+        raise
+    finally:
+        await keep()
+    yield f"{DATA}{DONE}\n\n"
+
+
+def shown(piece: dict[str, Any], answered: Answered, name: str) -> bool:
+    """Give a piece of an answer the names its user knows; whether it is for the user at all."""
+    if "error" in piece:
+        return True
+    piece["id"], piece["model"] = answered.id, name
+    wants_usage = answered.asked.stream_options is not None and answered.asked.stream_options.include_usage
+    if not wants_usage and piece.pop("usage", None) and not piece["choices"]:
+        return False
+    return True

@@ -1,0 +1,104 @@
+"""Which variant answers whom, as the store says it at the moment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from rlhf.types import RunError
+from serve.doors import Refusal
+from serve.phases import Release
+from serve.records import Key
+from serve.settings import ServeConfig
+from serve.split import Split, uniform
+from serve.store import Store
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """Who answers a request."""
+
+    variant: str
+    experiment: str | None = None
+    """None: the request is part of none."""
+    shadow: str | None = None
+    """The variant that answers too, where nobody sees it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Directions:
+    """A snapshot of what a gateway needs to know."""
+
+    name: str
+    """The model that users ask for."""
+    production: str
+    versions: Mapping[str, str]
+    """Version of every variant that is served."""
+    keys: Mapping[str, Key]
+    """By their hash."""
+    split: Split | None = None
+    """The experiment that runs."""
+    shadow_fraction: float = 0.0
+    """Of its requests, those that the candidate answers too."""
+
+    @property
+    def models(self) -> list[str]:
+        return [self.name, *self.versions]
+
+    def choose(self, model: str, user: str | None, request_id: str) -> Choice:
+        """Raises Refusal 404 where there is no such model.
+
+        A variant asked by its own name, and a request by nobody in particular, are part of no experiment.
+        """
+        if model in self.versions:
+            return Choice(variant=model)
+        if model != self.name:
+            raise Refusal(404, f"model: there is no {model!r}; known are {', '.join(self.models)}", param="model")
+        if self.split is None or user is None:
+            return Choice(variant=self.production)
+        place = self.split.place(user)
+        shadowed = uniform(self.split.experiment, request_id) < self.shadow_fraction
+        return Choice(
+            variant=place.variant,
+            experiment=None if place.listed else self.split.experiment,
+            shadow=self.split.candidate if shadowed and not place.listed else None,
+        )
+
+
+def served(store: Store, config: ServeConfig) -> dict[str, str]:
+    """The variants that have engines, with their versions: those configured, production, and those of the latest
+    release: what may be returned to stays warm until the next one."""
+    names = [*config.models, store.production()]
+    if latest := store.latest_release():
+        names += [latest["candidate"], latest["predecessor"]]
+    wanted = set(names)
+    return {variant.name: variant.version for variant in store.variants() if variant.name in wanted}
+
+
+def read(store: Store, config: ServeConfig) -> Directions:
+    production = store.production()
+    if production is None:
+        raise RunError("the store knows of no model in production; start the service with production=NAME")
+    latest = store.latest_release()
+    release = Release.from_json(latest["state"]) if latest else None
+    experiment = release.experiment if release else None
+    split, shadow_fraction = None, 0.0
+    if release and experiment:
+        split = Split(
+            experiment=experiment.name,
+            salt=release.id,
+            weights=experiment.weights,
+            candidate=experiment.candidate,
+            predecessor=experiment.predecessor,
+            allow=frozenset() if experiment.shadow else frozenset(config.release.allow),
+            deny=frozenset(config.release.deny),
+        )
+        shadow_fraction = config.release.shadow_fraction if experiment.shadow else 0.0
+    return Directions(
+        name=config.name,
+        production=production,
+        versions=served(store, config),
+        keys={key.hash: key for key in store.all_keys()},
+        split=split,
+        shadow_fraction=shadow_fraction,
+    )

@@ -1,0 +1,95 @@
+"""Who may come in: API keys, kept as hashes, with one of two roles."""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import secrets
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from rlhf.types import InputError
+from serve.records import Key
+
+
+class Role(StrEnum):
+    """What a key opens."""
+
+    user = "user"
+    """Asking, and feedback on one's own answers."""
+    operator = "operator"
+    """Releases, keys and deletion too."""
+
+
+class Refusal(Exception):
+    """A request that is not answered: the status and the sentence for its sender."""
+
+    def __init__(self, status: int, message: str, *, param: str | None = None, retry_after_s: int | None = None):
+        super().__init__(message)
+        self.status, self.message, self.param, self.retry_after_s = status, message, param, retry_after_s
+
+    @property
+    def body(self) -> dict[str, object]:
+        """As OpenAI's clients read it."""
+        kind = "server_error" if self.status >= 500 else "invalid_request_error"
+        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.status}}
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who sent a request."""
+
+    role: Role
+    owner: str
+    """The key's; empty without one."""
+
+    def user(self, named: str | None) -> str | None:
+        """The end user: who a key's owner names belongs to that owner. None: nobody in particular."""
+        return "/".join(part for part in (self.owner, named) if part) or None
+
+
+def make_key() -> str:
+    return f"sk-{secrets.token_urlsafe(32)}"
+
+
+def hash_key(key: str) -> str:
+    """sha256; a key is 256 random bits, which neither salt nor stretching would make harder to guess."""
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+def is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def check_doors(host: str, keys: Iterable[Key]) -> None:
+    """Raises InputError where the service would be open to others without keys."""
+    if not is_loopback(host) and not any(key.role == Role.user for key in keys):
+        raise InputError(
+            f"doors.host={host}: others can reach it and no user has a key; make one with `python serve/keys.py add`, "
+            "or listen on 127.0.0.1"
+        )
+
+
+def let_in(authorization: str | None, keys: Mapping[str, Key], *, loopback: bool) -> Caller:
+    """The caller of a request with this header. Raises Refusal 401 without a key, or with a wrong one.
+
+    On loopback users need none as long as none has been made for any.
+    """
+    if authorization:
+        scheme, _, key = authorization.partition(" ")
+        if scheme.lower() == "bearer" and (known := keys.get(hash_key(key.strip()))):
+            return Caller(Role(known.role), known.owner)
+    if any(key.role == Role.user for key in keys.values()) or not loopback:
+        problem = "the API key is not known" if authorization else "an API key is missing"
+        raise Refusal(401, f"{problem}: send it as `Authorization: Bearer KEY`")
+    return Caller(Role.user, "")
+
+
+def need(role: Role, caller: Caller) -> None:
+    """Raises Refusal 403 where the caller is less than that."""
+    if role is Role.operator and caller.role is not Role.operator:
+        raise Refusal(403, "this is for operators: send an operator's API key")

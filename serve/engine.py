@@ -1,0 +1,78 @@
+"""One model's engines as a Serve deployment, in a Serve application of its own: `model-NAME`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import ray
+from ray import serve
+from ray.serve import Application
+
+from rlhf.runtimes.base import ServerConfig
+from serve.records import Variant
+from serve.settings import ReplicasConfig
+
+ADAPTERS = "adapters"
+HEALTH_PERIOD_S = 2.0
+CPU_ENVIRONMENT = {"OMP_NUM_THREADS": "1"}
+
+
+class Engine:
+    """A replica."""
+
+    async def __init__(self, folder: str, name: str, config: ServerConfig) -> None:  # type: ignore[misc]
+        # Imported here: it takes ten seconds, of this process alone.
+        from rlhf.runtimes.vllm_server import VLLMServer
+
+        self.server = VLLMServer(folder, name, config)
+        await self.server.start()
+
+    async def reconfigure(self, settings: Mapping[str, Any]) -> None:
+        """Serve calls it on every replica, new ones too, whenever the adapters change."""
+        await self.server.hold_adapters(settings[ADAPTERS])
+
+    async def answer(self, endpoint: str, body: Mapping[str, Any], request_id: str) -> AsyncIterator[tuple[int, Any]]:
+        async for answer in self.server.answer(endpoint, body, request_id):
+            yield answer
+
+    async def check_health(self) -> None:
+        await self.server.check_health()
+
+    def __del__(self) -> None:
+        if hasattr(self, "server"):
+            self.server.close()
+
+
+def app_name(variant: str) -> str:
+    return f"model-{variant}"
+
+
+def application(
+    variant: Variant, adapters: Mapping[str, str], config: ServerConfig, replicas: ReplicasConfig
+) -> Application:
+    """The engines of a whole model, holding `adapters` (folders by name)."""
+    accelerated = has_accelerators()
+    deployment = serve.deployment(Engine).options(
+        name="engine",
+        autoscaling_config={
+            "min_replicas": replicas.min,
+            "max_replicas": replicas.max,
+            "target_ongoing_requests": replicas.target_ongoing_requests,
+        },
+        max_ongoing_requests=2 * config.max_num_seqs,
+        user_config={ADAPTERS: dict(adapters)},
+        graceful_shutdown_timeout_s=replicas.drain_s,
+        health_check_period_s=HEALTH_PERIOD_S,
+        ray_actor_options={
+            "num_cpus": 1,
+            "num_gpus": config.tensor_parallel_size if accelerated else 0,
+            "runtime_env": {"env_vars": {} if accelerated else CPU_ENVIRONMENT},
+        },
+    )
+    return deployment.bind(variant.folder, variant.name, config)
+
+
+def has_accelerators() -> bool:
+    """Real ones: Ray names their kind."""
+    return any(resource.startswith("accelerator_type:") for resource in ray.cluster_resources())
