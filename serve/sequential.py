@@ -26,7 +26,7 @@ import numpy as np
 STAKES = 0.9 * 0.5 ** np.arange(8)
 """Eight bettors start with an eighth of the money each and keep to one stake. The best stake is about effect/variance
 (Kelly 1956), which nobody knows beforehand: the one nearest to it soon owns most of the money, at a cost of at most
-ln 8. In simulation (`benchmarks/ab_tests.py`) this needs fewer users than stakes learnt on the way (aGRAPA)."""
+ln 8 of its logarithm. Users needed: `benchmarks/ab_tests.py`."""
 
 BISECTIONS = 18
 """Halvings of [-1, 1]: bounds are exact to 1e-5, on the wide side."""
