@@ -6,17 +6,19 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from fastapi.responses import StreamingResponse
 from ray import serve
 from ray.exceptions import RayError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
+from starlette.types import Receive, Scope, Send
 
 from serve.asking import Asked
+from serve.directions import Seat
 from serve.doors import Refusal
-from serve.engine import app_name
 from serve.records import Endpoint, Request, Response
 from serve.settings import LimitsConfig
 
@@ -26,14 +28,14 @@ BROKEN = (RayError, DeploymentUnavailableError, RayServeException)
 BACKOFF_S = 0.2
 DATA, DONE = "data: ", "[DONE]"
 
-Call = Callable[[str, Endpoint, Mapping[str, Any], str], AsyncIterator[tuple[int, Any]]]
-"""(variant, endpoint, body, request id) -> what `Engine.answer` yields."""
+Call = Callable[[Seat, Endpoint, Mapping[str, Any], str], AsyncIterator[tuple[int, Any]]]
+"""(seat of a variant, endpoint, body, request id) -> what `Engine.answer` yields."""
 
 
-async def call_engine(variant: str, endpoint: Endpoint, body: Mapping[str, Any], id: str) -> AsyncIterator[Any]:
+async def call_engine(seat: Seat, endpoint: Endpoint, body: Mapping[str, Any], id: str) -> AsyncIterator[Any]:
     """What one of the variant's engines answers. Closing the iterator ends the generation there."""
-    handle = serve.get_app_handle(app_name(variant))
-    answers = handle.options(stream=True).answer.remote(str(endpoint), body, id)
+    handle = serve.get_app_handle(seat.app)
+    answers = handle.options(stream=True).answer.remote(str(endpoint), body, id, seat.adapter)
     try:
         async for answer in answers:
             yield answer
@@ -49,8 +51,7 @@ class Answered:
     user: str
     endpoint: Endpoint
     asked: Asked
-    variant: str
-    version: str
+    seat: Seat
     experiment: str | None
     shadow_of: str | None = None
     at: float = field(default_factory=time.time)
@@ -91,8 +92,8 @@ class Answered:
             user=self.user,
             at=self.at,
             endpoint=self.endpoint,
-            variant=self.variant,
-            version=self.version,
+            variant=self.seat.variant,
+            version=self.seat.version,
             experiment=self.experiment,
             shadow_of=self.shadow_of,
             conversation=self.asked.conversation(self.user),
@@ -120,21 +121,40 @@ async def begin(
     Where the engine dies before that another one is tried: nobody has seen anything yet.
     """
     for attempt in range(1, limits.attempts + 1):
-        answers = call(answered.variant, answered.endpoint, body, answered.id)
+        answers = call(answered.seat, answered.endpoint, body, answered.id)
         try:
             return await anext(answers), answers
         except BackPressureError:
             raise Refusal(429, "the model is busy: try again", retry_after_s=limits.retry_after_s) from None
         except BROKEN as error:
-            LOG.warning("%s: try %d of %d at %s: %s", answered.id, attempt, limits.attempts, answered.variant, error)
+            LOG.warning(
+                "%s: try %d of %d at %s: %s", answered.id, attempt, limits.attempts, answered.seat.variant, error
+            )
         await asyncio.sleep(BACKOFF_S * 2 ** (attempt - 1))
     raise Refusal(503, "the model does not answer at the moment: try again", retry_after_s=limits.retry_after_s)
 
 
+class Stream(StreamingResponse):
+    """Server-sent events; `keep` is awaited at their end, however it comes, if it was not before."""
+
+    def __init__(self, content: AsyncIterator[str], keep: Callable[[], Awaitable[None]]) -> None:
+        super().__init__(content, media_type="text/event-stream", headers={"cache-control": "no-cache"})
+        self.keep = keep
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            await self.keep()
+
+
 async def events(
-    answered: Answered, rest: AsyncIterator[Any], name: str, keep: Callable[[], Any]
+    answered: Answered, rest: AsyncIterator[Any], name: str, keep: Callable[[], Awaitable[None]]
 ) -> AsyncIterator[str]:
-    """A stream as the user sees it; an engine that dies under way gives an error event, then the end."""
+    """A stream as the user sees it; an engine that dies under way gives an error event, then the end.
+
+    `keep` is awaited before the end, so that feedback finds the answer.
+    """
     try:
         async for _, event in rest:
             data = event.removeprefix(DATA).strip()
@@ -154,8 +174,7 @@ async def events(
     except asyncio.CancelledError:
         answered.fail(499, "the client went away")
         raise
-    finally:
-        await keep()
+    await keep()
     yield f"{DATA}{DONE}\n\n"
 
 
@@ -164,7 +183,6 @@ def shown(piece: dict[str, Any], answered: Answered, name: str) -> bool:
     if "error" in piece:
         return True
     piece["id"], piece["model"] = answered.id, name
-    wants_usage = answered.asked.stream_options is not None and answered.asked.stream_options.include_usage
-    if not wants_usage and piece.pop("usage", None) and not piece["choices"]:
-        return False
-    return True
+    if answered.asked.stream_options and answered.asked.stream_options.include_usage:
+        return True
+    return not piece.pop("usage", None) or bool(piece["choices"])

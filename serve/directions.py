@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from rlhf.types import RunError
 from serve.doors import Refusal
+from serve.engine import app_name
 from serve.phases import Release
-from serve.records import Key
+from serve.records import Key, Variant
 from serve.settings import ServeConfig
 from serve.split import Split, uniform
 from serve.store import Store
@@ -26,14 +27,26 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Seat:
+    """Where a variant is served."""
+
+    variant: str
+    version: str
+    app: str
+    """Serve application of its engines."""
+    adapter: str | None
+    """Folder of an adapter, which the engines of its model load; None of a whole model."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Directions:
     """A snapshot of what a gateway needs to know."""
 
     name: str
     """The model that users ask for."""
     production: str
-    versions: Mapping[str, str]
-    """Version of every variant that is served."""
+    seats: Mapping[str, Seat]
+    """Of every variant that is served."""
     keys: Mapping[str, Key]
     """By their hash."""
     split: Split | None = None
@@ -43,14 +56,14 @@ class Directions:
 
     @property
     def models(self) -> list[str]:
-        return [self.name, *self.versions]
+        return [self.name, *self.seats]
 
     def choose(self, model: str, user: str | None, request_id: str) -> Choice:
         """Raises Refusal 404 where there is no such model.
 
         A variant asked by its own name, and a request by nobody in particular, are part of no experiment.
         """
-        if model in self.versions:
+        if model in self.seats:
             return Choice(variant=model)
         if model != self.name:
             raise Refusal(404, f"model: there is no {model!r}; known are {', '.join(self.models)}", param="model")
@@ -65,14 +78,30 @@ class Directions:
         )
 
 
-def served(store: Store, config: ServeConfig) -> dict[str, str]:
-    """The variants that have engines, with their versions: those configured, production, and those of the latest
-    release: what may be returned to stays warm until the next one."""
+def served(store: Store, config: ServeConfig) -> dict[str, Variant]:
+    """The variants that are served, and those that hold adapters among them: those configured, production, and those of
+    the latest release, so that what may be returned to stays warm until the next one."""
     names = [*config.models, store.production()]
     if latest := store.latest_release():
         names += [latest["candidate"], latest["predecessor"]]
-    wanted = set(names)
-    return {variant.name: variant.version for variant in store.variants() if variant.name in wanted}
+    known = {variant.name: variant for variant in store.variants()}
+    wanted = {name for name in names if name is not None}
+    wanted |= {base for name in wanted if (base := known[name].base) is not None}
+    return {name: known[name] for name in known if name in wanted}
+
+
+def seats(variants: Mapping[str, Variant], config: ServeConfig) -> dict[str, Seat]:
+    return {name: seat(variant, variants, config) for name, variant in variants.items()}
+
+
+def seat(variant: Variant, variants: Mapping[str, Variant], config: ServeConfig) -> Seat:
+    host = variants[variant.base] if variant.base else variant
+    return Seat(
+        variant=variant.name,
+        version=variant.version,
+        app=app_name(host, config.engine, config.replicas),
+        adapter=variant.folder if variant.base else None,
+    )
 
 
 def read(store: Store, config: ServeConfig) -> Directions:
@@ -97,7 +126,7 @@ def read(store: Store, config: ServeConfig) -> Directions:
     return Directions(
         name=config.name,
         production=production,
-        versions=served(store, config),
+        seats=seats(served(store, config), config),
         keys={key.hash: key for key in store.all_keys()},
         split=split,
         shadow_fraction=shadow_fraction,

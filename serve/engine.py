@@ -1,7 +1,8 @@
-"""One model's engines as a Serve deployment, in a Serve application of its own: `model-NAME`."""
+"""One model's engines as a Serve deployment, in a Serve application of its own: `model-...`."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
@@ -13,7 +14,7 @@ from rlhf.runtimes.base import ServerConfig
 from serve.records import Variant
 from serve.settings import ReplicasConfig
 
-ADAPTERS = "adapters"
+PREFIX = "model-"
 HEALTH_PERIOD_S = 2.0
 CPU_ENVIRONMENT = {"OMP_NUM_THREADS": "1"}
 
@@ -28,11 +29,12 @@ class Engine:
         self.server = VLLMServer(folder, name, config)
         await self.server.start()
 
-    async def reconfigure(self, settings: Mapping[str, Any]) -> None:
-        """Serve calls it on every replica, new ones too, whenever the adapters change."""
-        await self.server.hold_adapters(settings[ADAPTERS])
-
-    async def answer(self, endpoint: str, body: Mapping[str, Any], request_id: str) -> AsyncIterator[tuple[int, Any]]:
+    async def answer(
+        self, endpoint: str, body: Mapping[str, Any], request_id: str, adapter: str | None
+    ) -> AsyncIterator[tuple[int, Any]]:
+        """`adapter` is the folder of the adapter that the body's model names; it is loaded where it is first asked."""
+        if adapter is not None:
+            await self.server.hold_adapter(body["model"], adapter)
         async for answer in self.server.answer(endpoint, body, request_id):
             yield answer
 
@@ -44,14 +46,15 @@ class Engine:
             self.server.close()
 
 
-def app_name(variant: str) -> str:
-    return f"model-{variant}"
+def app_name(variant: Variant, config: ServerConfig, replicas: ReplicasConfig) -> str:
+    """Another model or configuration is another application: one of this name is never replaced, and so never
+    restarted."""
+    digest = hashlib.sha256(repr((variant.version, config, replicas)).encode()).hexdigest()
+    return f"{PREFIX}{variant.name}-{digest[:8]}"
 
 
-def application(
-    variant: Variant, adapters: Mapping[str, str], config: ServerConfig, replicas: ReplicasConfig
-) -> Application:
-    """The engines of a whole model, holding `adapters` (folders by name)."""
+def application(variant: Variant, config: ServerConfig, replicas: ReplicasConfig) -> Application:
+    """The engines of a whole model."""
     accelerated = has_accelerators()
     deployment = serve.deployment(Engine).options(
         name="engine",
@@ -61,7 +64,6 @@ def application(
             "target_ongoing_requests": replicas.target_ongoing_requests,
         },
         max_ongoing_requests=2 * config.max_num_seqs,
-        user_config={ADAPTERS: dict(adapters)},
         graceful_shutdown_timeout_s=replicas.drain_s,
         health_check_period_s=HEALTH_PERIOD_S,
         ray_actor_options={

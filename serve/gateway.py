@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.responses import JSONResponse
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.responses import Response
 
 from serve import directions
-from serve.answering import Answered, Call, begin, events
+from serve.answering import Answered, Call, Stream, begin, events
 from serve.asking import Asked, check_limits
 from serve.directions import Choice, Directions
 from serve.doors import Caller, Refusal
@@ -98,8 +97,7 @@ class Gateway:
             user=user,
             endpoint=endpoint,
             asked=asked,
-            variant=choice.variant,
-            version=self.directions.versions[choice.variant],
+            seat=self.directions.seats[choice.variant],
             experiment=choice.experiment,
         )
 
@@ -108,13 +106,7 @@ class Gateway:
         body = self.body_for(answered)
         (status, first), rest = await begin(answered, body, self.config.limits, self.call)
         if first is None:
-
-            async def keep() -> None:
-                self.ongoing -= 1
-                await asyncio.shield(self.recorder.record(answered.record()))
-
-            stream = events(answered, rest, answered.asked.model, keep)
-            return StreamingResponse(stream, media_type="text/event-stream", headers={"cache-control": "no-cache"})
+            return self.stream(answered, rest)
         if status != 200:
             error = first["error"]
             raise Refusal(status, error["message"], param=error["param"])
@@ -123,8 +115,20 @@ class Gateway:
         self.ongoing -= 1
         return JSONResponse({**first, "id": answered.id, "model": answered.asked.model})
 
+    def stream(self, answered: Answered, rest: AsyncIterator[Any]) -> Stream:
+        kept = False
+
+        async def keep() -> None:
+            nonlocal kept
+            if not kept:
+                kept = True
+                self.ongoing -= 1
+                await asyncio.shield(self.recorder.record(answered.record()))
+
+        return Stream(events(answered, rest, answered.asked.model, keep), keep)
+
     def body_for(self, answered: Answered) -> dict[str, Any]:
-        return {**answered.asked.for_engine(self.config.limits), "model": answered.variant}
+        return {**answered.asked.for_engine(self.config.limits), "model": answered.seat.variant}
 
     async def note_failure(self, answered: Answered, error: BaseException) -> None:
         """A request that got no answer is kept too: its variant's errors are counted."""
@@ -141,7 +145,7 @@ class Gateway:
         experiment, user = answered.experiment, answered.user
         if experiment is None or (experiment, user) in self.exposed:
             return
-        exposure = Exposure(experiment=experiment, user=user, variant=answered.variant, at=answered.at)
+        exposure = Exposure(experiment=experiment, user=user, variant=answered.seat.variant, at=answered.at)
         try:
             await asyncio.to_thread(self.store.expose, exposure)
         except SQLAlchemyError as error:
@@ -157,8 +161,7 @@ class Gateway:
             user=answered.user,
             endpoint=answered.endpoint,
             asked=answered.asked.model_copy(update={"stream": False, "stream_options": None}),
-            variant=variant,
-            version=self.directions.versions[variant],
+            seat=self.directions.seats[variant],
             experiment=answered.experiment,
             shadow_of=answered.id,
         )
@@ -177,7 +180,3 @@ class Gateway:
             await self.recorder.record(copy.record())
         except (Refusal, TimeoutError) as error:
             await self.note_failure(copy, error)
-
-
-def now() -> float:
-    return time.time()

@@ -86,7 +86,7 @@ class Ledger(Database):
         Args:
             release: `candidate`, `predecessor`, `phase`, `state` (anything JSON holds) and `updated_at`. A new one has
                 no `id`; any other is what this function, `latest_release` or `releases` gave, with its changes.
-            transition: `at`, `from_phase`, `to_phase`, `outcome`, `reason` and `evidence`.
+            transition: `at`, `before`, `after`, `outcome`, `by`, `reason` and `evidence`.
             production: the variant that is in production from `updated_at` on. None: as before.
 
         Returns:

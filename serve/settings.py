@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
 from rlhf.runtimes.base import ServerConfig
@@ -100,3 +101,6 @@ class ServeConfig:
     """Where it listens."""
     release: ReleaseConfig = field(default_factory=ReleaseConfig)
     """How a candidate is decided about."""
+
+
+ConfigStore.instance().store(name="serve_schema", node=ServeConfig)

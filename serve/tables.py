@@ -165,9 +165,10 @@ TRANSITIONS = Table(
     Column("release_id", ForeignKey("releases.id", ondelete="CASCADE"), primary_key=True),
     Column("number", Integer, primary_key=True, autoincrement=False),
     Column("at", Double, nullable=False),
-    Column("from_phase", Text),
-    Column("to_phase", Text, nullable=False),
+    Column("before", Text, nullable=False),
+    Column("after", Text, nullable=False),
     Column("outcome", Text),
+    Column("by", Text, nullable=False),
     Column("reason", Text),
     json_column("evidence", nullable=False),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from argparse import Namespace
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from typing import Any
@@ -19,7 +20,7 @@ from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionReque
 from vllm.entrypoints.openai.completion.protocol import CompletionRequest
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 from vllm.entrypoints.serve.exception_handling.error_response import create_error_response
-from vllm.entrypoints.serve.lora.protocol import LoadLoRAAdapterRequest, UnloadLoRAAdapterRequest
+from vllm.entrypoints.serve.lora.protocol import LoadLoRAAdapterRequest
 from vllm.exceptions import VLLMError
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.v1.engine.async_llm import AsyncLLM
@@ -64,6 +65,7 @@ class VLLMServer:
     def __init__(self, model: str, name: str, config: ServerConfig) -> None:
         self.arguments = arguments_of(model, name, config)
         self.state = State()
+        self.loading = asyncio.Lock()
         self.engine = AsyncLLM.from_engine_args(AsyncEngineArgs.from_cli_args(self.arguments))
 
     async def start(self) -> None:
@@ -100,17 +102,15 @@ class VLLMServer:
             )
         return await self.state.openai_serving_completion.create_completion(CompletionRequest.model_validate(body))
 
-    async def hold_adapters(self, adapters: Mapping[str, str]) -> None:
-        """Hold exactly these adapters, folders by name. InputError where vLLM cannot load one."""
+    async def hold_adapter(self, name: str, folder: str) -> None:
+        """See that requests can name this adapter. InputError where vLLM cannot load it."""
         models = self.state.openai_serving_models
-        for name in set(models.lora_requests) - set(adapters):
-            await models.unload_lora_adapter(UnloadLoRAAdapterRequest(lora_name=name))
-        for name in adapters:
-            if name not in models.lora_requests:
-                request = LoadLoRAAdapterRequest(lora_name=name, lora_path=adapters[name])
-                result = await models.load_lora_adapter(request)
-                if isinstance(result, ErrorResponse):
-                    raise InputError(f"adapter {name} in {adapters[name]}: {result.error.message}")
+        async with self.loading:
+            if name in models.lora_requests:
+                return
+            result = await models.load_lora_adapter(LoadLoRAAdapterRequest(lora_name=name, lora_path=folder))
+        if isinstance(result, ErrorResponse):
+            raise InputError(f"adapter {name} in {folder}: {result.error.message}")
 
     async def check_health(self) -> None:
         """Raises where the engine has died."""

@@ -114,7 +114,7 @@ def test_of_two_processes_one_exposes_a_user(url):
 def test_of_threads_that_advance_a_release_one_does(store):
     release = {"candidate": "new", "predecessor": "old", "phase": "shadow", "state": {}, "updated_at": 1.0}
     read = store.save_release(release)
-    step = {"at": 2.0, "from_phase": "shadow", "to_phase": "canary", "outcome": None, "reason": None, "evidence": {}}
+    step = {"at": 2.0, "by": "controller", "before": "shadow", "after": "canary", "outcome": None, "reason": None, "evidence": {}}
     saved = at_once(*[lambda: store.save_release({**read, "phase": "canary"}, step)] * 4)
     assert Counter(type(each) for each in saved) == {dict: 1, StaleRelease: 3}
     assert len(store.transitions(read["id"])) == 1

@@ -15,7 +15,7 @@ def started(**changes) -> dict:
 
 def moved(to: str, **changes) -> dict:
     return {
-        "at": 2.0, "from_phase": "shadow", "to_phase": to, "outcome": "promote", "reason": "更好",
+        "at": 2.0, "by": "controller", "before": "shadow", "after": to, "outcome": "promote", "reason": "更好",
         "evidence": {"p": 0.01}, **changes,
     }  # fmt: skip
 
@@ -24,7 +24,7 @@ def test_a_release_goes_through_its_phases(store):
     assert store.latest_release() is None
     assert store.production() is None
     store.set_production("old", 0.5)
-    first = store.save_release(started(), moved("shadow", from_phase=None, outcome=None))
+    first = store.save_release(started(), moved("shadow", before="", outcome=None))
     assert store.latest_release() == first == {**started(), "id": 1, "version": 1}
     second = store.save_release({**first, "phase": "canary", "state": {}, "updated_at": 2.0}, moved("canary"))
     third = store.save_release({**second, "updated_at": 3.0})
@@ -36,7 +36,7 @@ def test_a_release_goes_through_its_phases(store):
     assert store.transitions(1) == [
         {"release_id": 1, "number": number, **transition}
         for number, transition in enumerate(
-            [moved("shadow", from_phase=None, outcome=None), moved("canary"), moved("promoted", at=4.0)], start=1
+            [moved("shadow", before="", outcome=None), moved("canary"), moved("promoted", at=4.0)], start=1
         )
     ]
 

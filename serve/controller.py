@@ -1,0 +1,103 @@
+"""The release controller as a Serve deployment: engines as the store wants them, and a look at every interval."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from ray import serve
+from sqlalchemy.exc import SQLAlchemyError
+
+from rlhf.types import InputError, RunError
+from serve.directions import served
+from serve.engine import PREFIX, app_name, application
+from serve.gateway import REFRESH_S
+from serve.records import Variant
+from serve.release_desk import ReleaseDesk
+from serve.settings import ServeConfig
+from serve.store import Store
+
+LOG = logging.getLogger(__name__)
+COMMANDS = ("status", "start", "promote", "roll_back")
+
+
+class Controller:
+    """The only replica of its deployment. Where it dies Serve starts another, which goes on from the store."""
+
+    async def __init__(self, config: ServeConfig, store_url: str) -> None:  # type: ignore[misc]
+        """Returns once every model is served, so that the application is up when they are."""
+        self.config = config
+        self.store = Store(store_url, consent_by_default=config.store.consent_by_default)
+        self.desk = ReleaseDesk(self.store, config, time.time)
+        self.lock = asyncio.Lock()
+        await asyncio.to_thread(self.reconcile)
+        self.running = asyncio.create_task(self.run())
+
+    async def run(self) -> None:
+        while True:
+            await asyncio.sleep(self.config.release.interval_s)
+            try:
+                async with self.lock:
+                    transition = await asyncio.to_thread(self.desk.look)
+                    if transition is not None:
+                        LOG.info("release %s: %s, as %s", transition.release, transition.after, transition.reason)
+                    await asyncio.to_thread(self.reconcile)
+            except (SQLAlchemyError, InputError, RunError) as error:
+                LOG.error("this look came to nothing: %s", error)
+
+    async def check_health(self) -> None:
+        """A loop that ended of an error is told, and Serve starts another replica."""
+        if self.running.done():
+            self.running.result()
+
+    async def command(self, name: str, arguments: Mapping[str, Any]) -> tuple[dict[str, Any] | None, str | None]:
+        """What an operator asked for: the state after it, or the sentence why not."""
+        assert name in COMMANDS, name
+        async with self.lock:
+            try:
+                if name == "start":
+                    await asyncio.to_thread(self.start, **arguments)
+                elif name != "status":
+                    await asyncio.to_thread(getattr(self.desk, name), **arguments)
+                    await asyncio.to_thread(self.reconcile)
+                return await asyncio.to_thread(self.desk.status), None
+            except (InputError, RunError) as error:
+                return None, str(error)
+
+    def start(self, name: str, folder: str, by: str, reason: str) -> None:
+        """The candidate's engines run before its first step begins."""
+        candidate = self.desk.check_start(name, folder)
+        self.reconcile(candidate)
+        self.desk.start(name, by, reason)
+
+    def reconcile(self, candidate: Variant | None = None) -> None:
+        """Have engines for what is to be served and for nothing else."""
+        variants = served(self.store, self.config) | ({candidate.name: candidate} if candidate else {})
+        engine, replicas = self.config.engine, self.config.replicas
+        wanted = {app_name(one, engine, replicas): one for one in variants.values() if one.base is None}
+        there = {app for app in serve.status().applications if app.startswith(PREFIX)}
+        for app in wanted.keys() - there:
+            deploy(app, wanted[app], self.config)
+        if gone := there - wanted.keys():
+            # Until then gateways may still send requests there.
+            time.sleep(2 * REFRESH_S)
+        for app in gone:
+            serve.delete(app)
+
+
+def deploy(app: str, variant: Variant, config: ServeConfig) -> None:
+    """Raises InputError where vLLM does not serve the model."""
+    try:
+        serve.run(application(variant, config.engine, config.replicas), name=app, route_prefix=None)
+    except RuntimeError as error:
+        deployments = serve.status().applications[app].deployments.values()
+        reason = "; ".join(last_line(one.message) for one in deployments) or str(error)
+        serve.delete(app)
+        raise InputError(f"model {variant.name} in {variant.folder} does not start: {reason}") from error
+
+
+def last_line(text: str) -> str:
+    return text.strip().splitlines()[-1] if text.strip() else "no reason was given"

@@ -1,0 +1,40 @@
+"""The service for as long as a block runs, on the cluster this process belongs to or on one of its own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import ray
+from ray import serve
+
+from rlhf.actors.placement import protect_token
+from rlhf.types import RunError
+from serve.app import APP, assemble
+from serve.settings import ServeConfig
+
+
+@contextmanager
+def serving(config: ServeConfig) -> Iterator[str]:
+    """The service's URL, once every model answers. Raises InputError, or RunError where it does not start."""
+    with ExitStack() as stack:
+        app = assemble(config)
+        if not ray.is_initialized():
+            if "RAY_ADDRESS" in os.environ:
+                ray.init()
+            else:
+                # An engine takes a CPU; a candidate needs one more beside the models.
+                num_cpus = max(os.cpu_count() or 1, (len(config.models) + 1) * config.replicas.max)
+                ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, log_to_driver=False)
+            stack.callback(ray.shutdown)
+        protect_token()
+        stack.callback(serve.shutdown)
+        serve.start(http_options={"host": config.doors.host, "port": config.doors.port})
+        try:
+            serve.run(app, name=APP)
+        except RuntimeError as error:
+            deployments = serve.status().applications[APP].deployments
+            reasons = [one.message.strip().splitlines()[-1] for one in deployments.values() if one.message.strip()]
+            raise RunError(f"the service does not start: {'; '.join(reasons) or error}") from error
+        yield f"http://{config.doors.host}:{config.doors.port}"

@@ -1,0 +1,155 @@
+"""Every route, each with the role it needs."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Annotated, Any
+
+from fastapi import Depends, FastAPI, Request
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from rlhf.types import InputError, RunError
+from serve.asking import ASKED, Consent, Reason, Said, Start, read
+from serve.doors import Caller, Refusal, Role, is_loopback, let_in, need
+from serve.gateway import NOBODY, Gateway
+from serve.records import Endpoint, Feedback
+from serve.store import UnknownRequest
+
+Command = Callable[..., Awaitable[dict[str, Any]]]
+"""What the release controller does: (name, **arguments) -> the release as it then is."""
+
+
+def role_needed(role: Role) -> Callable[[Request], Caller]:
+    def caller(request: Request) -> Caller:
+        gateway: Gateway = request.app.state.gateway
+        loopback = is_loopback(gateway.config.doors.host)
+        found = let_in(request.headers.get("authorization"), gateway.directions.keys, loopback=loopback)
+        need(role, found)
+        return found
+
+    caller.role = role  # type: ignore[attr-defined]  # a test asks every route for it
+    return caller
+
+
+User = Annotated[Caller, Depends(role_needed(Role.user))]
+Operator = Annotated[Caller, Depends(role_needed(Role.operator))]
+
+
+async def body_of(request: Request) -> bytes:
+    """Raises Refusal 413 where it is too long, before all of it has been read."""
+    limit = request.app.state.gateway.config.limits.body_bytes
+    body = b""
+    async for part in request.stream():
+        body += part
+        if len(body) > limit:
+            raise Refusal(413, f"the body has more than {limit} bytes: send less")
+    return body
+
+
+Body = Annotated[bytes, Depends(body_of)]
+
+
+def build(gateway: Gateway, command: Command) -> FastAPI:
+    """The service's routes. Documentation pages are left out: they would be routes without a role."""
+
+    @asynccontextmanager
+    async def lifespan(api: FastAPI) -> AsyncIterator[None]:
+        async with gateway.following():
+            yield
+
+    api = FastAPI(openapi_url=None, lifespan=lifespan)
+    api.state.gateway = gateway
+    add_errors(api)
+    add_asking(api, gateway)
+    add_saying(api, gateway)
+    add_operating(api, gateway, command)
+    return api
+
+
+def add_errors(api: FastAPI) -> None:
+    @api.exception_handler(Refusal)
+    async def refuse(request: Request, refusal: Refusal) -> Response:
+        headers = {"retry-after": str(refusal.retry_after_s)} if refusal.retry_after_s else {}
+        if refusal.status == 401:
+            headers["www-authenticate"] = "Bearer"
+        return JSONResponse(refusal.body, refusal.status, headers)
+
+    @api.exception_handler(InputError)
+    async def wrong(request: Request, error: InputError) -> Response:
+        return await refuse(request, Refusal(404 if isinstance(error, UnknownRequest) else 400, str(error)))
+
+    @api.exception_handler(RunError)
+    async def cannot(request: Request, error: RunError) -> Response:
+        return await refuse(request, Refusal(409, str(error)))
+
+    @api.exception_handler(HTTPException)
+    async def elsewhere(request: Request, error: HTTPException) -> Response:
+        return await refuse(request, Refusal(error.status_code, f"{request.method} {request.url.path}: {error.detail}"))
+
+
+def add_asking(api: FastAPI, gateway: Gateway) -> None:
+    @api.get("/health")
+    async def health() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @api.get("/v1/models")
+    async def models(caller: User) -> dict[str, Any]:
+        cards = [
+            {"id": name, "object": "model", "created": 0, "owned_by": "rlhf"} for name in gateway.directions.models
+        ]
+        return {"object": "list", "data": cards}
+
+    @api.post("/v1/chat/completions")
+    async def chat(caller: User, body: Body) -> Response:
+        return await gateway.answer(Endpoint.chat, read(body, ASKED[Endpoint.chat]), caller)
+
+    @api.post("/v1/completions")
+    async def completion(caller: User, body: Body) -> Response:
+        return await gateway.answer(Endpoint.completion, read(body, ASKED[Endpoint.completion]), caller)
+
+
+def add_saying(api: FastAPI, gateway: Gateway) -> None:
+    @api.post("/v1/feedback", status_code=201)
+    async def feedback(caller: User, body: Body) -> dict[str, str]:
+        said = read(body, Said)
+        user = caller.user(said.user) or NOBODY
+        event = Feedback(id=f"fb-{uuid.uuid4().hex}", at=time.time(), **{**said.model_dump(), "user": user})
+        await asyncio.to_thread(gateway.store.add_feedback, event)
+        return {"id": event.id}
+
+    @api.put("/v1/consent")
+    async def consent(caller: User, body: Body) -> dict[str, Any]:
+        given = read(body, Consent)
+        user = caller.user(given.user)
+        if user is None:
+            raise Refusal(400, "user: name whose consent it is", param="user")
+        await asyncio.to_thread(gateway.store.set_consent, user, given.given, time.time())
+        return {"user": user, "given": given.given}
+
+
+def add_operating(api: FastAPI, gateway: Gateway, command: Command) -> None:
+    @api.delete("/users/{user:path}")
+    async def delete_user(caller: Operator, user: str) -> dict[str, int]:
+        return await asyncio.to_thread(gateway.store.delete_user, user)
+
+    @api.get("/release")
+    async def status(caller: Operator) -> dict[str, Any]:
+        return await command("status")
+
+    @api.post("/release/start")
+    async def start(caller: Operator, body: Body) -> dict[str, Any]:
+        return await command("start", by=caller.owner, **read(body, Start).model_dump())
+
+    @api.post("/release/promote")
+    async def promote(caller: Operator, body: Body) -> dict[str, Any]:
+        return await command("promote", by=caller.owner, **read(body, Reason).model_dump())
+
+    @api.post("/release/rollback")
+    async def rollback(caller: Operator, body: Body) -> dict[str, Any]:
+        return await command("roll_back", by=caller.owner, **read(body, Reason).model_dump())

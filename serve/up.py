@@ -1,0 +1,29 @@
+"""Serve models on this machine, until Ctrl-C: `python serve/up.py +models.one=FOLDER production=one output=FOLDER`."""
+
+import signal
+import sys
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig
+
+from rlhf.command_line import command_line, in_one_sentence
+from rlhf.config import resolve
+from serve.settings import ServeConfig
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="serve")
+@in_one_sentence
+def main(composed: DictConfig) -> None:
+    config = resolve(composed, ServeConfig)
+    from serve.local import serving
+
+    with serving(config) as url:
+        key = Path(config.output) / "operator.key"
+        sys.stdout.write(f"{', '.join([config.name, *config.models])} at {url}/v1; the operator's key is in {key}\n")
+        sys.stdout.flush()
+        signal.sigwait({signal.SIGINT, signal.SIGTERM})
+
+
+if __name__ == "__main__":
+    command_line(main)

@@ -1,0 +1,68 @@
+"""Models that can be served: what is in their folders, and whether it still is."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from rlhf.train.artifact import MANIFEST, describe, open_artifact
+from rlhf.types import InputError
+from serve.records import Variant
+
+ADAPTER = "adapter_config.json"
+
+
+def register(name: str, folder: str, known: Iterable[Variant], at: float) -> Variant:
+    """A folder as a variant, its files hashed; an adapter beside the variant it was trained on.
+
+    Raises InputError where the folder holds no model, where its manifest says something else than its files, or where
+    an adapter's model is none of those `known`.
+    """
+    root = Path(folder).expanduser().resolve()
+    if not (root / "config.json").is_file() and not is_adapter(root):
+        raise InputError(f"models.{name}={folder}: neither config.json nor {ADAPTER} is there; give a model's folder")
+    if (root / MANIFEST).is_file():
+        open_artifact(root)
+    files = {str(path.relative_to(root)): describe(path) for path in sorted(root.rglob("*")) if path.is_file()}
+    return Variant(
+        name=name,
+        folder=str(root),
+        base=base_of(name, root, known) if is_adapter(root) else None,
+        files=files,
+        version=hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest(),
+        at=at,
+    )
+
+
+def is_adapter(folder: str | Path) -> bool:
+    return (Path(folder).expanduser() / ADAPTER).is_file()
+
+
+def base_of(name: str, root: Path, known: Iterable[Variant]) -> str:
+    wanted = str(json.loads((root / ADAPTER).read_text(encoding="utf-8"))["base_model_name_or_path"])
+    whole = [variant for variant in known if variant.base is None]
+    for variant in whole:
+        if Path(wanted).expanduser().resolve() == Path(variant.folder):
+            return variant.name
+    raise InputError(
+        f"models.{name}={root}: it is an adapter of {wanted}, which is not among the models "
+        f"{', '.join(variant.name for variant in whole)}; serve that one too, or the merged model"
+    )
+
+
+def what_is_wrong(variant: Variant) -> str | None:
+    """In a sentence, the first file that is not as it was registered; None if all are."""
+    root = Path(variant.folder)
+    for name, expected in variant.files.items():
+        if not (root / name).is_file():
+            return f"{root / name} is missing"
+        if describe(root / name) != dict(expected):
+            return f"{root / name} is not what was registered"
+    return None
+
+
+def as_plain(variant: Variant) -> dict[str, Any]:
+    return {"name": variant.name, "folder": variant.folder, "base": variant.base, "version": variant.version}
