@@ -54,13 +54,14 @@ def test_a_database_without_the_schema_is_refused(bare_url):
     assert url.get_backend_name() == "postgresql" or not Path(url.database).exists()
 
 
-def test_another_schema_is_refused(url):
-    engine = connect(parse(url))
+def test_another_schema_is_refused(bare_url):
+    migrate(bare_url)
+    engine = connect(parse(bare_url))
     with engine.begin() as connection:
         connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
     engine.dispose()
     with pytest.raises(InputError, match="its schema is 9999, this version needs"):
-        Store(url)
+        Store(bare_url)
 
 
 @pytest.mark.parametrize(
