@@ -217,6 +217,16 @@ def compose(folder: Path, name: str, overrides: list[str], schema: type[T]) -> T
         return resolve(hydra_compose(name, overrides), schema)
 
 
+def from_words(words: list[str], schema: type[T]) -> T:
+    """A configuration from `key=value` words alone, for commands that are no Hydra mains. Raises InputError."""
+    given = OmegaConf.from_dotlist(words)
+    known = [declared.name for declared in dataclasses.fields(schema)]  # type: ignore[arg-type]
+    for key in given:
+        if key not in known:
+            raise InputError(unknown_key(str(key), known))
+    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), given))  # type: ignore[return-value]
+
+
 def as_plain(config: Any) -> dict[str, Any]:
     """A configuration as JSON can hold it."""
     plain = OmegaConf.to_container(OmegaConf.structured(config), enum_to_str=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -111,7 +113,8 @@ def connect(url: URL) -> Engine:
     def prepare(connection: Any, record: object) -> None:
         # The driver must not begin transactions of its own: `begin` below does.
         connection.isolation_level = None
-        for pragma in ("journal_mode=WAL", "foreign_keys=ON", "secure_delete=ON"):
+        use_write_ahead_log(connection)
+        for pragma in ("foreign_keys=ON", "secure_delete=ON"):
             connection.execute(f"PRAGMA {pragma}")
 
     @event.listens_for(engine, "begin")
@@ -121,6 +124,22 @@ def connect(url: URL) -> Engine:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     return engine
+
+
+def use_write_ahead_log(connection: Any) -> None:
+    """So that readers and a writer do not wait for each other. Kept in the file: later connections change nothing.
+
+    Of several that open a new file SQLite gives all but one an error at once, whatever their timeout.
+    """
+    deadline = time.monotonic() + BUSY_TIMEOUT_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict
 from typing import Any
 
@@ -187,9 +188,9 @@ class Store(Ledger):
     def _forget(self) -> None:
         """SQLite has overwritten what was deleted, but its log still holds it. PostgreSQL has VACUUM for that."""
         if self.engine.dialect.name == "sqlite":
-            with self.engine.connect() as connection:
-                connection.exec_driver_sql("ROLLBACK")
-                connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+            # Beside SQLAlchemy, which would begin a transaction.
+            with closing(self.engine.raw_connection()) as connection:
+                connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
 def check(feedback: Feedback) -> None:

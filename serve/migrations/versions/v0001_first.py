@@ -10,27 +10,13 @@ down_revision = None
 
 
 def upgrade() -> None:
-    people()
-    operators()
+    create_requests()
+    create_what_was_said()
+    create_models_and_keys()
+    create_releases()
 
 
-def people() -> None:
-    op.create_table(
-        "consents",
-        sa.Column("user", sa.Text(), nullable=False),
-        sa.Column("given", sa.Boolean(), nullable=False),
-        sa.Column("at", sa.Double(), nullable=False),
-        sa.PrimaryKeyConstraint("user", name="pk_consents"),
-    )
-    op.create_table(
-        "exposures",
-        sa.Column("experiment", sa.Text(), nullable=False),
-        sa.Column("user", sa.Text(), nullable=False),
-        sa.Column("variant", sa.Text(), nullable=False),
-        sa.Column("at", sa.Double(), nullable=False),
-        sa.PrimaryKeyConstraint("experiment", "user", name="pk_exposures"),
-    )
-    op.create_index("ix_exposures_user", "exposures", ["user"])
+def create_requests() -> None:
     op.create_table(
         "requests",
         sa.Column("id", sa.Text(), nullable=False),
@@ -57,6 +43,9 @@ def people() -> None:
     op.create_index("ix_requests_experiment_at", "requests", ["experiment", "at"])
     op.create_index("ix_requests_shadow_of", "requests", ["shadow_of"])
     op.create_index("ix_requests_user_prompt_hash_at", "requests", ["user", "prompt_hash", "at"])
+
+
+def create_what_was_said() -> None:
     op.create_table(
         "responses",
         sa.Column("request_id", sa.Text(), nullable=False),
@@ -86,9 +75,35 @@ def people() -> None:
         sa.PrimaryKeyConstraint("id", name="pk_feedback"),
     )
     op.create_index("ix_feedback_request_id", "feedback", ["request_id"])
+    op.create_table(
+        "exposures",
+        sa.Column("experiment", sa.Text(), nullable=False),
+        sa.Column("user", sa.Text(), nullable=False),
+        sa.Column("variant", sa.Text(), nullable=False),
+        sa.Column("at", sa.Double(), nullable=False),
+        sa.PrimaryKeyConstraint("experiment", "user", name="pk_exposures"),
+    )
+    op.create_index("ix_exposures_user", "exposures", ["user"])
+    op.create_table(
+        "consents",
+        sa.Column("user", sa.Text(), nullable=False),
+        sa.Column("given", sa.Boolean(), nullable=False),
+        sa.Column("at", sa.Double(), nullable=False),
+        sa.PrimaryKeyConstraint("user", name="pk_consents"),
+    )
 
 
-def operators() -> None:
+def create_models_and_keys() -> None:
+    op.create_table(
+        "variants",
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("folder", sa.Text(), nullable=False),
+        sa.Column("base", sa.Text(), nullable=True),
+        sa.Column("files", sa.JSON(none_as_null=True), nullable=False),
+        sa.Column("version", sa.Text(), nullable=False),
+        sa.Column("at", sa.Double(), nullable=False),
+        sa.PrimaryKeyConstraint("name", name="pk_variants"),
+    )
     op.create_table(
         "keys",
         sa.Column("hash", sa.Text(), nullable=False),
@@ -105,6 +120,9 @@ def operators() -> None:
         sa.CheckConstraint("id = 1", name="ck_production_single_row"),
         sa.PrimaryKeyConstraint("id", name="pk_production"),
     )
+
+
+def create_releases() -> None:
     op.create_table(
         "releases",
         sa.Column("id", sa.Integer(), nullable=False),
@@ -119,16 +137,6 @@ def operators() -> None:
         sa.PrimaryKeyConstraint("id", name="pk_releases"),
         sa.UniqueConstraint("open", name="uq_releases_open"),
         sqlite_autoincrement=True,
-    )
-    op.create_table(
-        "variants",
-        sa.Column("name", sa.Text(), nullable=False),
-        sa.Column("folder", sa.Text(), nullable=False),
-        sa.Column("base", sa.Text(), nullable=True),
-        sa.Column("files", sa.JSON(none_as_null=True), nullable=False),
-        sa.Column("version", sa.Text(), nullable=False),
-        sa.Column("at", sa.Double(), nullable=False),
-        sa.PrimaryKeyConstraint("name", name="pk_variants"),
     )
     op.create_table(
         "transitions",

@@ -11,11 +11,12 @@ from itertools import count
 from pathlib import Path
 
 import pytest
-from sqlalchemy import create_engine
+from sqlalchemy import Engine, create_engine
 from sqlalchemy.exc import DBAPIError
 
 from serve.database import migrate
 from serve.store import Store
+from serve.tables import METADATA
 
 DEADLINE_S = 20
 SERVER_USER = "nobody" if os.getuid() == 0 else None
@@ -70,30 +71,37 @@ def postgres() -> Iterator[Callable[[str], str]]:
 
 
 @pytest.fixture(scope="session")
-def postgres_database(postgres: Callable[[str], str]) -> Callable[[], str]:
-    """Makes databases, copies of an empty one with the newest schema."""
+def new_database(postgres: Callable[[str], str]) -> Callable[[], str]:
+    """Makes databases without tables."""
     engine = create_engine(postgres("postgres"), isolation_level="AUTOCOMMIT")
     numbers = count()
 
-    def make(template: str = "empty") -> str:
+    def make() -> str:
         name = f"test{next(numbers)}"
         with engine.connect() as connection:
-            connection.exec_driver_sql(f"CREATE DATABASE {name} TEMPLATE {template}")
+            connection.exec_driver_sql(f"CREATE DATABASE {name}")
         return postgres(name)
 
-    with engine.connect() as connection:
-        connection.exec_driver_sql("CREATE DATABASE empty")
-    migrate(postgres("empty"))
     return make
+
+
+@pytest.fixture(scope="session")
+def migrated_database(new_database: Callable[[], str]) -> tuple[str, Engine]:
+    """One for all tests: emptying it is sooner done than making another."""
+    url = new_database()
+    migrate(url)
+    return url, create_engine(url)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Of an empty database with the newest schema."""
-    if request.param == "postgresql":
-        return request.getfixturevalue("postgres_database")()
-    url = f"sqlite:///{tmp_path / 'store.db'}"
-    migrate(url)
+    if request.param == "sqlite":
+        return request.getfixturevalue("sqlite_url")
+    url, engine = request.getfixturevalue("migrated_database")
+    with engine.begin() as connection:
+        for table in reversed(METADATA.sorted_tables):
+            connection.execute(table.delete())
     return url
 
 
@@ -108,13 +116,19 @@ def store(url: str) -> Iterator[Store]:
 def bare_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Of a database without tables, in SQLite not even a file."""
     if request.param == "postgresql":
-        return request.getfixturevalue("postgres_database")("template0")
+        return request.getfixturevalue("new_database")()
     return f"sqlite:///{tmp_path / 'bare.db'}"
 
 
+@pytest.fixture(scope="session")
+def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("migrated") / "store.db"
+    migrate(f"sqlite:///{path}")
+    return path
+
+
 @pytest.fixture
-def sqlite_url(tmp_path: Path) -> str:
+def sqlite_url(migrated_file: Path, tmp_path: Path) -> str:
     """Where the database makes no difference."""
-    url = f"sqlite:///{tmp_path / 'store.db'}"
-    migrate(url)
-    return url
+    shutil.copy(migrated_file, tmp_path)
+    return f"sqlite:///{tmp_path / migrated_file.name}"
