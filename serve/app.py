@@ -43,8 +43,8 @@ class GatewayReplica:
         self.controller = controller
         self.gateway = Gateway(config, store, call_engine)
 
-    async def command(self, name: str, **arguments: Any) -> dict[str, Any]:
-        found, problem = await self.controller.command.remote(name, arguments)
+    async def command(self, command: str, /, **arguments: Any) -> dict[str, Any]:
+        found, problem = await self.controller.command.remote(command, arguments)
         if problem is not None:
             raise InputError(problem)
         return found
