@@ -7,6 +7,7 @@ import json
 import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +15,7 @@ from fastapi.responses import StreamingResponse
 from ray import serve
 from ray.exceptions import RayError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
+from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from serve.asking import Asked
@@ -167,7 +169,9 @@ class Stream(StreamingResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            await super().__call__(scope, receive, send)
+            # What a server of ASGI 2.4 raises; of an older one the call returns.
+            with suppress(ClientDisconnect):
+                await super().__call__(scope, receive, send)
         finally:
             if not self.answered.kept:
                 self.answered.fail(asyncio.CancelledError())
