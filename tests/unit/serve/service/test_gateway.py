@@ -38,6 +38,10 @@ async def said(gateway: Gateway, **fields: object) -> str:
     return answer["choices"][0]["message"]["content"].split()[0]
 
 
+async def arms_of(gateway: Gateway, users: list[str]) -> dict[str, str]:
+    return dict(zip(users, await asyncio.gather(*(said(gateway, user=user) for user in users)), strict=True))
+
+
 def experiment(gateway: Gateway, **fields: object) -> None:
     """A release of `new` is under way."""
     gateway.config.release = ReleaseConfig(**{"shadow_fraction": 0, "steps": [0.5], **fields})
@@ -61,12 +65,12 @@ async def shadows_end(gateway: Gateway) -> None:
 
 async def test_a_user_stays_with_an_arm_and_is_exposed_once(gateway, engines, store):
     experiment(gateway)
-    arms = {user: await said(gateway, user=user) for user in MANY}
+    arms = await arms_of(gateway, MANY)
     assert 15 < sum(arm == "new" for arm in arms.values()) < 45
-    assert {user: await said(gateway, user=user) for user in MANY} == arms
+    assert await arms_of(gateway, MANY) == arms
     # Another gateway knows no user yet and puts them where they were.
     other = Gateway(gateway.config, store, engines)
-    assert {user: await said(other, user=user) for user in MANY[:10]} == {user: arms[user] for user in MANY[:10]}
+    assert await arms_of(other, MANY[:10]) == {user: arms[user] for user in MANY[:10]}
     traffic = store.traffic("r1/canary-50", time.time())
     assert {exposure.user: exposure.variant for exposure in traffic.exposures} == arms
     assert len(traffic.exposures) == len(MANY)
@@ -103,12 +107,10 @@ async def test_what_the_store_says_is_followed_and_stays_while_it_says_nothing(g
         await asyncio.sleep(REFRESH_S)
         await until(lambda: gateway.directions is not known)
     assert hash_key("sk-1") in gateway.directions.keys
-    before, after = (
-        {user: where.choose("assistant", user, "") for user in MANY} for where in (known, gateway.directions)
-    )
-    moved = {(before[user].variant, after[user].variant) for user in MANY}
+    before, after = ([place.choose("assistant", user, "") for user in MANY] for place in (known, gateway.directions))
+    moved = {(one.variant, other.variant) for one, other in zip(before, after, strict=True)}
     assert moved == {("old", "old"), ("old", "new"), ("new", "new")}, "users move towards the candidate alone"
-    assert {choice.experiment for choice in after.values()} == {"r1/canary-50"}
+    assert {choice.experiment for choice in after} == {"r1/canary-50"}
 
 
 async def test_a_shadow_answers_where_nobody_sees_it(gateway, engines, store):
@@ -149,8 +151,8 @@ async def test_a_shadow_delays_nobody_and_is_left_out_where_many_are_under_way(g
     engines.behaviours["new"] = silent
     gateway.config.limits.timeout_s = 1.0
     experiment(gateway, shadow_fraction=1)
-    for _ in range(SHADOWS + 3):
-        assert await said(gateway, user="ann") == "old"
+    heard = await asyncio.gather(*(said(gateway, user="ann") for _ in range(SHADOWS + 3)))
+    assert set(heard) == {"old"}
     assert len(gateway.shadows) == SHADOWS
     assert gateway.ongoing == 0
     for shadow in gateway.shadows:
