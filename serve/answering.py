@@ -96,10 +96,9 @@ class Answered:
                 refusal = Refusal(499, "the client went away")
             case _:
                 LOG.error("%s: an unexpected error", self.id, exc_info=error)
-                refusal = Refusal(500, f"an error of this service: its log says more under {self.id}")
-        unexpected = refusal.status == 500 and refusal is not error
-        self.status = refusal.status
-        self.error = f"{type(error).__name__}: {error}" if unexpected else refusal.message
+                self.status, self.error = 500, f"{type(error).__name__}: {error}"
+                return Refusal(500, f"an error of this service: its log says more under {self.id}")
+        self.status, self.error = refusal.status, refusal.message
         return refusal
 
     def record(self) -> Request:

@@ -2,12 +2,16 @@
 
 import json
 
+import httpx
 import pytest
 from starlette.testclient import TestClient
 
+from rlhf.types import InputError, RunError
 from serve import directions, routes
 from serve.asking import STOP_STRINGS
 from serve.doors import Role, hash_key
+from serve.ledger import StaleRelease
+from tests.unit.serve.service.conftest import command
 from tests.unit.serve.service.engines import failing, overlong
 from tests.unit.serve.service.test_doors import CHAT
 
@@ -108,16 +112,38 @@ def test_a_wrong_method_says_the_right_one(open_client):
     assert open_client.get("/v1/completions").headers["allow"] == "POST"
 
 
-def test_a_body_of_unknown_length_is_read_no_further_than_its_limit(open_client):
+async def test_a_body_of_unknown_length_is_read_no_further_than_its_limit(gateway):
     parts_read = 0
 
-    def parts():
+    async def parts():
         nonlocal parts_read
         for _ in range(1000):
             parts_read += 1
             yield b" " * 1000
 
-    assert open_client.post("/v1/chat/completions", content=parts()).status_code == 413
+    transport = httpx.ASGITransport(routes.build(gateway, command))
+    async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
+        assert (await client.post("/v1/chat/completions", content=parts())).status_code == 413
+    assert parts_read == 5
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (InputError("there is no release yet; start one"), 400),
+        (RunError("the model does not start"), 409),
+        (StaleRelease("another process has changed it meanwhile"), 409),
+    ],
+)
+def test_what_a_release_controller_refuses(gateway, error, status):
+    async def refusing(name: str, /, **arguments: str) -> dict:
+        raise error
+
+    gateway.store.add_key(hash_key("sk-1"), Role.operator, "op", 0.0)
+    gateway.directions = directions.read(gateway.store, gateway.config)
+    with TestClient(routes.build(gateway, refusing)) as client:
+        answer = client.post("/release/promote", json={}, headers={"authorization": "Bearer sk-1"})
+    assert (answer.status_code, answer.json()["error"]["message"]) == (status, str(error))
 
 
 def test_what_may_be_asked_is_answered(open_client):
