@@ -37,6 +37,8 @@ class Crowd:
     """Questions of each."""
     at_once: int = 8
     """Users under way."""
+    thumbs: float = 1.0
+    """Of the answers, those that the user says something of."""
     edits: float = 0.5
     """Of the wrong answers, those that the user corrects."""
     mistakes: float = 0.05
@@ -83,6 +85,8 @@ class Crowd:
     ) -> None:
         right = answer["choices"][0]["message"]["content"].strip() == question.answer
         self.right[right] += 1
+        if generator.random() >= self.thumbs:
+            return
         said: dict[str, Any] = {"request_id": answer["id"], "user": user}
         meant = right != (generator.random() < self.mistakes)
         events = [{**said, "kind": "thumb", "value": 1 if meant else -1}]
