@@ -92,7 +92,8 @@ def edits(user: User) -> float | None:
 
 def regenerations(user: User) -> float | None:
     """Share of a user's answers that the user asked for again."""
-    return mean(request.regenerated for request in user.answered)
+    asked = [request.prompt_hash for request in user.answered]
+    return mean(prompt in asked[i + 1 :] for i, prompt in enumerate(asked))
 
 
 def turns(user: User) -> float | None:

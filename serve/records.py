@@ -119,8 +119,8 @@ class Observed:
     shadow: bool
     conversation: str
     turn: int
-    regenerated: bool
-    """Whether the same user asked the same again, later."""
+    prompt_hash: str
+    """Of what was asked."""
     status: int
     latency_s: float
     first_token_s: float | None

@@ -8,7 +8,7 @@ from contextlib import closing
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import Connection, Select, and_, delete, exists, func, insert, or_, select, tuple_, update
+from sqlalchemy import Connection, Select, delete, func, insert, or_, select, tuple_, update
 
 from rlhf.types import InputError
 from serve.ledger import Ledger
@@ -218,24 +218,23 @@ def _of_user(user: str) -> Any:
 
 
 def _observed(experiment: str, now: float) -> Select[Any]:
-    later = REQUESTS.alias()
-    regenerated = exists().where(
-        and_(
-            later.c.user == REQUESTS.c.user,
-            later.c.prompt_hash == REQUESTS.c.prompt_hash,
-            later.c.shadow_of.is_(None),
-            REQUESTS.c.shadow_of.is_(None),
-            tuple_(later.c.at, later.c.id) > tuple_(REQUESTS.c.at, REQUESTS.c.id),
-            later.c.at <= now,
-        )
+    names = (
+        "id",
+        "user",
+        "variant",
+        "at",
+        "conversation",
+        "turn",
+        "prompt_hash",
+        "status",
+        "latency_s",
+        "first_token_s",
     )
-    names = ("id", "user", "variant", "at", "conversation", "turn", "status", "latency_s", "first_token_s")
     tokens = select(func.sum(RESPONSES.c.num_tokens)).where(RESPONSES.c.request_id == REQUESTS.c.id).scalar_subquery()
     return (
         select(
             *(REQUESTS.c[name] for name in names),
             REQUESTS.c.shadow_of.is_not(None).label("shadow"),
-            regenerated.label("regenerated"),
             tokens.label("completion_tokens"),
         )
         .where(REQUESTS.c.experiment == experiment, REQUESTS.c.at <= now)

@@ -62,7 +62,7 @@ def simulate(experiment, models, *, hours, users_per_hour=1200, seed=0, weight=N
                     shadow=shadow,
                     conversation=id,
                     turn=1,
-                    regenerated=False,
+                    prompt_hash="h",
                     status=500 if rng.random() < model.error_rate else 200,
                     latency_s=rng.exponential(model.latency_s / 2),
                     first_token_s=None,

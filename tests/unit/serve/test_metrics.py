@@ -11,7 +11,7 @@ DAY = 86400.0
 
 
 def observed(id, user="ada", at=0.0, **fields):
-    fields = {"variant": "new", "shadow": False, "conversation": id, "turn": 1, "regenerated": False} | fields
+    fields = {"variant": "new", "shadow": False, "conversation": id, "turn": 1, "prompt_hash": id} | fields
     fields = {"status": 200, "latency_s": 1.0, "first_token_s": None, "completion_tokens": 7} | fields
     return Observed(id=id, user=user, at=at, **fields)
 
@@ -40,10 +40,10 @@ def test_a_user_counts_once_however_often_they_speak():
 
 def test_every_user_metric_by_hand():
     requests = [
-        observed("a", conversation="c1", turn=1, regenerated=True),
+        observed("a", conversation="c1", turn=1, prompt_hash="again"),
         observed("b", at=10.0, conversation="c1", turn=2),
         observed("c", at=20.0, conversation="c2", turn=4),
-        observed("d", at=4000.0, conversation="c2", turn=5),
+        observed("d", at=4000.0, conversation="c2", turn=5, prompt_hash="again"),
         observed("failed", at=30.0, status=500, conversation="c3", turn=9),
         observed("old", at=40.0, variant="old", turn=9),
         observed("hidden", at=50.0, shadow=True, turn=9),

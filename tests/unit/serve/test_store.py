@@ -186,12 +186,13 @@ def test_traffic_is_of_one_experiment_until_now_and_without_texts(store):
     store.add_feedback(said(requests[3], "thumb", 1))
     found = store.traffic("r1/canary-1", 20.0)
     assert [request.id for request in found.requests] == ["a", "copy", "b", "a3"]
-    assert [request.regenerated for request in found.requests] == [True, False, False, False]
+    kept = [*requests[:3], requests[4]]
+    assert [request.prompt_hash for request in found.requests] == [request.prompt_hash for request in kept]
     assert [request.shadow for request in found.requests] == [False, True, False, False]
     assert [request.completion_tokens for request in found.requests] == [6, 3, None, 3]
     assert found.feedback == [dataclasses.replace(edit, text=None)]
     assert found.exposures == [Exposure(experiment="r1/canary-1", user="ann", variant="new", at=10.0)]
-    assert not store.traffic("r1/canary-1", 11.5).requests[0].regenerated
+    assert len(store.traffic("r1/canary-1", 11.5).requests) == 3
     assert store.traffic("r9/shadow", 99.0) == Traffic(exposures=[], requests=[], feedback=[])
 
 
