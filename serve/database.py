@@ -38,15 +38,15 @@ class Database:
         """Raises InputError where there is none at `url`, or with another schema."""
         parsed = parse(url)
         if parsed.get_backend_name() == "sqlite" and not Path(parsed.database or "").is_file():
-            raise InputError(f"{parsed.database}: no database there; create it with serve.database.migrate")
+            raise InputError(f"{parsed.database}: no database there; start the service once, which makes it")
         self.engine = connect(parsed)
         self.writer = self.engine.execution_options(writes=True)
         found, newest = self.revision(), script().get_current_head()
         if found != newest:
             self.close()
             raise InputError(
-                f"{hidden(parsed)}: its schema is {found or 'none'}, this version needs {newest}; migrate it with "
-                "serve.database.migrate"
+                f"{hidden(parsed)}: its schema is {found or 'none'}, this version needs {newest}; start "
+                "this version of the service once, which brings it there"
             )
 
     def revision(self) -> str | None:

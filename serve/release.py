@@ -76,7 +76,9 @@ def main() -> None:
         needed = users_per_arm(
             sd=config.sd, effect=config.effect, alpha=config.alpha, power=config.power, share=config.share
         )
-        sys.stdout.write(f"{needed} users in the smaller arm: goal.test=fixed goal.users_per_arm={needed}\n")
+        sys.stdout.write(
+            f"{needed} users in the smaller arm: release.goal.test=fixed release.goal.users_per_arm={needed}\n"
+        )
         return
     sys.stdout.write(describe(ask(command, config)))
 

@@ -77,7 +77,7 @@ class DoorsConfig:
 
 @dataclass(kw_only=True, slots=True)
 class ServeConfig:
-    """The service: `launch/serve.py` and `serve.app:build`."""
+    """The service: `serve/up.py` and `serve.app:build`."""
 
     output: str = MISSING
     """Folder of the service: its store and its operator's key."""
