@@ -166,7 +166,7 @@ def test_a_worse_candidate_is_rolled_back(service: Service, tmp_path: Path) -> N
 
 @pytest.mark.timeout(400)
 def test_a_slow_candidate_trips_the_guardrail_before_users_see_it(service: Service, tmp_path: Path) -> None:
-    slow = speaker(tmp_path / "slow", 0.95, num_layers=48)
+    slow = speaker(tmp_path / "slow", 0.95, num_layers=160)
     status = service.release("slow", slow, service.crowd(), ("promoted", "rolled_back", "paused", "canary"))
     assert states(status) == ["shadow", "rolled_back"]
     reason = status["release"]["transitions"][-1]["reason"]
