@@ -116,14 +116,16 @@ class Answered:
 async def begin(
     answered: Answered, body: Mapping[str, Any], limits: LimitsConfig, call: Call
 ) -> tuple[Any, AsyncIterator[Any]]:
-    """The first thing an engine answers, and the rest. Raises Refusal.
+    """The first thing an engine answers, and the rest; of a stream it begins with the first event. Raises Refusal.
 
     Where the engine dies before that another one is tried: nobody has seen anything yet.
     """
     for attempt in range(1, limits.attempts + 1):
         answers = call(answered.seat, answered.endpoint, body, answered.id)
         try:
-            return await anext(answers), answers
+            status, first = await anext(answers)
+            rest = answers if first is not None else chained(await anext(answers), answers)
+            return (status, first), rest
         except BackPressureError:
             raise Refusal(429, "the model is busy: try again", retry_after_s=limits.retry_after_s) from None
         except BROKEN as error:
@@ -132,6 +134,12 @@ async def begin(
             )
         await asyncio.sleep(BACKOFF_S * 2 ** (attempt - 1))
     raise Refusal(503, "the model does not answer at the moment: try again", retry_after_s=limits.retry_after_s)
+
+
+async def chained(first: Any, rest: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    yield first
+    async for item in rest:
+        yield item
 
 
 class Stream(StreamingResponse):
