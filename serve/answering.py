@@ -6,14 +6,17 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from fastapi.responses import StreamingResponse
 from ray import serve
 from ray.exceptions import RayError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
+from ray.serve.handle import DeploymentHandle
 from starlette.types import Receive, Scope, Send
 
 from serve.asking import Asked
@@ -28,14 +31,19 @@ BROKEN = (RayError, DeploymentUnavailableError, RayServeException)
 BACKOFF_S = 0.2
 DATA, DONE = "data: ", "[DONE]"
 
-Call = Callable[[Seat, Endpoint, Mapping[str, Any], str], AsyncIterator[tuple[int, Any]]]
+Call = Callable[[Seat, Endpoint, Mapping[str, Any], str], AsyncGenerator[tuple[int, Any]]]
 """(seat of a variant, endpoint, body, request id) -> what `Engine.answer` yields."""
 
 
-async def call_engine(seat: Seat, endpoint: Endpoint, body: Mapping[str, Any], id: str) -> AsyncIterator[Any]:
+@lru_cache(maxsize=64)
+def engine_handle(app: str) -> DeploymentHandle:
+    """To a variant's engines. Serve's controller is asked for it, which blocks the event loop, so once."""
+    return serve.get_app_handle(app).options(stream=True)
+
+
+async def call_engine(seat: Seat, endpoint: Endpoint, body: Mapping[str, Any], id: str) -> AsyncGenerator[Any]:
     """What one of the variant's engines answers. Closing the iterator ends the generation there."""
-    handle = serve.get_app_handle(seat.app)
-    answers = handle.options(stream=True).answer.remote(str(endpoint), body, id, seat.adapter)
+    answers = engine_handle(seat.app).answer.remote(str(endpoint), body, id, seat.adapter)
     try:
         async for answer in answers:
             yield answer
@@ -115,7 +123,7 @@ class Answered:
 
 async def begin(
     answered: Answered, body: Mapping[str, Any], limits: LimitsConfig, call: Call
-) -> tuple[Any, AsyncIterator[Any]]:
+) -> tuple[Any, AsyncGenerator[Any]]:
     """The first thing an engine answers, and the rest; of a stream it begins with the first event. Raises Refusal.
 
     Where the engine dies before that another one is tried: nobody has seen anything yet.
@@ -136,50 +144,53 @@ async def begin(
     raise Refusal(503, "the model does not answer at the moment: try again", retry_after_s=limits.retry_after_s)
 
 
-async def chained(first: Any, rest: AsyncIterator[Any]) -> AsyncIterator[Any]:
-    yield first
-    async for item in rest:
-        yield item
+async def chained(first: Any, rest: AsyncGenerator[Any]) -> AsyncGenerator[Any]:
+    async with aclosing(rest):
+        yield first
+        async for item in rest:
+            yield item
 
 
 class Stream(StreamingResponse):
     """Server-sent events; `keep` is awaited at their end, however it comes, if it was not before."""
 
-    def __init__(self, content: AsyncIterator[str], keep: Callable[[], Awaitable[None]]) -> None:
-        super().__init__(content, media_type="text/event-stream", headers={"cache-control": "no-cache"})
-        self.keep = keep
+    def __init__(self, events: AsyncGenerator[str], keep: Callable[[], Awaitable[None]]) -> None:
+        super().__init__(events, media_type="text/event-stream", headers={"cache-control": "no-cache"})
+        self.events, self.keep = events, keep
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await super().__call__(scope, receive, send)
         finally:
+            await self.events.aclose()
             await self.keep()
 
 
 async def events(
-    answered: Answered, rest: AsyncIterator[Any], name: str, keep: Callable[[], Awaitable[None]]
-) -> AsyncIterator[str]:
+    answered: Answered, rest: AsyncGenerator[Any], name: str, keep: Callable[[], Awaitable[None]]
+) -> AsyncGenerator[str]:
     """A stream as the user sees it; an engine that dies under way gives an error event, then the end.
 
     `keep` is awaited before the end, so that feedback finds the answer.
     """
     try:
-        async for _, event in rest:
-            data = event.removeprefix(DATA).strip()
-            if data == DONE:
-                break
-            piece = json.loads(data)
-            answered.take(piece)
-            if "error" in piece:
-                answered.fail(int(piece["error"]["code"]), piece["error"]["message"])
-            if shown(piece, answered, name):
-                yield f"{DATA}{json.dumps(piece)}\n\n"
+        async with aclosing(rest):
+            async for _, event in rest:
+                data = event.removeprefix(DATA).strip()
+                if data == DONE:
+                    break
+                piece = json.loads(data)
+                answered.take(piece)
+                if "error" in piece:
+                    answered.fail(int(piece["error"]["code"]), piece["error"]["message"])
+                if shown(piece, answered, name):
+                    yield f"{DATA}{json.dumps(piece)}\n\n"
     except BROKEN as error:
         LOG.warning("%s: the engine died in the middle of an answer: %s", answered.id, error)
         refusal = Refusal(503, "the model's engine died in the middle of this answer: ask again")
         answered.fail(refusal.status, refusal.message)
         yield f"{DATA}{json.dumps(refusal.body)}\n\n"
-    except asyncio.CancelledError:
+    except (asyncio.CancelledError, GeneratorExit):
         answered.fail(499, "the client went away")
         raise
     await keep()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -115,7 +115,7 @@ class Gateway:
         self.ongoing -= 1
         return JSONResponse({**first, "id": answered.id, "model": answered.asked.model})
 
-    def stream(self, answered: Answered, rest: AsyncIterator[Any]) -> Stream:
+    def stream(self, answered: Answered, rest: AsyncGenerator[Any]) -> Stream:
         kept = False
 
         async def keep() -> None:
