@@ -19,7 +19,7 @@ export RAY_USAGE_STATS_ENABLED ?= 0
 export VLLM_NO_USAGE_STATS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart pipeline test test-unit lint install lock
+.PHONY: help quickstart pipeline serve loop test test-unit lint install lock
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -29,6 +29,15 @@ quickstart: install  ## train a tiny model on this machine's CPU; ARGS="..." is 
 
 pipeline: install  ## SFT, then a reward model and PPO, and DPO, side by side on a tiny model; ARGS="..." is passed on
 	.venv/bin/python launch/pipeline.py pipeline=tiny $(ARGS)
+
+serve: install outputs/quickstart/grpo/model/config.json  ## serve the quickstart's models until Ctrl-C; ARGS="..." is passed on
+	.venv/bin/python serve/up.py experiment=quickstart_serve $(ARGS)
+
+outputs/quickstart/grpo/model/config.json: | install
+	.venv/bin/python launch/quickstart.py
+
+loop: install  ## serve, gather feedback, DPO, release: twice round on a tiny model; ARGS="..." is passed on
+	.venv/bin/python launch/pipeline.py pipeline=loop $(ARGS)
 
 test: lint test-unit  ## lint and every tier of tests; those that need a GPU skip themselves
 	.venv/bin/pytest tests --ignore=tests/unit --ignore=tests/architecture

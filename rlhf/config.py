@@ -219,11 +219,12 @@ def compose(folder: Path, name: str, overrides: list[str], schema: type[T]) -> T
 
 def from_words(words: list[str], schema: type[T]) -> T:
     """A configuration from `key=value` words alone, for commands that are no Hydra mains. Raises InputError."""
-    given = OmegaConf.from_dotlist(words)
+    # Not read as YAML, to which 007 and 12e4, as hashes begin, are numbers.
+    given = {key: value for key, _, value in (word.partition("=") for word in words)}
     known = [declared.name for declared in dataclasses.fields(schema)]  # type: ignore[arg-type]
     for key in given:
         if key not in known:
-            raise InputError(unknown_key(str(key), known))
+            raise InputError(unknown_key(key, known))
     return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), given))  # type: ignore[return-value]
 
 

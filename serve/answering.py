@@ -6,8 +6,8 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -17,6 +17,7 @@ from ray import serve
 from ray.exceptions import RayError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 from ray.serve.handle import DeploymentHandle
+from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from serve.asking import Asked
@@ -31,7 +32,8 @@ BROKEN = (RayError, DeploymentUnavailableError, RayServeException)
 BACKOFF_S = 0.2
 DATA, DONE = "data: ", "[DONE]"
 
-Call = Callable[[Seat, Endpoint, Mapping[str, Any], str], AsyncGenerator[tuple[int, Any]]]
+Answers = AsyncGenerator[tuple[int, Any], None]
+Call = Callable[[Seat, Endpoint, Mapping[str, Any], str], Answers]
 """(seat of a variant, endpoint, body, request id) -> what `Engine.answer` yields."""
 
 
@@ -41,7 +43,7 @@ def engine_handle(app: str) -> DeploymentHandle:
     return serve.get_app_handle(app).options(stream=True)
 
 
-async def call_engine(seat: Seat, endpoint: Endpoint, body: Mapping[str, Any], id: str) -> AsyncGenerator[Any]:
+async def call_engine(seat: Seat, endpoint: Endpoint, body: Mapping[str, Any], id: str) -> Answers:
     """What one of the variant's engines answers. Closing the iterator ends the generation there."""
     answers = engine_handle(seat.app).answer.remote(str(endpoint), body, id, seat.adapter)
     try:
@@ -71,6 +73,8 @@ class Answered:
     texts: dict[int, str] = field(default_factory=dict)
     reasons: dict[int, str | None] = field(default_factory=dict)
     usage: Mapping[str, int] = field(default_factory=dict)
+    kept: bool = False
+    """Whether its end has been noted."""
 
     def take(self, body: Mapping[str, Any]) -> None:
         """Note what a whole answer or a piece of one says."""
@@ -88,8 +92,21 @@ class Answered:
     def elapsed_s(self) -> float:
         return time.perf_counter() - self.started
 
-    def fail(self, status: int, error: str) -> None:
-        self.status, self.error = status, error
+    def fail(self, error: BaseException) -> Refusal:
+        """Note what went wrong; what its user is told of it."""
+        match error:
+            case Refusal():
+                refusal = error
+            case TimeoutError():
+                refusal = Refusal(504, "the answer takes too long: ask for less")
+            case asyncio.CancelledError():
+                refusal = Refusal(499, "the client went away")
+            case _:
+                LOG.error("%s: an unexpected error", self.id, exc_info=error)
+                self.status, self.error = 500, f"{type(error).__name__}: {error}"
+                return Refusal(500, f"an error of this service: its log says more under {self.id}")
+        self.status, self.error = refusal.status, refusal.message
+        return refusal
 
     def record(self) -> Request:
         tokens = self.usage.get("completion_tokens")
@@ -121,87 +138,93 @@ class Answered:
         )
 
 
-async def begin(
-    answered: Answered, body: Mapping[str, Any], limits: LimitsConfig, call: Call
-) -> tuple[Any, AsyncGenerator[Any]]:
-    """The first thing an engine answers, and the rest; of a stream it begins with the first event. Raises Refusal.
+async def begin(answered: Answered, body: Mapping[str, Any], limits: LimitsConfig, call: Call) -> tuple[Any, Answers]:
+    """The first thing an engine answers, and the rest. Raises Refusal.
 
     Where the engine dies before that another one is tried: nobody has seen anything yet.
     """
     for attempt in range(1, limits.attempts + 1):
+        if attempt > 1:
+            await asyncio.sleep(BACKOFF_S * 2 ** (attempt - 2))
         answers = call(answered.seat, answered.endpoint, body, answered.id)
         try:
-            status, first = await anext(answers)
-            rest = answers if first is not None else chained(await anext(answers), answers)
-            return (status, first), rest
+            return await anext(answers), answers
         except BackPressureError:
             raise Refusal(429, "the model is busy: try again", retry_after_s=limits.retry_after_s) from None
         except BROKEN as error:
             LOG.warning(
                 "%s: try %d of %d at %s: %s", answered.id, attempt, limits.attempts, answered.seat.variant, error
             )
-        await asyncio.sleep(BACKOFF_S * 2 ** (attempt - 1))
     raise Refusal(503, "the model does not answer at the moment: try again", retry_after_s=limits.retry_after_s)
 
 
-async def chained(first: Any, rest: AsyncGenerator[Any]) -> AsyncGenerator[Any]:
-    async with aclosing(rest):
-        yield first
-        async for item in rest:
-            yield item
+def refused(status: int, body: Mapping[str, Any]) -> Refusal:
+    """What an engine said instead of an answer."""
+    return Refusal(status, body["error"]["message"], param=body["error"].get("param"))
 
 
 class Stream(StreamingResponse):
-    """Server-sent events; `keep` is awaited at their end, however it comes, if it was not before."""
+    """Server-sent events. `keep` is awaited at their end, however it comes: the client may go before the first."""
 
-    def __init__(self, events: AsyncGenerator[str], keep: Callable[[], Awaitable[None]]) -> None:
-        super().__init__(events, media_type="text/event-stream", headers={"cache-control": "no-cache"})
-        self.events, self.keep = events, keep
+    def __init__(
+        self, answered: Answered, rest: Answers, limits: LimitsConfig, keep: Callable[[], Awaitable[None]]
+    ) -> None:
+        content = events(answered, rest, limits, keep)
+        super().__init__(content, media_type="text/event-stream", headers={"cache-control": "no-cache"})
+        self.answered, self.rest, self.keep = answered, rest, keep
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            await super().__call__(scope, receive, send)
+            # What a server of ASGI 2.4 raises; of an older one the call returns.
+            with suppress(ClientDisconnect):
+                await super().__call__(scope, receive, send)
         finally:
-            await self.events.aclose()
+            if not self.answered.kept:
+                self.answered.fail(asyncio.CancelledError())
             await self.keep()
+            await self.rest.aclose()
 
 
 async def events(
-    answered: Answered, rest: AsyncGenerator[Any], name: str, keep: Callable[[], Awaitable[None]]
-) -> AsyncGenerator[str]:
+    answered: Answered, rest: Answers, limits: LimitsConfig, keep: Callable[[], Awaitable[None]]
+) -> AsyncIterator[str]:
     """A stream as the user sees it; an engine that dies under way gives an error event, then the end.
 
     `keep` is awaited before the end, so that feedback finds the answer.
     """
     try:
-        async with aclosing(rest):
-            async for _, event in rest:
-                data = event.removeprefix(DATA).strip()
-                if data == DONE:
-                    break
-                piece = json.loads(data)
-                answered.take(piece)
-                if "error" in piece:
-                    answered.fail(int(piece["error"]["code"]), piece["error"]["message"])
-                if shown(piece, answered, name):
-                    yield f"{DATA}{json.dumps(piece)}\n\n"
+        async for piece in pieces(rest, limits.timeout_s - answered.elapsed_s):
+            if "error" in piece:
+                raise refused(int(piece["error"]["code"]), piece)
+            answered.take(piece)
+            if shown(piece, answered):
+                yield f"{DATA}{json.dumps(piece)}\n\n"
     except BROKEN as error:
         LOG.warning("%s: the engine died in the middle of an answer: %s", answered.id, error)
-        refusal = Refusal(503, "the model's engine died in the middle of this answer: ask again")
-        answered.fail(refusal.status, refusal.message)
-        yield f"{DATA}{json.dumps(refusal.body)}\n\n"
-    except (asyncio.CancelledError, GeneratorExit):
-        answered.fail(499, "the client went away")
-        raise
+        died = Refusal(503, "the model's engine died in the middle of this answer: ask again")
+        yield f"{DATA}{json.dumps(answered.fail(died).body)}\n\n"
+    except Exception as error:  # noqa: BLE001  `fail` logs what is unexpected
+        yield f"{DATA}{json.dumps(answered.fail(error).body)}\n\n"
     await keep()
     yield f"{DATA}{DONE}\n\n"
 
 
-def shown(piece: dict[str, Any], answered: Answered, name: str) -> bool:
+async def pieces(rest: Answers, left_s: float) -> AsyncIterator[dict[str, Any]]:
+    """What the engine's events say. Raises TimeoutError after `left_s` seconds."""
+    deadline = asyncio.get_running_loop().time() + left_s
+    while True:
+        # Not around the `yield`: the time-out would strike the code that takes the piece.
+        async with asyncio.timeout_at(deadline):
+            _, event = await anext(rest)
+        data = event.removeprefix(DATA).strip()
+        if data == DONE:
+            return
+        yield json.loads(data)
+
+
+def shown(piece: dict[str, Any], answered: Answered) -> bool:
     """Give a piece of an answer the names its user knows; whether it is for the user at all."""
-    if "error" in piece:
-        return True
-    piece["id"], piece["model"] = answered.id, name
+    piece["id"], piece["model"] = answered.id, answered.asked.model
     if answered.asked.stream_options and answered.asked.stream_options.include_usage:
         return True
     return not piece.pop("usage", None) or bool(piece["choices"])

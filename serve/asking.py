@@ -6,7 +6,7 @@ import hashlib
 import json
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from serve.doors import Refusal
 from serve.records import Endpoint, FeedbackKind
@@ -59,11 +59,12 @@ class Asked(Model):
     stream: bool = False
     stream_options: StreamOptions | None = None
 
-    @model_validator(mode="after")
-    def few_stops(self) -> Asked:
-        if isinstance(self.stop, list) and len(self.stop) > STOP_STRINGS:
-            raise ValueError(f"stop has {len(self.stop)} strings, at most {STOP_STRINGS} are taken")
-        return self
+    @field_validator("stop")
+    @classmethod
+    def few(cls, stop: str | list[str] | None) -> str | list[str] | None:
+        if isinstance(stop, list) and len(stop) > STOP_STRINGS:
+            raise ValueError(f"{len(stop)} strings are more than {STOP_STRINGS}; leave some out")
+        return stop
 
     def dialogue(self) -> list[dict[str, Any]]:
         raise NotImplementedError
@@ -155,13 +156,17 @@ def read(raw: bytes, kind: type[ModelT]) -> ModelT:
         return kind.model_validate_json(raw)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
+        unknown = first["type"] == "extra_forbidden"
         # A union's alternatives name themselves in the path; the reader knows fields and places alone.
-        path = ".".join(str(part) for part in first["loc"] if str(part).isidentifier() or isinstance(part, int))
+        names = [part for part in first["loc"] if isinstance(part, int) or (part.isidentifier() and part != "str")]
+        path = ".".join(map(str, [*first["loc"]] if unknown else names))
         if first["type"] == "json_invalid":
             raise Refusal(400, f"the body is not JSON: {first['msg']}") from None
-        if first["type"] == "extra_forbidden":
+        if unknown:
             raise Refusal(400, f"{path}: there is no such field here; leave it out", param=path) from None
-        raise Refusal(400, f"{path or 'body'}: {first['msg']}", param=path or None) from None
+        raise Refusal(
+            400, f"{path or 'body'}: {first['msg'].removeprefix('Value error, ')}", param=path or None
+        ) from None
 
 
 def check_limits(asked: Asked, limits: LimitsConfig) -> None:

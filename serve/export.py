@@ -101,7 +101,7 @@ def export(store: Store, kind: RowKind, folder: Path, config: ExportConfig) -> A
     manifest = {
         "kind": "feedback",
         "rows": str(kind),
-        "parents": dict(sorted({(request.variant, request.version) for row in rows for request in row.requests})),
+        "parents": parents_of(store, rows),
         "config": asdict(config),
         "time_range": [min(event.at for row in rows for event in row.events), max(row.at for row in rows)],
         "metrics": {
@@ -115,6 +115,13 @@ def export(store: Store, kind: RowKind, folder: Path, config: ExportConfig) -> A
         write_lines(staging / ROWS, ({**row.content, "source": row.source, **origin(row)} for row in rows))
         write_lines(staging / REJECTS, ({"reason": reject.reason, **origin(reject)} for reject in rejects))
     return open_artifact(folder)
+
+
+def parents_of(store: Store, rows: Iterable[Row]) -> list[dict[str, Any]]:
+    """The models whose answers these are."""
+    folders = {variant.name: variant.folder for variant in store.variants()}
+    answered = sorted({(request.variant, request.version) for row in rows for request in row.requests})
+    return [{"path": folders.get(name), "variant": name, "version": version} for name, version in answered]
 
 
 def collect(store: Store, kind: RowKind, config: ExportConfig) -> tuple[list[Row], list[Reject]]:

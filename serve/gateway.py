@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Any
 
 from fastapi.responses import JSONResponse
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.responses import Response
 
+from rlhf.types import InputError, RunError
 from serve import directions
-from serve.answering import Answered, Call, Stream, begin, events
+from serve.answering import Answered, Call, Stream, begin, refused
 from serve.asking import Asked, check_limits
 from serve.directions import Choice, Directions
 from serve.doors import Caller, Refusal
@@ -59,7 +61,7 @@ class Gateway:
             await asyncio.sleep(REFRESH_S)
             try:
                 found = await asyncio.to_thread(directions.read, self.store, self.config)
-            except SQLAlchemyError as error:
+            except (SQLAlchemyError, InputError, RunError) as error:
                 LOG.error("the store cannot be read, what it last said stays: %s", error)
                 continue
             if found.split != self.directions.split:
@@ -85,11 +87,11 @@ class Gateway:
             async with asyncio.timeout(limits.timeout_s):
                 return await self.reply(answered)
         except BaseException as error:
-            self.ongoing -= 1
-            await asyncio.shield(self.note_failure(answered, error))
-            if isinstance(error, TimeoutError):
-                raise Refusal(504, f"the answer took more than {limits.timeout_s:g} s: ask for less") from None
-            raise
+            refusal = answered.fail(error)
+            await self.keep(answered)
+            if isinstance(error, asyncio.CancelledError):
+                raise
+            raise refusal from None
 
     def underway(self, id: str, user: str, endpoint: Endpoint, asked: Asked, choice: Choice) -> Answered:
         return Answered(
@@ -102,43 +104,25 @@ class Gateway:
         )
 
     async def reply(self, answered: Answered) -> Response:
-        """Takes one off `ongoing` when the answer is complete."""
-        body = self.body_for(answered)
-        (status, first), rest = await begin(answered, body, self.config.limits, self.call)
+        (status, first), rest = await begin(answered, self.body_for(answered), self.config.limits, self.call)
         if first is None:
-            return self.stream(answered, rest)
+            return Stream(answered, rest, self.config.limits, partial(self.keep, answered))
         if status != 200:
-            error = first["error"]
-            raise Refusal(status, error["message"], param=error["param"])
+            raise refused(status, first)
         answered.take(first)
-        await self.recorder.record(answered.record())
-        self.ongoing -= 1
-        return JSONResponse({**first, "id": answered.id, "model": answered.asked.model})
-
-    def stream(self, answered: Answered, rest: AsyncGenerator[Any]) -> Stream:
-        kept = False
-
-        async def keep() -> None:
-            nonlocal kept
-            if not kept:
-                kept = True
-                self.ongoing -= 1
-                await asyncio.shield(self.recorder.record(answered.record()))
-
-        return Stream(events(answered, rest, answered.asked.model, keep), keep)
+        answer = JSONResponse({**first, "id": answered.id, "model": answered.asked.model})
+        await self.keep(answered)
+        return answer
 
     def body_for(self, answered: Answered) -> dict[str, Any]:
         return {**answered.asked.for_engine(self.config.limits), "model": answered.seat.variant}
 
-    async def note_failure(self, answered: Answered, error: BaseException) -> None:
-        """A request that got no answer is kept too: its variant's errors are counted."""
-        if isinstance(error, Refusal):
-            answered.fail(error.status, error.message)
-        elif isinstance(error, asyncio.CancelledError):
-            answered.fail(499, "the client went away")
-        else:
-            answered.fail(504 if isinstance(error, TimeoutError) else 500, f"{type(error).__name__}: {error}")
-        await self.recorder.record(answered.record())
+    async def keep(self, answered: Answered) -> None:
+        """However a request ends it is recorded, errors of its variant included, and under way no more; once."""
+        if not answered.kept:
+            answered.kept = True
+            self.ongoing -= 1
+            await self.recorder.record(answered.record())
 
     async def expose(self, answered: Answered) -> None:
         """Keep that the experiment shows the user an arm, before it does."""
@@ -173,10 +157,9 @@ class Gateway:
         try:
             async with asyncio.timeout(self.config.limits.timeout_s):
                 (status, body), _ = await begin(copy, self.body_for(copy), self.config.limits, self.call)
-            if status == 200:
-                copy.take(body)
-            else:
-                copy.fail(status, body["error"]["message"])
-            await self.recorder.record(copy.record())
-        except (Refusal, TimeoutError) as error:
-            await self.note_failure(copy, error)
+            if status != 200:
+                raise refused(status, body)
+            copy.take(body)
+        except Exception as error:  # noqa: BLE001  `fail` logs what is unexpected
+            copy.fail(error)
+        await self.recorder.record(copy.record())

@@ -14,43 +14,69 @@ from rlhf.types import InputError
 from serve.doors import Role, hash_key, make_key
 from serve.store import Store
 
-COMMANDS = ("add", "list", "remove")
 SHOWN = 12
 """Characters of a key's hash that name it."""
 
 
 @dataclass(kw_only=True, slots=True)
-class KeysConfig:
-    """The command line."""
+class ListConfig:
+    """`list`."""
 
     url: str = "sqlite:///outputs/serve/store.sqlite"
     """SQLAlchemy URL of the store."""
+
+
+@dataclass(kw_only=True, slots=True)
+class AddConfig(ListConfig):
+    """`add`."""
+
     owner: str = MISSING
     """Whose key it is: users whom it names are its owner's."""
     role: Role = Role.user
     """`user` or `operator`."""
+
+    def __post_init__(self) -> None:
+        # OWNER/USER is how users are told apart.
+        if not self.owner or "/" in self.owner:
+            raise InputError(f"owner={self.owner}: give a name without a slash, as in owner=ann")
+
+
+@dataclass(kw_only=True, slots=True)
+class RemoveConfig(ListConfig):
+    """`remove`."""
+
     hash: str = MISSING
     """Beginning of the hash of the key to remove, as `list` shows it."""
+
+
+COMMANDS: dict[str, type[ListConfig]] = {"add": AddConfig, "list": ListConfig, "remove": RemoveConfig}
 
 
 def main() -> None:
     if len(sys.argv) < 2 or sys.argv[1] not in COMMANDS:
         raise InputError(f"say what to do, one of {', '.join(COMMANDS)}: python serve/keys.py list")
-    config = from_words(sys.argv[2:], KeysConfig)
+    config = from_words(sys.argv[2:], COMMANDS[sys.argv[1]])
     store = Store(config.url)
-    if sys.argv[1] == "add":
+    try:
+        sys.stdout.write(run(store, config))
+    finally:
+        store.close()
+
+
+def run(store: Store, config: ListConfig) -> str:
+    """What is said of it. Raises InputError where no key, or more than one, is named."""
+    if isinstance(config, AddConfig):
         key = make_key()
         store.add_key(hash_key(key), config.role, config.owner, time.time())
-        sys.stdout.write(f"{key}\nIt is shown this once: the store keeps its hash alone.\n")
-    elif sys.argv[1] == "list":
-        for known in store.all_keys():
-            sys.stdout.write(f"{known.hash[:SHOWN]} {known.role} {known.owner}\n")
-    else:
-        found = [known.hash for known in store.all_keys() if known.hash.startswith(config.hash)]
+        return f"{key}\nIt is shown this once: the store keeps its hash alone.\n"
+    known = store.all_keys()
+    if isinstance(config, RemoveConfig):
+        found = [key.hash for key in known if key.hash.startswith(config.hash)]
         if len(found) != 1:
             raise InputError(f"hash={config.hash}: {len(found)} keys begin like this; give one as `list` shows it")
         store.remove_key(found[0])
-    store.close()
+        return ""
+    return "".join(f"{key.hash[:SHOWN]} {key.role} {key.owner}\n" for key in known)
 
 
 if __name__ == "__main__":

@@ -6,8 +6,6 @@ import asyncio
 import logging
 from dataclasses import dataclass, field
 
-from sqlalchemy.exc import SQLAlchemyError
-
 from serve.records import Request
 from serve.store import Store
 
@@ -38,9 +36,9 @@ class Recorder:
             batch, self.waiting = self.waiting, []
             try:
                 await asyncio.to_thread(self.store.record, [request for request, _ in batch])
-            except SQLAlchemyError as error:
+            except Exception:
                 self.lost += len(batch)
-                LOG.error("the store did not take %d requests (%d so far): %s", len(batch), self.lost, error)
+                LOG.exception("the store did not take %d requests (%d so far)", len(batch), self.lost)
             for _, done in batch:
                 if not done.done():
                     done.set_result(None)

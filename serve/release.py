@@ -101,9 +101,13 @@ def ask(command: str, config: DeskConfig) -> dict[str, Any]:
         )
     except httpx.HTTPError as error:
         raise RunError(f"url={config.url}: the service does not answer ({error}); start it with make serve") from None
-    if answer.status_code >= 400:
-        raise InputError(answer.json()["error"]["message"] if "json" in answer.headers["content-type"] else answer.text)
-    found: dict[str, Any] = answer.json()
+    try:
+        found: dict[str, Any] = answer.json()
+        problem = found["error"]["message"] if answer.is_error else None
+    except (ValueError, TypeError, KeyError):
+        raise RunError(f"url={config.url}: status {answer.status_code} from something else than the service") from None
+    if problem is not None:
+        raise RunError(problem) if answer.is_server_error else InputError(problem)
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -11,7 +12,9 @@ from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Request
 from fastapi.responses import JSONResponse
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from rlhf.types import InputError, RunError
@@ -20,6 +23,8 @@ from serve.doors import Caller, Refusal, Role, is_loopback, let_in, need
 from serve.gateway import NOBODY, Gateway
 from serve.records import Endpoint, Feedback
 from serve.store import UnknownRequest
+
+LOG = logging.getLogger(__name__)
 
 Command = Callable[..., Awaitable[dict[str, Any]]]
 """What the release controller does: (name, **arguments) -> the release as it then is."""
@@ -90,7 +95,25 @@ def add_errors(api: FastAPI) -> None:
 
     @api.exception_handler(HTTPException)
     async def elsewhere(request: Request, error: HTTPException) -> Response:
-        return await refuse(request, Refusal(error.status_code, f"{request.method} {request.url.path}: {error.detail}"))
+        sentence = f"{request.method} {request.url.path}: {error.detail}"
+        answer = await refuse(request, Refusal(error.status_code, sentence))
+        answer.headers.update(error.headers or {})
+        return answer
+
+    @api.exception_handler(SQLAlchemyError)
+    async def unkept(request: Request, error: SQLAlchemyError) -> Response:
+        LOG.error("%s %s: the store does not answer: %s", request.method, request.url.path, error)
+        seconds = request.app.state.gateway.config.limits.retry_after_s
+        return await refuse(request, Refusal(503, "the store does not answer: try again", retry_after_s=seconds))
+
+    @api.exception_handler(ClientDisconnect)
+    async def gone(request: Request, error: ClientDisconnect) -> Response:
+        return await refuse(request, Refusal(499, "the client went away before the end of its body"))
+
+    @api.exception_handler(Exception)
+    async def unexpected(request: Request, error: Exception) -> Response:
+        """The server logs the error itself: Starlette raises it again once this is sent."""
+        return await refuse(request, Refusal(500, "an error of this service: its log says more"))
 
 
 def add_asking(api: FastAPI, gateway: Gateway) -> None:

@@ -2,6 +2,7 @@
 
 import signal
 import sys
+import threading
 from pathlib import Path
 
 import hydra
@@ -18,11 +19,15 @@ def main(composed: DictConfig) -> None:
     config = resolve(composed, ServeConfig)
     from serve.local import serving
 
+    stop = threading.Event()
     with serving(config) as url:
+        # Ray takes the handlers while it starts.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: stop.set())
         key = Path(config.output) / "operator.key"
         sys.stdout.write(f"{', '.join([config.name, *config.models])} at {url}/v1; the operator's key is in {key}\n")
         sys.stdout.flush()
-        signal.sigwait({signal.SIGINT, signal.SIGTERM})
+        stop.wait()
 
 
 if __name__ == "__main__":

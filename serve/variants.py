@@ -42,7 +42,12 @@ def is_adapter(folder: str | Path) -> bool:
 
 
 def base_of(name: str, root: Path, known: Iterable[Variant]) -> str:
-    wanted = str(json.loads((root / ADAPTER).read_text(encoding="utf-8"))["base_model_name_or_path"])
+    try:
+        wanted = str(json.loads((root / ADAPTER).read_text(encoding="utf-8"))["base_model_name_or_path"])
+    except (ValueError, TypeError, KeyError):
+        raise InputError(
+            f"models.{name}={root}: its {ADAPTER} names no base_model_name_or_path; write the adapter again"
+        ) from None
     whole = [variant for variant in known if variant.base is None]
     for variant in whole:
         if Path(wanted).expanduser().resolve() == Path(variant.folder):

@@ -79,7 +79,8 @@ class VLLMServer:
                 raise InputError(f"model {self.arguments.model}: vLLM does not serve it: {answer['error']['message']}")
 
     async def answer(self, endpoint: str, body: Mapping[str, Any], request_id: str) -> AsyncIterator[Answer]:
-        """The status with the whole body; of a streamed answer (200, None), then its events, each (200, text).
+        """The status with the whole body; of a streamed answer (200, None) once its first token is there, then
+        its events, each (200, text).
 
         Closing the iterator ends the generation. Raises EngineDied.
         """
@@ -92,11 +93,14 @@ class VLLMServer:
         if isinstance(answer, ErrorResponse):
             yield answer.error.code, answer.model_dump()
         elif isinstance(answer, AsyncGenerator):
-            yield 200, None
+            begun = False
             async for event in answer:
                 # vLLM's handlers make an event of any error.
                 if self.engine.errored:
                     raise EngineDied(f"in the middle of {request_id}")
+                if not begun:
+                    yield 200, None
+                begun = True
                 yield 200, event
         else:
             yield 200, answer.model_dump()

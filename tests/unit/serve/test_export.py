@@ -139,7 +139,7 @@ def test_a_row_is_traced_to_its_events(store, tmp_path):
          "request_ids": [good.id, bad.id], "event_ids": [up.id, down.id]}
     ]  # fmt: skip
     assert trace(store, folder, 0) == [(good, [up]), (bad, [down])]
-    assert artifact.manifest["parents"] == {"new": "v2", "old": "v1"}
+    assert [(one["variant"], one["version"]) for one in artifact.manifest["parents"]] == [("new", "v2"), ("old", "v1")]
     assert artifact.manifest["time_range"] == [11.0, 21.0]
     assert artifact.manifest["kind"] == "feedback"
     with pytest.raises(InputError, match="rows 0 to 0, no row 1"):
@@ -246,7 +246,8 @@ def test_an_export_is_of_its_time_and_variant_and_always_the_same(local, tmp_pat
     assert [row["prompt"][0]["content"] for row in rows] == ["q3", "q2", "q1"]
     rows, _ = exported(local, "labelled", tmp_path / "of_y", variant="y")
     assert [row["prompt"][0]["content"] for row in rows] == ["q5", "q3", "q1"]
-    assert open_artifact(tmp_path / "of_y/labelled").manifest["parents"] == {"y": "v"}
+    [parent] = open_artifact(tmp_path / "of_y/labelled").manifest["parents"]
+    assert (parent["variant"], parent["version"]) == ("y", "v")
     twice = [export(local, RowKind.sft, tmp_path / name, ExportConfig()).manifest["files"] for name in "ab"]
     assert twice[0] == twice[1]
 

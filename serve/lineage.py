@@ -1,0 +1,90 @@
+"""What a model came from, back to the feedback that it learnt from: `python serve/lineage.py FOLDER`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.tree import Tree
+
+from rlhf.command_line import command_line
+from rlhf.train.artifact import MANIFEST, describe
+from rlhf.types import InputError
+
+SHOWN = 12
+"""Characters of a hash that are shown."""
+REPORT = "lineage.txt"
+
+
+def lineage(folder: Path) -> Tree:
+    """The tree of a model or data set, from manifests alone. InputError where the folder has none."""
+    if not (folder / MANIFEST).is_file():
+        raise InputError(f"{folder}: no {MANIFEST} there; give a model's folder, or that of exported feedback")
+    return grow(None, folder, set())
+
+
+def grow(above: Tree | None, folder: Path, seen: set[str]) -> Tree:
+    """Each artifact once, by its manifest's hash: a copy under another name is the same."""
+    file = folder / MANIFEST
+    manifest = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    digest = describe(file)["sha256"] if manifest else ""
+    label = f"{manifest.get('kind', 'files')} {folder} {digest[:SHOWN]}"
+    if digest in seen:
+        label += " (see above)"
+    node = Tree(label) if above is None else above.add(label)
+    if not manifest or digest in seen:
+        return node
+    seen.add(digest)
+    for line in told(manifest, folder):
+        node.add(line)
+    for parent in parents(manifest):
+        if parent.is_dir():
+            grow(node, parent, seen)
+        else:
+            node.add(f"file {parent} {describe(parent)['sha256'][:SHOWN]}" if parent.is_file() else f"{parent} is gone")
+    return node
+
+
+def parents(manifest: dict[str, Any]) -> Iterator[Path]:
+    """Folders and files that an artifact was made from; of a data file of an artifact that artifact."""
+    for parent in manifest.get("parents", ()):
+        if parent["path"]:
+            yield Path(parent["path"])
+    data = (manifest.get("config") or {}).get("data")
+    if isinstance(data, dict) and data.get("path"):
+        path = Path(data["path"])
+        yield path.parent if (path.parent / MANIFEST).is_file() else path
+
+
+def told(manifest: dict[str, Any], folder: Path) -> Iterator[str]:
+    """Of feedback, how much there is and a row with the requests and events it comes from."""
+    if manifest.get("kind") != "feedback":
+        return
+    metrics = manifest["metrics"]
+    sources = ", ".join(f"{count} by {source}" for source, count in metrics["sources"].items())
+    yield f"{metrics['rows']} rows of {metrics['users']} users: {sources}"
+    with (folder / "rows.jsonl").open(encoding="utf-8") as rows:
+        first = json.loads(next(rows))
+    yield f"the first: requests {first['request_ids']}, events {first['event_ids']}"
+
+
+def write(folder: Path, *, model: str) -> None:
+    """A stage of a pipeline: the lineage on the screen and in a file."""
+    tree = lineage(Path(model).resolve())
+    Console().print(tree, soft_wrap=True, markup=False, highlight=False)
+    with (folder / REPORT).open("w", encoding="utf-8") as file:
+        Console(file=file, width=200).print(tree, soft_wrap=True, markup=False, highlight=False)
+
+
+def main() -> None:
+    if len(sys.argv) != 2:
+        raise InputError("name one folder: python serve/lineage.py outputs/loop/round_2/files/model")
+    Console().print(lineage(Path(sys.argv[1])), soft_wrap=True, markup=False, highlight=False)
+
+
+if __name__ == "__main__":
+    command_line(main)

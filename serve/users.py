@@ -1,0 +1,107 @@
+"""Users that follow a script, over HTTP as any other: they ask, say whether the answer was right, and correct some."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from rlhf.types import InputError, RunError
+
+TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """What is asked, and the answer that pleases."""
+
+    prompt: str
+    answer: str
+
+
+@dataclass(slots=True, kw_only=True)
+class Crowd:
+    """Users one after the other, some at a time. What each does depends on the seed and its number alone."""
+
+    url: str
+    model: str
+    questions: Sequence[Question]
+    max_tokens: int
+    per_user: int = 4
+    """Questions of each."""
+    at_once: int = 8
+    """Users under way."""
+    thumbs: float = 1.0
+    """Of the answers, those that the user says something of."""
+    edits: float = 0.5
+    """Of the wrong answers, those that the user corrects."""
+    mistakes: float = 0.05
+    """Thumbs that say the opposite of what was meant."""
+    seed: int = 0
+    came: int = 0
+    """Users so far."""
+    statuses: dict[int, int] = field(default_factory=dict)
+    """Answers by HTTP status."""
+    right: dict[bool, int] = field(default_factory=lambda: {True: 0, False: 0})
+    """Answers by whether they were right."""
+
+    async def come(self, num_users: int, until: asyncio.Event | None = None) -> None:
+        """That many users, or fewer where the event comes first."""
+        turns = asyncio.Semaphore(self.at_once)
+        async with httpx.AsyncClient(base_url=self.url, timeout=TIMEOUT_S) as client, asyncio.TaskGroup() as group:
+            for _ in range(num_users):
+                await turns.acquire()
+                if until is not None and until.is_set():
+                    return
+                user, self.came = self.came, self.came + 1
+                visit = group.create_task(self.visit(client, user))
+                visit.add_done_callback(lambda _: turns.release())
+
+    async def visit(self, client: httpx.AsyncClient, number: int) -> None:
+        generator, user = random.Random(f"{self.seed} {number}"), f"user-{number}"
+        await client.put("/v1/consent", json={"user": user, "given": True})
+        for question in generator.sample(self.questions, min(self.per_user, len(self.questions))):
+            body = {
+                "model": self.model,
+                "user": user,
+                "messages": [{"role": "user", "content": question.prompt}],
+                "max_tokens": self.max_tokens,
+                "temperature": 1.0,
+                "seed": generator.getrandbits(32),
+            }
+            answer = await client.post("/v1/chat/completions", json=body)
+            self.statuses[answer.status_code] = self.statuses.get(answer.status_code, 0) + 1
+            if answer.status_code == 200:
+                await self.judge(client, answer.json(), question, user, generator)
+
+    async def judge(
+        self, client: httpx.AsyncClient, answer: dict[str, Any], question: Question, user: str, generator: random.Random
+    ) -> None:
+        right = answer["choices"][0]["message"]["content"].strip() == question.answer
+        self.right[right] += 1
+        if generator.random() >= self.thumbs:
+            return
+        said: dict[str, Any] = {"request_id": answer["id"], "user": user}
+        meant = right != (generator.random() < self.mistakes)
+        events = [{**said, "kind": "thumb", "value": 1 if meant else -1}]
+        if not meant and not right and generator.random() < self.edits:
+            events.append({**said, "kind": "edit", "text": question.answer})
+        for event in events:
+            kept = await client.post("/v1/feedback", json=event)
+            if kept.status_code != 201:
+                raise RunError(f"feedback was refused with {kept.status_code}: {kept.text}")
+
+
+def read_questions(path: str) -> list[Question]:
+    """Rows with `prompt` and `answer`."""
+    lines = Path(path).read_text(encoding="utf-8").splitlines()
+    try:
+        return [Question(prompt=row["prompt"], answer=row["answer"]) for row in map(json.loads, lines)]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: every line needs `prompt` and `answer` ({type(error).__name__}: {error})") from None

@@ -1,0 +1,174 @@
+"""Releases on the real service, decided by scripted users: better, worse, slow, and without feedback."""
+
+import asyncio
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from rlhf.config import compose
+from rlhf.models.tiny import build_tiny_model
+from serve.app import OPERATOR_KEY
+from serve.local import serving
+from serve.settings import ServeConfig
+from serve.users import Crowd, Question
+
+CONF = Path(__file__).parents[2] / "conf"
+LETTERS = "abcdef"
+QUESTIONS = [Question(prompt=f"{letter}=", answer=letter) for letter in LETTERS]
+RELEASE = [
+    "experiment=tiny_serve",
+    "release.shadow_requests=20",
+    "release.steps=[0.2,0.5]",
+    "release.min_step_s=1",
+    "release.observation_s=1",
+    "release.goal.min_users=15",
+    "release.guardrails.slow.at_most=null",
+    "+release.guardrails.slow.at_most_ratio=2.0",
+    "release.guardrails.slow.min_samples=20",
+]
+DEADLINE_S = 120.0
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def speaker(folder: Path, share: float, num_layers: int = 2) -> str:
+    """A model that answers a letter with itself this often, else with `z`."""
+    build_tiny_model(folder, alphabet=f"{LETTERS}z=", num_layers=num_layers, context_tokens=64)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    prompts = [
+        tokenizer.apply_chat_template(
+            [{"role": "user", "content": question.prompt}], add_generation_prompt=True, return_dict=False
+        )
+        for question in QUESTIONS
+    ]
+    prompt = torch.tensor(prompts)
+    right = torch.tensor([tokenizer.convert_tokens_to_ids(question.answer) for question in QUESTIONS])
+    wrong, end = tokenizer.convert_tokens_to_ids("z"), tokenizer.eos_token_id
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for _ in range(60):
+        first = model(prompt).logits[:, -1].log_softmax(-1)
+        answered = (
+            torch.cat([prompt, right[:, None]], 1),
+            torch.cat([prompt, torch.full_like(right, wrong)[:, None]], 1),
+        )
+        ends = sum(model(tokens).logits[:, -1].log_softmax(-1)[:, end].mean() for tokens in answered)
+        chosen = share * first.gather(1, right[:, None]).mean() + (1 - share) * first[:, wrong].mean()
+        loss = -chosen - ends
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    model.save_pretrained(folder)
+    return str(folder)
+
+
+class Service:
+    """The service with its operator's key."""
+
+    def __init__(self, url: str, key: str) -> None:
+        self.url, self.headers = url, {"authorization": f"Bearer {key}"}
+        self.rounds = 0
+
+    def operate(self, method: str, path: str, **body: Any) -> dict[str, Any]:
+        answer = httpx.request(
+            method, self.url + path, headers=self.headers, json=body if method == "POST" else None, timeout=120
+        )
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    def crowd(self, **settings: Any) -> Crowd:
+        self.rounds += 1
+        return Crowd(url=self.url, model="assistant", questions=QUESTIONS, max_tokens=4, seed=self.rounds, **settings)
+
+    def release(self, name: str, folder: str, crowd: Crowd, until: tuple[str, ...]) -> dict[str, Any]:
+        """Start a release and let users come until it is in one of these phases."""
+        self.operate("POST", "/release/start", name=name, folder=folder)
+        return self.come(crowd, until)
+
+    def come(self, crowd: Crowd, until: tuple[str, ...], deadline_s: float = DEADLINE_S) -> dict[str, Any]:
+        async def wait() -> dict[str, Any]:
+            decided, deadline = asyncio.Event(), time.monotonic() + deadline_s
+            users = asyncio.create_task(crowd.come(100_000, decided))
+            try:
+                while True:
+                    status = await asyncio.to_thread(self.operate, "GET", "/release")
+                    if status["release"]["phase"] in until or time.monotonic() > deadline:
+                        return status
+                    await asyncio.sleep(0.5)
+            finally:
+                decided.set()
+                await users
+
+        return asyncio.run(wait())
+
+
+@pytest.fixture(scope="module")
+def service(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    root = tmp_path_factory.mktemp("serving")
+    half = speaker(root / "half", 0.5)
+    words = [f"output={root / 'service'}", f"+models.half={half}", "production=half", f"doors.port={free_port()}"]
+    config = compose(CONF, "serve", [*RELEASE, *words], ServeConfig)
+    with serving(config) as url:
+        yield Service(url, (root / "service" / OPERATOR_KEY).read_text())
+
+
+def states(status: dict[str, Any]) -> list[str]:
+    return [entry["after"] for entry in status["release"]["transitions"]]
+
+
+@pytest.mark.timeout(400)
+def test_a_candidate_waits_for_feedback_and_is_promoted_where_it_is_better(service: Service, tmp_path: Path) -> None:
+    better = speaker(tmp_path / "better", 0.95)
+    silent = service.release("better", better, service.crowd(thumbs=0.0), ("canary",))
+    assert states(silent) == ["shadow", "canary-20"]
+    silent = service.come(service.crowd(thumbs=0.0), ("promoted", "rolled_back"), deadline_s=6)
+    assert silent["look"]["outcome"] == "hold"
+    assert "thumbs" in silent["look"]["reasons"][0]
+    assert silent["production"] == "half"
+    status = service.come(service.crowd(), ("promoted", "rolled_back", "paused"))
+    assert states(status) == ["shadow", "canary-20", "canary-50", "promoted"]
+    assert status["production"] == "better"
+    goal = status["release"]["transitions"][-1]["evidence"]["goal"]
+    assert goal["low"] > 0
+    assert goal["candidate"] > 0.7 > goal["predecessor"]
+    # Users see it: the new model is right nearly always.
+    crowd = service.crowd()
+    asyncio.run(crowd.come(30))
+    assert crowd.statuses == {200: 120}
+    assert crowd.right[True] / 120 > 0.8
+
+
+@pytest.mark.timeout(400)
+def test_a_worse_candidate_is_rolled_back(service: Service, tmp_path: Path) -> None:
+    before = service.operate("GET", "/release")["production"]
+    worse = speaker(tmp_path / "worse", 0.05)
+    status = service.release("worse", worse, service.crowd(), ("promoted", "rolled_back", "paused"))
+    assert status["release"]["phase"] == "rolled_back", status
+    assert status["production"] == before
+    last = status["release"]["transitions"][-1]
+    assert (last["by"], last["outcome"]) == ("controller", "roll_back")
+    assert last["evidence"]["goal"]["high"] < 0
+    crowd = service.crowd()
+    asyncio.run(crowd.come(10))
+    assert crowd.statuses == {200: 40}
+
+
+@pytest.mark.timeout(400)
+def test_a_slow_candidate_trips_the_guardrail_before_users_see_it(service: Service, tmp_path: Path) -> None:
+    slow = speaker(tmp_path / "slow", 0.95, num_layers=48)
+    status = service.release("slow", slow, service.crowd(), ("promoted", "rolled_back", "paused", "canary"))
+    assert states(status) == ["shadow", "rolled_back"]
+    reason = status["release"]["transitions"][-1]["reason"]
+    assert "slow" in reason
+    assert "latency_p95_s" in reason

@@ -1,0 +1,90 @@
+"""Engines that answer as vLLM does, without a model: what a gateway calls instead of Serve."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from serve.directions import Seat
+from serve.records import Endpoint
+
+USAGE = {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8}
+Behaviour = Callable[[str, Endpoint, Mapping[str, Any]], AsyncIterator[tuple[int, Any]]]
+
+
+@dataclass
+class Engines:
+    """Each variant says its name, and its own names for ids and models, unless it is to behave otherwise."""
+
+    asked: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    """Variant and body of every call."""
+    behaviours: dict[str, Behaviour] = field(default_factory=dict)
+    """By variant."""
+    closed: int = 0
+    """Calls that have ended, by whatever way."""
+
+    async def __call__(self, seat: Seat, endpoint: Endpoint, body: Mapping[str, Any], id: str) -> AsyncIterator[Any]:
+        self.asked.append((seat.variant, dict(body)))
+        try:
+            async for answer in self.behaviours.get(seat.variant, answers)(seat.variant, endpoint, body):
+                yield answer
+        finally:
+            self.closed += 1
+
+
+async def answers(variant: str, endpoint: Endpoint, body: Mapping[str, Any]) -> AsyncIterator[tuple[int, Any]]:
+    if body.get("stream"):
+        yield 200, None
+        for event in events(variant, endpoint, body["n"]):
+            yield 200, event
+    else:
+        choices = [choice(endpoint, i, f"{variant} says {i}", "stop", "message") for i in range(body["n"])]
+        yield 200, {"id": "internal", "model": variant, "choices": choices, "usage": USAGE}
+
+
+def events(variant: str, endpoint: Endpoint, n: int) -> list[str]:
+    """Words one at a time, choices in turn, then the usage."""
+    words = [*((word, None) for word in (f"{variant} ", "says ")), ("it", "stop")]
+    pieces = [
+        {"choices": [choice(endpoint, i, word, reason, "delta")], "usage": None} for word, reason in words
+        for i in range(n)
+    ] + [{"choices": [], "usage": USAGE}]  # fmt: skip
+    return [
+        *(f"data: {json.dumps({'id': 'internal', 'model': variant, **piece})}\n\n" for piece in pieces),
+        "data: [DONE]\n\n",
+    ]
+
+
+def choice(endpoint: Endpoint, index: int, text: str, reason: str | None, part: str) -> dict[str, Any]:
+    said = {part: {"content": text}} if endpoint is Endpoint.chat else {"text": text}
+    return {"index": index, "finish_reason": reason, **said}
+
+
+async def silent(variant: str, endpoint: Endpoint, body: Mapping[str, Any]) -> AsyncIterator[tuple[int, Any]]:
+    """Never says anything; a stream begins."""
+    if body.get("stream"):
+        yield 200, None
+    await asyncio.Event().wait()
+
+
+def failing(error: Exception, *, times: int = 1000, after: int = 0) -> Behaviour:
+    """The first `times` calls raise after `after` answers."""
+    left = times
+
+    async def behave(variant: str, endpoint: Endpoint, body: Mapping[str, Any]) -> AsyncIterator[tuple[int, Any]]:
+        nonlocal left
+        left -= 1
+        number = 0
+        async for answer in answers(variant, endpoint, body):
+            if left >= 0 and number == after:
+                raise error
+            yield answer
+            number += 1
+
+    return behave
+
+
+async def overlong(variant: str, endpoint: Endpoint, body: Mapping[str, Any]) -> AsyncIterator[tuple[int, Any]]:
+    """Refuses, as vLLM does a prompt longer than its context."""
+    yield 400, {"error": {"message": "the prompt is too long", "type": "BadRequestError", "param": None, "code": 400}}
