@@ -16,7 +16,6 @@ import httpx
 import psutil
 import pytest
 
-from serve.records import Request
 from serve.store import Store
 from tests.chaos.conftest import Run
 from tests.chaos.head import free_ports
@@ -33,39 +32,43 @@ class Service:
     run: Run
     url: str
     folder: Path
+    client: httpx.Client
 
     def ask(self, **more: Any) -> httpx.Response:
         body = {"model": "assistant", "messages": [{"role": "user", "content": "7+5="}], "max_tokens": 24,
                 "logit_bias": {"1": -100}, **more}  # fmt: skip
-        return httpx.post(f"{self.url}/v1/chat/completions", json=body, timeout=60)
+        return self.client.post("/v1/chat/completions", json=body)
 
     def operate(self, method: str, path: str, **body: str) -> dict[str, Any]:
         key = (self.folder / "operator.key").read_text()
         headers = {"authorization": f"Bearer {key}"}
-        answer = httpx.request(method, self.url + path, headers=headers, json=body or None, timeout=60)
+        answer = self.client.request(method, path, headers=headers, json=body or None)
         assert answer.status_code == 200, answer.text
         found: dict[str, Any] = answer.json()
         return found
 
-    def requests(self) -> list[Request]:
+    def variant(self, user: str) -> tuple[str, str]:
+        """Who answers a user, and the answer's id."""
+        id = self.ask(user=user, max_tokens=1).json()["id"]
         store = Store(f"sqlite:///{self.folder / 'store.sqlite'}")
         try:
-            return [request for request, _ in store.dialogues()]
+            found = store.dialogue(id)
         finally:
             store.close()
+        assert found is not None
+        return found[0].variant, id
 
     def replicas(self, deployment: str) -> set[int]:
-        """Processes of a deployment's replicas."""
+        """Processes of a deployment's replicas that have started."""
+        names = self.run.descendants()
         return {
             pid
-            for pid, name in self.run.descendants().items()
-            if name.startswith("ray::ServeReplica") and deployment in name
+            for pid, name in names.items()
+            if name.startswith("ray::ServeReplica") and f":{deployment}" in name and "initialize" not in name
         }
 
     def wait_for_two_engines(self, killed: int) -> None:
-        """Two others than the killed one, and both answer: the models are asked until each has."""
-        wait_until(lambda: len(self.replicas(":engine") - {killed}) == 2)
-        wait_until(lambda: all(engine_cores(pid) for pid in self.replicas(":engine")))
+        wait_until(lambda: len(self.replicas("engine") - {killed}) == 2)
 
 
 def wait_until(condition: Callable[[], Any], deadline_s: float = RECOVERY_S) -> None:
@@ -99,12 +102,14 @@ def service(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -
         "replicas.min=2", "replicas.max=2", f"limits.ongoing_requests={ONGOING}", "limits.max_tokens=200",
         "engine.precision=fp32", "engine.context_tokens=256", "engine.kv_cache_bytes=33554432",
         "engine.max_num_seqs=8", "engine.max_adapters=1", "release.interval_s=0.5", "release.shadow_fraction=0",
-        "release.steps=[0.5]", "release.min_step_s=0", "release.observation_s=4", "release.retention_after_s=1",
+        "release.steps=[0.5]", "release.min_step_s=0", "release.observation_s=2", "release.retention_after_s=1",
         "release.goal.low=-1", "release.goal.min_users=20", "~release.guardrails.slow",
         "release.guardrails.errors.min_samples=20", "release.guardrails.errors.at_most=0.5",
     ]  # fmt: skip
     run = Run(overrides, folder / "log", script="serve/up.py")
-    service = Service(run, f"http://127.0.0.1:{port}", folder)
+    url = f"http://127.0.0.1:{port}"
+    client = httpx.Client(base_url=url, timeout=60, limits=httpx.Limits(max_connections=None))
+    service = Service(run, url, folder, client)
     try:
         run.wait_until(lambda: " at http://" in run.log.read_text())
         yield service
@@ -112,6 +117,7 @@ def service(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -
         assert run.wait() == 0, run.log.read_text()
         run.wait_for_no_process()
     finally:
+        client.close()
         for pid in [*run.descendants(), *([run.process.pid] if run.process.poll() is None else [])]:
             os.kill(pid, signal.SIGKILL)
 
@@ -153,7 +159,7 @@ def check_answers(answers: list[httpx.Response]) -> None:
 
 
 def test_no_request_fails_while_a_replica_is_killed(service: Service) -> None:
-    victim = min(service.replicas(":engine"))
+    victim = min(service.replicas("engine"))
     (core,) = engine_cores(victim)
     check_answers(under_load(service, lambda: os.kill(victim, signal.SIGKILL)))
     wait_until(lambda: not core.is_running(), 10)
@@ -163,7 +169,7 @@ def test_no_request_fails_while_a_replica_is_killed(service: Service) -> None:
 
 def test_a_replica_whose_engine_died_is_replaced(service: Service) -> None:
     """vLLM computes in a child of the replica; without it the replica is as good as dead, though it still runs."""
-    victim = min(service.replicas(":engine"))
+    victim = min(service.replicas("engine"))
     (core,) = engine_cores(victim)
     check_answers(under_load(service, core.kill))
     service.wait_for_two_engines(victim)
@@ -172,7 +178,7 @@ def test_a_replica_whose_engine_died_is_replaced(service: Service) -> None:
 
 def test_an_idle_replica_whose_engine_died_is_replaced(service: Service) -> None:
     """Its health check tells."""
-    victim = min(service.replicas(":engine"))
+    victim = min(service.replicas("engine"))
     (core,) = engine_cores(victim)
     core.kill()
     service.wait_for_two_engines(victim)
@@ -193,41 +199,37 @@ def test_too_many_clients_are_told_to_come_back(service: Service) -> None:
     check_answers([service.ask() for _ in range(20)])
 
 
-def arms(service: Service, users: list[str]) -> dict[str, str]:
-    """Who answers each user now."""
-    variants = {}
+def vote(service: Service, users: list[str]) -> dict[str, str]:
+    """Who answers whom; everybody likes the candidate and nobody its predecessor."""
+    arms = {}
     for user in users:
-        id = service.ask(user=user, max_tokens=1).json()["id"]
-        variants[user] = id
-    by_id = {request.id: request.variant for request in service.requests()}
-    return {user: by_id[id] for user, id in variants.items()}
+        arms[user], id = service.variant(user)
+        said = {"request_id": id, "user": user, "kind": "thumb", "value": 1 if arms[user] == "candidate" else -1}
+        service.client.post("/v1/feedback", json=said).raise_for_status()
+    return arms
 
 
 def test_a_release_outlives_its_controller(service: Service, adapter: Path) -> None:
-    """In the middle of a canary; it is decided by the data from before and after."""
+    """In the middle of a canary: it is decided by the votes from before and after together."""
     begun = service.operate("POST", "/release/start", name="candidate", folder=str(adapter))["release"]
     assert begun["state"] == "canary-50"
-    time.sleep(1)
-    users = [f"visitor-{number}" for number in range(40)]
-    before = arms(service, users)
+    wait_until(lambda: "candidate" in service.client.get("/v1/models").text)
+    early, late = ([f"{half}-{number}" for number in range(30)] for half in ("early", "late"))
+    before = vote(service, early)
     assert set(before.values()) == {"base", "candidate"}
     status = service.operate("GET", "/release")
     assert status["release"] == begun
 
-    (controller,) = service.replicas(":controller")
+    (controller,) = service.replicas("controller")
     os.kill(controller, signal.SIGKILL)
-    assert arms(service, users[:10]) == {user: before[user] for user in users[:10]}, "gateways need no controller"
-    wait_until(lambda: service.replicas(":controller") - {controller})
+    assert {user: service.variant(user)[0] for user in early} == before, "gateways need no controller"
+    wait_until(lambda: service.replicas("controller") - {controller})
     after = service.operate("GET", "/release")
-    assert after["release"] == begun
-    assert after["models"] == status["models"]
-    assert arms(service, users) == before
+    assert (after["release"], after["models"]) == (begun, status["models"])
+    assert {user: service.variant(user)[0] for user in early} == before
 
-    for user, variant in arms(service, users).items():
-        id = service.ask(user=user, max_tokens=1).json()["id"]
-        said = {"request_id": id, "user": user, "kind": "thumb", "value": 1 if variant == "candidate" else -1}
-        httpx.post(f"{service.url}/v1/feedback", json=said, timeout=60).raise_for_status()
+    vote(service, late)
     wait_until(lambda: service.operate("GET", "/release")["production"] == "candidate")
     release = service.operate("GET", "/release")["release"]
     assert [entry["after"] for entry in release["transitions"]] == ["canary-50", "promoted"]
-    assert set(arms(service, users[:5]).values()) == {"candidate"}
+    assert {service.variant(user)[0] for user in early} == {"candidate"}
