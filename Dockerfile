@@ -21,6 +21,7 @@ ENV PATH=/home/rlhf/venv/bin:$PATH \
 RUN python3.12 -m venv /home/rlhf/venv
 COPY --chown=rlhf pyproject.toml README.md LICENSE ./
 COPY --chown=rlhf rlhf rlhf
+COPY --chown=rlhf serve serve
 RUN pip install --no-cache-dir -e '.[gpu]'
 COPY --chown=rlhf conf conf
 COPY --chown=rlhf launch launch

@@ -31,7 +31,7 @@ pipeline: install  ## SFT, then a reward model and PPO, and DPO, side by side on
 	.venv/bin/python launch/pipeline.py pipeline=tiny $(ARGS)
 
 serve: install outputs/quickstart/grpo/model/config.json  ## serve the quickstart's models until Ctrl-C; ARGS="..." is passed on
-	.venv/bin/python serve/up.py experiment=quickstart_serve $(ARGS)
+	.venv/bin/python serve/up.py service=quickstart $(ARGS)
 
 outputs/quickstart/grpo/model/config.json: | install
 	.venv/bin/python launch/quickstart.py
@@ -42,8 +42,8 @@ loop: install  ## serve, gather feedback, DPO, release: twice round on a tiny mo
 test: lint test-unit  ## lint and every tier of tests; those that need a GPU skip themselves
 	.venv/bin/pytest tests --ignore=tests/unit --ignore=tests/architecture
 
-test-unit: install  ## the tiers without Ray, under two minutes
-	.venv/bin/pytest tests/unit tests/architecture
+test-unit: install  ## the tiers without Ray, on two cores, under two minutes
+	.venv/bin/pytest -n 2 --dist loadfile tests/unit tests/architecture
 
 lint: install  ## ruff, mypy and the import contracts
 	.venv/bin/ruff check .

@@ -14,7 +14,7 @@ from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
 
 from rlhf.config import compose
-from rlhf.types import InputError
+from rlhf.types import InputError, RunError
 from serve import routes
 from serve.answering import call_engine
 from serve.controller import Controller
@@ -44,9 +44,9 @@ class GatewayReplica:
         self.gateway = Gateway(config, store, call_engine)
 
     async def command(self, command: str, /, **arguments: Any) -> dict[str, Any]:
-        found, problem = await self.controller.command.remote(command, arguments)
-        if problem is not None:
-            raise InputError(problem)
+        found: dict[str, Any] | InputError | RunError = await self.controller.command.remote(command, arguments)
+        if isinstance(found, Exception):
+            raise found
         return found
 
     def __serve_build_asgi_app__(self) -> ASGIApp:

@@ -54,8 +54,9 @@ class Controller:
         if self.running.done():
             self.running.result()
 
-    async def command(self, name: str, arguments: Mapping[str, Any]) -> tuple[dict[str, Any] | None, str | None]:
-        """What an operator asked for: the state after it, or the sentence why not."""
+    async def command(self, name: str, arguments: Mapping[str, Any]) -> dict[str, Any] | InputError | RunError:
+        """What an operator asked for: the state after it, or why not. An error is returned, since Ray would wrap one
+        that is raised."""
         assert name in COMMANDS, name
         async with self.lock:
             try:
@@ -64,9 +65,9 @@ class Controller:
                 elif name != "status":
                     await asyncio.to_thread(getattr(self.desk, name), **arguments)
                     await asyncio.to_thread(self.reconcile)
-                return await asyncio.to_thread(self.desk.status), None
+                return await asyncio.to_thread(self.desk.status)
             except (InputError, RunError) as error:
-                return None, str(error)
+                return error
 
     def start(self, name: str, folder: str, by: str, reason: str) -> None:
         """The candidate's engines run before its first step begins."""

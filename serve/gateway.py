@@ -89,7 +89,7 @@ class Gateway:
         except BaseException as error:
             refusal = answered.fail(error)
             await self.keep(answered)
-            if isinstance(error, asyncio.CancelledError):
+            if not isinstance(error, Exception):
                 raise
             raise refusal from None
 

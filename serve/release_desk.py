@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rlhf.types import InputError
+from rlhf.types import InputError, RunError
 from serve import phases
 from serve.decision import judge
 from serve.phases import Phase, Release, Transition
@@ -89,13 +89,14 @@ class ReleaseDesk:
         self.save({}, release, transition)
 
     def promote(self, by: str, reason: str) -> None:
+        """RunError where there would be no way back; the release then waits in `paused`."""
         saved, release = self.needed()
-        self.save(
-            saved,
-            *phases.promote(
-                release, by=by, reason=reason or "promoted", now=self.clock(), unverified=self.unverified(release)
-            ),
+        after, transition = phases.promote(
+            release, by=by, reason=reason or "promoted", now=self.clock(), unverified=self.unverified(release)
         )
+        self.save(saved, after, transition)
+        if after.phase is not Phase.promoted:
+            raise RunError(f"release {release.id} is paused: {transition.reason}")
 
     def roll_back(self, by: str, reason: str) -> None:
         saved, release = self.needed()

@@ -14,10 +14,9 @@ from typing import Any
 from rlhf.config import compose
 from rlhf.types import RunError
 from serve.app import CONF, OPERATOR_KEY
-from serve.database import migrate
 from serve.export import ExportConfig, RowKind, export
 from serve.local import serving
-from serve.phases import UNDER_WAY
+from serve.phases import UNDER_WAY, Phase
 from serve.release import DeskConfig, StartConfig, ask
 from serve.settings import ServeConfig
 from serve.store import Store
@@ -53,34 +52,45 @@ def hold(
         overrides: Keys of the service.
         decide_s: How long the release may take; an undecided candidate is rolled back.
     """
+    store_url = f"sqlite:///{folder / STORE}"
     with tempfile.TemporaryDirectory() as scratch:
         words = [f"+models.{before(number)}={production}", f"production={before(number)}", f"output={scratch}"]
-        store_url = f"sqlite:///{folder / STORE}"
         config = compose(CONF, "serve", [*(overrides or []), *words, f"store.url={store_url}"], ServeConfig)
-        migrate(store_url)
-        with serving(config) as url:
-            crowd = Crowd(
-                url=url,
-                model=config.name,
-                questions=read_questions(questions),
-                max_tokens=config.limits.max_tokens,
-                seed=number,
-            )
-            desk = StartConfig(url=url, key=str(Path(scratch) / OPERATOR_KEY), name=f"round_{number}", folder="")
-            report: dict[str, Any] = {"round": number, "release": None}
+        crowd = Crowd(
+            url=f"http://{config.doors.host}:{config.doors.port}",
+            model=config.name,
+            questions=read_questions(questions),
+            max_tokens=config.limits.max_tokens,
+            seed=number,
+        )
+        key = str(Path(scratch) / OPERATOR_KEY)
+        with serving(config):
+            ended = None
             if candidate is not None:
-                desk.folder = candidate
-                report["release"] = asyncio.run(release(crowd, desk, decide_s))
-            won = candidate if report["release"] and report["release"]["phase"] == "promoted" else production
+                desk = StartConfig(url=crowd.url, key=key, name=f"round_{number}", folder=candidate)
+                ended = asyncio.run(release(crowd, desk, decide_s))
             crowd.right = {True: 0, False: 0}
             asyncio.run(crowd.come(num_users))
+    won = Path(candidate if candidate is not None and ended and ended["phase"] == Phase.promoted else production)
     store = Store(store_url)
     export(store, RowKind.pairs, folder / PAIRS, ExportConfig(max_user_share=MOST_OF_ONE_USER))
     store.close()
-    report |= {"model": str(Path(str(won)).resolve()), "users": crowd.came, "statuses": crowd.statuses}
-    report["right_after"] = crowd.right[True] / max(sum(crowd.right.values()), 1)
-    (folder / ROUND).write_text(json.dumps(report, indent=1, ensure_ascii=False), encoding="utf-8")
-    link(Path(str(won)), folder / MODEL)
+    write_report(folder / ROUND, number, won, crowd, ended)
+    link(won, folder / MODEL)
+
+
+def write_report(file: Path, number: int, won: Path, crowd: Crowd, ended: dict[str, Any] | None) -> None:
+    """What the round came to, for people and for the next stage."""
+    asked = sum(crowd.right.values())
+    report = {
+        "round": number,
+        "model": str(won.resolve()),
+        "users": crowd.came,
+        "statuses": crowd.statuses,
+        "right_after": crowd.right[True] / asked if asked else None,
+        "release": ended,
+    }
+    file.write_text(json.dumps(report, indent=1, ensure_ascii=False), encoding="utf-8")
 
 
 def before(number: int) -> str:

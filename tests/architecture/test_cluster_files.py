@@ -1,5 +1,6 @@
 """Files for clusters that no test can start: they parse, and what they name exists."""
 
+import importlib
 import json
 import re
 import subprocess
@@ -10,15 +11,18 @@ import jsonschema
 import pytest
 import ray
 import yaml
+from ray.serve.schema import ServeDeploySchema
 
 from rlhf.config import OnlineConfig, compose
+from serve.doors import is_loopback
+from serve.settings import ServeConfig
 
 ROOT = Path(__file__).parents[2]
 CLUSTER = ROOT / "launch/cluster"
-RAY_UP, RAYJOB, SLURM, DOCKERFILE = (
-    CLUSTER / "ray_up.yaml", CLUSTER / "rayjob.yaml", CLUSTER / "slurm.sh", ROOT / "Dockerfile",
+RAY_UP, RAYJOB, SLURM, SERVE, DOCKERFILE = (
+    CLUSTER / "ray_up.yaml", CLUSTER / "rayjob.yaml", CLUSTER / "slurm.sh", CLUSTER / "serve.yaml", ROOT / "Dockerfile",
 )  # fmt: skip
-FILES = [RAY_UP, RAYJOB, SLURM, DOCKERFILE]
+FILES = [RAY_UP, RAYJOB, SLURM, SERVE, DOCKERFILE]
 INSTRUCTIONS = {"ARG", "FROM", "RUN", "USER", "WORKDIR", "ENV", "COPY"}
 IN_IMAGE = "/home/rlhf/src/"
 
@@ -84,6 +88,16 @@ def test_rayjob_has_a_token_one_image_and_shared_folders_on_every_node():
     assert len({group["template"]["spec"]["containers"][0]["image"] for group in groups}) == 1
 
 
+def test_serve_config_is_what_serve_accepts_and_its_arguments_are_keys():
+    config = yaml.safe_load(SERVE.read_text())
+    (application,) = ServeDeploySchema.model_validate(config).applications
+    module, _, function = application.import_path.partition(":")
+    assert callable(getattr(importlib.import_module(module), function))
+    words = [f"{key}={value}" for key, value in application.args.items()]
+    assert compose(ROOT / "conf", "serve", words, ServeConfig).production == "one"
+    assert is_loopback(config["http_options"]["host"])
+
+
 def test_slurm_script_is_bash_and_stops_before_the_limit():
     subprocess.run(["bash", "-n", SLURM], check=True)
     text = SLURM.read_text()
@@ -100,7 +114,7 @@ def test_dockerfile_copies_what_is_there_and_ends_as_no_root():
     assert dict(found)["USER"] == "rlhf"
     assert f"{dict(found)['WORKDIR']}/" == IN_IMAGE
     sources = [source for name, rest in found if name == "COPY" for source in rest.split()[1:-1]]
-    assert {"rlhf", "conf", "launch", "pyproject.toml"} <= set(sources)
+    assert {"rlhf", "serve", "conf", "launch", "pyproject.toml"} <= set(sources)
     assert all((ROOT / source).exists() for source in sources)
     context = (ROOT / ".dockerignore").read_text().splitlines()
     assert set(sources) == {line[1:] for line in context if line.startswith("!")}

@@ -23,7 +23,7 @@ CONF = Path(__file__).parents[2] / "conf"
 LETTERS = "abcdef"
 QUESTIONS = [Question(prompt=f"{letter}=", answer=letter) for letter in LETTERS]
 RELEASE = [
-    "experiment=tiny_serve",
+    "service=tiny",
     "release.shadow_requests=20",
     "release.steps=[0.2,0.5]",
     "release.min_step_s=1",

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rlhf.train.artifact import committing
-from rlhf.types import InputError
+from rlhf.types import InputError, RunError
 from serve import directions
 from serve.ledger import StaleRelease
 from serve.phases import Phase
@@ -141,7 +141,8 @@ def test_no_promotion_without_a_way_back(desk, store, own, spoil, sentence):
     desk.start("new", "ann", "")
     intact = shutil.copytree(own["old"], own["old"].with_name("intact"))
     spoil(own["old"])
-    desk.promote("ann", "I know it")
+    with pytest.raises(RunError, match="r1 is paused: not promoted"):
+        desk.promote("ann", "I know it")
     assert store.production() == "old"
     by, state, reason = trail(desk)[-1]
     assert (by, state) == ("ann", "paused")
