@@ -103,8 +103,7 @@ def service(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -
         "engine.precision=fp32", "engine.context_tokens=256", "engine.kv_cache_bytes=33554432",
         "engine.max_num_seqs=8", "engine.max_adapters=1", "release.interval_s=0.5", "release.shadow_fraction=0",
         "release.steps=[0.5]", "release.min_step_s=0", "release.observation_s=2", "release.retention_after_s=1",
-        "release.goal.low=-1", "release.goal.min_users=20", "~release.guardrails.slow",
-        "release.guardrails.errors.min_samples=20", "release.guardrails.errors.at_most=0.5",
+        "release.goal.low=-1", "release.goal.min_users=20",
     ]  # fmt: skip
     run = Run(overrides, folder / "log", script="serve/up.py")
     url = f"http://127.0.0.1:{port}"

@@ -170,9 +170,7 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("change", "status", "words"), BAD, ids=[str(next(iter(case[0]))) + str(i) for i, case in enumerate(BAD)]
-)
+@pytest.mark.parametrize(("change", "status", "words"), BAD, ids=[next(iter(case[0])) for case in BAD])
 def test_a_bad_request_gets_one_sentence_and_the_engine_lives(
     service: Service, change: Mapping[str, Any], status: int, words: str
 ) -> None:
@@ -186,10 +184,10 @@ def test_a_bad_request_gets_one_sentence_and_the_engine_lives(
     assert httpx.post(url, json=asked("1+1="), timeout=DEADLINE_S).status_code == 200
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"\xff\xfe", b'{"temperature": NaN}', b"[" * 9999, b"[]"], ids=str)
+@pytest.mark.parametrize("body", [b"", b"{", b"\xff\xfe", b'{"temperature": NaN}', b"[" * 2000, b"[]"], ids=range(6))
 def test_a_body_that_is_no_request(service: Service, body: bytes) -> None:
     for path in ("chat/completions", "completions"):
-        answer = httpx.post(f"{service.url}/v1/{path}", content=body[:2000], timeout=DEADLINE_S)
+        answer = httpx.post(f"{service.url}/v1/{path}", content=body, timeout=DEADLINE_S)
         assert answer.status_code == 400, answer.text
         assert answer.json()["error"]["message"]
 
@@ -304,12 +302,12 @@ def test_a_candidate_is_served_beside_production_and_shadowed(service: Service, 
 
     assert service.operate("POST", "/release/rollback", reason="enough").status_code == 200
     long = asked("1+1=", model="new", max_tokens=1500, logit_bias=NO_END)
-    with service.client.chat.completions.create(**long, stream=True) as stream:
+    with service.client.chat.completions.create(**long, stream=True, stream_options={"include_usage": True}) as stream:
         next(stream)
         again = service.operate("POST", "/release/start", name="lighter", folder=str(folders["adapter"]))
         assert again.status_code == 200, again.text
         wait_for(lambda: "new" not in {model.id for model in service.client.models.list()})
         pieces = list(stream)
-    assert len(pieces) >= 1499
-    assert pieces[-1].choices[0].finish_reason == "length"
+    assert pieces[-2].choices[0].finish_reason == "length"
+    assert pieces[-1].usage.completion_tokens == 1500
     assert service.operate("POST", "/release/rollback").status_code == 200
