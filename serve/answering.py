@@ -9,12 +9,14 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from fastapi.responses import StreamingResponse
 from ray import serve
 from ray.exceptions import RayError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
+from ray.serve.handle import DeploymentHandle
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
@@ -35,10 +37,15 @@ Call = Callable[[Seat, Endpoint, Mapping[str, Any], str], Answers]
 """(seat of a variant, endpoint, body, request id) -> what `Engine.answer` yields."""
 
 
+@lru_cache(maxsize=64)
+def engine_handle(app: str) -> DeploymentHandle:
+    """To a variant's engines. Serve's controller is asked for it, which blocks the event loop, so once."""
+    return serve.get_app_handle(app).options(stream=True)
+
+
 async def call_engine(seat: Seat, endpoint: Endpoint, body: Mapping[str, Any], id: str) -> Answers:
     """What one of the variant's engines answers. Closing the iterator ends the generation there."""
-    handle = serve.get_app_handle(seat.app)
-    answers = handle.options(stream=True).answer.remote(str(endpoint), body, id, seat.adapter)
+    answers = engine_handle(seat.app).answer.remote(str(endpoint), body, id, seat.adapter)
     try:
         async for answer in answers:
             yield answer

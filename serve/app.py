@@ -16,10 +16,10 @@ from starlette.types import ASGIApp
 from rlhf.config import compose
 from rlhf.types import InputError, RunError
 from serve import routes
-from serve.answering import call_engine
+from serve.answering import BROKEN, call_engine
 from serve.controller import Controller
 from serve.database import migrate
-from serve.doors import Role, check_doors, hash_key, make_key
+from serve.doors import Refusal, Role, check_doors, hash_key, make_key
 from serve.gateway import Gateway
 from serve.release_desk import ReleaseDesk
 from serve.settings import ServeConfig
@@ -44,7 +44,12 @@ class GatewayReplica:
         self.gateway = Gateway(config, store, call_engine)
 
     async def command(self, command: str, /, **arguments: Any) -> dict[str, Any]:
-        found: dict[str, Any] | InputError | RunError = await self.controller.command.remote(command, arguments)
+        found: dict[str, Any] | InputError | RunError
+        try:
+            found = await self.controller.command.remote(command, arguments)
+        except BROKEN as error:
+            message = f"the release controller died over this ({type(error).__name__}): look at the status, try again"
+            raise Refusal(503, message, retry_after_s=self.gateway.config.limits.retry_after_s) from None
         if isinstance(found, Exception):
             raise found
         return found

@@ -9,13 +9,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from ray import serve
+from ray.exceptions import RayTaskError
 from sqlalchemy.exc import SQLAlchemyError
 
 from rlhf.types import InputError, RunError
-from serve.directions import served
+from serve.directions import Seat, seat, served
 from serve.engine import PREFIX, app_name, application
 from serve.gateway import REFRESH_S
-from serve.records import Variant
+from serve.records import Endpoint, Variant
 from serve.release_desk import ReleaseDesk
 from serve.settings import ServeConfig
 from serve.store import Store
@@ -71,12 +72,15 @@ class Controller:
     def start(self, name: str, folder: str, by: str, reason: str) -> None:
         """The candidate's engines run before its first step begins."""
         candidate = self.desk.check_start(name, folder)
-        self.reconcile(candidate)
+        base = self.store.variant(candidate.base) if candidate.base else None
+        self.reconcile(base or candidate)
+        if base is not None:
+            try_adapter(candidate, seat(candidate, {base.name: base}, self.config))
         self.desk.start(name, by, reason)
 
-    def reconcile(self, candidate: Variant | None = None) -> None:
+    def reconcile(self, coming: Variant | None = None) -> None:
         """Have engines for what is to be served and for nothing else."""
-        variants = served(self.store, self.config) | ({candidate.name: candidate} if candidate else {})
+        variants = served(self.store, self.config) | ({coming.name: coming} if coming else {})
         engine, replicas = self.config.engine, self.config.replicas
         wanted = {app_name(one, engine, replicas): one for one in variants.values() if one.base is None}
         there = {app for app in serve.status().applications if app.startswith(PREFIX)}
@@ -98,6 +102,18 @@ def deploy(app: str, variant: Variant, config: ServeConfig) -> None:
         reason = "; ".join(last_line(one.message) for one in deployments) or str(error)
         serve.delete(app)
         raise InputError(f"model {variant.name} in {variant.folder} does not start: {reason}") from error
+
+
+def try_adapter(adapter: Variant, there: Seat) -> None:
+    """Have it answer with one token. Raises InputError where its model's engines do not load it."""
+    body = {"model": adapter.name, "prompt": [0], "max_tokens": 1}
+    answers = serve.get_app_handle(there.app).options(stream=True).answer
+    try:
+        for status, answer in answers.remote(Endpoint.completion, body, f"try-{adapter.name}", there.adapter):
+            if status != 200:
+                raise InputError(f"adapter {adapter.name} in {adapter.folder}: {answer['error']['message']}")
+    except RayTaskError as error:
+        raise InputError(last_line(str(error.cause))) from None
 
 
 def last_line(text: str) -> str:

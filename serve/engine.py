@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
@@ -10,7 +11,7 @@ import ray
 from ray import serve
 from ray.serve import Application
 
-from rlhf.runtimes.base import ServerConfig
+from rlhf.runtimes.base import EngineDied, ServerConfig
 from serve.records import Variant
 from serve.settings import ReplicasConfig
 
@@ -35,8 +36,12 @@ class Engine:
         """`adapter` is the folder of the adapter that the body's model names; it is loaded where it is first asked."""
         if adapter is not None:
             await self.server.hold_adapter(body["model"], adapter)
-        async for answer in self.server.answer(endpoint, body, request_id):
-            yield answer
+        try:
+            async for answer in self.server.answer(endpoint, body, request_id):
+                yield answer
+        except EngineDied:
+            # Routers turn away from a dead process at once; from an unhealthy one after three periods.
+            os._exit(1)
 
     async def check_health(self) -> None:
         await self.server.check_health()
@@ -66,6 +71,8 @@ def application(variant: Variant, config: ServerConfig, replicas: ReplicasConfig
         max_ongoing_requests=2 * config.max_num_seqs,
         graceful_shutdown_timeout_s=replicas.drain_s,
         health_check_period_s=HEALTH_PERIOD_S,
+        # Of the very first replica: a model that does not load once would not load later.
+        max_constructor_retry_count=1,
         ray_actor_options={
             "num_cpus": 1,
             "num_gpus": config.tensor_parallel_size if accelerated else 0,

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from rlhf.environments.base import Sampler
 from rlhf.ops.microbatch import MicroBatch
 from rlhf.runtimes.buckets import Bucket
-from rlhf.types import InputError
+from rlhf.types import InputError, RunError
 
 if TYPE_CHECKING:
     from rlhf.runtimes.carriers import Carrier, Link
@@ -152,6 +152,10 @@ class ServerConfig:
     """LoRA adapters computed at once beside the model; 0 serves none."""
     max_adapter_rank: int = 16
     """Largest rank of an adapter."""
+
+
+class EngineDied(RunError):
+    """An engine that will never answer again."""
 
 
 class Transport(StrEnum):

@@ -24,8 +24,9 @@ from vllm.entrypoints.serve.lora.protocol import LoadLoRAAdapterRequest
 from vllm.exceptions import VLLMError
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.engine.exceptions import EngineDeadError
 
-from rlhf.runtimes.base import Precision, ServerConfig
+from rlhf.runtimes.base import EngineDied, Precision, ServerConfig
 from rlhf.types import InputError
 
 Answer = tuple[int, Any]
@@ -78,19 +79,28 @@ class VLLMServer:
                 raise InputError(f"model {self.arguments.model}: vLLM does not serve it: {answer['error']['message']}")
 
     async def answer(self, endpoint: str, body: Mapping[str, Any], request_id: str) -> AsyncIterator[Answer]:
-        """The status with the whole body; of a streamed answer (200, None), then its events, each (200, text).
+        """The status with the whole body; of a streamed answer (200, None) once its first token is there, then
+        its events, each (200, text).
 
-        Closing the iterator ends the generation.
+        Closing the iterator ends the generation. Raises EngineDied.
         """
         try:
             answer = await self.handle(endpoint, {**body, "request_id": request_id})
+        except EngineDeadError as error:
+            raise EngineDied(str(error)) from None
         except (ValueError, TypeError, OverflowError, NotImplementedError, VLLMError, ValidationError) as error:
             answer = create_error_response(error)
         if isinstance(answer, ErrorResponse):
             yield answer.error.code, answer.model_dump()
         elif isinstance(answer, AsyncGenerator):
-            yield 200, None
+            begun = False
             async for event in answer:
+                # vLLM's handlers make an event of any error.
+                if self.engine.errored:
+                    raise EngineDied(f"in the middle of {request_id}")
+                if not begun:
+                    yield 200, None
+                begun = True
                 yield 200, event
         else:
             yield 200, answer.model_dump()
