@@ -310,4 +310,4 @@ def test_a_candidate_is_served_beside_production_and_shadowed(service: Service, 
         pieces = list(stream)
     assert pieces[-2].choices[0].finish_reason == "length"
     assert pieces[-1].usage.completion_tokens == 1500
-    assert service.operate("POST", "/release/rollback").status_code == 200
+    assert service.operate("POST", "/release/rollback", reason="enough").status_code == 200
