@@ -171,8 +171,8 @@ def add_operating(api: FastAPI, gateway: Gateway, command: Command) -> None:
 
     @api.post("/release/promote")
     async def promote(caller: Operator, body: Body) -> dict[str, Any]:
-        return await command("promote", by=caller.owner, **read(body, Reason).model_dump())
+        return await command("promote", by=caller.owner, **read(body or b"{}", Reason).model_dump())
 
     @api.post("/release/rollback")
     async def rollback(caller: Operator, body: Body) -> dict[str, Any]:
-        return await command("roll_back", by=caller.owner, **read(body, Reason).model_dump())
+        return await command("roll_back", by=caller.owner, **read(body or b"{}", Reason).model_dump())
