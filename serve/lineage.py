@@ -17,7 +17,7 @@ from rlhf.types import InputError
 
 SHOWN = 12
 """Characters of a hash that are shown."""
-REPORT = "lineage.txt"
+REPORT, WIDTH = "lineage.txt", 200
 
 
 def lineage(folder: Path) -> Tree:
@@ -75,15 +75,15 @@ def told(manifest: dict[str, Any], folder: Path) -> Iterator[str]:
 def write(folder: Path, *, model: str) -> None:
     """A stage of a pipeline: the lineage on the screen and in a file."""
     tree = lineage(Path(model).resolve())
-    Console().print(tree, soft_wrap=True, markup=False, highlight=False)
+    Console(width=WIDTH).print(tree, markup=False, highlight=False)
     with (folder / REPORT).open("w", encoding="utf-8") as file:
-        Console(file=file, width=200).print(tree, soft_wrap=True, markup=False, highlight=False)
+        Console(file=file, width=WIDTH).print(tree, markup=False, highlight=False)
 
 
 def main() -> None:
     if len(sys.argv) != 2:
         raise InputError("name one folder: python serve/lineage.py outputs/loop/round_2/files/model")
-    Console().print(lineage(Path(sys.argv[1])), soft_wrap=True, markup=False, highlight=False)
+    Console(width=WIDTH).print(lineage(Path(sys.argv[1])), markup=False, highlight=False)
 
 
 if __name__ == "__main__":
