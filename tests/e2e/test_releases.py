@@ -42,9 +42,9 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
-def speaker(folder: Path, share: float, num_layers: int = 2) -> str:
+def speaker(folder: Path, share: float) -> str:
     """A model that answers a letter with itself this often, else with `z`."""
-    build_tiny_model(folder, alphabet=f"{LETTERS}z=", num_layers=num_layers, context_tokens=64)
+    build_tiny_model(folder, alphabet=f"{LETTERS}z=", context_tokens=64)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     prompts = [
@@ -166,8 +166,10 @@ def test_a_worse_candidate_is_rolled_back(service: Service, tmp_path: Path) -> N
 
 @pytest.mark.timeout(400)
 def test_a_slow_candidate_trips_the_guardrail_before_users_see_it(service: Service, tmp_path: Path) -> None:
-    slow = speaker(tmp_path / "slow", 0.95, num_layers=160)
-    status = service.release("slow", slow, service.crowd(), ("promoted", "rolled_back", "paused", "canary"))
+    # It has learnt nothing: how fast it answers is all that matters here.
+    slow = tmp_path / "slow"
+    build_tiny_model(slow, alphabet=f"{LETTERS}z=", num_layers=160, context_tokens=64)
+    status = service.release("slow", str(slow), service.crowd(), ("promoted", "rolled_back", "paused", "canary"))
     assert states(status) == ["shadow", "rolled_back"]
     reason = status["release"]["transitions"][-1]["reason"]
     assert "slow" in reason
