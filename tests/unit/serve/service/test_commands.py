@@ -238,4 +238,4 @@ def test_the_power_calculation_says_what_to_set(run):
     assert code == 0
     needed = int(printed.split()[0])
     assert 393 <= needed <= 396
-    assert printed.endswith(f"goal.test=fixed goal.users_per_arm={needed}\n")
+    assert printed.endswith(f"release.goal.test=fixed release.goal.users_per_arm={needed}\n")
