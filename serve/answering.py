@@ -69,7 +69,6 @@ class Answered:
     status: int = 200
     error: str | None = None
     first_token_s: float | None = None
-    latency_s: float | None = None
     texts: dict[int, str] = field(default_factory=dict)
     reasons: dict[int, str | None] = field(default_factory=dict)
     usage: Mapping[str, int] = field(default_factory=dict)
@@ -124,12 +123,12 @@ class Answered:
             conversation=self.asked.conversation(self.user),
             turn=self.asked.turn,
             prompt_hash=self.asked.prompt_hash,
-            messages=self.asked.dialogue(),
+            messages=self.asked.dialogue,
             sampling=self.asked.sampling,
             status=self.status,
             error=self.error,
             prompt_tokens=self.usage.get("prompt_tokens"),
-            latency_s=self.elapsed_s if self.latency_s is None else self.latency_s,
+            latency_s=self.elapsed_s,
             first_token_s=self.first_token_s if self.asked.stream else None,
             responses=[
                 Response(index=i, text=self.texts[i], finish_reason=self.reasons[i], num_tokens=counts.get(i))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from functools import cached_property
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -66,7 +67,9 @@ class Asked(Model):
             raise ValueError(f"{len(stop)} strings are more than {STOP_STRINGS}; leave some out")
         return stop
 
+    @cached_property
     def dialogue(self) -> list[dict[str, Any]]:
+        """Messages, as they are kept, counted and hashed."""
         raise NotImplementedError
 
     def for_engine(self, limits: LimitsConfig) -> dict[str, Any]:
@@ -81,18 +84,18 @@ class Asked(Model):
 
     @property
     def prompt_hash(self) -> str:
-        return digest(self.dialogue())
+        return digest(self.dialogue)
 
     @property
     def turn(self) -> int:
-        return sum(message["role"] == "user" for message in self.dialogue())
+        return sum(message["role"] == "user" for message in self.dialogue)
 
     def conversation(self, user: str) -> str:
         """As the sender named it, or by its user and first turn."""
         named = (self.metadata or {}).get("conversation")
-        dialogue = self.dialogue()
-        first = next((i for i, message in enumerate(dialogue) if message["role"] == "user"), len(dialogue) - 1)
-        return digest([user, named] if named else [user, dialogue[: first + 1]])
+        roles = [message["role"] for message in self.dialogue]
+        first = roles.index("user") if "user" in roles else len(roles) - 1
+        return digest([user, named] if named else [user, self.dialogue[: first + 1]])
 
 
 class AskedChat(Asked):
@@ -101,6 +104,7 @@ class AskedChat(Asked):
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=LOGPROBS)
 
+    @cached_property
     def dialogue(self) -> list[dict[str, Any]]:
         return [message.model_dump(exclude_none=True) for message in self.messages]
 
@@ -110,6 +114,7 @@ class AskedCompletion(Asked):
     logprobs: int | None = Field(None, ge=0, le=LOGPROBS)
     echo: bool = False
 
+    @cached_property
     def dialogue(self) -> list[dict[str, Any]]:
         return [{"role": "user", "content": self.prompt}]
 
@@ -176,8 +181,8 @@ def check_limits(asked: Asked, limits: LimitsConfig) -> None:
         raise Refusal(400, f"max_tokens: {tokens} is more than {limits.max_tokens}; ask for less", param="max_tokens")
     if asked.n > limits.choices:
         raise Refusal(400, f"n: {asked.n} is more than {limits.choices}; ask for fewer", param="n")
-    if len(asked.dialogue()) > limits.messages:
-        message = f"messages: {len(asked.dialogue())} are more than {limits.messages}; leave out the oldest"
+    if len(asked.dialogue) > limits.messages:
+        message = f"messages: {len(asked.dialogue)} are more than {limits.messages}; leave out the oldest"
         raise Refusal(400, message, param="messages")
 
 

@@ -98,8 +98,7 @@ def deploy(app: str, variant: Variant, config: ServeConfig) -> None:
     try:
         serve.run(application(variant, config.engine, config.replicas), name=app, route_prefix=None)
     except RuntimeError as error:
-        deployments = serve.status().applications[app].deployments.values()
-        reason = "; ".join(last_line(one.message) for one in deployments) or str(error)
+        reason = why_not(app) or str(error)
         serve.delete(app)
         raise InputError(f"model {variant.name} in {variant.folder} does not start: {reason}") from error
 
@@ -114,6 +113,12 @@ def try_adapter(adapter: Variant, there: Seat) -> None:
                 raise InputError(f"adapter {adapter.name} in {adapter.folder}: {answer['error']['message']}")
     except RayTaskError as error:
         raise InputError(last_line(str(error.cause))) from None
+
+
+def why_not(app: str) -> str:
+    """What Serve says of an application that does not start; empty where it says nothing."""
+    messages = [one.message for one in serve.status().applications[app].deployments.values()]
+    return "; ".join(last_line(message) for message in messages if message.strip())
 
 
 def last_line(text: str) -> str:

@@ -11,11 +11,9 @@ from sqlalchemy.exc import IntegrityError
 
 from rlhf.types import InputError, RunError
 from serve.database import Database
+from serve.phases import UNDER_WAY
 from serve.records import Key, Variant
 from serve.tables import KEYS, PRODUCTION, RELEASES, TRANSITIONS, VARIANTS
-
-CLOSED = ("promoted", "rolled_back")
-"""Phases that a release does not leave."""
 
 
 class StaleRelease(RunError):
@@ -155,7 +153,7 @@ class Ledger(Database):
 
 
 def _open(phase: str) -> bool | None:
-    return None if phase in CLOSED else True
+    return True if phase in UNDER_WAY else None
 
 
 def _releases() -> Any:

@@ -14,6 +14,7 @@ from rich.tree import Tree
 from rlhf.command_line import command_line
 from rlhf.train.artifact import MANIFEST, describe
 from rlhf.types import InputError
+from serve.export import ROWS
 
 SHOWN = 12
 """Characters of a hash that are shown."""
@@ -67,7 +68,7 @@ def told(manifest: dict[str, Any], folder: Path) -> Iterator[str]:
     metrics = manifest["metrics"]
     sources = ", ".join(f"{count} by {source}" for source, count in metrics["sources"].items())
     yield f"{metrics['rows']} rows of {metrics['users']} users: {sources}"
-    with (folder / "rows.jsonl").open(encoding="utf-8") as rows:
+    with (folder / ROWS).open(encoding="utf-8") as rows:
         first = json.loads(next(rows))
     yield f"the first: requests {first['request_ids']}, events {first['event_ids']}"
 

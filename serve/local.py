@@ -12,6 +12,7 @@ from ray import serve
 from rlhf.actors.placement import protect_token
 from rlhf.types import RunError
 from serve.app import APP, assemble
+from serve.controller import why_not
 from serve.settings import ServeConfig
 
 
@@ -34,7 +35,5 @@ def serving(config: ServeConfig) -> Iterator[str]:
         try:
             serve.run(app, name=APP)
         except RuntimeError as error:
-            deployments = serve.status().applications[APP].deployments
-            reasons = [one.message.strip().splitlines()[-1] for one in deployments.values() if one.message.strip()]
-            raise RunError(f"the service does not start: {'; '.join(reasons) or error}") from error
+            raise RunError(f"the service does not start: {why_not(APP) or error}") from error
         yield f"http://{config.doors.host}:{config.doors.port}"

@@ -17,6 +17,7 @@ from serve.settings import ServeConfig
 @in_one_sentence
 def main(composed: DictConfig) -> None:
     config = resolve(composed, ServeConfig)
+    from serve.app import OPERATOR_KEY
     from serve.local import serving
 
     stop = threading.Event()
@@ -24,7 +25,7 @@ def main(composed: DictConfig) -> None:
         # Ray takes the handlers while it starts.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: stop.set())
-        key = Path(config.output) / "operator.key"
+        key = Path(config.output) / OPERATOR_KEY
         sys.stdout.write(f"{', '.join([config.name, *config.models])} at {url}/v1; the operator's key is in {key}\n")
         sys.stdout.flush()
         stop.wait()

@@ -24,9 +24,10 @@ def register(name: str, folder: str, known: Iterable[Variant], at: float) -> Var
     root = Path(folder).expanduser().resolve()
     if not (root / "config.json").is_file() and not is_adapter(root):
         raise InputError(f"models.{name}={folder}: neither config.json nor {ADAPTER} is there; give a model's folder")
-    if (root / MANIFEST).is_file():
-        open_artifact(root)
-    files = {str(path.relative_to(root)): describe(path) for path in sorted(root.rglob("*")) if path.is_file()}
+    # Every byte that a manifest lists has been read by then; a large model is not read twice.
+    verified = open_artifact(root).manifest["files"] if (root / MANIFEST).is_file() else {}
+    names = {str(path.relative_to(root)): path for path in sorted(root.rglob("*")) if path.is_file()}
+    files = {name: verified[name] if name in verified else describe(path) for name, path in names.items()}
     return Variant(
         name=name,
         folder=str(root),

@@ -1,7 +1,6 @@
 """Releases on the real service, decided by scripted users: better, worse, slow, and without feedback."""
 
 import asyncio
-import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +17,7 @@ from serve.app import OPERATOR_KEY
 from serve.local import serving
 from serve.settings import ServeConfig
 from serve.users import Crowd, Question
+from tests.chaos.head import free_ports
 
 CONF = Path(__file__).parents[2] / "conf"
 LETTERS = "abcdef"
@@ -34,12 +34,6 @@ RELEASE = [
     "release.guardrails.slow.min_samples=20",
 ]
 DEADLINE_S = 120.0
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 def speaker(folder: Path, share: float) -> str:
@@ -117,7 +111,8 @@ class Service:
 def service(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     root = tmp_path_factory.mktemp("serving")
     half = speaker(root / "half", 0.5)
-    words = [f"output={root / 'service'}", f"+models.half={half}", "production=half", f"doors.port={free_port()}"]
+    (port,) = free_ports(1)
+    words = [f"output={root / 'service'}", f"+models.half={half}", "production=half", f"doors.port={port}"]
     config = compose(CONF, "serve", [*RELEASE, *words], ServeConfig)
     with serving(config) as url:
         yield Service(url, (root / "service" / OPERATOR_KEY).read_text())

@@ -1,7 +1,6 @@
 """The service as its clients meet it: a real gateway, a real engine, the stock OpenAI client."""
 
 import json
-import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import openai
 import pytest
 
 from serve.store import Store
+from tests.chaos.head import free_ports
 from tests.conftest import ALPHABET
 
 DEADLINE_S = 60
@@ -71,9 +71,7 @@ def service(cluster: None, folders: dict[str, Path], tmp_path_factory: pytest.Te
     from serve.settings import ServeConfig
 
     folder = tmp_path_factory.mktemp("service")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    (port,) = free_ports(1)
     overrides = [
         f"+models.base={folders['base']}", f"+models.adapter={folders['adapter']}", "production=base",
         f"output={folder}", f"doors.port={port}", "engine.precision=fp32", f"engine.context_tokens={CONTEXT}",
