@@ -80,7 +80,8 @@ class Controller:
 
     def reconcile(self, coming: Variant | None = None) -> None:
         """Have engines for what is to be served and for nothing else."""
-        variants = served(self.store, self.config) | ({coming.name: coming} if coming else {})
+        variants = served(self.store, self.config, self.store.production(), self.store.latest_release())
+        variants |= {coming.name: coming} if coming else {}
         engine, replicas = self.config.engine, self.config.replicas
         wanted = {app_name(one, engine, replicas): one for one in variants.values() if one.base is None}
         there = {app for app in serve.status().applications if app.startswith(PREFIX)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from rlhf.types import RunError
 from serve.doors import Refusal
@@ -78,12 +79,12 @@ class Directions:
         )
 
 
-def served(store: Store, config: ServeConfig) -> dict[str, Variant]:
+def served(
+    store: Store, config: ServeConfig, production: str | None, latest: Mapping[str, Any] | None
+) -> dict[str, Variant]:
     """The variants that are served, and those that hold adapters among them: those configured, production, and those of
     the latest release, so that what may be returned to stays warm until the next one."""
-    names = [*config.models, store.production()]
-    if latest := store.latest_release():
-        names += [latest["candidate"], latest["predecessor"]]
+    names = [*config.models, production, *((latest["candidate"], latest["predecessor"]) if latest else ())]
     known = {variant.name: variant for variant in store.variants()}
     wanted = {name for name in names if name is not None}
     wanted |= {base for name in wanted if (base := known[name].base) is not None}
@@ -126,7 +127,7 @@ def read(store: Store, config: ServeConfig) -> Directions:
     return Directions(
         name=config.name,
         production=production,
-        seats=seats(served(store, config), config),
+        seats=seats(served(store, config, production, latest), config),
         keys={key.hash: key for key in store.all_keys()},
         split=split,
         shadow_fraction=shadow_fraction,
