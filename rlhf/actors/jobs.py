@@ -22,7 +22,7 @@ CONTINUE = "the same command continues the sweep"
 class RayJobs:
     """Submits commands with the code they run: `working_dir` is uploaded, less what .gitignore and .rayignore name.
 
-    Raises InputError where no address is given, no cluster answers there, or it does not take our token.
+    Raises InputError where no address is given, no cluster answers there, or no token is here that it takes.
     """
 
     def __init__(self, address: str | None, working_dir: Path, command: Sequence[str]) -> None:
@@ -37,8 +37,8 @@ class RayJobs:
             self.client = JobSubmissionClient(address)
         except AuthenticationError:
             raise InputError(
-                f"sweep.address={address}: the cluster refuses our token; export RAY_AUTH_MODE=token, and its token in "
-                "RAY_AUTH_TOKEN or the file that RAY_AUTH_TOKEN_PATH names"
+                f"sweep.address={address}: there is no token here, or the cluster refuses it; export "
+                "RAY_AUTH_MODE=token, and its token in RAY_AUTH_TOKEN or the file that RAY_AUTH_TOKEN_PATH names"
             ) from None
         except (ConnectionError, RuntimeError, ValueError, RayError) as error:
             raise InputError(f"sweep.address={address}: no cluster answers there ({error}); correct it") from None

@@ -27,21 +27,26 @@ from rlhf.types import Failure, Prompt, RunError, Score
 NAME = "faulty_rewards.py:fault"
 
 
-def descendants() -> list[psutil.Process]:
-    """Zombies included."""
-    return psutil.Process().children(recursive=True)
+def children() -> list[psutil.Process]:
+    """Processes that this one started, zombies included: those of other tests, as a database, are among them."""
+    return psutil.Process().children()
+
+
+def started_since(before: list[psutil.Process]) -> list[psutil.Process]:
+    """Processes that were started after `before` was taken, with all that they started."""
+    return [one for child in children() if child not in before for one in (child, *child.children(recursive=True))]
 
 
 @contextlib.asynccontextmanager
 async def scoring(function: str = "fault", **settings: Any) -> AsyncIterator[RewardProcesses]:
-    config = {"timeout_s": 0.4, "max_attempts": 1} | settings
+    before, config = children(), {"timeout_s": 0.4, "max_attempts": 1} | settings
     processes = RewardProcesses(RewardConfig(functions=[f"{FAULTY}:{function}"], **config))
     try:
         await processes.start()
         yield processes
     finally:
         await processes.close()
-        assert descendants() == []
+        assert started_since(before) == []
 
 
 def faulty(number: int, fault: str | None = None) -> Prompt:
@@ -202,11 +207,12 @@ async def test_a_caller_that_was_cancelled_costs_nothing() -> None:
 
 @pytest.mark.timeout(10)
 async def test_closing_kills_what_hangs_and_answers_what_waits() -> None:
+    before = children()
     async with scoring(timeout_s=100.0) as processes:
         tasks = [asyncio.create_task(processes.score(faulty(i, "loop"), rollout())) for i in range(8)]
         await asyncio.sleep(0.05)
         await processes.close()
-        assert descendants() == []
+        assert started_since(before) == []
         for i, result in enumerate(await asyncio.gather(*tasks, return_exceptions=True)):
             assert isinstance(result, RunError)
             assert str(result) == f"the reward processes are closed; prompt 'p{i}' has no score"
@@ -229,16 +235,17 @@ async def test_before_the_start_there_is_no_score() -> None:
     ],
 )
 async def test_what_cannot_load_is_said_at_the_start(source: str, said: str, tmp_path: Path) -> None:
+    before = children()
     (tmp_path / "bad.py").write_text(source)
     processes = RewardProcesses(RewardConfig(functions=[f"{tmp_path}/bad.py:reward"], num_processes=2))
     with pytest.raises(RunError, match=f"reward bad.py:reward cannot start: .*{said}"):
         await processes.start()
-    assert descendants() == []
+    assert started_since(before) == []
 
 
 @pytest.mark.timeout(10)
 async def test_what_cannot_load_again_fails_all_that_wait(tmp_path: Path) -> None:
-    source = tmp_path / "moved.py"
+    before, source = children(), tmp_path / "moved.py"
     source.write_text(FAULTY.read_text())
     processes = RewardProcesses(RewardConfig(functions=[f"{source}:fault"], max_attempts=1))
     await processes.start()
@@ -254,7 +261,7 @@ async def test_what_cannot_load_again_fails_all_that_wait(tmp_path: Path) -> Non
     for result in results[1:]:
         assert isinstance(result, RunError)
         assert "cannot go on: reward moved.py:fault cannot start: reward.functions has" in str(result)
-    assert descendants() == []
+    assert started_since(before) == []
 
 
 @pytest.mark.timeout(20)

@@ -14,9 +14,11 @@ from rlhf.types import InputError
 ROOT = Path(__file__).parents[3]
 
 
-def launch(folder: Path, script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+def launch(folder: Path, script: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     hidden = {"RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"}
-    environment = {name: value for name, value in os.environ.items() if name not in hidden}
+    kept = {name: value for name, value in os.environ.items() if name not in hidden}
+    # Without a token Ray's client does not even call; a machine that has run no cluster has none.
+    environment = {**kept, "RAY_AUTH_TOKEN": "of-no-cluster", **variables}
     return subprocess.run([sys.executable, str(ROOT / "launch" / script), *arguments], cwd=folder, env=environment,
                           capture_output=True, text=True, timeout=120, check=False)  # fmt: skip
 
@@ -72,6 +74,13 @@ def test_a_mistake_is_one_line_before_any_member_starts(tmp_path, script, overri
     (line,) = finished.stderr.splitlines()
     assert line.startswith(f"error: {sentence}")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_machine_without_a_token_is_told_so(tmp_path):
+    arguments = ["sweep.address=http://127.0.0.1:9", "model=m", "data.path=p", "output=o", "seed=1,2"]
+    finished = launch(tmp_path, "sweep.py", *arguments, RAY_AUTH_TOKEN="", RAY_AUTH_TOKEN_PATH=str(tmp_path / "token"))
+    assert finished.returncode == 2, finished.stderr
+    assert "sweep.address=http://127.0.0.1:9: there is no token here, or the cluster refuses it;" in finished.stderr
 
 
 def test_jobs_are_given_absolute_paths_and_a_folder_each(tmp_path, monkeypatch):
