@@ -20,8 +20,13 @@ ENV PATH=/home/rlhf/venv/bin:$PATH \
     OMP_NUM_THREADS=1
 RUN python3.12 -m venv /home/rlhf/venv
 COPY --chown=rlhf pyproject.toml README.md LICENSE ./
+COPY --chown=rlhf requirements/gpu.lock requirements/gpu.lock
+# Without build isolation source packages (deepspeed) are built with the locked setuptools; it has to be there first.
+RUN pip install --no-cache-dir --no-deps $(grep '^setuptools==' requirements/gpu.lock) \
+ && pip install --no-cache-dir --no-deps $(grep '^torch==' requirements/gpu.lock) \
+ && pip install --no-cache-dir --no-deps --no-build-isolation --use-pep517 -r requirements/gpu.lock
 COPY --chown=rlhf rlhf rlhf
 COPY --chown=rlhf serve serve
-RUN pip install --no-cache-dir -e '.[gpu]'
+RUN pip install --no-cache-dir --no-deps --no-build-isolation -e .
 COPY --chown=rlhf conf conf
 COPY --chown=rlhf launch launch

@@ -1,7 +1,11 @@
-# `make` lists the targets. They all run from .venv, which `install` makes from requirements/cpu.lock.
+# `make` lists the targets. They run from .venv, which `install` makes from requirements/cpu.lock; those for GPUs from
+# .venv-gpu, which `install-gpu` makes from requirements/gpu.lock, and where there is no GPU from .venv.
 
 PYTHON ?= $(or $(shell command -v python3.11),python3)
+PYTHON_GPU ?= $(or $(shell command -v python3.12),python3)
 PIP := .venv/bin/pip -qq --disable-pip-version-check
+PIP_GPU := .venv-gpu/bin/pip -qq --disable-pip-version-check
+GPU_VENV := $(if $(shell nvidia-smi -L 2>/dev/null | grep GPU),.venv-gpu,.venv)
 UV_VERSION := 0.13.9
 # CPU builds of torch are on this index alone; it serves torch and nothing else, and only where pip has no find-links.
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
@@ -19,10 +23,10 @@ export RAY_USAGE_STATS_ENABLED ?= 0
 export VLLM_NO_USAGE_STATS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart pipeline serve loop test test-unit lint install lock
+.PHONY: help quickstart pipeline serve loop test test-unit lint install lock install-gpu gpu-check gpu-first-hour lock-gpu
 
 help:  ## this list
-	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
 quickstart: install  ## train a tiny model on this machine's CPU; ARGS="..." is passed on
 	.venv/bin/python launch/quickstart.py $(ARGS)
@@ -65,6 +69,25 @@ install: .venv/.installed  ## .venv with the locked packages and this one
 	@$(PIP) install --no-deps --no-build-isolation -e .
 	@touch $@
 
+install-gpu: .venv-gpu/.installed  ## .venv-gpu with the locked packages for CUDA 13, Python 3.12
+
+# Find-links may hold a CPU build of torch, which pip would take for the pinned version.
+.venv-gpu/.installed: requirements/gpu.lock pyproject.toml
+	@$(PYTHON_GPU) requirements/check_gpu.py
+	@echo "Installing the locked packages into .venv-gpu: 10 GB."
+	@$(PYTHON_GPU) -m venv .venv-gpu
+	@PIP_FIND_LINKS= $(PIP_GPU) install --no-deps $$(grep '^setuptools==' requirements/gpu.lock)
+	@PIP_FIND_LINKS= $(PIP_GPU) install --no-deps $$(grep '^torch==' requirements/gpu.lock)
+	@PIP_FIND_LINKS= $(PIP_GPU) install --no-deps --no-build-isolation --use-pep517 -r requirements/gpu.lock
+	@$(PIP_GPU) install --no-deps --no-build-isolation -e .
+	@touch $@
+
+gpu-check: $(GPU_VENV)/.installed  ## the tests of what only CUDA reaches; without a GPU they skip themselves
+	$(GPU_VENV)/bin/pytest tests/gpu
+
+gpu-first-hour: $(GPU_VENV)/.installed  ## SFT, GRPO, PPO, then Qwen3-0.6B: success, speed and memory in a table; ARGS="..."
+	$(GPU_VENV)/bin/python launch/first_hour.py $(ARGS)
+
 # uv rather than pip: it resolves for the lock's platform whatever runs it, and takes overrides.
 lock:  ## rewrite requirements/cpu.lock from pyproject.toml; ARGS=--upgrade takes new versions
 	@scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT && \
@@ -74,3 +97,11 @@ lock:  ## rewrite requirements/cpu.lock from pyproject.toml; ARGS=--upgrade take
 	  --override requirements/overrides-cpu.txt --find-links $(or $(PIP_FIND_LINKS),$(TORCH_CPU_INDEX)/torch/) \
 	  --no-emit-index-url --no-emit-find-links --no-annotate --no-header \
 	  --python-version 3.11 --python-platform x86_64-manylinux_2_28 -o requirements/cpu.lock $(ARGS)
+
+lock-gpu:  ## rewrite requirements/gpu.lock from pyproject.toml; ARGS=--upgrade takes new versions
+	@scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT && \
+	$(PYTHON) -m venv "$$scratch" && \
+	"$$scratch/bin/pip" -qq install uv==$(UV_VERSION) && \
+	"$$scratch/bin/uv" pip compile --quiet pyproject.toml --extra gpu --group test \
+	  --no-emit-index-url --no-emit-find-links --no-annotate --no-header \
+	  --python-version 3.12 --python-platform x86_64-manylinux_2_28 -o requirements/gpu.lock $(ARGS)

@@ -14,15 +14,13 @@ MIN_FREE_BYTES = 8 * 10**9  # 3 GB installed, as much again for wheels while pip
 def system_refusal(system: str) -> "str | None":
     if system == "Linux":
         return None
-    return (
-        f"The operating system is {system}, but the CPU packages are built for Linux: use a Linux machine or container."
-    )
+    return f"The operating system is {system}, but the packages are built for Linux: use a Linux machine or container."
 
 
 def machine_refusal(machine: str) -> "str | None":
     if machine in ("x86_64", "AMD64"):
         return None
-    return f"The processor is {machine}, but the CPU packages are built for x86-64: use an x86-64 machine."
+    return f"The processor is {machine}, but the packages are built for x86-64: use an x86-64 machine."
 
 
 def python_refusal(version: "tuple[int, int]") -> "str | None":
@@ -42,11 +40,11 @@ def cpu_refusal(cpuinfo: str) -> "str | None":
     return "The processor has no AVX2 (see flags in /proc/cpuinfo), which vLLM's CPU build needs: use a newer one."
 
 
-def disk_refusal(free_bytes: int, folder: str) -> "str | None":
-    if free_bytes >= MIN_FREE_BYTES:
+def disk_refusal(free_bytes: int, folder: str, min_free_bytes: int = MIN_FREE_BYTES) -> "str | None":
+    if free_bytes >= min_free_bytes:
         return None
     return (
-        f"{folder} has {free_bytes / 1e9:.1f} GB free, but the installation needs {MIN_FREE_BYTES / 1e9:.0f} GB: "
+        f"{folder} has {free_bytes / 1e9:.1f} GB free, but the installation needs {min_free_bytes / 1e9:.0f} GB: "
         "free some space or clone to a larger disk."
     )
 

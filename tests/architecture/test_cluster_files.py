@@ -119,4 +119,4 @@ def test_dockerfile_copies_what_is_there_and_ends_as_no_root():
     context = (ROOT / ".dockerignore").read_text().splitlines()
     assert set(sources) == {line[1:] for line in context if line.startswith("!")}
     assert "*" in context
-    assert any("pip install" in rest and ".[gpu]" in rest for name, rest in found if name == "RUN")
+    assert any("pip install" in rest and "-r requirements/gpu.lock" in rest for name, rest in found if name == "RUN")

