@@ -18,7 +18,7 @@ SMALL = ["train.rows_per_step=8", f"train.num_steps={NUM_STEPS}", "backend.preci
          "backend.max_tokens_per_microbatch=128", "optimizer.lr=1e-3", "optimizer.schedule=cosine",
          "data.response_key=answer", "placement.policy=2", "held_out.fraction=0.2",
          "log.tensorboard=false"]  # fmt: skip
-TIMES = ("seconds/step", "tokens_per_second")
+MEASURED = ("seconds/step", "tokens_per_second", "memory_bytes/policy")
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def sft(launch: Callable[..., Run]) -> Callable[..., Run]:
 
 
 def numbers(folder: Path) -> list[dict[str, Any]]:
-    return [{name: value for name, value in row.items() if name not in TIMES} for row in metrics(folder)]
+    return [{name: value for name, value in row.items() if name not in MEASURED} for row in metrics(folder)]
 
 
 def ranks_of(run: Run) -> list[int]:
