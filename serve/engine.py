@@ -7,10 +7,10 @@ import os
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
-import ray
 from ray import serve
 from ray.serve import Application
 
+from rlhf.actors.nodes import has_accelerators
 from rlhf.runtimes.base import EngineDied, ServerConfig
 from serve.records import Variant
 from serve.settings import ReplicasConfig
@@ -80,8 +80,3 @@ def application(variant: Variant, config: ServerConfig, replicas: ReplicasConfig
         },
     )
     return deployment.bind(variant.folder, variant.name, config)
-
-
-def has_accelerators() -> bool:
-    """Real ones: Ray names their kind."""
-    return any(resource.startswith("accelerator_type:") for resource in ray.cluster_resources())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import shutil
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -20,6 +20,8 @@ from rlhf.actors.preflight import NONCE, NodeReport, PreflightConfig, examine, j
 from rlhf.types import RunError
 
 ACCELERATOR = "GPU"
+KIND = "accelerator_type:"
+"""Ray's resource of a node with real accelerators begins so and ends with their kind; pretended ones have none."""
 MEETING = ".tmp-preflight"
 """In the output folder; what a killed run leaves of it is removed like any unfinished folder."""
 NUM_EXCHANGED = 1 << 20
@@ -34,6 +36,19 @@ class Node:
     temporary: Path
     """Ray's folder of this session."""
     num_accelerators: int
+    accelerated: bool
+    """Whether its accelerators are real."""
+    num_cpus: int
+
+
+def has_accelerators() -> bool:
+    """Return whether any node of the cluster has real accelerators; the driver's own may have none."""
+    return names_a_kind(ray.cluster_resources())
+
+
+def names_a_kind(resources: Mapping[str, float]) -> bool:
+    """Return whether Ray names the kind of accelerators among these resources, which it does of real ones alone."""
+    return any(resource.startswith(KIND) for resource in resources)
 
 
 def nodes() -> dict[str, Node]:
@@ -44,6 +59,8 @@ def nodes() -> dict[str, Node]:
             name=f"{node['NodeManagerAddress']} ({node['NodeID'][:8]})",
             temporary=Path(node["ObjectStoreSocketName"]).parents[1],
             num_accelerators=int(node["Resources"].get(ACCELERATOR, 0)),
+            accelerated=names_a_kind(node["Resources"]),
+            num_cpus=int(node["Resources"].get("CPU", 0)),
         )
         for node in ray.nodes()
         if node["Alive"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -71,21 +72,24 @@ def check_capacity(plan: Plan) -> None:
 def reserved(plan: Plan, timeout_s: float) -> Iterator[Bundles]:
     """One placement group per accelerator group; given back at the end, with what still runs on them.
 
-    Raises RunError where the cluster has too few accelerators, or none free within the deadline.
+    The groups of the largest bundles are granted first, one after the other: small ones granted before or beside them
+    could leave no node whole. Raises RunError where the cluster has too few accelerators, or none free within the
+    deadline, which holds for all groups together.
     """
     check_capacity(plan)
-    bundles = {
-        group: placement_group([{ACCELERATOR: group.bundle_size, "CPU": len(group.roles)}] * group.num_bundles)
-        for group in plan.groups
-    }
+    bundles: Bundles = {}
+    deadline = time.monotonic() + timeout_s
     try:
-        for group, granted in bundles.items():
-            if not granted.wait(timeout_s):
+        for group in sorted(plan.groups, key=lambda group: -group.bundle_size):
+            bundles[group] = placement_group(
+                [{ACCELERATOR: group.bundle_size, "CPU": len(group.roles)}] * group.num_bundles
+            )
+            if not bundles[group].wait(max(deadline - time.monotonic(), 0)):
                 free = ray.available_resources()
                 raise RunError(
-                    f"placement: the cluster did not grant {group.name} its {group.num_bundles * group.bundle_size} "
-                    f"accelerators within {timeout_s:g} s; free are {free.get(ACCELERATOR, 0):g} accelerators and "
-                    f"{free.get('CPU', 0):g} CPUs: wait for other jobs, or lower placement.*"
+                    f"placement: the cluster did not grant {group.name} its {group.num_bundles} x {group.bundle_size} "
+                    f"accelerators within placement.timeout_s={timeout_s:g}; free are {free.get(ACCELERATOR, 0):g} "
+                    f"accelerators and {free.get('CPU', 0):g} CPUs: wait for other jobs, or lower placement.*"
                 )
         yield bundles
     finally:

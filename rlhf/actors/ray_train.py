@@ -11,7 +11,7 @@ import ray
 import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from rlhf.actors.nodes import ACCELERATOR
+from rlhf.actors.nodes import ACCELERATOR, has_accelerators
 from rlhf.actors.workers import first_line
 from rlhf.types import InputError, RunError
 
@@ -30,22 +30,16 @@ def run_on_ranks(
 ) -> None:
     """`function(argument)` on ranks that have met in a process group, whose checkpoints are in the folder `root`.
 
-    Where one dies all are started anew, at most `max_restarts` times. Raises RunError past that. On a machine with GPUs
-    each has one; elsewhere gloo connects them.
+    Where one dies all are started anew, at most `max_restarts` times. Raises RunError past that. On a cluster with GPUs
+    each has one and NCCL connects them, whether or not the driver's own node has any; elsewhere gloo does.
     """
-    import torch
-
     (root / SNAPSHOT).unlink(missing_ok=True)
-    on_gpu = torch.cuda.is_available()
+    torch_config, scaling_config = launch_configs(has_accelerators(), num_ranks, collective_timeout_s)
     trainer = TorchTrainer(
         function,
         train_loop_config=argument,
-        torch_config=TorchConfig(backend="nccl" if on_gpu else "gloo", timeout_s=int(collective_timeout_s)),
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=num_ranks,
-            use_gpu=on_gpu,
-            resources_per_worker={"CPU": 1, **({ACCELERATOR: 1} if on_gpu else {})},
-        ),
+        torch_config=torch_config,
+        scaling_config=scaling_config,
         run_config=ray.train.RunConfig(
             name=root.name,
             storage_path=str(root.parent),
@@ -60,11 +54,20 @@ def run_on_ranks(
         raise RunError(f"Ray Train gave up: {first_line(error.controller_failure)}; resume the run") from error
 
 
-def num_ranks_at_once() -> int:
-    """Ranks that the whole cluster has room for."""
-    import torch
+def launch_configs(
+    accelerated: bool, num_ranks: int, collective_timeout_s: float
+) -> tuple[TorchConfig, ray.train.ScalingConfig]:
+    """Return how Ray Train connects the ranks and what it reserves for each."""
+    torch_config = TorchConfig(backend="nccl" if accelerated else "gloo", timeout_s=int(collective_timeout_s))
+    resources = {"CPU": 1, **({ACCELERATOR: 1} if accelerated else {})}
+    return torch_config, ray.train.ScalingConfig(
+        num_workers=num_ranks, use_gpu=accelerated, resources_per_worker=resources
+    )
 
-    return int(ray.cluster_resources().get(ACCELERATOR if torch.cuda.is_available() else "CPU", 1))
+
+def num_ranks_at_once() -> int:
+    """Return how many ranks the whole cluster has room for."""
+    return int(ray.cluster_resources().get(ACCELERATOR if has_accelerators() else "CPU", 1))
 
 
 def as_run_error(failures: Mapping[int, Exception], max_restarts: int) -> Exception:

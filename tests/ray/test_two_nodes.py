@@ -37,6 +37,19 @@ def test_nodes_that_agree_pass_and_nothing_is_left_behind(found):
     assert found["preflight"]["left"] == []
 
 
+def test_accelerators_are_real_where_any_node_names_their_kind(found):
+    told = found["real accelerators"]
+    assert (told["before"], told["after"]) == (False, True)
+    assert told["nodes"] == [False, False, True]
+    assert told["num_ranks"] == 7
+
+
+def test_a_wide_engine_gets_a_whole_node_beside_small_groups(found):
+    where = found["wide engine"]["where"]
+    (engine,) = where["sampler"]
+    assert set(where["policy"] + where["reference"]) == set(found["spread"]["nodes"]) - {engine}
+
+
 def test_a_pair_that_cannot_talk_is_named(found):
     names, sentence = found["silent node"]["names"], found["silent node"]["sentence"]
     assert sentence.startswith(f"preflight: nodes {names[0]} and {names[1]} cannot exchange tensors")

@@ -14,10 +14,11 @@ import ray
 from ray.cluster_utils import Cluster
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from rlhf.actors.nodes import NodeProbe, check_nodes, check_pairs, nodes
+from rlhf.actors.nodes import NodeProbe, check_nodes, check_pairs, has_accelerators, nodes, nodes_of
 from rlhf.actors.placement import reserved
 from rlhf.actors.plan import RolePlan, make_plan
 from rlhf.actors.preflight import PreflightConfig
+from rlhf.actors.ray_train import num_ranks_at_once
 from rlhf.actors.workers import Spawner
 from rlhf.train.clock import Clock
 from rlhf.types import RunError
@@ -26,6 +27,11 @@ NODE = {"num_cpus": 8, "num_gpus": 3, "object_store_memory": 100 << 20}
 ROLES = [
     RolePlan(role="policy", num_workers=4),
     RolePlan(role="sampler", num_workers=1, accelerators_per_worker=2),
+]
+WIDE = [
+    RolePlan(role="policy", num_workers=2),
+    RolePlan(role="reference", num_workers=1),
+    RolePlan(role="sampler", num_workers=1, accelerators_per_worker=3),
 ]
 
 
@@ -80,11 +86,28 @@ def other_installation(cluster: Cluster, folder: Path) -> None:
     cluster.remove_node(node)
 
 
+def real_accelerators(cluster: Cluster) -> None:
+    """A node that names the kind of its accelerators joins: the driver's own node has only pretended ones."""
+    before = has_accelerators()
+    node = cluster.add_node(num_cpus=1, num_gpus=1, resources={"accelerator_type:H100": 1})
+    tell("real accelerators", before=before, after=has_accelerators(), num_ranks=num_ranks_at_once(),
+         nodes=sorted(each.accelerated for each in nodes().values()))  # fmt: skip
+    cluster.remove_node(node)
+
+
+def wide_engine() -> None:
+    """Small bundles, placed first, would spread over both nodes and leave neither whole for an engine of three."""
+    with reserved(make_plan(WIDE), 60) as bundles:
+        tell("wide engine", where={group.name: nodes_of(granted) for group, granted in bundles.items()})
+
+
 def main(folder: Path) -> None:
     cluster = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
     second = cluster.add_node(**NODE)
     ray.init(address=cluster.address, log_to_driver=False)
     preflight(folder, PreflightConfig())
+    real_accelerators(cluster)
+    wide_engine()
     silent_node(timeout_s=5)
     other_installation(cluster, folder)
 
