@@ -238,10 +238,15 @@ class Batch:
         return replace(self, minibatches=tuple(minibatches))
 
     def in_pack_order(self, by_rank: Sequence[Iterable[T]]) -> list[T]:
-        """What each rank has, one item per pack of its shard, in the order of the batch's packs."""
-        items = [iter(mine) for mine in by_rank]
-        return [next(items[i % len(items)]) for part in self.minibatches for i in range(len(part.packs))]
+        """Items of all ranks, one per pack of each rank's shard, in the order of the batch's packs."""
+        return in_pack_order([len(part.packs) for part in self.minibatches], by_rank)
 
     def of_rank(self, mine: Sequence[T], rank: int, num_ranks: int) -> list[T | None]:
-        """What one rank has, one item per pack of its shard, in the order of the batch's packs; None for the rest."""
+        """One rank's items, one per pack of its shard, in the order of the batch's packs; None for the others'."""
         return self.in_pack_order([mine if i == rank else itertools.repeat(None) for i in range(num_ranks)])
+
+
+def in_pack_order(num_packs: Sequence[int], by_rank: Sequence[Iterable[T]]) -> list[T]:
+    """Undo the dealing of each minibatch's packs to the ranks in turn."""
+    items = [iter(mine) for mine in by_rank]
+    return [next(items[i % len(items)]) for number in num_packs for i in range(number)]

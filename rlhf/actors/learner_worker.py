@@ -22,8 +22,8 @@ from rlhf.runtimes.buckets import Bucket
 from rlhf.runtimes.carriers import Carrier, Link, ObjectStoreCarrier, make_carrier
 from rlhf.runtimes.memory import peak_memory_bytes
 from rlhf.train.learner import Learner
+from rlhf.train.sharding import Shard
 from rlhf.train.stats import Stats
-from rlhf.types import Batch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,15 +57,15 @@ class LearnerWorker:
         scorer = ValueScorer() if spec.head is Head.value else TokenScorer(spec.distribution)
         self.learner = Learner(self.backend, scorer, packed=spec.backend.packed, fetch=ray.get)
 
-    def score(self, batch: Batch) -> Any:
-        return as_returns(self.learner.score(batch), None)
+    def score(self, shard: Shard) -> Any:
+        return as_returns(self.learner.score(shard), None)
 
-    def assign_credit(self, batch: Batch, algorithm: Algorithm) -> Any:
-        columns, stats = self.learner.assign_credit(batch, algorithm)
+    def assign_credit(self, shard: Shard, algorithm: Algorithm) -> Any:
+        columns, stats = self.learner.assign_credit(shard, algorithm)
         return as_returns(list(itertools.chain.from_iterable(columns.values())), stats)
 
-    def update(self, batch: Batch, loss: Loss, lr: float) -> Stats:
-        return self.learner.update(batch, loss, lr)
+    def update(self, shard: Shard, loss: Loss, lr: float) -> Stats:
+        return self.learner.update(shard, loss, lr)
 
     def connect(self, link: Link, rank: int) -> None:
         """Open this rank's end of the way to the engines, where it has one."""

@@ -21,6 +21,7 @@ from rlhf.runtimes.carriers import Link
 from rlhf.train.clock import Clock
 from rlhf.train.lease import all_held
 from rlhf.train.schedule import learning_rate
+from rlhf.train.sharding import shard_of
 from rlhf.train.stats import Stats, merge
 from rlhf.types import Batch, Group, Prompt, Reference, Sampling
 
@@ -54,8 +55,9 @@ class ModelRole:
         """
 
         async def call(rank: int, actor: Any) -> tuple[list[Reference], Any]:
-            num_columns = len(names) * shard_size(batch, rank, len(self.workers))
-            returned = getattr(actor, method).options(num_returns=num_columns + 1).remote(batch, *arguments)
+            shard = shard_of(batch, rank, len(self.workers))
+            num_columns = len(names) * shard.num_packs
+            returned = getattr(actor, method).options(num_returns=num_columns + 1).remote(shard, *arguments)
             *columns, summary = returned if num_columns else [returned]
             return columns, await summary
 
@@ -109,8 +111,13 @@ class LearningRole(ModelRole):
             return Stats()
         lr = learning_rate(self.optimizer, batch.step, self.num_steps)
         loss = self.loss()
+        num_ranks = len(self.workers)
+
+        def call(rank: int, actor: Any) -> Any:
+            return actor.update.remote(shard_of(batch, rank, num_ranks, loss), loss, lr)
+
         with self.clock(f"{self.prefix}update".replace("/", "_")):
-            stats = merge(await self.workers.each(lambda _, actor: actor.update.remote(batch, loss, lr)))
+            stats = merge(await self.workers.each(call))
         stats.add("lr", lr, 1.0)
         return stats.prefixed(self.prefix)
 
@@ -198,11 +205,6 @@ class SamplerPool:
 
     async def close(self) -> None:
         await self.workers.each(lambda _, actor: actor.close.remote())
-
-
-def shard_size(batch: Batch, rank: int, num_ranks: int) -> int:
-    """Packs of a rank over all minibatches, the empty ones not counted."""
-    return sum(len(minibatch.packs[rank::num_ranks]) for minibatch in batch.minibatches)
 
 
 def fetch(references: Sequence[Reference]) -> list[Any]:

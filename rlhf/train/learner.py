@@ -14,8 +14,9 @@ from rlhf.models.causal_lm import SamplingDistribution, TokenScorer
 from rlhf.ops.microbatch import MicroBatch
 from rlhf.ops.whitening import Moments, merge_moments, moments, whiten
 from rlhf.runtimes.base import Backend, ModelScorer
+from rlhf.train.sharding import MinibatchShard, Shard, shard_of
 from rlhf.train.stats import Stats
-from rlhf.types import Batch, Minibatch, Reference, Rollout, Row
+from rlhf.types import Batch, Reference, Rollout, Row
 
 EPSILON = 1e-12
 Fetch = Callable[[list[Reference]], Sequence[Any]]
@@ -24,17 +25,21 @@ Fetch = Callable[[list[Reference]], Sequence[Any]]
 
 @dataclass(slots=True)
 class Learner:
-    """A backend, and how batches reach it. Every rank makes the same calls with the same batch."""
+    """A backend, and how batches reach it. Every rank makes the same calls, each with its shard of the same batch."""
 
     backend: Backend
     scorer: ModelScorer[Outputs]
     packed: bool
     fetch: Fetch = field(default=list)
 
-    def score(self, batch: Batch) -> list[np.ndarray]:
-        """What the model says of this rank's packs: a flat column each, in the order of `batch`."""
+    def shard(self, batch: Batch, loss: Loss | None = None) -> Shard:
+        """Return this rank's shard of a batch; one that is learnt from needs the loss."""
+        return shard_of(batch, self.backend.rank, self.backend.num_ranks, loss)
+
+    def score(self, shard: Shard) -> list[np.ndarray]:
+        """Score this rank's packs: a flat column each, in the order of the batch."""
         columns = []
-        for minibatch in batch.minibatches:
+        for minibatch in shard.minibatches:
             for micro in self.microbatches(minibatch):
                 # Empty packs go through the model too: every rank takes part in gathering its parameters.
                 column = self.backend.forward(micro, self.scorer, grad=False).column
@@ -47,11 +52,11 @@ class Learner:
         micro = MicroBatch.from_rows([ids], [np.arange(len(ids)) > 0], [0.0], {}, packed=self.packed)
         return micro.flatten(self.backend.forward(micro, TokenScorer(SamplingDistribution()), grad=False).logprobs)
 
-    def assign_credit(self, batch: Batch, algorithm: Algorithm) -> tuple[dict[str, list[np.ndarray]], Stats]:
-        """`algorithm.credit_columns` of this rank's packs, by name: a flat column each, in the order of `batch`."""
+    def assign_credit(self, shard: Shard, algorithm: Algorithm) -> tuple[dict[str, list[np.ndarray]], Stats]:
+        """`algorithm.credit_columns` of this rank's packs, by name: a flat column each, in the order of the batch."""
         columns: dict[str, list[np.ndarray]] = {name: [] for name in algorithm.credit_columns}
         masks: list[np.ndarray] = []
-        for minibatch in batch.minibatches:
+        for minibatch in shard.minibatches:
             for micro in self.microbatches(minibatch):
                 if micro.num_rows:
                     credited = algorithm.assign_credit(micro)
@@ -63,9 +68,9 @@ class Learner:
             stats.add("advantage_magnitude", float(np.abs(advantages).sum()), float(mask.sum()))
         if not (algorithm.whitens or "returns" in columns):
             return columns, stats
-        over = self.over_ranks(batch, columns["advantages"], masks)
+        over = self.over_ranks(shard, columns["advantages"], masks)
         if "returns" in columns:
-            returns = self.over_ranks(batch, columns["returns"], masks)
+            returns = self.over_ranks(shard, columns["returns"], masks)
             # Advantages are returns less values: what of the returns' variance the critic does not explain.
             stats.add("critic/explained_variance", 1 - over.m2 / max(returns.m2, EPSILON), 1.0)
             stats.add("critic/return", returns.mean, 1.0)
@@ -76,16 +81,16 @@ class Learner:
             ]
         return columns, stats
 
-    def over_ranks(self, batch: Batch, columns: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> Moments:
+    def over_ranks(self, shard: Shard, columns: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> Moments:
         """Moments over the loss tokens of the whole batch, merged in the order of its packs."""
         mine = [moments(column[mask]) for column, mask in zip(columns, masks, strict=True)]
-        return merge_moments(batch.in_pack_order(self.backend.gather(mine)))
+        return merge_moments(shard.in_pack_order(self.backend.gather(mine)))
 
-    def update(self, batch: Batch, loss: Loss, lr: float) -> Stats:
-        """One optimiser step per minibatch in `batch.order`. The stats are this rank's share of the step's."""
+    def update(self, shard: Shard, loss: Loss, lr: float) -> Stats:
+        """Take one optimiser step per minibatch in `shard.order`. The stats are this rank's share of the step's."""
         stats = Stats()
-        for index in batch.order:
-            minibatch = batch.minibatches[index]
+        for index in shard.order:
+            minibatch = shard.minibatches[index]
             stats.add("loss", self.accumulate(minibatch, loss, stats), 1 / self.backend.num_ranks)
             norm, applied = self.backend.step(lr)
             stats.add("skipped_updates", float(not applied), 1.0)
@@ -93,20 +98,19 @@ class Learner:
                 stats.add("gradient_norm", norm, 1.0)
         return stats
 
-    def evaluate(self, batch: Batch, loss: Loss) -> Stats:
+    def evaluate(self, shard: Shard, loss: Loss) -> Stats:
         """The loss of a batch and its metrics, without learning from it: this rank's share, as of `update`."""
         stats = Stats()
-        for minibatch in batch.minibatches:
-            count = max(loss.count(minibatch.rows), 1.0)
+        for minibatch in shard.minibatches:
+            count = divisor(minibatch)
             shares = [value.item() / count for value in self.losses(minibatch, loss, stats, grad=False)]
             stats.add("loss", sum(shares), 1 / self.backend.num_ranks)
         return stats
 
-    def accumulate(self, minibatch: Minibatch, loss: Loss, stats: Stats) -> float:
+    def accumulate(self, minibatch: MinibatchShard, loss: Loss, stats: Stats) -> float:
         """Backward of this rank's packs; returns their share of the minibatch's loss."""
-        # A minibatch without a token to learn is a step of gradient zero.
-        count = max(loss.count(minibatch.rows), 1.0)
-        remaining = len(self.shard(minibatch))
+        count = divisor(minibatch)
+        remaining = len(minibatch.packs)
         total = 0.0
         for loss_sum in self.losses(minibatch, loss, stats, grad=True):
             remaining -= 1
@@ -114,7 +118,7 @@ class Learner:
             total += loss_sum.item() / count
         return total
 
-    def losses(self, minibatch: Minibatch, loss: Loss, stats: Stats, *, grad: bool) -> Iterator[Tensor]:
+    def losses(self, minibatch: MinibatchShard, loss: Loss, stats: Stats, *, grad: bool) -> Iterator[Tensor]:
         """The loss summed over each of this rank's packs; their metrics are added to `stats`."""
         for micro in self.microbatches(minibatch):
             loss_sum, metrics = loss(self.backend.forward(micro, self.scorer, grad=grad), micro)
@@ -127,18 +131,20 @@ class Learner:
                     stats.add(name, value.item(), micro.num_loss_tokens)
             yield loss_sum
 
-    def shard(self, minibatch: Minibatch) -> tuple[Any, ...]:
-        return minibatch.shard(self.backend.rank, self.backend.num_ranks)
-
-    def microbatches(self, minibatch: Minibatch) -> Iterator[MicroBatch]:
+    def microbatches(self, minibatch: MinibatchShard) -> Iterator[MicroBatch]:
         """This rank's packs as tensors; what they refer to is fetched at once."""
-        packs = self.shard(minibatch)
-        wanted = sorted({row.group for pack in packs for row in pack.rows})
-        groups = dict(zip(wanted, self.fetch([minibatch.groups[i] for i in wanted]), strict=True))
-        columns = iter(self.fetch([column for pack in packs for column in pack.columns.values()]))
-        for pack in packs:
+        groups = dict(zip(minibatch.groups, self.fetch(list(minibatch.groups.values())), strict=True))
+        columns = iter(self.fetch([column for pack in minibatch.packs for column in pack.columns.values()]))
+        for pack in minibatch.packs:
             values = {name: next(columns) for name in pack.columns}
             yield as_microbatch(pack.rows, groups, values, self.packed) if pack.rows else MicroBatch.empty()
+
+
+def divisor(minibatch: MinibatchShard) -> float:
+    """Return what the loss of the whole minibatch is divided by."""
+    assert minibatch.count is not None, "a shard that is learnt from is made with its loss"
+    # A minibatch without a token to learn is a step of gradient zero.
+    return max(minibatch.count, 1.0)
 
 
 def as_microbatch(

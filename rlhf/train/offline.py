@@ -86,7 +86,8 @@ class OfflineTrainer:
             chosen = rows_of_step(len(corpus), self.config.rows_per_step, step, self.seed)
             batch = self.batch(corpus, chosen, step)
             lr = learning_rate(self.optimizer, step, num_steps)
-            stats = merge(self.learner.backend.gather(self.learner.update(batch, self.loss, lr)))
+            share = self.learner.update(self.learner.shard(batch, self.loss), self.loss, lr)
+            stats = merge(self.learner.backend.gather(share))
             figures = {f"train/{name}": value for name, value in stats.values().items()}
             seconds = time.perf_counter() - start
             tokens = sum(row.num_tokens for i in chosen for row in corpus.units[i])
@@ -95,8 +96,8 @@ class OfflineTrainer:
 
     def evaluate(self, corpus: Corpus) -> dict[str, float]:
         """Loss and metrics of rows that are not learnt from, merged over ranks."""
-        batch = self.batch(corpus, range(len(corpus)), step=0)
-        return merge(self.learner.backend.gather(self.learner.evaluate(batch, self.loss))).values()
+        shard = self.learner.shard(self.batch(corpus, range(len(corpus)), step=0), self.loss)
+        return merge(self.learner.backend.gather(self.learner.evaluate(shard, self.loss))).values()
 
     def batch(self, corpus: Corpus, chosen: Sequence[int], step: int) -> Batch:
         """Some units of a corpus with all that is scored of them."""
@@ -143,7 +144,7 @@ def score_rows(
         part = rows[start : start + rows_per_batch]
         found: dict[int, np.ndarray] = {}
         dealt = one_minibatch(part, packing)
-        by_pack = dealt.in_pack_order(learner.backend.gather(learner.score(dealt)))
+        by_pack = dealt.in_pack_order(learner.backend.gather(learner.score(learner.shard(dealt))))
         for pack, flat in zip(dealt.minibatches[0].packs, by_pack, strict=True):
             ends = np.cumsum([row.num_tokens for row in pack.rows])
             found |= {row.group: own for row, own in zip(pack.rows, np.split(flat, ends[:-1]), strict=True)}

@@ -36,7 +36,7 @@ def train_on_rank(model: str, precision: Precision, moves: bool) -> tuple[list[f
         groups = [as_group((row,)) for row in rows]
         packing = packing_of(config, num_ranks=2)
         batch = deal(groups, step=step, num_minibatches=2, num_epochs=1, packing=packing, seed=0)
-        stats = learner.update(batch, SFTLoss(), 1e-3)
+        stats = learner.update(learner.shard(batch, SFTLoss()), SFTLoss(), 1e-3)
         figures += [stats.sums["loss"][0], stats.values()["gradient_norm"]]
     if moves:
         backend.offload()

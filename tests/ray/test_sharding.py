@@ -47,7 +47,7 @@ def train_on_rank(model: str, config: BackendConfig, steps: list[list[TrainingRo
         ]
         packing = packing_of(config, num_ranks=2)
         batch = deal(groups, step=step, num_minibatches=1, num_epochs=1, packing=packing, seed=0)
-        stats = learner.update(batch, SFTLoss(), LR)
+        stats = learner.update(learner.shard(batch, SFTLoss()), SFTLoss(), LR)
         losses.append(stats.sums["loss"][0])
         norms.append(stats.values()["gradient_norm"])
     weights = {name: p.float().numpy().copy() for bucket in backend.weights(50_000) for name, p in unpack(bucket)}
@@ -139,9 +139,9 @@ def skip_on_rank(model: str, stage: int, rows: list[TrainingRow], poisoned_rank:
         return {name: p.numpy().copy() for bucket in backend.weights(1 << 20) for name, p in unpack(bucket)}
 
     before = parameters()
-    skipped = learner.update(batch, PoisonedLoss(), LR).values()["skipped_updates"]
+    skipped = learner.update(learner.shard(batch, PoisonedLoss()), PoisonedLoss(), LR).values()["skipped_updates"]
     between = parameters()
-    healthy = learner.update(batch, SFTLoss(), LR).values()["skipped_updates"]
+    healthy = learner.update(learner.shard(batch, SFTLoss()), SFTLoss(), LR).values()["skipped_updates"]
     after = parameters()
     return {"skipped": skipped, "healthy": healthy, "before": before, "between": between, "after": after}
 

@@ -56,7 +56,7 @@ def test_supervised_gradient_is_that_of_the_whole_batch(num_ranks, packed, max_t
     expected = -sum(learnt) / len(learnt)
     batch = deal_groups([as_group((row,)) for row in rows], num_ranks, packed, max_tokens)
     learners = make_learners(num_ranks, packed)
-    stats = merge([learner.update(batch, SFTLoss(), 0.1) for learner in learners])
+    stats = merge([learner.update(learner.shard(batch, SFTLoss()), SFTLoss(), 0.1) for learner in learners])
     gradient = sum(learner.backend.gradients[0] for learner in learners)
     torch.testing.assert_close(gradient, full_batch_gradient(expected, model), atol=1e-6, rtol=1e-5)
     assert stats.values()["loss"] == pytest.approx(expected.item(), rel=1e-5)
@@ -76,16 +76,17 @@ def test_policy_gradient_is_that_of_the_whole_batch(num_ranks, packed, max_token
     scorers = [Learner(FakeBackend(rank, num_ranks, reference), SCORER, packed) for rank in range(num_ranks)]
     batch = batch.with_columns(
         [
-            {"old_logprobs": batch.in_pack_order([learner.score(batch) for learner in learners])},
-            {"ref_logprobs": batch.in_pack_order([scorer.score(batch) for scorer in scorers])},
+            {"old_logprobs": batch.in_pack_order([learner.score(learner.shard(batch)) for learner in learners])},
+            {"ref_logprobs": batch.in_pack_order([scorer.score(scorer.shard(batch)) for scorer in scorers])},
         ]
     )
-    credited = [learner.assign_credit(batch, GRPO) for learner in learners]
+    credited = [learner.assign_credit(learner.shard(batch), GRPO) for learner in learners]
     batch = batch.with_columns(
         [{"advantages": batch.in_pack_order([columns["advantages"] for columns, _ in credited])}]
     )
     config = AlgorithmConfig(kl_coef=0.3, normalisation=normalisation)
-    stats = merge([learner.update(batch, ClippedLoss(config, config.kl_coef), 0.1) for learner in learners])
+    loss = ClippedLoss(config, config.kl_coef)
+    stats = merge([learner.update(learner.shard(batch, loss), loss, 0.1) for learner in learners])
 
     total, rows = 0.0, rows_of(batch)
     num_tokens = sum(row.num_loss_tokens for row, _ in rows)
@@ -110,7 +111,7 @@ def test_policy_gradient_is_that_of_the_whole_batch(num_ranks, packed, max_token
 def test_scores_come_back_in_the_order_of_the_packs(num_ranks, packed, max_tokens):
     batch = deal_groups(rollout_groups(2, [3, 4, 2, 5]), num_ranks, packed, max_tokens, num_minibatches=3)
     learners = make_learners(num_ranks, packed)
-    columns = batch.in_pack_order([learner.score(batch) for learner in learners])
+    columns = batch.in_pack_order([learner.score(learner.shard(batch)) for learner in learners])
     packs = [(part, pack) for part in batch.minibatches for pack in part.packs]
     assert len(columns) == len(packs)
     model = TinyModel()
@@ -128,15 +129,16 @@ def test_a_rank_without_packs_takes_part_all_the_same():
     groups = [RowGroup(rows=Reference(rollout_groups(3, [1])[0].rows), scalars=rollout_groups(3, [1])[0].scalars)]
     batch = deal_groups(groups, 2, True, 40).with_columns([{"advantages": [np.ones(groups[0].scalars[0].num_tokens)]}])
     first, second = make_learners(2, packed=True)
-    assert [len(first.score(batch)), len(second.score(batch))] == [1, 0]
+    assert [len(each.score(each.shard(batch))) for each in (first, second)] == [1, 0]
     assert len(second.backend.forwards) == 1
-    columns, stats = second.assign_credit(batch, GRPO)
+    columns, stats = second.assign_credit(second.shard(batch), GRPO)
     assert (columns, stats.values()) == ({"advantages": []}, {})
-    share = second.update(batch, ClippedLoss(AlgorithmConfig(), 0.0), 0.1)
+    loss = ClippedLoss(AlgorithmConfig(), 0.0)
+    share = second.update(second.shard(batch, loss), loss, 0.1)
     assert second.backend.lasts == [True]
     assert (second.backend.gradients[0] == 0).all()
     assert share.sums["loss"] == (0.0, 0.5)
-    whole = merge([share, first.update(batch, ClippedLoss(AlgorithmConfig(), 0.0), 0.1)])
+    whole = merge([share, first.update(first.shard(batch, loss), loss, 0.1)])
     assert whole.values()["loss"] == pytest.approx(-1.0)  # ratio 1, advantage 1
 
 
@@ -144,9 +146,10 @@ def test_one_optimiser_step_per_minibatch_and_epoch_in_the_batch_s_order():
     groups = rollout_groups(4, [2, 2, 2, 2])
     batch = deal_groups(groups, 1, True, 1000, num_minibatches=2, num_epochs=3)
     (learner,) = make_learners(1, packed=True)
-    columns, _ = learner.assign_credit(batch, GRPO)
+    columns, _ = learner.assign_credit(learner.shard(batch), GRPO)
     batch = batch.with_columns([columns])
-    learner.update(batch, ClippedLoss(AlgorithmConfig(), 0.0), 0.25)
+    loss = ClippedLoss(AlgorithmConfig(), 0.0)
+    learner.update(learner.shard(batch, loss), loss, 0.25)
     assert learner.backend.learning_rates == [0.25] * 6
     seen = [micro.scores.tolist() for micro in learner.backend.forwards]
     by_minibatch = [[pytest.approx(row.score) for row in part.rows] for part in batch.minibatches]
@@ -157,11 +160,11 @@ def test_a_skipped_update_is_counted_and_has_no_norm():
     batch = deal_groups([as_group((row,)) for row in supervised_rows(5, 6)], 1, True, 1000, num_minibatches=2)
     (learner,) = make_learners(1, packed=True)
     learner.backend.skipped = {0}
-    values = learner.update(batch, SFTLoss(), 0.1).values()
+    values = learner.update(learner.shard(batch, SFTLoss()), SFTLoss(), 0.1).values()
     assert values["skipped_updates"] == 0.5
     assert values["gradient_norm"] == pytest.approx(float(learner.backend.gradients[1].norm()))
     learner.backend.skipped = {2, 3}
-    assert "gradient_norm" not in learner.update(batch, SFTLoss(), 0.1).values()
+    assert "gradient_norm" not in learner.update(learner.shard(batch, SFTLoss()), SFTLoss(), 0.1).values()
 
 
 @pytest.mark.parametrize("packed", [True, False])
@@ -175,7 +178,8 @@ def test_probe_is_the_model_s_own_distribution(packed):
 def test_metrics_are_means_over_the_minibatch_s_tokens():
     rows = supervised_rows(6, 9)
     batch = deal_groups([as_group((row,)) for row in rows], 2, True, 30)
-    values = merge([learner.update(batch, SFTLoss(), 0.0) for learner in make_learners(2, packed=True)]).values()
+    learners = make_learners(2, packed=True)
+    values = merge([each.update(each.shard(batch, SFTLoss()), SFTLoss(), 0.0) for each in learners]).values()
     model, entropies = TinyModel(), []
     for row in rows:
         for t in range(1, row.num_tokens):
