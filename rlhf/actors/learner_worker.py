@@ -14,16 +14,18 @@ import ray
 
 from rlhf.actors.nodes import free_address
 from rlhf.algorithms.base import Algorithm, Loss
-from rlhf.models.causal_lm import SamplingDistribution, TokenScorer
+from rlhf.models.causal_lm import SamplingDistribution, TokenScorer, read_model_config, vocab_size
 from rlhf.models.heads import Head
 from rlhf.models.value_model import ValueScorer
 from rlhf.runtimes.base import BackendConfig, OptimizerConfig, Transport
 from rlhf.runtimes.buckets import Bucket
 from rlhf.runtimes.carriers import Carrier, Link, ObjectStoreCarrier, make_carrier
 from rlhf.runtimes.memory import peak_memory_bytes
+from rlhf.train.layout import Exactness, measure_exactness
 from rlhf.train.learner import Learner
 from rlhf.train.sharding import Shard
 from rlhf.train.stats import Stats
+from rlhf.train.verify import Verified, verify_saved
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +46,8 @@ class LearnerWorker:
         """Where the ranks can meet."""
         return free_address()
 
-    def start(self, spec: LearnerSpec, rank: int, num_ranks: int, address: tuple[str, int]) -> None:
+    def start(self, spec: LearnerSpec, rank: int, num_ranks: int, address: tuple[str, int]) -> Exactness:
+        """Load the model; what was measured of its layouts. `use_layout` comes before anything is scored."""
         # Ray shows an actor its own accelerators alone, so its device is always the first.
         host, port = address
         ranks = {"RANK": rank, "WORLD_SIZE": num_ranks, "LOCAL_RANK": 0, "MASTER_ADDR": host, "MASTER_PORT": port}
@@ -54,8 +57,13 @@ class LearnerWorker:
 
         self.backend = DeepSpeedBackend(spec.model_path, spec.backend, spec.optimizer, spec.head)
         self.carrier: Carrier = ObjectStoreCarrier()
+        self.plain_scorer = ValueScorer() if spec.head is Head.value else TokenScorer(SamplingDistribution())
         scorer = ValueScorer() if spec.head is Head.value else TokenScorer(spec.distribution)
-        self.learner = Learner(self.backend, scorer, packed=spec.backend.packed, fetch=ray.get)
+        self.learner = Learner(self.backend, scorer, packed=False, fetch=ray.get)
+        return measure_exactness(self.backend, scorer, vocab_size(read_model_config(spec.model_path)))
+
+    def use_layout(self, packed: bool) -> None:
+        self.learner.packed = packed
 
     def score(self, shard: Shard) -> Any:
         return as_returns(self.learner.score(shard), None)
@@ -93,8 +101,10 @@ class LearnerWorker:
     def load(self, folder: Path) -> None:
         self.backend.load(folder)
 
-    def save_pretrained(self, folder: Path) -> None:
+    def save_pretrained(self, folder: Path, probe: list[int] | None) -> Verified | None:
+        """Save the model, and with the token ids of a row see that the folder is the model."""
         self.backend.save_pretrained(folder)
+        return None if probe is None else verify_saved(folder, self.backend, self.plain_scorer, probe)
 
 
 def as_returns(columns: list[np.ndarray], summary: Any) -> Any:

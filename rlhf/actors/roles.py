@@ -19,10 +19,12 @@ from rlhf.algorithms.base import Algorithm, Loss
 from rlhf.runtimes.base import OptimizerConfig
 from rlhf.runtimes.carriers import Link
 from rlhf.train.clock import Clock
+from rlhf.train.layout import Exactness, Layout
 from rlhf.train.lease import all_held
 from rlhf.train.schedule import learning_rate
 from rlhf.train.sharding import shard_of
 from rlhf.train.stats import Stats, merge
+from rlhf.train.verify import Verified
 from rlhf.types import Batch, Group, Prompt, Reference, Sampling
 
 
@@ -31,11 +33,18 @@ class ModelRole:
 
     def __init__(self, workers: Workers, column: str, clock: Clock) -> None:
         self.workers, self.column, self.clock = workers, column, clock
+        self.measured: tuple[str, Exactness]
+        """Its folder, and how exact layouts are, known once it has started."""
 
     async def start(self, spec: LearnerSpec) -> None:
         address = await self.address()
         num_ranks = len(self.workers)
-        await self.workers.start(lambda rank, actor: actor.start.remote(spec, rank, num_ranks, address))
+        measured = await self.workers.start(lambda rank, actor: actor.start.remote(spec, rank, num_ranks, address))
+        self.measured = (spec.model_path, measured[0])
+
+    async def use_layout(self, layout: Layout) -> None:
+        """Lay rows out so from now on. Before anything is scored; it takes no accelerator."""
+        await self.workers.all(lambda _, actor: actor.use_layout.remote(layout.packed))
 
     async def address(self) -> tuple[str, int]:
         """Rank 0's node and a free port there."""
@@ -78,8 +87,8 @@ class ModelRole:
     async def load(self, folder: Path) -> None:
         await self.workers.each(lambda _, actor: actor.load.remote(folder))
 
-    async def save_pretrained(self, folder: Path) -> None:
-        await self.workers.each(lambda _, actor: actor.save_pretrained.remote(folder))
+    async def save_pretrained(self, folder: Path, probe: Sequence[int] | None) -> Verified | None:
+        return (await self.workers.each(lambda _, actor: actor.save_pretrained.remote(folder, probe)))[0]
 
 
 class LearningRole(ModelRole):

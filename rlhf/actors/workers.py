@@ -61,11 +61,12 @@ class Workers:
     def __len__(self) -> int:
         return len(self.actors)
 
-    async def start(self, call: Callable[[int, Any], Awaitable[T]]) -> None:
+    async def start(self, call: Callable[[int, Any], Awaitable[T]]) -> list[T]:
         """`call` brings each actor up; from then on the role shares its accelerators."""
         async with self.lease.held(self.phase):
-            await self.all(call)
+            results = await self.all(call)
             self.lease.admit(self.phase, self)
+        return results
 
     async def each(self, call: Callable[[int, Any], Awaitable[T]]) -> list[T]:
         """`call(rank, actor)` for all at once, on their accelerators."""

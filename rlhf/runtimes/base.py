@@ -13,6 +13,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from rlhf.environments.base import Sampler
+from rlhf.models.heads import Head
 from rlhf.ops.microbatch import MicroBatch
 from rlhf.runtimes.buckets import Bucket
 from rlhf.types import InputError, RunError
@@ -94,8 +95,9 @@ class BackendConfig:
     """Keep the optimiser's states in host memory (compiles DeepSpeed's CPU Adam at the first use on a GPU machine)."""
     persistence_threshold: int = 100_000
     """ZeRO-3: a parameter of at most so many elements stays gathered between layers."""
-    packed: bool = True
-    """Lay sequences end to end in one row; false pads them, which is faster for very short ones on CPU."""
+    packed: bool | None = None
+    """`true` lays sequences end to end in one row, `false` pads them, which is faster for very short ones on CPU. None:
+    end to end where the model scores them so as it scores them alone, which is measured at start, else padded."""
     max_tokens_per_microbatch: int = 8192
     """Tokens, padding included, that go through the model at once; at least the longest sequence. Costs only time."""
     collective_timeout_s: float = 1800.0
@@ -197,6 +199,9 @@ class Backend(Protocol):
 
     rank: int
     num_ranks: int
+    head: Head
+    rounding: float
+    """Largest mean absolute difference of a model's outputs, in nats or units of a score, that saving it may make."""
 
     def forward(self, batch: MicroBatch, scorer: ModelScorer[OutputsT], *, grad: bool) -> OutputsT: ...
     def backward(self, loss: Tensor, *, last: bool) -> None:
@@ -222,6 +227,9 @@ class Backend(Protocol):
     def save(self, folder: Path) -> None: ...
     def load(self, folder: Path) -> None: ...
     def save_pretrained(self, folder: Path) -> None: ...
+
+    def load_saved(self, folder: Path) -> nn.Module:
+        """What `save_pretrained` wrote, as `from_pretrained` loads it, on the CPU."""
 
 
 class Engine(Sampler, Protocol):

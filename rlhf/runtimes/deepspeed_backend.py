@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from transformers import GenerationConfig
 
 from rlhf.models.adapters import save_merged
+from rlhf.models.buffers import persistent_buffers
 from rlhf.models.heads import Head
 from rlhf.models.lora import LoRAConfig
 from rlhf.models.rope import RopeScalingConfig
@@ -28,7 +29,7 @@ from rlhf.ops.microbatch import MicroBatch
 from rlhf.runtimes.base import BackendConfig, ModelScorer, OptimizerConfig, Precision
 from rlhf.runtimes.buckets import Bucket, flatten, in_buckets
 from rlhf.runtimes.carriers import Carrier, ObjectStoreCarrier
-from rlhf.runtimes.loading import load_model, load_whole, restore_rotary_buffers
+from rlhf.runtimes.loading import load_model, load_saved, load_whole, rounding_of
 from rlhf.runtimes.memory import used_bytes
 
 deepspeed_logger.setLevel(logging.ERROR)
@@ -63,9 +64,10 @@ class DeepSpeedBackend:
     ) -> None:
         self.rank, self.num_ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.model_path, self.head = model_path, head
+        self.model_path, self.head, self.config = model_path, head, config
         self.rope = rope or RopeScalingConfig()
         self.lora = lora if lora is not None and lora.enabled else None
+        self.rounding = rounding_of(config, self.lora, model_path)
         # A model on one rank that is only asked needs no engine: ZeRO-3 would gather what is already whole.
         self.sharded = config.zero_stage == 3 and (optimizer is not None or self.num_ranks > 1)
         deepspeed.init_distributed(
@@ -82,7 +84,6 @@ class DeepSpeedBackend:
         if optimizer is not None or self.sharded:
             parameters = [p for p in self.model.parameters() if p.requires_grad] if optimizer else None
             self.engine, *_ = deepspeed.initialize(model=self.model, model_parameters=parameters, config=settings)
-            restore_rotary_buffers(self.model)
         self.engine.to(self.device).train(optimizer is not None)
 
     def forward(self, batch: MicroBatch, scorer: ModelScorer[OutputsT], *, grad: bool) -> OutputsT:
@@ -143,12 +144,12 @@ class DeepSpeedBackend:
         assert self.lora is None, "engines are sent whole models: an adapter is not merged on its way"
         carrier = carrier or ObjectStoreCarrier()
         sends = self.rank == 0 or carrier.from_every_rank
-        named = list(self.model.named_parameters())
-        sizes = [num_elements(parameter) * parameter.element_size() for _, parameter in named]
+        named = list(self.tensors().items())
+        sizes = [num_elements(tensor) * tensor.element_size() for _, tensor in named]
         for run in in_buckets(named, sizes, bucket_bytes):
-            with deepspeed.zero.GatheredParameters([parameter for _, parameter in run], enabled=self.sharded):
-                parameters = [(name, parameter.data) for name, parameter in run]
-                packed = flatten(parameters, carrier.device) if sends else None
+            with deepspeed.zero.GatheredParameters(sharded_among(run), enabled=self.sharded):
+                tensors = [(name, tensor.data) for name, tensor in run]
+                packed = flatten(tensors, carrier.device) if sends else None
             if packed is not None:
                 yield from carrier.send(*packed)
 
@@ -204,10 +205,10 @@ class DeepSpeedBackend:
                 base = load_whole(self.model_path, self.head, self.rope)
                 save_merged(folder, base, self.lora, self.head, state, max_shard_size=MAX_SHARD_SIZE)
             return
-        parameters = self.whole(dict(self.model.named_parameters()))
+        tensors = self.whole(self.tensors())
         if self.rank == 0:
             folder.mkdir(parents=True, exist_ok=True)
-            save_torch_state_dict(parameters, folder, max_shard_size=MAX_SHARD_SIZE, metadata={"format": "pt"})
+            save_torch_state_dict(tensors, folder, max_shard_size=MAX_SHARD_SIZE, metadata={"format": "pt"})
             # Its folder may have been another's, with another head.
             self.model.config.architectures = [type(self.model).__name__]
             self.model.config.save_pretrained(folder)
@@ -224,19 +225,31 @@ class DeepSpeedBackend:
             return {}
         return get_peft_model_state_dict(self.model, state_dict=state, save_embedding_layers=False)
 
-    def whole(self, named: dict[str, nn.Parameter]) -> dict[str, Tensor]:
-        """The parameters on the CPU, gathered one by one; empty but on rank 0."""
+    def tensors(self) -> dict[str, Tensor]:
+        """All that the model consists of, by name: its parameters and the buffers that belong to its weights."""
+        return {**dict(self.model.named_parameters()), **dict(persistent_buffers(self.model))}
+
+    def whole(self, named: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors on the CPU, gathered one by one; empty but on rank 0."""
         values: dict[str, Tensor] = {}
-        for name, parameter in named.items():
-            with deepspeed.zero.GatheredParameters([parameter], enabled=self.sharded):
+        for name, tensor in named.items():
+            with deepspeed.zero.GatheredParameters(sharded_among([(name, tensor)]), enabled=self.sharded):
                 if self.rank == 0:
-                    values[name] = parameter.data.cpu().clone()
+                    values[name] = tensor.data.cpu().clone()
         return values
 
+    def load_saved(self, folder: Path) -> nn.Module:
+        return load_saved(folder, self.head, self.config)
 
-def num_elements(parameter: nn.Parameter) -> int:
-    """Of the whole parameter, where ZeRO-3 leaves an empty one in its place."""
-    return int(getattr(parameter, "ds_numel", parameter.numel()))
+
+def sharded_among(named: Sequence[tuple[str, Tensor]]) -> list[Tensor]:
+    """Those that ZeRO-3 has to gather."""
+    return [tensor for _, tensor in named if hasattr(tensor, "ds_id")]
+
+
+def num_elements(tensor: Tensor) -> int:
+    """Of the whole tensor, where ZeRO-3 leaves an empty one in its place."""
+    return int(getattr(tensor, "ds_numel", tensor.numel()))
 
 
 def deepspeed_config(

@@ -13,11 +13,13 @@ from transformers.integrations import HfDeepSpeedConfig
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from rlhf.models.adapters import attach_adapter
+from rlhf.models.buffers import restore_derived_buffers
+from rlhf.models.causal_lm import read_model_config
 from rlhf.models.dropout import disable_dropout
 from rlhf.models.heads import Head, config_for
 from rlhf.models.lora import LoRAConfig
 from rlhf.models.rope import RopeScalingConfig, apply_rope_scaling
-from rlhf.runtimes.base import BackendConfig, Precision
+from rlhf.runtimes.base import Attention, BackendConfig, Precision
 
 
 def load_model(
@@ -42,6 +44,7 @@ def load_model(
     model = from_folder(path, head, rope, settings)
     if sharding is not None:
         unset_hf_deepspeed_config()
+        restore_derived_buffers(model)
     disable_dropout(model)
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -53,6 +56,15 @@ def load_whole(path: str, head: Head, rope: RopeScalingConfig) -> nn.Module:
     return from_folder(path, head, rope, {"dtype": "auto"})
 
 
+def load_saved(folder: Path, head: Head, config: BackendConfig) -> nn.Module:
+    """What `from_pretrained` makes of a folder that was saved, on the CPU, computing as in training."""
+    dtype = torch.bfloat16 if config.precision is Precision.bf16 else torch.float32
+    # Kernels of GPUs alone have the numbers of this one.
+    attention = Attention.sdpa if config.attention is Attention.flash_attention_2 else config.attention
+    loader = getattr(transformers, head.value)
+    return loader.from_pretrained(str(folder), dtype=dtype, attn_implementation=attention.value).eval()
+
+
 def from_folder(path: str, head: Head, rope: RopeScalingConfig, settings: dict[str, Any]) -> nn.Module:
     config = config_for(path, head)
     apply_rope_scaling(config, rope, path)
@@ -62,6 +74,21 @@ def from_folder(path: str, head: Head, rope: RopeScalingConfig, settings: dict[s
     )
     initialise_missing(model, found["missing_keys"])
     return model
+
+
+def rounding_of(config: BackendConfig, lora: LoRAConfig | None, model_path: str) -> float:
+    """Largest mean absolute difference in nats, or in units of a score, of a model from what is saved of it.
+
+    A merged adapter is rounded to the precision of the base's folder; beneath one in 4 bits the saved base is the
+    full-precision one (Dettmers et al. 2023).
+    """
+    if lora is not None and lora.quantize:
+        return 0.5
+    exact = config.precision is Precision.fp32
+    if lora is not None:
+        saved = read_model_config(model_path)
+        exact = exact and saved.get("dtype", saved.get("torch_dtype", "float32")) == "float32"
+    return 1e-4 if exact else 0.1
 
 
 def in_4_bits(dtype: torch.dtype) -> dict[str, Any]:
@@ -90,13 +117,3 @@ def initialise_missing(model: nn.Module, names: set[str]) -> None:
             parameter.zero_()
             if not is_head:
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * deviation)
-
-
-def restore_rotary_buffers(model: nn.Module) -> None:
-    """Rotary frequencies in fp32: DeepSpeed casts them to bf16 with the rest, which moves every position."""
-    for module in model.modules():
-        if not any(name.endswith("inv_freq") for name, _ in module.named_buffers(recurse=False)):
-            continue
-        fresh = type(module)(config=module.config)
-        for name, buffer in module.named_buffers(recurse=False):
-            setattr(module, name, fresh.get_buffer(name).to(buffer.device))

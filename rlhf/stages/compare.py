@@ -17,6 +17,7 @@ from rlhf.actors.workers import Spawner
 from rlhf.config import CompareConfig, as_plain
 from rlhf.models.causal_lm import read_model_config
 from rlhf.models.reward_model import check_vocabulary
+from rlhf.runtimes.base import BackendConfig
 from rlhf.stages import job as jobs
 from rlhf.stages.compare_report import measure_policy, write_comparison
 from rlhf.stages.engines import engines, started
@@ -27,6 +28,7 @@ from rlhf.stages.success import sample
 from rlhf.train.artifact import MANIFEST, Artifact, committing, open_artifact
 from rlhf.train.batching import minibatch, packing_of
 from rlhf.train.clock import Clock
+from rlhf.train.layout import choose_layout
 from rlhf.train.online import row_group
 from rlhf.train.run_folder import open_run_folder
 from rlhf.types import Batch, Group
@@ -97,7 +99,7 @@ def sample_policy(job: Job, plan: Plan) -> list[Group]:
 def as_batch(config: CompareConfig, groups: Sequence[Group]) -> Batch:
     """All rollouts that have a score, in packs."""
     rows = [row_group(group, [0.0] * len(group.survivors)) for group in groups]
-    packing = packing_of(config.backend, config.placement.policy)
+    packing = packing_of(laid_out(config.backend), config.placement.policy)
     return Batch(step=0, minibatches=(minibatch(rows, packing),), order=(0,))
 
 
@@ -120,7 +122,13 @@ async def score_on_ranks(
     role = ModelRole(Spawner(plan, bundles, Clock())("policy", LearnerWorker), "logprobs", Clock())
     spec = LearnerSpec(model_path=model, backend=job.config.backend, optimizer=None, distribution=job.distribution)
     await started([role.start(spec)], job.config.placement)
+    await role.use_layout(choose_layout(laid_out(job.config.backend), {"policy": role.measured}))
     return [fetch((await role.score(batch))["logprobs"]) for batch in batches]
+
+
+def laid_out(config: BackendConfig) -> BackendConfig:
+    """Rollouts are in packs before any of the models that score them is loaded: padded, unless packed is asked for."""
+    return replace(config, packed=bool(config.packed))
 
 
 def divergence(batch: Batch, ours: Logprobs, theirs: Logprobs) -> np.ndarray:

@@ -26,7 +26,7 @@ from rlhf.models.rope import with_rope_scaling
 from rlhf.models.tokenizer import eos_token_ids, load_tokenizer, stop_token_ids
 from rlhf.offline_config import OfflineConfig
 from rlhf.stages.model_files import manifest_of, write_tokenizer
-from rlhf.stages.offline_rank import BEFORE_TRAINING, STOP, Corpora, OfflineJob, train_on_ranks
+from rlhf.stages.offline_rank import BEFORE_TRAINING, LAYOUT, STOP, Corpora, OfflineJob, train_on_ranks
 from rlhf.stages.report import CONSOLE, show_loss_masks, show_plan, show_table
 from rlhf.train.artifact import Artifact, open_artifact
 from rlhf.train.offline import Corpus
@@ -165,7 +165,8 @@ def plan_ranks(config: OfflineConfig) -> Plan:
 
 def run_until_stopped(job: OfflineJob, folder: RunFolder) -> None:
     """Train; a stop that was asked for says how to continue."""
-    (folder.root / STOP).unlink(missing_ok=True)
+    for name in (STOP, LAYOUT):
+        (folder.root / name).unlink(missing_ok=True)
     tell = functools.partial(CONSOLE.print, soft_wrap=True)
     stopped = asyncio.run(until_stopped(functools.partial(train, job, folder), tell))
     if not folder.model.is_dir():
@@ -188,12 +189,14 @@ async def train(job: OfflineJob, folder: RunFolder, stop: Stop) -> signal.Signal
     # The driver's own reference keeps the rows in the object store for ranks that are started anew.
     told = replace(job, corpora=ray.put(job.corpora))
     ranks = asyncio.create_task(asyncio.to_thread(train_on_ranks, told))
-    steps = Tail(folder.root / METRICS)
+    steps, layout = Tail(folder.root / METRICS), Tail(folder.root / LAYOUT)
     with ProgressBar(config.train.steps_over(len(job.corpora.train)), CONSOLE) as bar:
         while not ranks.done():
             if stop.asked.is_set():
                 (folder.root / STOP).touch()
             await asyncio.wait((ranks,), timeout=POLL_S)
+            for said in layout.read():
+                CONSOLE.print(said["reason"], soft_wrap=True)
             for figures in steps.read():
                 if figures["step"] > BEFORE_TRAINING:
                     bar.show(int(figures["step"]), figures)

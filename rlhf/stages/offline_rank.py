@@ -7,25 +7,25 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import ray
 
 from rlhf.actors.ray_train import report_checkpoint, run_on_ranks
 from rlhf.algorithms.base import Loss
-from rlhf.evaluation.text import bleu4, exact_match, rouge_l
 from rlhf.models.causal_lm import SamplingDistribution, TokenScorer
 from rlhf.models.heads import Head
 from rlhf.models.neftune import NEFTune
 from rlhf.models.score_model import ScoreScorer
 from rlhf.offline_config import OfflineConfig
+from rlhf.stages.samples import compare_samples, write_samples
 from rlhf.stages.tracking import metrics_log
 from rlhf.train.artifact import committing, staging_of
 from rlhf.train.batching import packing_of
 from rlhf.train.checkpoint import TRAINER
+from rlhf.train.layout import Layout, layout_of
 from rlhf.train.learner import Learner
 from rlhf.train.offline import ColumnScorer, Corpus, OfflineTrainer, score_rows
 from rlhf.train.reference import (
@@ -38,14 +38,14 @@ from rlhf.train.reference import (
     stored,
     with_reference,
 )
-from rlhf.train.run_folder import RunFolder
+from rlhf.train.run_folder import RunFolder, replace_file
 from rlhf.train.tracking import MetricsLog, truncate_to
-from rlhf.types import TrainingRow
+from rlhf.train.verify import as_manifest, verify_saved
 
 if TYPE_CHECKING:
     from rlhf.runtimes.deepspeed_backend import DeepSpeedBackend
 
-STOP, REFERENCE, SAMPLES = ".stop", "reference", "samples.jsonl"
+STOP, REFERENCE, SAMPLES, LAYOUT = ".stop", "reference", "samples.jsonl", ".layout"
 PROMPTS_AT_ONCE = 32
 BEFORE_TRAINING = -1
 """The step of what is measured before the first."""
@@ -122,10 +122,11 @@ class OfflineRank:
     def __init__(self, job: OfflineJob, backend: DeepSpeedBackend) -> None:
         self.job, self.config, self.backend = job, job.config, backend
         self.folder, self.corpora = RunFolder(job.root), ray.get(job.corpora)
-        self.packing = packing_of(self.config.backend, backend.num_ranks)
         scorer = ScoreScorer() if job.head is Head.score else TokenScorer(SamplingDistribution())
         self.noise = NEFTune[Any](scorer, self.config.neftune_alpha, self.config.seed)
-        self.learner = Learner(backend, self.noise, packed=self.config.backend.packed)
+        layout = self.choose_layout()
+        self.packing = packing_of(replace(self.config.backend, packed=layout.packed), backend.num_ranks)
+        self.learner = Learner(backend, self.noise, packed=layout.packed)
         self.trainer = OfflineTrainer(
             learner=self.learner,
             loss=job.loss,
@@ -138,6 +139,13 @@ class OfflineRank:
     @property
     def is_first(self) -> bool:
         return self.backend.rank == 0
+
+    def choose_layout(self) -> Layout:
+        """How rows lie; why they are padded the driver shows, from a file."""
+        layout = layout_of(self.config.backend, "policy", self.config.model, self.backend, self.noise)
+        if self.is_first and layout.reason:
+            replace_file(self.folder.root / LAYOUT, f"{json.dumps({'reason': layout.reason})}\n")
+        return layout
 
     def run(self) -> None:
         next_step, figures = self.load()
@@ -203,19 +211,11 @@ class OfflineRank:
             asked = [prompt for prompt, _ in prompts[start : start + PROMPTS_AT_ONCE]]
             found = self.backend.generate(asked, held_out.sample_tokens, self.job.stop_token_ids)
             completions += map(self.job.decode, found)
+        expected = [text for _, text in prompts]
         if self.is_first:
-            with (self.folder.root / SAMPLES).open("a", encoding="utf-8") as file:
-                for (prompt, expected), completion in zip(prompts, completions, strict=True):
-                    line = {"step": step, "prompt": self.job.decode(prompt), "completion": completion}
-                    file.write(json.dumps({**line, "expected": expected}, ensure_ascii=False) + "\n")
-        if held_out.sample_language is None or not prompts:
-            return {}
-        references = [text for _, text in prompts]
-        return {
-            "samples/bleu4": bleu4(completions, references, held_out.sample_language),
-            "samples/rouge_l": rouge_l(completions, references, held_out.sample_language),
-            "samples/exact_match": exact_match(completions, references),
-        }
+            asked_texts = [self.job.decode(prompt) for prompt, _ in prompts]
+            write_samples(self.folder.root / SAMPLES, step, asked_texts, completions, expected)
+        return compare_samples(completions, expected, held_out.sample_language)
 
     def is_stopped(self) -> bool:
         """Whether someone asked the run to stop; all ranks agree."""
@@ -223,26 +223,33 @@ class OfflineRank:
 
     def save_checkpoint(self, num_steps: int, figures: Mapping[str, float]) -> None:
         target = self.folder.checkpoint(num_steps)
-        with self.committing(target, {"kind": "checkpoint", "step": num_steps, "metrics": figures}) as staging:
+        manifest = {**self.job.manifest, "kind": "checkpoint", "step": num_steps, "metrics": figures}
+        with self.committing(target, manifest) as staging:
             self.backend.save(staging / TRAINER)
-            self.write_model(staging)
+            manifest |= self.write_model(staging, verify=self.config.checkpoint.verify)
         report_checkpoint(target, self.backend.rank, figures)
         if self.is_first:
             self.folder.keep_newest(self.config.checkpoint.keep)
 
     def save_model(self, num_steps: int, figures: Mapping[str, float]) -> None:
-        with self.committing(self.folder.model, {"kind": "model", "step": num_steps, "metrics": figures}) as staging:
-            self.write_model(staging)
+        manifest = {**self.job.manifest, "kind": "model", "step": num_steps, "metrics": figures}
+        with self.committing(self.folder.model, manifest) as staging:
+            manifest |= self.write_model(staging, verify=True)
 
-    def write_model(self, folder: Path) -> None:
+    def write_model(self, folder: Path, *, verify: bool) -> dict[str, Any]:
+        """What is added to the manifest."""
         self.backend.save_pretrained(folder)
+        probe = self.corpora.train.units[0][0].token_ids.tolist()
+        verified = verify_saved(folder, self.backend, self.noise, probe) if verify else None
         if self.is_first:
             self.job.save_beside(folder)
+        return as_manifest(verified)
 
     @contextmanager
     def committing(self, target: Path, manifest: Mapping[str, Any]) -> Iterator[Path]:
-        """A folder that all ranks write into; it becomes `target` once every rank has written its part."""
-        with committing(target, {**self.job.manifest, **manifest}) if self.is_first else nullcontext():
+        """A folder that all ranks write into; it becomes `target` once every rank has written its part. What is added
+        to `manifest` until then stands in it."""
+        with committing(target, manifest) if self.is_first else nullcontext():
             self.backend.gather(None)
             yield staging_of(target)
             self.backend.gather(None)
@@ -258,7 +265,10 @@ class OfflineRank:
             rows, folder = rows_of(corpora), self.folder.root / REFERENCE
             logprobs = stored(folder, rows)
             if logprobs is None:
-                logprobs = self.precompute(rows, self.live_reference(config, fresh=fresh), config.rows_per_batch)
+                reference = self.live_reference(config, fresh=fresh)
+                with reference.off():
+                    size = config.rows_per_batch
+                    logprobs = score_rows(reference.learner, rows, self.packing, rows_per_batch=size)
                 if self.is_first:
                     store(folder, rows, logprobs, self.job.manifest)
             train, *others = with_reference(corpora, logprobs)
@@ -277,14 +287,12 @@ class OfflineRank:
         from rlhf.runtimes.deepspeed_backend import DeepSpeedBackend
 
         rope = self.config.rope_scaling if config.model is None else None
-        frozen = DeepSpeedBackend(config.model or self.config.model, self.config.backend, None, rope=rope)
+        path = config.model or self.config.model
+        frozen = DeepSpeedBackend(path, self.config.backend, None, rope=rope)
+        # One layout for both: what the policy's rows cannot have is refused here.
+        laid_out = replace(self.config.backend, packed=self.learner.packed)
+        layout_of(laid_out, "reference", path, frozen, self.learner.scorer)
         return LiveReference(Learner(frozen, self.learner.scorer, packed=self.learner.packed))
-
-    def precompute(
-        self, rows: Sequence[TrainingRow], reference: LiveReference, rows_per_batch: int
-    ) -> list[np.ndarray]:
-        with reference.off():
-            return score_rows(reference.learner, rows, self.packing, rows_per_batch=rows_per_batch)
 
 
 def is_due(num_steps: int, every: int | None) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from rlhf.actors.learner_worker import LearnerSpec, LearnerWorker
@@ -17,7 +17,7 @@ from rlhf.actors.workers import Spawner, Workers
 from rlhf.config import OnlineConfig, as_plain
 from rlhf.data.prompts import PromptOrder
 from rlhf.models.heads import Head
-from rlhf.runtimes.base import OptimizerConfig
+from rlhf.runtimes.base import BackendConfig, OptimizerConfig
 from rlhf.stages.dry_run import show_prompts, try_rewards
 from rlhf.stages.engines import reward_model_spec, sampler_spec, spawn_samplers, started
 from rlhf.stages.job import Job, prepare, show_arithmetic
@@ -29,6 +29,7 @@ from rlhf.train.artifact import Artifact, open_artifact
 from rlhf.train.batching import packing_of
 from rlhf.train.checkpoint import TRAINER, Checkpointer, read_state
 from rlhf.train.clock import Clock
+from rlhf.train.layout import choose_layout
 from rlhf.train.online import Callback, OnlineTrainer
 from rlhf.train.run_folder import RunFolder, is_finished, open_run_folder
 from rlhf.train.stop import Stop, until_stopped
@@ -59,6 +60,12 @@ class Roles:
     @property
     def learners(self) -> dict[str, LearningRole]:
         return {"policy": self.policy, **({"critic": self.critic} if self.critic else {})}
+
+    @property
+    def models(self) -> dict[str, ModelRole]:
+        """Models that score micro-batches."""
+        roles = {"policy": self.policy, "reference": self.reference, "critic": self.critic}
+        return {name: role for name, role in roles.items() if role is not None}
 
     @property
     def workers(self) -> dict[str, Workers]:
@@ -105,6 +112,7 @@ async def train(job: Job, folder: RunFolder, bundles: Bundles, stop: Stop) -> No
     with CONSOLE.status("starting Ray actors, DeepSpeed learners and vLLM engines"), clock("start"):
         roles = await stop.before(start_roles(job, bundles, clock))
     CONSOLE.print(f"{job.plan.num_workers} workers ready in {clock.take()['start']:.1f} s")
+    backend = await lay_out(roles, config.backend)
     stream = RolloutStream(PromptOrder(job.prompts, config.seed), roles.samplers, job.algorithm, config.stream)
     next_step = 0
     if checkpoint:
@@ -123,13 +131,14 @@ async def train(job: Job, folder: RunFolder, bundles: Bundles, stop: Stop) -> No
         stream=stream,
         write_tokenizer=functools.partial(write_tokenizer, job.tokenizer, job.stop_token_ids),
         manifest=manifest_of(config, config.model),
+        probe=probe_sequence(job),
     )
     before = await stop.before(success_before(folder, functools.partial(measure, job, roles.samplers)))
     rollouts = RolloutLog(folder.root, config.log.groups_per_step, fetch, next_step)
     try:
         with metrics_log(config, folder, next_step) as log, ProgressBar(config.train.num_steps, CONSOLE) as bar:
             callbacks: list[Callback] = [log, rollouts, bar, *stop_rules(config, log), checkpointer]
-            trainer = assemble(job, roles, stream, clock, next_step, callbacks, stop)
+            trainer = assemble(job, roles, backend, stream, clock, next_step, callbacks, stop)
             await trainer.fit()
         after = await stop.before(measure(job, roles.samplers))
     except Stopped:
@@ -170,17 +179,34 @@ async def start_roles(job: Job, bundles: Bundles, clock: Clock) -> Roles:
     return Roles(policy=policy, reference=reference, critic=critic, samplers=samplers)
 
 
+async def lay_out(roles: Roles, config: BackendConfig) -> BackendConfig:
+    """Have every model lay rows out alike, and say why they are padded. The config with the choice in it."""
+    models = roles.models
+    layout = choose_layout(config, {name: role.measured for name, role in models.items()})
+    if layout.reason:
+        CONSOLE.print(layout.reason, soft_wrap=True)
+    await asyncio.gather(*(role.use_layout(layout) for role in models.values()))
+    return replace(config, packed=layout.packed)
+
+
 def assemble(
-    job: Job, roles: Roles, stream: RolloutStream, clock: Clock, next_step: int, callbacks: list[Callback], stop: Stop
+    job: Job,
+    roles: Roles,
+    backend: BackendConfig,
+    stream: RolloutStream,
+    clock: Clock,
+    next_step: int,
+    callbacks: list[Callback],
+    stop: Stop,
 ) -> OnlineTrainer:
-    """The loop with what this run scores, learns and reports."""
+    """The loop with what this run scores, learns and reports; `backend` says how rows lie."""
     config = job.config
     # With one optimiser step per batch the update's own forward is the old policy.
     reads_old = config.train.updates_per_step > 1 or config.algorithm.reads_old_logprobs
     asked = (roles.policy if reads_old else None, roles.reference, roles.critic)
     return OnlineTrainer(
         config=config.train,
-        packing=packing_of(config.backend, config.placement.policy),
+        packing=packing_of(backend, config.placement.policy),
         seed=config.seed,
         algorithm=job.algorithm,
         stream=stream,

@@ -36,6 +36,8 @@ class Packing:
 
 
 def packing_of(config: BackendConfig, num_ranks: int) -> Packing:
+    """Of a config whose `packed` has been decided, see `train.layout`."""
+    assert config.packed is not None, "the layout of rows is chosen before packs are cut"
     return Packing(max_tokens=config.max_tokens_per_microbatch, packed=config.packed, num_ranks=num_ranks)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,6 +15,7 @@ from rlhf.train.artifact import committing
 from rlhf.train.online import StepReport
 from rlhf.train.run_folder import RunFolder
 from rlhf.train.stream import RolloutStream
+from rlhf.train.verify import Verified, as_manifest
 from rlhf.types import InputError
 
 TRAINER, STATE, POLICY = "trainer", "state.json", "policy"
@@ -22,7 +23,8 @@ TRAINER, STATE, POLICY = "trainer", "state.json", "policy"
 
 class SavedRole(Protocol):
     async def save(self, folder: Path) -> None: ...
-    async def save_pretrained(self, folder: Path) -> None: ...
+    async def save_pretrained(self, folder: Path, probe: Sequence[int] | None) -> Verified | None:
+        """With the token ids of a probe row the folder is loaded again and compared with the model."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -33,6 +35,9 @@ class CheckpointConfig:
     """Training steps between checkpoints; None saves the final model alone. A run that is stopped saves in any case."""
     keep: int = 2
     """How many checkpoints stay. At least 1."""
+    verify: bool = True
+    """Load every checkpoint's model again and see that it is the model in training, as is done with the final model in
+    any case. Rank 0 reads the folder into host memory, one copy in the training precision; the others wait."""
 
     def __post_init__(self) -> None:
         if self.every is not None and self.every < 1:
@@ -54,6 +59,8 @@ class Checkpointer:
     write_tokenizer: Callable[[Path], None]
     manifest: Mapping[str, Any]
     """Kind, Auto class, configuration and parents of what is saved."""
+    probe: Sequence[int]
+    """Token ids of a row by which saved models are verified."""
     metrics: dict[str, float] = field(default_factory=dict)
     unsaved: dict[str, Any] | None = field(default=None, init=False)
     """The state after the last step, where no checkpoint holds it. Taken then: sampling the next step changes it."""
@@ -83,7 +90,7 @@ class Checkpointer:
         with committing(target, manifest) as staging:
             for name, role in self.learners.items():
                 await role.save(staging / TRAINER / name)
-            await self.write_model(staging)
+            manifest |= await self.write_model(staging, self.probe if self.config.verify else None)
             (staging / TRAINER / STATE).write_text(json.dumps(state), encoding="utf-8")
         self.unsaved = None
         await asyncio.to_thread(self.folder.keep_newest, self.config.keep)
@@ -94,15 +101,17 @@ class Checkpointer:
             if name != POLICY:
                 beside = {**manifest, "kind": name, "auto_class": Head.value.value}
                 with committing(self.folder.root / name, beside) as staging:
-                    await role.save_pretrained(staging)
+                    beside |= as_manifest(await role.save_pretrained(staging, self.probe))
                     self.write_tokenizer(staging)
         with committing(self.folder.model, manifest) as staging:
-            await self.write_model(staging)
+            manifest |= await self.write_model(staging, self.probe)
         return self.folder.model
 
-    async def write_model(self, folder: Path) -> None:
-        await self.learners[POLICY].save_pretrained(folder)
+    async def write_model(self, folder: Path, probe: Sequence[int] | None) -> dict[str, Any]:
+        """What is added to the manifest."""
+        verified = await self.learners[POLICY].save_pretrained(folder, probe)
         self.write_tokenizer(folder)
+        return as_manifest(verified)
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:

@@ -136,7 +136,7 @@ def test_what_must_be_set_is_named(override):
         ("algoritm=grpo", "algoritm: there is no such key; did you mean algorithm?"),
         (
             "+checkpoint.foo=1",
-            "checkpoint.foo: there is no such key; known are every, keep",
+            "checkpoint.foo: there is no such key; known are every, keep, verify",
         ),
         ("train.num_steps=abc", "train.num_steps=abc: Value 'abc' of type 'str' could not be converted to Integer"),
         ("train.num_steps=null", "train.num_steps=null: field 'train.num_steps' is not Optional"),

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from rlhf.algorithms.base import TokenOutputs
 from rlhf.models.causal_lm import SamplingDistribution, TokenScorer
+from rlhf.models.heads import Head
 from rlhf.ops.microbatch import MicroBatch
 from rlhf.runtimes.buckets import Bucket
 from rlhf.train.batching import Packing, RowGroup
@@ -45,6 +46,8 @@ class TinyModel(nn.Module):
 
 class FakeBackend:
     """One rank of a TinyModel with plain SGD. Simulated ranks do not meet: `gradients` is this rank's share."""
+
+    head, rounding = Head.causal_lm, 1e-5
 
     def __init__(self, rank: int = 0, num_ranks: int = 1, model: TinyModel | None = None) -> None:
         self.rank, self.num_ranks = rank, num_ranks
@@ -90,6 +93,9 @@ class FakeBackend:
         raise NotImplementedError
 
     def save_pretrained(self, folder: Path) -> None:
+        raise NotImplementedError
+
+    def load_saved(self, folder: Path) -> nn.Module:
         raise NotImplementedError
 
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from rlhf.algorithms.grpo import GRPOConfig
+from rlhf.train.artifact import open_artifact
 from rlhf.train.checkpoint import CheckpointConfig, Checkpointer, read_state
 from rlhf.train.run_folder import RunFolder
 from rlhf.train.stop import Stop, stop_on_signals, until_stopped
 from rlhf.train.stream import RolloutStream, StreamConfig
+from rlhf.train.verify import Verified
 from rlhf.types import Sampling, Stopped
 from tests.unit.train.fakes import make_report
 from tests.unit.train.test_stream import ORDER, FakeSource
@@ -92,8 +95,9 @@ class Weights:
         folder.mkdir(parents=True)
         (folder / "rank").write_text("state")
 
-    async def save_pretrained(self, folder: Path) -> None:
+    async def save_pretrained(self, folder: Path, probe: Sequence[int] | None) -> Verified | None:
         (folder / "weights").write_text("weights")
+        return None if probe is None else Verified(tokens=len(probe), mean_difference=0.0, max_difference=0.0)
 
 
 async def test_what_is_saved_is_the_last_step_and_not_the_one_half_sampled(tmp_path):
@@ -104,7 +108,7 @@ async def test_what_is_saved_is_the_last_step_and_not_the_one_half_sampled(tmp_p
     folder = RunFolder(tmp_path)
     checkpointer = Checkpointer(
         config=CheckpointConfig(every=None), folder=folder, learners={"policy": Weights()}, algorithm=algorithm,
-        stream=stream, write_tokenizer=lambda folder: None, manifest={},
+        stream=stream, write_tokenizer=lambda folder: None, manifest={}, probe=[3, 4, 5],
     )  # fmt: skip
     stop = Stop()
     stream.admit(0)
@@ -123,6 +127,8 @@ async def test_what_is_saved_is_the_last_step_and_not_the_one_half_sampled(tmp_p
     (saved,) = folder.checkpoints()
     assert read_state(saved) == {"next_step": 1, "stream": expected, "algorithm": {"kl_coef": 0.0}}
     assert expected["in_flight"] == [4, 5, 6, 7]
+    verified = open_artifact(saved).manifest["verified"]
+    assert verified == {"tokens": 3, "mean_difference": 0.0, "max_difference": 0.0}
 
     await checkpointer.save_unsaved()
     assert folder.checkpoints() == [saved], "what is saved is not saved again"

@@ -1,0 +1,83 @@
+"""Causal architectures of transformers as models of a few thousand parameters, with weights that tell layers apart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers.utils.logging import disable_progress_bar
+
+from rlhf.models.buffers import persistent_buffers
+from rlhf.models.tiny import character_tokenizer
+
+VOCABULARY, CONTEXT = 64, 128
+COMMON: dict[str, Any] = {
+    "vocab_size": VOCABULARY, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+    "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": CONTEXT, "pad_token_id": 0,
+    "bos_token_id": None, "eos_token_id": 1,
+}  # fmt: skip
+"""vLLM's kernels want heads of 32 or more."""
+ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789 .,?!+-=*/()[]:;'"
+
+
+def build(folder: Path, model_type: str, settings: Mapping[str, Any], *, seed: int = 0) -> PreTrainedModel:
+    """Write an untrained model with a tokenizer to `folder`. Raises whatever transformers raises of its config."""
+    disable_progress_bar()
+    torch.manual_seed(seed)
+    config = AutoConfig.for_model(model_type, **{**COMMON, **settings})
+    model = AutoModelForCausalLM.from_config(config).float()
+    scramble(model, seed + 1)
+    model.config.architectures = [type(model).__name__]
+    model.save_pretrained(folder)
+    character_tokenizer(ALPHABET).save_pretrained(folder)
+    return model.eval()
+
+
+def scramble(model: torch.nn.Module, seed: int) -> None:
+    """Move every parameter, those too that start at 0 or 1, and every buffer that belongs to the weights."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            deviation = 0.15 if parameter.dim() > 1 else 0.05
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * deviation)
+        for _, buffer in persistent_buffers(model):
+            if buffer.is_floating_point():
+                buffer.mul_(0.7)
+
+
+HEAD = {"head_dim": 32}
+GPT2 = {"n_embd": 64, "n_layer": 2, "n_head": 2, "n_positions": CONTEXT, "bos_token_id": 1}
+WINDOW = {"sliding_window": 4}
+MAMBA = {
+    "mamba_n_heads": 8, "mamba_d_head": 16, "mamba_d_state": 16, "mamba_n_groups": 1, "mamba_chunk_size": 16,
+}  # fmt: skip
+LINEAR_ATTENTION = {
+    "layer_types": ["linear_attention", "full_attention"], "linear_num_key_heads": 2, "linear_num_value_heads": 2,
+    "linear_key_head_dim": 32, "linear_value_head_dim": 32,
+}  # fmt: skip
+GEMMA4 = {"global_head_dim": 32, "num_global_key_value_heads": 1, "vocab_size_per_layer_input": VOCABULARY}
+TINY: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("llama", {}),
+    "qwen3": ("qwen3", {**HEAD, "tie_word_embeddings": True}),
+    "gemma2": ("gemma2", {**HEAD, **WINDOW, "query_pre_attn_scalar": 32}),
+    "gemma3": ("gemma3_text", {**HEAD, **WINDOW, "query_pre_attn_scalar": 32}),
+    "gemma4": (
+        "gemma4_text",
+        {
+            **HEAD,
+            **WINDOW,
+            "global_head_dim": 32,
+            "num_global_key_value_heads": 1,
+            "vocab_size_per_layer_input": VOCABULARY,
+        },
+    ),
+    "qwen3.5": ("qwen3_5_text", {**HEAD, **LINEAR_ATTENTION}),
+    "opt": ("opt", {"ffn_dim": 128, "word_embed_proj_dim": 64}),
+    "gpt2": ("gpt2", GPT2),
+    "mistral": ("mistral", {**HEAD, **WINDOW}),
+    "apertus": ("apertus", {}),
+}
+"""By name the model type and its settings beside the common ones."""

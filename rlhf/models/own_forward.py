@@ -1,0 +1,60 @@
+"""A model in its own words: transformers' forward pass of one row, with nothing passed but the row's tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rlhf.models.heads import Head
+from rlhf.ops.microbatch import MicroBatch
+
+
+class OwnForward:
+    """Outputs of rows that stand alone, as a reference for scorers, which pass positions and lay rows out.
+
+    [B, T], in the places where scorers put them: a token's logprob and the value before it at the token. A score stands
+    at the last token alone.
+    """
+
+    def __init__(self, head: Head) -> None:
+        self.head = head
+
+    def __call__(self, model: nn.Module, batch: MicroBatch) -> Tensor:
+        logits = model(input_ids=batch.token_ids).logits.float()
+        if self.head is Head.causal_lm:
+            logprobs = torch.log_softmax(logits[:, :-1], dim=-1).gather(-1, batch.token_ids[:, 1:, None])
+            return F.pad(logprobs.squeeze(-1), (1, 0))
+        if self.head is Head.value:
+            return F.pad(logits.squeeze(-1)[:, :-1], (1, 0))
+        return F.pad(logits, (batch.token_ids.shape[1] - 1, 0))
+
+
+class HiddenStates:
+    """What a model's head reads, [B, T, H] float32, while `ask` scores a micro-batch.
+
+    A head that knows nothing yet says 0 of every row; its inputs tell rows apart.
+    """
+
+    def __init__(self, ask: Callable[[nn.Module, MicroBatch], Any]) -> None:
+        self.ask = ask
+
+    def __call__(self, model: nn.Module, batch: MicroBatch) -> Tensor:
+        found: list[Tensor] = []
+        hook = body_of(model).register_forward_hook(lambda module, inputs, output: found.append(output[0]))
+        try:
+            self.ask(model, batch)
+        finally:
+            hook.remove()
+        return found[-1].float()
+
+
+def body_of(model: nn.Module) -> nn.Module:
+    """The model below its head, within an engine and an adapter too."""
+    module = getattr(model, "module", model)
+    if hasattr(module, "get_base_model"):  # peft's
+        module = module.get_base_model()
+    return module.base_model.get_decoder()

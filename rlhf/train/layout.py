@@ -1,0 +1,128 @@
+"""Whether rows may lie end to end: the model itself is asked, on its real weights, before anything is learnt.
+
+transformers tells packed rows apart by their restarting positions. Not every architecture looks at them: linear
+attention, state spaces and convolutions run on over a row's end, and some attention masks are made without positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rlhf.models.causal_lm import read_model_config, vocab_size
+from rlhf.models.own_forward import HiddenStates
+from rlhf.ops.microbatch import MicroBatch
+from rlhf.runtimes.base import Backend, BackendConfig, Precision
+from rlhf.types import InputError
+
+ROW_LENGTHS = (12, 20)
+SEED = 0
+LEAK = 1e-6
+"""A row behind another one must not change with it at all: both micro-batches have one shape, so the same rounding."""
+ROUNDING = {Precision.fp32: 1e-3, Precision.bf16: 2e-2}
+"""Differences of hidden states, as shares of their norm, that other shapes and kernels may give by rounding."""
+LARGEST = {Precision.fp32: 1e-3, Precision.bf16: 0.15}
+"""The same for deep models in bf16, whose padded rows show how far rounding goes."""
+ROUNDING_FACTOR = 5.0
+"""How much more than padded rows packed ones may differ."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exactness:
+    """Largest differences of a model's hidden states, in shares of their norm, over the tokens of two random rows."""
+
+    padded: float
+    """Padded rows against the rows alone."""
+    packed: float
+    """Packed rows against the rows alone."""
+    leak: float
+    """The second of two packed rows against itself behind another first row."""
+
+    def padded_is_exact(self, precision: Precision) -> bool:
+        return self.padded <= LARGEST[precision]
+
+    def packed_is_exact(self, precision: Precision) -> bool:
+        limit = min(max(ROUNDING[precision], ROUNDING_FACTOR * self.padded), LARGEST[precision])
+        return self.leak <= LEAK and self.packed <= limit
+
+
+def measure_exactness(backend: Backend, ask: Callable[..., Any], vocabulary: int) -> Exactness:
+    """Score two random rows packed, padded and alone. Every rank calls it, and gets the same.
+
+    `ask` is the model's scorer in training; `vocabulary` the number of token ids the model knows.
+    """
+    generator = np.random.default_rng(SEED)
+    first, second, other = (
+        generator.integers(0, vocabulary, length).astype(np.int32) for length in (*ROW_LENGTHS, ROW_LENGTHS[0])
+    )
+
+    def states(rows: Sequence[np.ndarray], *, packed: bool, ask: Callable[..., Any] = ask) -> list[Tensor]:
+        masks = [np.arange(len(row)) > 0 for row in rows]
+        micro = MicroBatch.from_rows(rows, masks, [0.0] * len(rows), {}, packed=packed)
+        found = backend.forward(micro, HiddenStates(ask), grad=False).cpu()
+        return [found[micro.row_ids == i] for i in range(len(rows))]
+
+    alone = [states([row], packed=True, ask=plainly)[0] for row in (first, second)]
+    packed = states([first, second], packed=True)
+    padded = states([first, second], packed=False)
+    behind_other = states([other, second], packed=True)[1]
+    mine = (largest(padded, alone), largest(packed, alone), largest([packed[1]], [behind_other]))
+    over_ranks = [max(values) for values in zip(*backend.gather(mine), strict=True)]
+    return Exactness(padded=over_ranks[0], packed=over_ranks[1], leak=over_ranks[2])
+
+
+def plainly(model: torch.nn.Module, batch: MicroBatch) -> None:
+    """The model's own forward pass of a row, with nothing passed but its tokens."""
+    model(input_ids=batch.token_ids)
+
+
+def largest(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+    """Over all tokens; NaN counts as infinite."""
+    shares = [(a - b).norm(dim=-1) / b.norm(dim=-1).clamp_min(1e-12) for a, b in zip(found, expected, strict=True)]
+    return float(torch.cat(shares).nan_to_num(nan=torch.inf).max())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """How rows lie in micro-batches, for every model of a run."""
+
+    packed: bool
+    reason: str = ""
+    """Why they are padded, where nobody asked for it."""
+
+
+def choose_layout(config: BackendConfig, models: Mapping[str, tuple[str, Exactness]]) -> Layout:
+    """One layout for all models of a run, given by role as their folders with what was measured of them.
+
+    Raises InputError where `packed=true` is not exact, or padding is not.
+    """
+    for role, (path, measured) in models.items():
+        if not measured.padded_is_exact(config.precision):
+            raise InputError(
+                f"model {path!r} ({role}): padded rows do not score as rows alone do (hidden states differ by "
+                f"{measured.padded:.1%} of their norm), so no micro-batch of it would be exact; use a causal model, "
+                "such as Qwen3 or Llama"
+            )
+    if config.packed is False:
+        return Layout(packed=False)
+    for role, (path, measured) in models.items():
+        if not measured.packed_is_exact(config.precision):
+            found = (
+                f"model {path!r} ({role}) scores rows that lie end to end otherwise than rows alone (hidden states "
+                f"differ by {max(measured.packed, measured.leak):.1%} of their norm)"
+            )
+            if config.packed:
+                raise InputError(f"backend.packed=true: {found}; set backend.packed=false, or null to have it chosen")
+            return Layout(packed=False, reason=f"rows are padded: {found}")
+    return Layout(packed=True)
+
+
+def layout_of(config: BackendConfig, role: str, path: str, backend: Backend, ask: Callable[..., Any]) -> Layout:
+    """Measure the model in `path` and choose. Every rank calls it. Raises InputError as of `choose_layout`."""
+    measured = measure_exactness(backend, ask, vocab_size(read_model_config(path)))
+    return choose_layout(config, {role: (path, measured)})

@@ -1,0 +1,63 @@
+"""Whether a saved folder is the model that was trained: it is loaded again and asked the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from rlhf.models.heads import Head
+from rlhf.models.own_forward import OwnForward
+from rlhf.ops.microbatch import MicroBatch
+from rlhf.runtimes.base import Backend
+from rlhf.types import RunError
+
+PROBE_TOKENS = 32
+"""Length of the row that a saved model is asked about."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verified:
+    """How far the outputs of a loaded folder are from the model's own: logprobs in nats, values and scores in units."""
+
+    tokens: int
+    mean_difference: float
+    max_difference: float
+
+
+def as_manifest(verified: Verified | None) -> dict[str, Any]:
+    """What a model folder's manifest says of it; nothing where it was not verified."""
+    return {} if verified is None else {"verified": asdict(verified)}
+
+
+def verify_saved(folder: Path, backend: Backend, ask: Callable[..., Any], token_ids: Sequence[int]) -> Verified:
+    """Load what was saved in `folder`, on rank 0's host memory, and compare it with the model on a probe row.
+
+    `ask` is the model's scorer in training; the loaded model runs transformers' own forward pass. Every rank calls it.
+    Raises RunError where the two differ by more than rounding gives.
+    """
+    ids = np.array(token_ids[:PROBE_TOKENS], dtype=np.int32)
+    # A score is of the whole row, which transformers reads at its last token.
+    read = np.arange(len(ids)) == len(ids) - 1 if backend.head is Head.score else np.arange(len(ids)) > 0
+    micro = MicroBatch.from_rows([ids], [read], [0.0], {}, packed=False)
+    live = micro.flatten(backend.forward(micro, ask, grad=False).column)[read]
+    found: list[float] | None = None
+    if backend.rank == 0:
+        with torch.no_grad():
+            saved = micro.flatten(OwnForward(backend.head)(backend.load_saved(folder), micro))[read]
+        # Values and scores may be large, and are rounded accordingly.
+        scale = 1.0 if backend.head is Head.causal_lm else np.maximum(np.abs(live), 1.0)
+        differences = np.abs(saved - live) / scale
+        found = [float(differences.mean()), float(differences.max())]
+    mean, most = next(each for each in backend.gather(found) if each is not None)
+    if not mean <= backend.rounding:
+        raise RunError(
+            f"{folder}: what was saved is not the model that was trained: loaded again, its outputs of {len(ids)} "
+            f"tokens differ by {mean:.2g} on average, more than {backend.rounding:g}; nothing was committed, and the "
+            "last checkpoint stands; train another architecture, such as Qwen3 or Llama, and report this one"
+        )
+    return Verified(tokens=len(ids), mean_difference=mean, max_difference=most)
