@@ -17,4 +17,4 @@ def main(composed: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    command_line(main)
+    command_line(main, hydra=True)

@@ -11,24 +11,30 @@ import sys
 from collections.abc import Callable
 from typing import ParamSpec
 
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import MissingMandatoryValue
 from omegaconf.errors import OmegaConfBaseException
 
 from rlhf.config import all_schemas, unknown_key
+from rlhf.overrides import hydra_arguments
 from rlhf.types import InputError, RunError, Stopped
 
 P = ParamSpec("P")
 
 
-def command_line(main: Callable[[], None]) -> None:
-    """Run a Hydra main; what a person can mend is told in one sentence, and the exit code says whose turn it is.
+def command_line(main: Callable[[], None], *, hydra: bool = False) -> None:
+    """Run a script's main, one of Hydra's or not; a mistake ends in one sentence and an exit code.
 
     0: done, 2: the input is wrong, 4: the run cannot go on, 130 or 143: stopped by Ctrl-C or SIGTERM.
     """
     # Hydra then raises instead of printing several lines of its own.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    in_one_sentence(main)()
+    in_one_sentence(functools.partial(run_hydra, main) if hydra else main)()
+
+
+def run_hydra(main: Callable[[], None]) -> None:
+    sys.argv[1:] = hydra_arguments(sys.argv[1:])
+    main()
 
 
 def in_one_sentence(function: Callable[P, None]) -> Callable[P, None]:
@@ -70,6 +76,15 @@ def explain(error: BaseException) -> str:
     if isinstance(error, MissingMandatoryValue):
         key = getattr(error, "full_key", None) or text
         return f"{key}: it must be set, as in {key}=..."
+    if isinstance(error, OverrideParseException):
+        return explain_word(error.override, text)
+    if text.startswith("Ambiguous value for argument"):
+        word = re.findall(r"'(.*)' 1\. ", text)[0]
+        key, _, value = word.partition("=")
+        return (
+            f"{word}: several values are a sweep, which takes --multirun; a text with a comma is quoted, as in "
+            f"\"{key}='{value}'\", a list in brackets, as in '{key}=[{value}]'"
+        )
     if match := re.search(r"Could not override '([^']+)'.*?not in '(\w+)'", text):
         schema = next((s for s in all_schemas() if s.__name__ == match[2]), None)
         return unknown_key(match[1], [f.name for f in dataclasses.fields(schema)] if schema else [])
@@ -81,3 +96,14 @@ def explain(error: BaseException) -> str:
     if match := re.search(r"Error merging override (\S+) (.*?)(?: full_key| object_type|$)", text):
         return f"{match[1]}: {match[2]}"
     return text
+
+
+def explain_word(word: str, text: str) -> str:
+    """Why Hydra cannot read a word of the command line, where that is not for the sake of its characters."""
+    key, equals, _ = word.partition("=")
+    if not equals:
+        return f"{word}: it is neither an option nor key=value; write key=value, as in train.num_steps=50"
+    if not key.isascii() or re.search(r"[^\w.~+@/$:-]", key):
+        return f"{key}: keys, and names of one's own in them, have ASCII letters, digits, _ and - alone; rename it"
+    reason = text.partition("See https:")[0].strip()
+    return f"{word}: it cannot be read ({reason}); names in {{}} are ASCII, a text is quoted, as in {key}=\"'...'\""

@@ -14,7 +14,7 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 
 from rlhf.algorithms.base import AlgorithmConfig
 from rlhf.algorithms.dpo import DPOConfig
@@ -33,6 +33,8 @@ from rlhf.data.steps import StepDataConfig
 from rlhf.data.supervised import SupervisedDataConfig
 from rlhf.data.text import TextDataConfig
 from rlhf.offline_config import PreferenceRunConfig, RewardModelRunConfig, RunConfig, SFTRunConfig
+from rlhf.overrides import as_overrides
+from rlhf.paths import expand_home, is_path
 from rlhf.rewards.base import RewardConfig
 from rlhf.runtimes.base import OptimizerConfig, SamplerConfig, WeightSyncConfig
 from rlhf.train.checkpoint import CheckpointConfig
@@ -194,7 +196,7 @@ register()
 
 
 def resolve(composed: DictConfig, schema: type[T]) -> T:
-    """The composed configuration as its dataclass, every key known and every value checked.
+    """The composed configuration as its dataclass, every key known, every value checked, and `~` in paths expanded.
 
     Raises InputError with the key, the value and the remedy.
     """
@@ -202,6 +204,7 @@ def resolve(composed: DictConfig, schema: type[T]) -> T:
     if unknown:
         key, known = unknown[0]
         raise InputError(unknown_key(key, known))
+    expand_homes(composed)
     config = OmegaConf.to_object(composed)
     assert isinstance(config, schema)
     return config
@@ -214,7 +217,7 @@ def compose(folder: Path, name: str, overrides: list[str], schema: type[T]) -> T
     """
     started = GlobalHydra.instance().is_initialized()
     with nullcontext() if started else initialize_config_dir(str(folder.resolve()), version_base="1.3"):
-        return resolve(hydra_compose(name, overrides), schema)
+        return resolve(hydra_compose(name, as_overrides(overrides)), schema)
 
 
 def from_words(words: list[str], schema: type[T]) -> T:
@@ -233,6 +236,18 @@ def as_plain(config: Any) -> dict[str, Any]:
     plain = OmegaConf.to_container(OmegaConf.structured(config), enum_to_str=True)
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
+
+
+def expand_homes(node: DictConfig, prefix: str = "") -> None:
+    """Put the home directory in place of the `~` that a path begins with. Raises InputError where there is none."""
+    for name in map(str, node):
+        key, value = f"{prefix}{name}", None if OmegaConf.is_missing(node, name) else node[name]
+        if isinstance(value, DictConfig):
+            expand_homes(value, f"{key}.")
+        elif is_path(key) and isinstance(value, str):
+            node[name] = expand_home(key, value)
+        elif is_path(key) and isinstance(value, ListConfig):
+            node[name] = [expand_home(key, path) for path in value]
 
 
 def unknown_keys(node: DictConfig, prefix: str = "") -> Iterator[tuple[str, list[str]]]:

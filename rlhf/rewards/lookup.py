@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from rlhf.paths import expand_home
 from rlhf.types import InputError
 
 SHORT_NAMES = {
@@ -43,7 +44,7 @@ def find_function(key: str, spec: str) -> Callable[..., Any]:
     if not place or not attribute:
         raise InputError(f"{key} has '{spec}': give package.module:function or /path/file.py:function")
     is_file = place.endswith(".py")
-    module = _load_file(key, spec, Path(place).expanduser()) if is_file else _load_module(key, spec, place)
+    module = _load_file(key, spec, Path(expand_home(key, place))) if is_file else _load_module(key, spec, place)
     function = getattr(module, attribute, None)
     if not callable(function):
         problem = "is not callable" if hasattr(module, attribute) else "does not exist"

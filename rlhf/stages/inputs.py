@@ -9,14 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rlhf.paths import NAMED_PATHS, PATHS
 from rlhf.train.artifact import MANIFEST, describe
 from rlhf.train.run_folder import flatten
 from rlhf.types import InputError
 
-PATHS = ("model", "data.path", "data.general_path", "held_out.path", "critic.model", "reward.model", "reference.model")
-"""Keys whose values are folders or files."""
-NAMED_PATHS = ("held_out.others.", "policies.")
-"""Those below are, by names of the user's own."""
 VOLATILE = ("dry_run", "output", "checkpoint.", "log.", "preflight.")
 """What changes nothing of what is made."""
 

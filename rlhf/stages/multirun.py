@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from rlhf.command_line import explain, in_one_sentence, refuse
+from rlhf.paths import expand_home
 from rlhf.stages.grid import grid
 from rlhf.stages.report import CONSOLE
 from rlhf.stages.sweep_report import conclude_sweep
@@ -35,12 +36,12 @@ class SweepCallback(Callback):
         """Name the members, and hold the sweep's folder while they run."""
         params: Mapping[str, Any] = config.hydra.sweeper.params or {}
         members = grid([*(f"{key}={value}" for key, value in params.items()), *config.hydra.overrides.task])
-        self.held.enter_context(open_sweep(config.output, members))
+        self.held.enter_context(open_sweep(expand_home("output", config.output), members))
 
     @in_one_sentence
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         with self.held:
-            sweep = read_sweep(Path(config.output).resolve())
+            sweep = read_sweep(Path(expand_home("output", config.output)).resolve())
             # A script that trains nothing has members only in the grid.
             if sweep.having(State.waiting) != sweep.members:
                 conclude_sweep(sweep)
@@ -54,6 +55,7 @@ def as_member(function: Callable[[DictConfig], None]) -> Callable[[DictConfig], 
         hydra = HydraConfig.get()
         if hydra.mode is not RunMode.MULTIRUN:
             return function(composed)
+        composed.output = expand_home("output", composed.output)
         sweep = read_sweep(Path(composed.output).resolve())
         overrides = set(hydra.overrides.task)
         member = next(member for member in sweep.members if set(member.overrides) == overrides)

@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from rlhf.command_line import explain
 from rlhf.config import as_plain, compose
+from rlhf.overrides import quoted
 from rlhf.stages.inputs import fingerprint, hashes_of, paths_of
 from rlhf.stages.kinds import KINDS, Kind
 from rlhf.train.artifact import MANIFEST
@@ -120,14 +120,10 @@ def made_by(config: PipelineConfig, need: str) -> str:
     return str(Path(config.output, name, kind_of(config, name).made, file))
 
 
-def quoted(text: str) -> str:
-    return QuotedString(text, Quote.single).with_quotes()
-
-
 def check_inputs(step: Step) -> None:
     """See that what no stage makes is there."""
     for key, path in step.reads.items():
-        if key not in step.needs and not Path(path).expanduser().exists():
+        if key not in step.needs and not Path(path).exists():
             raise InputError(
                 f"stage {step.name}: {key}={path}: it does not exist; correct the path, or let another stage make it "
                 f"(stages.{step.name}.needs)"

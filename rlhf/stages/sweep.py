@@ -9,12 +9,12 @@ from pathlib import Path
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
-from hydra.core.override_parser.types import Quote, QuotedString
 
 from rlhf.actors.jobs import RayJobs
 from rlhf.config import OnlineConfig, as_plain, compose
+from rlhf.overrides import as_overrides, quoted
+from rlhf.paths import PATHS
 from rlhf.stages.grid import grid, parse
-from rlhf.stages.inputs import PATHS
 from rlhf.stages.report import CONSOLE
 from rlhf.stages.sweep_report import conclude_sweep
 from rlhf.train.run_folder import CONFIG, RunFolder, check_config, flatten, is_finished
@@ -24,6 +24,7 @@ from rlhf.train.sweep import Member, Scheduler, State, SweepRunConfig, open_swee
 def run(arguments: Sequence[str], repository: Path) -> None:
     """Take every member through the cluster. Raises InputError before the first where any member's input is wrong."""
     conf = repository / "conf"
+    arguments = as_overrides(arguments)
     own = [argument for argument in arguments if argument.startswith("sweep.")]
     config = compose(conf, "sweep_schema", own, SweepRunConfig).sweep
     members, configs = plan_members(conf, [argument for argument in arguments if argument not in own])
@@ -74,10 +75,6 @@ def absolute_paths(config: OnlineConfig) -> list[str]:
 
 def absolute(path: str) -> str:
     return str(Path(path).expanduser().resolve())
-
-
-def quoted(text: str) -> str:
-    return QuotedString(text, Quote.single).with_quotes()
 
 
 def tell(member: Member) -> None:

@@ -55,7 +55,7 @@ def test_every_member_is_tried_and_the_exit_code_says_that_some_failed(tmp_path)
         ("ppo.py", ["-m", "seed=1,2"], "output: it must be set, as in output=..."),
         ("ppo.py", ["-m", "output=a,b"], "output: it cannot be swept"),
         ("ppo.py", ["-m", "output=o", "seed=1,2", "train.foo=1"], "train.foo: there is no such key"),
-        ("ppo.py", ["output=o", "seed=1,2"], "Ambiguous value for argument 'seed=1,2'"),
+        ("ppo.py", ["output=o", "seed=1,2"], "seed=1,2: several values are a sweep, which takes --multirun"),
         ("sweep.py", ["output=o", "seed=1"], "nothing is swept"),
         ("sweep.py", ["model=m", "data.path=p", "seed=1,2"], "output: it must be set, as in output=..."),
         ("sweep.py", ["model=m", "data.path=p", "output=o", "seed=1,x"], "seed=x: "),

@@ -1,0 +1,99 @@
+"""Words of a command line as overrides: what Hydra's grammar refuses, though it is plain text, is put in quotes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+from antlr4 import CommonTokenStream, InputStream, ParserRuleContext
+from hydra._internal.utils import get_args_parser
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.overrides_visitor import HydraErrorListener
+from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.errors import HydraException
+from hydra.grammar.gen.OverrideLexer import OverrideLexer
+from hydra.grammar.gen.OverrideParser import OverrideParser
+
+from rlhf.paths import PATHS, WRITTEN
+from rlhf.types import InputError
+
+REFUSED = re.compile(r"[^\w/\\+.$%*@?|:\- \t()\[\]{},='\"]", re.ASCII)
+"""Characters that no unquoted value may have, as accents, Chinese, `~`, `#` and `&`."""
+TYPED = re.compile(r"[+-]?[\d.][\d._e+-]*|[+-]?(inf|nan)|true|false", re.ASCII | re.IGNORECASE)
+"""What Hydra reads as a number or a boolean."""
+TEXTS = ("data.labels", *PATHS, *WRITTEN)
+"""Keys whose values are text as it is written: a class `true`, a folder `1e3`."""
+ESCAPED = re.compile(r"\\([\\()\[\]{}:=, \t])")
+CALL = re.compile(r"(\w+)\s*\(.*\)\s*", re.ASCII | re.DOTALL)
+
+
+def hydra_arguments(words: Sequence[str]) -> list[str]:
+    """The arguments of a Hydra main: the overrides, then its options, given in any order. Raises InputError."""
+    parser = get_args_parser()
+
+    def refuse(sentence: str) -> None:
+        raise InputError(f"{sentence}; options come from --multirun, --cfg job, --config-dir FOLDER and --help")
+
+    parser.error = refuse  # type: ignore[assignment, method-assign]
+    overrides = parser.parse_intermixed_args(list(words)).overrides
+    options = list(words)
+    for override in overrides:
+        options.remove(override)
+    return [*as_overrides(overrides), *options]
+
+
+def as_overrides(words: Sequence[str]) -> list[str]:
+    """Each `key=value` as Hydra parses it; lists, dicts, numbers, functions and sweeps keep their meaning."""
+    parser = OverridesParser.create()
+    return [as_override(parser, word) for word in words]
+
+
+def as_override(parser: OverridesParser, word: str) -> str:
+    key, _, value = word.partition("=")
+    takes_text = key.lstrip("+") in TEXTS
+
+    def needs_quotes(text: str) -> bool:
+        is_quoted = text[0] in "'\""
+        return not is_quoted and bool(REFUSED.search(text) or (takes_text and TYPED.fullmatch(text)))
+
+    if not value or not is_override(parser, f"{key}=x"):
+        return word
+    # One letter in place of each refused character keeps every place in the text.
+    plain = f"{key}={REFUSED.sub('x', value)}"
+    if is_override(parser, plain):
+        for start, stop in sorted(values_in(plain), reverse=True):
+            if needs_quotes(word[start:stop]):
+                word = word[:start] + quoted(ESCAPED.sub(r"\1", word[start:stop])) + word[stop:]
+        return word
+    call = CALL.fullmatch(value)
+    # Of a function that Hydra knows the arguments are wrong, which it says itself.
+    return word if call and call[1] in parser.functions.functions else f"{key}={quoted(value)}"
+
+
+def is_override(parser: OverridesParser, word: str) -> bool:
+    try:
+        parser.parse_rule(word, "override")
+    except HydraException:
+        return False
+    return True
+
+
+def values_in(override: str) -> Iterator[tuple[int, int]]:
+    """Where the values in an override start and stop: the one, or those of its lists, dicts, functions and sweeps."""
+    lexer = OverrideLexer(InputStream(override))
+    parser = OverrideParser(CommonTokenStream(lexer))
+    for recognizer in (lexer, parser):
+        recognizer.removeErrorListeners()
+        recognizer.addErrorListener(HydraErrorListener())
+    found: list[ParserRuleContext] = [parser.override()]
+    while found:
+        context = found.pop()
+        if isinstance(context, OverrideParser.PrimitiveContext):
+            yield context.start.start, context.stop.stop + 1
+        else:
+            found += [child for child in context.getChildren() if isinstance(child, ParserRuleContext)]
+
+
+def quoted(text: str) -> str:
+    """Text as a quoted value of Hydra's grammar."""
+    return QuotedString(text, Quote.single).with_quotes()
