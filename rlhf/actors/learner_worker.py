@@ -21,11 +21,12 @@ from rlhf.runtimes.base import BackendConfig, OptimizerConfig, Transport
 from rlhf.runtimes.buckets import Bucket
 from rlhf.runtimes.carriers import Carrier, Link, ObjectStoreCarrier, make_carrier
 from rlhf.runtimes.memory import peak_memory_bytes
+from rlhf.train.artifact import FileRecords, files_in, files_of_rank, record
 from rlhf.train.layout import Exactness, measure_exactness
 from rlhf.train.learner import Learner
 from rlhf.train.sharding import Shard
 from rlhf.train.stats import Stats
-from rlhf.train.verify import Verified, verify_saved
+from rlhf.train.verify import SavedModel, verify_saved
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,16 +96,18 @@ class LearnerWorker:
     def memory(self) -> int:
         return peak_memory_bytes()
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path) -> FileRecords:
         self.backend.save(folder)
+        return record(files_of_rank(folder, self.backend.rank))
 
     def load(self, folder: Path) -> None:
         self.backend.load(folder)
 
-    def save_pretrained(self, folder: Path, probe: list[int] | None) -> Verified | None:
+    def save_pretrained(self, folder: Path, probe: list[int] | None) -> SavedModel:
         """Save the model, and with the token ids of a row see that the folder is the model."""
         self.backend.save_pretrained(folder)
-        return None if probe is None else verify_saved(folder, self.backend, self.plain_scorer, probe)
+        verified = None if probe is None else verify_saved(folder, self.backend, self.plain_scorer, probe)
+        return SavedModel(verified=verified, records=record(files_in(folder)) if self.backend.rank == 0 else {})
 
 
 def as_returns(columns: list[np.ndarray], summary: Any) -> Any:

@@ -18,13 +18,14 @@ from rlhf.actors.workers import Workers
 from rlhf.algorithms.base import Algorithm, Loss
 from rlhf.runtimes.base import OptimizerConfig
 from rlhf.runtimes.carriers import Link
+from rlhf.train.artifact import FileRecords
 from rlhf.train.clock import Clock
 from rlhf.train.layout import Exactness, Layout
 from rlhf.train.lease import all_held
 from rlhf.train.schedule import learning_rate
 from rlhf.train.sharding import shard_of
 from rlhf.train.stats import Stats, merge
-from rlhf.train.verify import Verified
+from rlhf.train.verify import SavedModel
 from rlhf.types import Batch, Group, Prompt, Reference, Sampling
 
 
@@ -81,13 +82,14 @@ class ModelRole:
     async def probe(self, token_ids: Sequence[int]) -> np.ndarray:
         return (await self.workers.each(lambda _, actor: actor.probe.remote(token_ids)))[0]
 
-    async def save(self, folder: Path) -> None:
-        await self.workers.each(lambda _, actor: actor.save.remote(folder))
+    async def save(self, folder: Path) -> FileRecords:
+        by_rank = await self.workers.each(lambda _, actor: actor.save.remote(folder))
+        return {name: each for records in by_rank for name, each in records.items()}
 
     async def load(self, folder: Path) -> None:
         await self.workers.each(lambda _, actor: actor.load.remote(folder))
 
-    async def save_pretrained(self, folder: Path, probe: Sequence[int] | None) -> Verified | None:
+    async def save_pretrained(self, folder: Path, probe: Sequence[int] | None) -> SavedModel:
         return (await self.workers.each(lambda _, actor: actor.save_pretrained.remote(folder, probe)))[0]
 
 

@@ -6,6 +6,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,9 +23,9 @@ from rlhf.models.score_model import ScoreScorer
 from rlhf.offline_config import OfflineConfig
 from rlhf.stages.samples import compare_samples, write_samples
 from rlhf.stages.tracking import metrics_log
-from rlhf.train.artifact import committing, staging_of
+from rlhf.train.artifact import Artifact, FileRecords, files_in, files_of_rank, record
 from rlhf.train.batching import packing_of
-from rlhf.train.checkpoint import TRAINER
+from rlhf.train.checkpoint import TRAINER, committing_together
 from rlhf.train.layout import Layout, layout_of
 from rlhf.train.learner import Learner
 from rlhf.train.offline import ColumnScorer, Corpus, OfflineTrainer, score_rows
@@ -40,7 +41,7 @@ from rlhf.train.reference import (
 )
 from rlhf.train.run_folder import RunFolder, replace_file
 from rlhf.train.tracking import MetricsLog, truncate_to
-from rlhf.train.verify import as_manifest, verify_saved
+from rlhf.train.verify import SavedModel, as_manifest, verify_saved
 
 if TYPE_CHECKING:
     from rlhf.runtimes.deepspeed_backend import DeepSpeedBackend
@@ -112,10 +113,14 @@ def run_rank(job: OfflineJob) -> None:
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     config = job.config
-    backend = DeepSpeedBackend(
-        config.model, config.backend, config.optimizer, job.head, config.lora, config.rope_scaling
-    )
-    OfflineRank(job, backend).run()
+    with ThreadPoolExecutor(1) as pool:
+        # The first rank verifies every byte, for all, while the model loads.
+        verified = pool.submit(RunFolder(job.root).newest_checkpoint) if os.environ["RANK"] == "0" else None
+        backend = DeepSpeedBackend(
+            config.model, config.backend, config.optimizer, job.head, config.lora, config.rope_scaling
+        )
+        newest = verified.result() if verified else None
+    OfflineRank(job, backend).run(newest)
 
 
 class OfflineRank:
@@ -147,8 +152,9 @@ class OfflineRank:
             replace_file(self.folder.root / LAYOUT, f"{json.dumps({'reason': layout.reason})}\n")
         return layout
 
-    def run(self) -> None:
-        next_step, figures = self.load()
+    def run(self, newest: Artifact | None) -> None:
+        """Train, from the first rank's `newest` checkpoint on if there is one."""
+        next_step, figures = self.load(newest)
         if self.job.reference:
             self.trainer.scorers = self.read_reference(self.job.reference, fresh=next_step == 0)
         num_steps = self.config.train.steps_over(len(self.corpora.train))
@@ -170,10 +176,8 @@ class OfflineRank:
         concluded = self.job.conclude(self) if self.job.conclude else {}
         self.save_model(num_steps, {**figures, **concluded, **self.job.known})
 
-    def load(self) -> tuple[int, dict[str, float]]:
-        """Continue from the newest checkpoint: the step to go on with, and the figures of the last."""
-        # The first rank verifies every byte, for all.
-        newest = self.folder.newest_checkpoint() if self.is_first else None
+    def load(self, newest: Artifact | None) -> tuple[int, dict[str, float]]:
+        """Continue from the first rank's checkpoint: the step to go on with, and the figures of the last."""
         found = self.backend.gather((newest.folder, newest.manifest) if newest else None)[0]
         if found is None:
             return 0, {}
@@ -224,36 +228,33 @@ class OfflineRank:
     def save_checkpoint(self, num_steps: int, figures: Mapping[str, float]) -> None:
         target = self.folder.checkpoint(num_steps)
         manifest = {**self.job.manifest, "kind": "checkpoint", "step": num_steps, "metrics": figures}
-        with self.committing(target, manifest) as staging:
+        records: FileRecords = {}
+        with committing_together(self.backend, target, manifest, records) as staging:
+            model = self.write_model(staging, verify=self.config.checkpoint.verify)
+            manifest |= as_manifest(model.verified)
+            records |= model.records
             self.backend.save(staging / TRAINER)
-            manifest |= self.write_model(staging, verify=self.config.checkpoint.verify)
+            records |= record(files_of_rank(staging / TRAINER, self.backend.rank))
         report_checkpoint(target, self.backend.rank, figures)
         if self.is_first:
             self.folder.keep_newest(self.config.checkpoint.keep)
 
     def save_model(self, num_steps: int, figures: Mapping[str, float]) -> None:
         manifest = {**self.job.manifest, "kind": "model", "step": num_steps, "metrics": figures}
-        with self.committing(self.folder.model, manifest) as staging:
-            manifest |= self.write_model(staging, verify=True)
+        records: FileRecords = {}
+        with committing_together(self.backend, self.folder.model, manifest, records) as staging:
+            model = self.write_model(staging, verify=True)
+            manifest |= as_manifest(model.verified)
+            records |= model.records
 
-    def write_model(self, folder: Path, *, verify: bool) -> dict[str, Any]:
-        """What is added to the manifest."""
+    def write_model(self, folder: Path, *, verify: bool) -> SavedModel:
+        """Write the model into an empty folder; the first rank records it."""
         self.backend.save_pretrained(folder)
         probe = self.corpora.train.units[0][0].token_ids.tolist()
         verified = verify_saved(folder, self.backend, self.noise, probe) if verify else None
         if self.is_first:
             self.job.save_beside(folder)
-        return as_manifest(verified)
-
-    @contextmanager
-    def committing(self, target: Path, manifest: Mapping[str, Any]) -> Iterator[Path]:
-        """A folder that all ranks write into; it becomes `target` once every rank has written its part. What is added
-        to `manifest` until then stands in it."""
-        with committing(target, manifest) if self.is_first else nullcontext():
-            self.backend.gather(None)
-            yield staging_of(target)
-            self.backend.gather(None)
-        self.backend.gather(None)
+        return SavedModel(verified=verified, records=record(files_in(folder)) if self.is_first else {})
 
     def read_reference(self, config: ReferenceConfig, *, fresh: bool) -> list[ColumnScorer]:
         """Where the columns of the reference come from. Precomputed ones are kept in the run folder."""

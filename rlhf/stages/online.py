@@ -108,9 +108,8 @@ def run_until_stopped(job: Job, folder: RunFolder, bundles: Bundles) -> None:
 async def train(job: Job, folder: RunFolder, bundles: Bundles, stop: Stop) -> None:
     """Start the roles, train, and commit the final model. Raises Stopped once what was learnt is saved."""
     config, clock = job.config, Clock()
-    checkpoint = folder.newest_checkpoint()
     with CONSOLE.status("starting Ray actors, DeepSpeed learners and vLLM engines"), clock("start"):
-        roles = await stop.before(start_roles(job, bundles, clock))
+        roles, checkpoint = await stop.before(start_and_verify(job, folder, bundles, clock))
     CONSOLE.print(f"{job.plan.num_workers} workers ready in {clock.take()['start']:.1f} s")
     backend = await lay_out(roles, config.backend)
     stream = RolloutStream(PromptOrder(job.prompts, config.seed), roles.samplers, job.algorithm, config.stream)
@@ -150,6 +149,13 @@ async def train(job: Job, folder: RunFolder, bundles: Bundles, stop: Stop) -> No
     await roles.samplers.close()
     plot(log.history, PANELS, folder.root / PLOT)
     conclude(config, folder, before, after, trainer.next_step)
+
+
+async def start_and_verify(
+    job: Job, folder: RunFolder, bundles: Bundles, clock: Clock
+) -> tuple[Roles, Artifact | None]:
+    """The roles, and the checkpoint to continue from: its bytes are checked while models load."""
+    return await asyncio.gather(start_roles(job, bundles, clock), asyncio.to_thread(folder.newest_checkpoint))
 
 
 async def start_roles(job: Job, bundles: Bundles, clock: Clock) -> Roles:

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import math
 import os
+import re
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rlhf.types import InputError
 
 MANIFEST = "manifest.json"
 HASH_CHUNK_BYTES = 1 << 24
+HASH_THREADS = 8
+"""Files hashed at once: sha256 leaves the interpreter to other threads and is slower than a disk."""
+RANK_IN_NAME = re.compile(r"zero_pp_rank_(\d+)_")
+
+FileRecords = dict[str, dict[str, Any]]
+"""Size and sha256 of files, by path."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,10 +39,11 @@ class Artifact:
 
 
 @contextmanager
-def committing(folder: Path, manifest: Mapping[str, Any]) -> Iterator[Path]:
+def committing(folder: Path, manifest: Mapping[str, Any], records: FileRecords | None = None) -> Iterator[Path]:
     """A folder to write into, which becomes `folder` by one rename when the block ends well, else disappears.
 
-    The manifest lists every file with its size and sha256; all of it is on disk before the rename.
+    The manifest lists every file with its size and sha256; all of it is on disk before the rename. `records`, which
+    the block may fill, are of files that their writers have recorded already; the others are hashed here.
     """
     staging, replaced = staging_of(folder), folder.with_name(f".old-{folder.name}")
     shutil.rmtree(staging, ignore_errors=True)
@@ -40,21 +51,64 @@ def committing(folder: Path, manifest: Mapping[str, Any]) -> Iterator[Path]:
     staging.mkdir(parents=True)
     try:
         yield staging
-        files = {
-            str(path.relative_to(staging)): describe(path) for path in sorted(staging.rglob("*")) if path.is_file()
-        }
+        files = {str(Path(name).relative_to(staging)): each for name, each in recorded(staging, records or {}).items()}
         contents = without_nan({**manifest, "files": files})
         (staging / MANIFEST).write_text(json.dumps(contents, indent=1, allow_nan=False), encoding="utf-8")
-        sync_to_disk(staging)
+        sync(staging / MANIFEST)
+        for inner in (path for path in staging.rglob("*") if path.is_dir()):
+            sync(inner)
+        sync(staging)
         if folder.exists():
             # It was refused as corrupt and is made again; its name says that it is no checkpoint any more.
             os.rename(folder, replaced)
         os.rename(staging, folder)
-        sync_folder(folder.parent)
+        sync(folder.parent)
         shutil.rmtree(replaced, ignore_errors=True)
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise
+
+
+@asynccontextmanager
+async def off_loop(manager: AbstractContextManager[T]) -> AsyncIterator[T]:
+    """A context manager that is entered and left in a thread: committing hashes and waits for disks."""
+    value = await asyncio.to_thread(manager.__enter__)
+    try:
+        yield value
+    except BaseException as error:
+        if not await asyncio.to_thread(manager.__exit__, type(error), error, error.__traceback__):
+            raise
+    else:
+        await asyncio.to_thread(manager.__exit__, None, None, None)
+
+
+def recorded(staging: Path, known: FileRecords) -> FileRecords:
+    """Records of all files in a folder, in the order of their names; those that are not known yet are made."""
+    paths = files_in(staging)
+    made = record([path for path in paths if known.get(str(path), {}).get("size") != path.stat().st_size])
+    return {str(path): made.get(str(path)) or known[str(path)] for path in paths}
+
+
+def record(paths: Sequence[Path]) -> FileRecords:
+    """Hash files and wait until they are on disk: whoever wrote them does it, from its own cache, several at once."""
+
+    def hash_and_sync(path: Path) -> dict[str, Any]:
+        described = describe(path)
+        sync(path)
+        return described
+
+    with ThreadPoolExecutor(HASH_THREADS) as pool:
+        return dict(zip(map(str, paths), pool.map(hash_and_sync, paths), strict=True))
+
+
+def files_in(folder: Path) -> list[Path]:
+    return [path for path in sorted(folder.rglob("*")) if path.is_file()]
+
+
+def files_of_rank(folder: Path, rank: int) -> list[Path]:
+    """Files of a folder that all ranks wrote into: those that DeepSpeed named after this one; the rest are rank 0's."""
+    named = {path: RANK_IN_NAME.search(path.name) for path in files_in(folder)}
+    return [path for path, found in named.items() if (int(found[1]) if found else 0) == rank]
 
 
 def staging_of(folder: Path) -> Path:
@@ -75,12 +129,27 @@ def open_artifact(folder: Path) -> Artifact:
         raise InputError(
             f"{folder / MANIFEST}: it is not what was written; use an earlier checkpoint or restore the file"
         ) from None
-    for name, expected in files:
-        path = folder / name
-        if not path.is_file() or describe(path) != expected:
-            state = "is missing" if not path.is_file() else "is not what was written"
-            raise InputError(f"{path}: it {state} (see {MANIFEST}); use an earlier checkpoint or restore the file")
+    check_files(folder, dict(files))
     return Artifact(folder=folder, manifest=manifest)
+
+
+def check_files(folder: Path, expected: FileRecords) -> None:
+    """Compare files with their records, sizes before hashes. Raises InputError that names the first that differs."""
+    for name, each in expected.items():
+        if not (folder / name).is_file():
+            raise InputError(harmed(folder / name, "is missing"))
+        if (folder / name).stat().st_size != each["size"]:
+            raise InputError(harmed(folder / name, "is not what was written"))
+    with ThreadPoolExecutor(HASH_THREADS) as pool:
+        described = pool.map(describe, [folder / name for name in expected])
+        for (name, each), found in zip(expected.items(), described, strict=True):
+            if found != each:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise InputError(harmed(folder / name, "is not what was written"))
+
+
+def harmed(path: Path, state: str) -> str:
+    return f"{path}: it {state} (see {MANIFEST}); use an earlier checkpoint or restore the file"
 
 
 def without_nan(value: Any) -> Any:
@@ -100,18 +169,9 @@ def describe(path: Path) -> dict[str, Any]:
     return {"size": path.stat().st_size, "sha256": digest.hexdigest()}
 
 
-def sync_to_disk(folder: Path) -> None:
-    for path in folder.rglob("*"):
-        if path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-        else:
-            sync_folder(path)
-    sync_folder(folder)
-
-
-def sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Wait until a file, or a folder's list of names, is on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

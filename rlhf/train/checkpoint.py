@@ -4,27 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from rlhf.algorithms.base import Algorithm
 from rlhf.models.heads import Head
-from rlhf.train.artifact import committing
+from rlhf.runtimes.base import Backend
+from rlhf.train.artifact import FileRecords, committing, off_loop, staging_of
 from rlhf.train.online import StepReport
 from rlhf.train.run_folder import RunFolder
 from rlhf.train.stream import RolloutStream
-from rlhf.train.verify import Verified, as_manifest
+from rlhf.train.verify import SavedModel, as_manifest
 from rlhf.types import InputError
 
 TRAINER, STATE, POLICY = "trainer", "state.json", "policy"
 
 
 class SavedRole(Protocol):
-    async def save(self, folder: Path) -> None: ...
-    async def save_pretrained(self, folder: Path, probe: Sequence[int] | None) -> Verified | None:
-        """With the token ids of a probe row the folder is loaded again and compared with the model."""
+    async def save(self, folder: Path) -> FileRecords:
+        """Write what the role continues from; each rank records what it wrote."""
+
+    async def save_pretrained(self, folder: Path, probe: Sequence[int] | None) -> SavedModel:
+        """Write the model into an empty folder; with the token ids of a probe row the folder is loaded again and
+        compared with the model."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -87,10 +92,13 @@ class Checkpointer:
         num_steps = state["next_step"]
         target = self.folder.checkpoint(num_steps)
         manifest = {**self.manifest, "kind": "checkpoint", "step": num_steps, "metrics": self.metrics}
-        with committing(target, manifest) as staging:
+        records: FileRecords = {}
+        async with off_loop(committing(target, manifest, records)) as staging:
+            model = await self.write_model(self.learners[POLICY], staging, self.probe if self.config.verify else None)
+            manifest |= as_manifest(model.verified)
+            records |= model.records
             for name, role in self.learners.items():
-                await role.save(staging / TRAINER / name)
-            manifest |= await self.write_model(staging, self.probe if self.config.verify else None)
+                records |= await role.save(staging / TRAINER / name)
             (staging / TRAINER / STATE).write_text(json.dumps(state), encoding="utf-8")
         self.unsaved = None
         await asyncio.to_thread(self.folder.keep_newest, self.config.keep)
@@ -100,18 +108,38 @@ class Checkpointer:
         for name, role in self.learners.items():
             if name != POLICY:
                 beside = {**manifest, "kind": name, "auto_class": Head.value.value}
-                with committing(self.folder.root / name, beside) as staging:
-                    beside |= as_manifest(await role.save_pretrained(staging, self.probe))
-                    self.write_tokenizer(staging)
-        with committing(self.folder.model, manifest) as staging:
-            manifest |= await self.write_model(staging, self.probe)
+                await self.commit_model(role, self.folder.root / name, beside)
+        await self.commit_model(self.learners[POLICY], self.folder.model, manifest)
         return self.folder.model
 
-    async def write_model(self, folder: Path, probe: Sequence[int] | None) -> dict[str, Any]:
-        """What is added to the manifest."""
-        verified = await self.learners[POLICY].save_pretrained(folder, probe)
+    async def commit_model(self, role: SavedRole, target: Path, manifest: dict[str, Any]) -> None:
+        records: FileRecords = {}
+        async with off_loop(committing(target, manifest, records)) as staging:
+            model = await self.write_model(role, staging, self.probe)
+            manifest |= as_manifest(model.verified)
+            records |= model.records
+
+    async def write_model(self, role: SavedRole, folder: Path, probe: Sequence[int] | None) -> SavedModel:
+        model = await role.save_pretrained(folder, probe)
         self.write_tokenizer(folder)
-        return as_manifest(verified)
+        return model
+
+
+@contextmanager
+def committing_together(
+    backend: Backend, target: Path, manifest: Mapping[str, Any], records: FileRecords
+) -> Iterator[Path]:
+    """A folder that all ranks of `backend` write into; it becomes `target` once each has written its part.
+
+    Every rank enters it. What each adds to its `records`, and the first to `manifest`, until then goes into the
+    manifest.
+    """
+    with committing(target, manifest, records) if backend.rank == 0 else nullcontext():
+        backend.gather(None)
+        yield staging_of(target)
+        for each in backend.gather(records):
+            records |= each
+    backend.gather(None)
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:

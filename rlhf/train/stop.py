@@ -60,7 +60,7 @@ def stop_on_signals(stop: Stop, tell: Callable[[str], None]) -> Iterator[None]:
         stop.ask(by)
         tell("stopping: an update under way ends and a checkpoint is saved; Ctrl-C quits at once")
 
-    # Python's own handlers, not the loop's: they run while a callback hashes a large checkpoint, too.
+    # Python's own handlers, not the loop's: they run while a callback keeps the loop busy, too.
     def handle(number: int, frame: FrameType | None) -> None:
         nonlocal asked
         if asked and number == signal.SIGINT:

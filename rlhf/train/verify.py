@@ -14,6 +14,7 @@ from rlhf.models.heads import Head
 from rlhf.models.own_forward import OwnForward
 from rlhf.ops.microbatch import MicroBatch
 from rlhf.runtimes.base import Backend
+from rlhf.train.artifact import FileRecords
 from rlhf.types import RunError
 
 PROBE_TOKENS = 32
@@ -27,6 +28,15 @@ class Verified:
     tokens: int
     mean_difference: float
     max_difference: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SavedModel:
+    """What the rank that wrote a model says of it; the other ranks say nothing."""
+
+    verified: Verified | None
+    """None where it was not asked for."""
+    records: FileRecords
 
 
 def as_manifest(verified: Verified | None) -> dict[str, Any]:

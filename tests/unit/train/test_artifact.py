@@ -1,5 +1,6 @@
 """Committed folders: complete or absent, and every byte checked."""
 
+import asyncio
 import json
 import os
 import re
@@ -7,11 +8,24 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from rlhf.train.artifact import MANIFEST, committing, open_artifact
+from rlhf.train.artifact import (
+    MANIFEST,
+    FileRecords,
+    committing,
+    describe,
+    files_in,
+    files_of_rank,
+    off_loop,
+    open_artifact,
+    record,
+)
 from rlhf.types import InputError
 
 FILES = {"config.json": b"{}", "weights.bin": bytes(range(256)) * 40, "trainer/zero/rank0.pt": b"state", "empty": b""}
@@ -127,3 +141,77 @@ def test_manifests_are_json_for_any_reader(tmp_path):
 
     manifest = json.loads((tmp_path / "model" / MANIFEST).read_text(), parse_constant=refuse)
     assert manifest["metrics"] == {"loss": None}
+
+
+def write_as_rank(staging: Path, rank: int, stage: int) -> None:
+    """Files named as DeepSpeed names them."""
+    zero = staging / "trainer" / "policy" / "zero"
+    zero.mkdir(parents=True, exist_ok=True)
+    (zero / f"bf16_zero_pp_rank_{rank}_mp_rank_00_optim_states.pt").write_bytes(b"moments" * (rank + 1))
+    if stage == 3:
+        (zero / f"zero_pp_rank_{rank}_mp_rank_00_model_states.pt").write_bytes(b"weights" * (rank + 1))
+    elif rank == 0:
+        (zero / "mp_rank_00_model_states.pt").write_bytes(b"all weights")
+    if rank == 0:
+        (zero.parent / "zero_to_fp32.py").write_text("pass")
+
+
+@pytest.mark.parametrize("stage", [1, 3])
+@pytest.mark.parametrize("num_ranks", [1, 2, 12])
+def test_every_file_is_recorded_by_the_rank_that_wrote_it(tmp_path, num_ranks, stage):
+    records: FileRecords = {}
+    with committing(tmp_path / "step", {}, records) as staging:
+        for rank in range(num_ranks):
+            write_as_rank(staging, rank, stage)
+        shares = [files_of_rank(staging / "trainer", rank) for rank in range(num_ranks)]
+        assert sorted(path for share in shares for path in share) == files_in(staging)
+        assert all(f"rank_{rank}_" in share[0].name for rank, share in enumerate(shares) if stage == 3 or rank)
+        for share in shares:
+            records |= record(share)
+        (staging / "state.json").write_text("{}")
+    artifact = open_artifact(tmp_path / "step")
+    names = {str(path.relative_to(tmp_path / "step")) for path in files_in(tmp_path / "step")}
+    assert artifact.manifest["files"].keys() == names - {MANIFEST}
+
+
+def test_what_was_recorded_is_not_hashed_again_unless_it_changed(tmp_path):
+    records: FileRecords = {}
+    with committing(tmp_path / "model", {}, records) as staging:
+        for name in ("kept", "changed"):
+            (staging / name).write_bytes(b"1")
+            records[str(staging / name)] = {"size": 1, "sha256": "the writer's"}
+        (staging / "changed").write_bytes(b"23")
+    files = json.loads((tmp_path / "model" / MANIFEST).read_text())["files"]
+    assert files["kept"] == {"size": 1, "sha256": "the writer's"}
+    assert files["changed"] == describe(tmp_path / "model" / "changed")
+
+
+async def test_the_event_loop_goes_on_while_a_folder_is_committed():
+    reached, released = threading.Event(), threading.Event()
+
+    @contextmanager
+    def slow() -> Iterator[str]:
+        yield "value"
+        reached.set()
+        assert released.wait(20), "the loop did not run"
+
+    async def release() -> None:
+        while not reached.is_set():
+            await asyncio.sleep(0.01)
+        released.set()
+
+    task = asyncio.create_task(release())
+    async with off_loop(slow()) as value:
+        assert value == "value"
+    await task
+
+
+async def test_an_error_within_leaves_nothing_off_the_loop_either(tmp_path):
+    async def write_and_raise() -> None:
+        async with off_loop(committing(tmp_path / "model", {})) as staging:
+            (staging / "weights.bin").write_bytes(b"half")
+            raise RuntimeError("disk")
+
+    with pytest.raises(RuntimeError, match="disk"):
+        await write_and_raise()
+    assert os.listdir(tmp_path) == []

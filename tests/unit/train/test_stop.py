@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from rlhf.algorithms.grpo import GRPOConfig
-from rlhf.train.artifact import open_artifact
+from rlhf.train.artifact import FileRecords, files_in, open_artifact, record
 from rlhf.train.checkpoint import CheckpointConfig, Checkpointer, read_state
 from rlhf.train.run_folder import RunFolder
 from rlhf.train.stop import Stop, stop_on_signals, until_stopped
 from rlhf.train.stream import RolloutStream, StreamConfig
-from rlhf.train.verify import Verified
+from rlhf.train.verify import SavedModel, Verified
 from rlhf.types import Sampling, Stopped
 from tests.unit.train.fakes import make_report
 from tests.unit.train.test_stream import ORDER, FakeSource
@@ -91,13 +91,15 @@ def test_a_second_interrupt_quits_at_once_and_a_second_sigterm_does_not():
 class Weights:
     """A role that is saved as one file."""
 
-    async def save(self, folder: Path) -> None:
+    async def save(self, folder: Path) -> FileRecords:
         folder.mkdir(parents=True)
         (folder / "rank").write_text("state")
+        return record(files_in(folder))
 
-    async def save_pretrained(self, folder: Path, probe: Sequence[int] | None) -> Verified | None:
+    async def save_pretrained(self, folder: Path, probe: Sequence[int] | None) -> SavedModel:
         (folder / "weights").write_text("weights")
-        return None if probe is None else Verified(tokens=len(probe), mean_difference=0.0, max_difference=0.0)
+        verified = None if probe is None else Verified(tokens=len(probe), mean_difference=0.0, max_difference=0.0)
+        return SavedModel(verified=verified, records=record(files_in(folder)))
 
 
 async def test_what_is_saved_is_the_last_step_and_not_the_one_half_sampled(tmp_path):
