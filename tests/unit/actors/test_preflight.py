@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from rlhf.actors.preflight import NONCE, NodeReport, PreflightConfig, examine, judge, rounds, versions
+from rlhf.actors.accelerators import AcceleratorReport
+from rlhf.actors.preflight import NONCE, NodeReport, PreflightConfig, examine, judge, pairings, rounds, versions
 from rlhf.types import InputError
 
 GOOD = NodeReport(
@@ -63,6 +64,27 @@ def test_every_pair_meets_once_and_nobody_twice_in_a_round(count):
     assert sorted(pairs) == list(itertools.combinations(range(count), 2))
     assert all(len(set(itertools.chain(*pairs))) == 2 * len(pairs) for pairs in played)
     assert len(played) <= count
+
+
+@pytest.mark.parametrize("count", [17, 18, 64])
+def test_many_nodes_meet_their_neighbours_on_a_ring(count):
+    played = list(pairings(count))
+    pairs = sorted(pair for pairs in played for pair in pairs)
+    assert pairs == sorted([(0, count - 1), *((i, i + 1) for i in range(count - 1))])
+    assert all(len(set(itertools.chain(*pairs))) == 2 * len(pairs) for pairs in played)
+    assert len(played) == 2 + count % 2
+    assert list(pairings(16)) == list(rounds(16)), "fewer meet each other"
+
+
+def test_nodes_with_gpus_need_more_shared_memory():
+    gpu = AcceleratorReport(
+        devices=(), failure=None, driver_cuda=(13, 0), torch_cuda=(13, 0), engine_for_cpu=False
+    )  # fmt: skip
+    small = replace(GOOD, shm_bytes=64 << 20)
+    assert judge([small], PreflightConfig()) == []
+    (problem,) = judge([replace(small, accelerators=gpu)], PreflightConfig())
+    assert "less than preflight.min_shm_bytes=1073741824: enlarge it" in problem
+    assert judge([replace(small, accelerators=gpu)], PreflightConfig(min_shm_bytes=1)) == []
 
 
 def test_a_node_examines_itself(tmp_path):

@@ -1,0 +1,192 @@
+"""Whether a run can work on the machines of its cluster: each is examined where it is, and they exchange tensors."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from rlhf.actors.accelerators import freest
+from rlhf.actors.nodes import ACCELERATOR, Node, free_address, nodes
+from rlhf.actors.preflight import NONCE, NodeReport, PreflightConfig, examine, judge, pairings
+from rlhf.types import RunError
+
+MEETING = ".tmp-preflight"
+"""In the output folder; what a killed run leaves of it is removed like any unfinished folder."""
+NUM_EXCHANGED = 1 << 20
+"""float32 numbers that two nodes exchange: more than socket buffers hold."""
+DEVICES_PER_NODE = 2
+"""Accelerators of each node that take part in NCCL's round: two use its links within the node and between nodes."""
+
+
+class NodeProbe:
+    """A process on a node that answers for it."""
+
+    def examine(self, node: str, meeting: Path, nonce: str, temporary: Path, accelerated: bool) -> NodeReport:
+        return examine(node, meeting, nonce, temporary, accelerated=accelerated)
+
+    def address(self) -> tuple[str, int]:
+        return free_address()
+
+    def meet(
+        self, rank: int, num_ranks: int, address: tuple[str, int], timeout_s: float, device: int | None = None
+    ) -> None:
+        """Join other processes, reduce with all and send around a ring: by gloo, or between `device`s by NCCL.
+
+        Raises RunError where other numbers arrive than were sent. A process uses one device.
+        """
+        if device is not None:
+            # Ray may hide all from a process that reserved none; torch reads these when it first touches a device.
+            os.environ.update(CUDA_DEVICE_ORDER="PCI_BUS_ID", CUDA_VISIBLE_DEVICES=str(device))
+        import torch
+        from torch import distributed
+
+        where = torch.device("cpu" if device is None else "cuda:0")
+        host, port = address
+        distributed.init_process_group(
+            "gloo" if device is None else "nccl",
+            f"tcp://{host}:{port}",
+            timedelta(seconds=timeout_s),
+            world_size=num_ranks,
+            rank=rank,
+            device_id=None if device is None else where,
+        )
+        numbers = torch.ones(NUM_EXCHANGED, device=where)
+        distributed.all_reduce(numbers)
+        received = torch.zeros_like(numbers) if num_ranks > 1 else numbers
+        if num_ranks > 1:
+            sent = distributed.P2POp(distributed.isend, numbers, (rank + 1) % num_ranks)
+            taken = distributed.P2POp(distributed.irecv, received, (rank - 1) % num_ranks)
+            for work in distributed.batch_isend_irecv([sent, taken]):
+                work.wait()
+        right = bool((received == num_ranks).all())
+        distributed.destroy_process_group()
+        if not right:
+            raise RunError("the numbers that arrived are not those that were sent")
+
+
+def check_nodes(output: Path, config: PreflightConfig, engine_share: float | None = None) -> None:
+    """See that a run can work on the driver's node and on all with accelerators. Raises RunError with what is wrong.
+
+    `engine_share` of an accelerator's memory is what an engine takes; None where the run has none. A single node
+    without GPUs answers in this process; others answer through an actor each, which reserves no accelerator.
+    """
+    here = ray.get_runtime_context().get_node_id()
+    found = [node for node in nodes().values() if node.num_accelerators or node.id == here]
+    found.sort(key=lambda node: node.id != here)  # the others are compared with the driver's
+    nonce, meeting = secrets.token_hex(8), output / MEETING
+    meeting.mkdir()
+    try:
+        (meeting / NONCE).write_text(nonce, encoding="utf-8")
+        if len(found) == 1 and not found[0].accelerated:
+            refuse(judge([examine(found[0].name, meeting, nonce, found[0].temporary)], config))
+        else:
+            ask_all(found, meeting, nonce, config, engine_share)
+    finally:
+        shutil.rmtree(meeting)
+
+
+def ask_all(
+    found: Sequence[Node], meeting: Path, nonce: str, config: PreflightConfig, engine_share: float | None
+) -> None:
+    probes = [probe_on(node.id) for node in found]
+    try:
+        asked = {
+            f"node {node.name} cannot be used": [
+                probe.examine.remote(node.name, meeting, nonce, node.temporary, node.accelerated)
+            ]
+            for node, probe in zip(found, probes, strict=True)
+        }
+        reports = [report for (report,) in answers(asked, config.timeout_s)]
+        granted = int(ray.available_resources().get(ACCELERATOR, 0))
+        reports = [signed(report, meeting) for report in reports]
+        refuse(judge(reports, config, engine_share=engine_share, num_granted=granted))
+        check_pairs([node.name for node in found], probes, config.timeout_s)
+        check_nccl(found, reports, config.timeout_s)
+    finally:
+        for probe in probes:
+            ray.kill(probe)
+
+
+def probe_on(node_id: str) -> Any:
+    affinity = NodeAffinitySchedulingStrategy(node_id, soft=False)
+    return ray.remote(num_cpus=0, max_restarts=0)(NodeProbe).options(scheduling_strategy=affinity).remote()
+
+
+def signed(report: NodeReport, meeting: Path) -> NodeReport:
+    """The report, corrected where what the node wrote did not come here."""
+    return replace(report, shares_output=report.shares_output and (meeting / report.node).is_file())
+
+
+def check_pairs(names: Sequence[str], probes: Sequence[Any], timeout_s: float) -> None:
+    """Let every two nodes exchange tensors, as learners will. Raises RunError naming the pairs that could not."""
+    for pairs in pairings(len(names)):
+        hosts = {f"node {names[a]} cannot be used": [probes[a].address.remote()] for a, _ in pairs}
+        addresses = [address for (address,) in answers(hosts, timeout_s)]
+        met = {
+            f"nodes {names[a]} and {names[b]} cannot exchange tensors (firewall? GLOO_SOCKET_IFNAME?)": [
+                probes[member].meet.remote(rank, 2, address, timeout_s) for rank, member in enumerate((a, b))
+            ]
+            for (a, b), address in zip(pairs, addresses, strict=True)
+        }
+        answers(met, timeout_s)
+
+
+def check_nccl(found: Sequence[Node], reports: Sequence[NodeReport], timeout_s: float) -> None:
+    """Let accelerators of all nodes exchange tensors by NCCL, as learners and engines will. Raises RunError."""
+    chosen = [
+        (node, device)
+        for node, report in zip(found, reports, strict=True)
+        if report.accelerators is not None
+        for device in freest(report.accelerators, DEVICES_PER_NODE)
+    ]
+    if not chosen:
+        return
+    names = ", ".join(f"{device} of node {node.name}" for node, device in chosen)
+    probes = [probe_on(node.id) for node, _ in chosen]
+    try:
+        ((address,),) = answers({f"accelerator {names} cannot be used": [probes[0].address.remote()]}, timeout_s)
+        trouble = (
+            f"accelerators {names} cannot exchange tensors by NCCL (NCCL_DEBUG=INFO in the environment of ray start "
+            "says where it fails; NCCL_SOCKET_IFNAME names the network, NCCL_IB_DISABLE=1 and NCCL_P2P_DISABLE=1 do "
+            "without InfiniBand and without direct links)"
+        )
+        ranks = [
+            probe.meet.remote(rank, len(chosen), address, timeout_s, device)
+            for rank, (probe, (_, device)) in enumerate(zip(probes, chosen, strict=True))
+        ]
+        answers({trouble: ranks}, timeout_s)
+    finally:
+        for probe in probes:
+            ray.kill(probe)
+
+
+def answers(asked: dict[str, list[Any]], timeout_s: float) -> list[list[Any]]:
+    """What was asked of each, or a RunError; the keys say what is wrong where one fails or is late."""
+    references = [reference for group in asked.values() for reference in group]
+    ready = set(ray.wait(references, num_returns=len(references), timeout=timeout_s)[0])
+    problems, results = [], []
+    for trouble, group in asked.items():
+        try:
+            results.append(ray.get([reference for reference in group if reference in ready]))
+        except RayError as error:
+            problems.append(f"{trouble}: {str(error).strip().splitlines()[-1]}")
+        else:
+            if not ready.issuperset(group):
+                problems.append(f"{trouble}: no answer within preflight.timeout_s={timeout_s:g}")
+    refuse(problems)
+    return results
+
+
+def refuse(problems: Sequence[str]) -> None:
+    if problems:
+        raise RunError(f"preflight: {'; '.join(problems)}")
