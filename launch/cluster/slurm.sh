@@ -23,6 +23,11 @@ mkdir -p "$HOME/.ray"
 (umask 077 && python -c 'import secrets; print(secrets.token_hex(32))' >"$RAY_AUTH_TOKEN_PATH")
 trap 'rm -f "$RAY_AUTH_TOKEN_PATH"' EXIT
 
+# Compiled kernels go to a disk of each node: in a shared home the nodes would write the same files at once.
+caches="${SLURM_TMPDIR:-/tmp}/rlhf-$USER"
+export TORCHINDUCTOR_CACHE_DIR="$caches/inductor" TRITON_CACHE_DIR="$caches/triton" VLLM_CACHE_ROOT="$caches/vllm"
+export TORCH_EXTENSIONS_DIR="$caches/extensions" CUDA_CACHE_PATH="$caches/cuda"
+
 # Steps do not inherit it, and would run on one core.
 export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK
 # Ports stay out of 10002 to 19999, which Ray keeps for its workers.

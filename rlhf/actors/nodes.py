@@ -54,6 +54,11 @@ def nodes() -> dict[str, Node]:
     }
 
 
+def cpus_per_accelerator() -> int:
+    """CPUs that a node has for each real accelerator, on the node with fewest; 1 in a cluster that has none."""
+    return min((node.num_cpus // node.num_accelerators for node in nodes().values() if node.accelerated), default=1)
+
+
 def nodes_of(bundles: PlacementGroup) -> list[str]:
     """The name of each bundle's node. The placement group must be ready."""
     known = nodes()

@@ -11,7 +11,7 @@ from pathlib import Path
 import ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
-from rlhf.actors.nodes import ACCELERATOR, nodes
+from rlhf.actors.nodes import ACCELERATOR, cpus_per_accelerator, nodes
 from rlhf.actors.plan import AcceleratorGroup, Plan, lay_out
 from rlhf.types import InputError, RunError
 
@@ -78,12 +78,11 @@ def reserved(plan: Plan, timeout_s: float) -> Iterator[Bundles]:
     """
     check_capacity(plan)
     bundles: Bundles = {}
-    deadline = time.monotonic() + timeout_s
+    deadline, cpus = time.monotonic() + timeout_s, cpus_per_accelerator()
     try:
         for group in sorted(plan.groups, key=lambda group: -group.bundle_size):
-            bundles[group] = placement_group(
-                [{ACCELERATOR: group.bundle_size, "CPU": len(group.roles)}] * group.num_bundles
-            )
+            num_cpus = sum(group.cpus(cpus * group.bundle_size).values())
+            bundles[group] = placement_group([{ACCELERATOR: group.bundle_size, "CPU": num_cpus}] * group.num_bundles)
             if not bundles[group].wait(max(deadline - time.monotonic(), 0)):
                 free = ray.available_resources()
                 raise RunError(

@@ -52,6 +52,8 @@ class RolePlan:
     role: str
     num_workers: int
     accelerators_per_worker: int = 1
+    steps_on_cpu: bool = False
+    """Whether its optimiser's states are in host memory, so that a step takes as long as its CPUs need."""
 
     @property
     def num_accelerators(self) -> int:
@@ -77,6 +79,13 @@ class AcceleratorGroup:
     def bundle_size(self) -> int:
         """Accelerators of a bundle."""
         return self.roles[0].accelerators_per_worker
+
+    def cpus(self, per_bundle: int) -> dict[str, int]:
+        """CPUs of each role's workers, of the `per_bundle` of a bundle: one each; optimisers on the CPU share the
+        rest."""
+        busy = sum(role.steps_on_cpu for role in self.roles)
+        more = max(per_bundle - len(self.roles), 0) // busy if busy else 0
+        return {role.role: 1 + more if role.steps_on_cpu else 1 for role in self.roles}
 
     @property
     def takes_turns(self) -> bool:

@@ -11,8 +11,9 @@ import ray
 import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from rlhf.actors.nodes import ACCELERATOR, has_accelerators
+from rlhf.actors.nodes import ACCELERATOR, cpus_per_accelerator, has_accelerators
 from rlhf.actors.workers import first_line
+from rlhf.runtimes.base import BackendConfig
 from rlhf.types import InputError, RunError
 
 SNAPSHOT = "checkpoint_manager_snapshot.json"
@@ -26,15 +27,19 @@ def run_on_ranks(
     num_ranks: int,
     root: Path,
     max_restarts: int,
-    collective_timeout_s: float,
+    backend: BackendConfig,
 ) -> None:
     """`function(argument)` on ranks that have met in a process group, whose checkpoints are in the folder `root`.
 
     Where one dies all are started anew, at most `max_restarts` times. Raises RunError past that. On a cluster with GPUs
-    each has one and NCCL connects them, whether or not the driver's own node has any; elsewhere gloo does.
+    each has one and NCCL connects them, whether or not the driver's own node has any; elsewhere gloo does. With
+    `offload_optimizer` each has its share of the node's CPUs, which compute the optimiser's steps.
     """
     (root / SNAPSHOT).unlink(missing_ok=True)
-    torch_config, scaling_config = launch_configs(has_accelerators(), num_ranks, collective_timeout_s)
+    num_cpus = cpus_per_accelerator() if backend.offload_optimizer else 1
+    torch_config, scaling_config = launch_configs(
+        has_accelerators(), num_ranks, backend.collective_timeout_s, num_cpus=num_cpus
+    )
     trainer = TorchTrainer(
         function,
         train_loop_config=argument,
@@ -55,11 +60,11 @@ def run_on_ranks(
 
 
 def launch_configs(
-    accelerated: bool, num_ranks: int, collective_timeout_s: float
+    accelerated: bool, num_ranks: int, collective_timeout_s: float, *, num_cpus: int
 ) -> tuple[TorchConfig, ray.train.ScalingConfig]:
     """Return how Ray Train connects the ranks and what it reserves for each."""
     torch_config = TorchConfig(backend="nccl" if accelerated else "gloo", timeout_s=int(collective_timeout_s))
-    resources = {"CPU": 1, **({ACCELERATOR: 1} if accelerated else {})}
+    resources = {"CPU": num_cpus, **({ACCELERATOR: 1} if accelerated else {})}
     return torch_config, ray.train.ScalingConfig(
         num_workers=num_ranks, use_gpu=accelerated, resources_per_worker=resources
     )

@@ -44,8 +44,10 @@ class Workers:
         # Ray gives roles that share an accelerator a fraction of it each; it counts in ten-thousandths.
         share = plan.accelerators_per_worker if len(group.roles) == 1 else int(1e4 / len(group.roles)) / 1e4
         self.nodes, self.busy = nodes_of(bundles), BusyClock(plan.num_workers)
+        # Ray gives a process as many OpenMP threads as it has CPUs.
+        num_cpus = group.cpus(int(bundles.bundle_specs[0]["CPU"]))[plan.role]
         # A restarted actor would come back empty: what to do about a dead one is for the run to decide.
-        remote_class = ray.remote(num_cpus=1, num_gpus=share, max_restarts=0)(actor_class)
+        remote_class = ray.remote(num_cpus=num_cpus, num_gpus=share, max_restarts=0)(actor_class)
         self.actors = [
             remote_class.options(
                 scheduling_strategy=PlacementGroupSchedulingStrategy(bundles, placement_group_bundle_index=index),

@@ -92,7 +92,8 @@ class BackendConfig:
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: a third more compute, far less memory."""
     offload_optimizer: bool = False
-    """Keep the optimiser's states in host memory (compiles DeepSpeed's CPU Adam at the first use on a GPU machine)."""
+    """Keep the optimiser's states in host memory (compiles DeepSpeed's CPU Adam at the first use on a GPU machine).
+    Each rank then reserves its share of the node's CPUs, which compute the steps."""
     persistence_threshold: int = 100_000
     """ZeRO-3: a parameter of at most so many elements stays gathered between layers."""
     packed: bool | None = None

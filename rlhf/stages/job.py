@@ -103,7 +103,8 @@ def check_model(config: OnlineConfig, model_config: dict[str, Any]) -> None:
 def plan_roles(config: OnlineConfig) -> Plan:
     """Which roles a run has, and where. Raises InputError where placement and algorithm do not fit each other."""
     placement, sampler = config.placement, config.sampler
-    roles = [RolePlan(role="policy", num_workers=placement.policy)]
+    on_cpu = config.backend.offload_optimizer
+    roles = [RolePlan(role="policy", num_workers=placement.policy, steps_on_cpu=on_cpu)]
     if config.algorithm.reads_reference:
         roles.append(RolePlan(role="reference", num_workers=placement.reference))
     if config.algorithm.has_critic:
@@ -111,7 +112,8 @@ def plan_roles(config: OnlineConfig) -> Plan:
             raise InputError(
                 "placement.critic=0: PPO learns a critic; give it at least 1 accelerator, or leave it null"
             )
-        roles.append(RolePlan(role="critic", num_workers=1 if placement.critic is None else placement.critic))
+        num_critics = 1 if placement.critic is None else placement.critic
+        roles.append(RolePlan(role="critic", num_workers=num_critics, steps_on_cpu=on_cpu))
     elif placement.critic or config.critic.model is not None:
         name = type(config.algorithm).__name__.removesuffix("Config")
         raise InputError(

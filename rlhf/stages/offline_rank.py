@@ -99,7 +99,7 @@ def train_on_ranks(job: OfflineJob) -> None:
         num_ranks=config.placement.policy,
         root=job.root,
         max_restarts=config.train.max_restarts,
-        collective_timeout_s=config.backend.collective_timeout_s,
+        backend=config.backend,
     )
 
 

@@ -120,3 +120,14 @@ def test_dockerfile_copies_what_is_there_and_ends_as_no_root():
     assert set(sources) == {line[1:] for line in context if line.startswith("!")}
     assert "*" in context
     assert any("pip install" in rest and "-r requirements/gpu.lock" in rest for name, rest in found if name == "RUN")
+
+
+def test_compile_caches_are_on_each_nodes_own_disk():
+    """They are exported before the first node starts, so that its workers inherit them."""
+    text = SLURM.read_text()
+    exported = dict(re.findall(r'([A-Z_]+)="\$caches/(\w+)"', text.partition("ray start --head")[0]))
+    assert exported.keys() == {
+        "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "VLLM_CACHE_ROOT", "TORCH_EXTENSIONS_DIR", "CUDA_CACHE_PATH"
+    }  # fmt: skip
+    assert len(set(exported.values())) == len(exported)
+    assert re.search(r'caches="\$\{SLURM_TMPDIR:-/tmp\}/rlhf-\$USER"', text)

@@ -100,3 +100,18 @@ def test_enough_accelerators_in_all_but_none_with_room_for_a_wide_engine():
 def test_nodes_and_accelerators_per_node_come_together():
     with pytest.raises(InputError, match="set both, or neither"):
         PlacementConfig(num_nodes=2)
+
+
+def test_optimisers_on_the_cpu_share_the_cpus_that_the_other_roles_leave():
+    def group(*on_cpu: str):
+        names = ("policy", "critic", "sampler")
+        members = [RolePlan(role=name, num_workers=2, steps_on_cpu=name in on_cpu) for name in names]
+        return make_plan(members, [names]).groups[0]
+
+    assert group().cpus(16) == {"policy": 1, "critic": 1, "sampler": 1}
+    assert group("policy").cpus(16) == {"policy": 14, "critic": 1, "sampler": 1}
+    assert group("policy", "critic").cpus(16) == {"policy": 7, "critic": 7, "sampler": 1}
+    assert group("policy").cpus(1) == {"policy": 1, "critic": 1, "sampler": 1}, "pretended accelerators have one each"
+    for per_bundle in range(20):
+        reserved = sum(group("policy", "critic").cpus(per_bundle).values())
+        assert group("policy", "critic").cpus(reserved) == group("policy", "critic").cpus(per_bundle)
