@@ -25,7 +25,7 @@ from rlhf.config import OnlineConfig, compose
 from rlhf.data.prompts import PromptOrder
 from rlhf.models.tiny import build_tiny_model
 from rlhf.stages.job import Job, prepare
-from rlhf.stages.online import Roles, assemble, start_roles
+from rlhf.stages.online import Roles, assemble, lay_out, start_roles
 from rlhf.stages.report import show_table
 from rlhf.train.clock import Clock
 from rlhf.train.online import StepReport
@@ -97,7 +97,8 @@ async def run_steps(job: Job, roles: Roles, length: int) -> Meter:
     config = replace(job.config, backend=replace(job.config.backend, max_tokens_per_microbatch=tokens))
     algorithm = job.config.algorithm.build(replace(job.sampling, max_tokens=length))
     stream = RolloutStream(PromptOrder(job.prompts, job.config.seed), roles.samplers, algorithm, job.config.stream)
-    await assemble(replace(job, algorithm=algorithm, config=config), roles, stream, Clock(), 0, [meter], Stop()).fit()
+    changed = await lay_out(replace(job, algorithm=algorithm, config=config), roles)
+    await assemble(changed, roles, stream, Clock(), 0, [meter], Stop()).fit()
     return meter
 
 

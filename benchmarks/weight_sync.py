@@ -42,8 +42,8 @@ def memcpy_rate(num_bytes: int) -> float:
     return num_bytes / statistics.median(seconds[1:])
 
 
-async def measure(config: OnlineConfig, transports: list[Transport]) -> dict[Transport, list[float]]:
-    job, clock = prepare(config), Clock()
+async def measure(run: OnlineConfig, transports: list[Transport]) -> dict[Transport, list[float]]:
+    job, clock = prepare(run), Clock()
     with cluster(job.plan), reserved(job.plan, 60) as bundles:
         roles = await start_roles(job, bundles, clock)
         seconds: dict[Transport, list[float]] = {transport: [] for transport in transports}
@@ -51,10 +51,8 @@ async def measure(config: OnlineConfig, transports: list[Transport]) -> dict[Tra
         for turn in range(NUM_TURNS):
             for transport in transports:
                 # Connected anew each turn, outside the clock: both ends hold one carrier at a time.
-                sync = BucketSync(
-                    WeightSyncConfig(transport=transport, bucket_bytes=64 << 20), Precision.fp32, probe_sequence(job),
-                    version, clock,
-                )  # fmt: skip
+                config = WeightSyncConfig(bucket_bytes=64 << 20)
+                sync = BucketSync(config, transport, Precision.fp32, probe_sequence(job), version, clock)
                 await sync.connect(roles.policy, roles.samplers)
                 clock.take()
                 version = await sync.push(roles.policy, roles.samplers) + 1

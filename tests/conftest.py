@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -48,6 +49,22 @@ def encoder(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -
     BertForSequenceClassification(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def one_rank() -> Iterator[None]:
+    """This process as the only rank of a learner."""
+    import torch
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    ranks = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    with pytest.MonkeyPatch.context() as environment:
+        for name, value in ranks.items():
+            environment.setenv(name, value)
+        yield
+        torch.distributed.destroy_process_group()
 
 
 @pytest.fixture(scope="session")

@@ -84,6 +84,9 @@ class LearnerWorker:
     def weights(self, bucket_bytes: int) -> Iterator[Bucket]:
         yield from self.backend.weights(bucket_bytes, self.carrier)
 
+    def release_sent(self) -> None:
+        self.carrier.release()
+
     def probe(self, token_ids: list[int]) -> np.ndarray:
         return self.learner.probe(token_ids)
 

@@ -50,6 +50,9 @@ class RewardModelWorker:
     def _move(self, device: str) -> int:
         for model in self.models:
             model.move(device)
+        if torch.cuda.is_available():
+            # What the models left is PyTorch's until it is told to give it to others.
+            torch.cuda.empty_cache()
         return used_bytes()
 
 

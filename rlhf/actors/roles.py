@@ -5,6 +5,7 @@ from __future__ import annotations
 from asyncio import gather
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +158,14 @@ class PolicyRole(LearningRole):
     async def connect(self, link: Link) -> None:
         await self.workers.all(lambda rank, actor: actor.connect.remote(link, rank))
 
+    def at_work(self) -> AbstractAsyncContextManager[None]:
+        """While it lasts the policy has its accelerators, whatever it is called for."""
+        return self.workers.lease.held(self.workers.phase)
+
+    async def release_sent(self) -> None:
+        """Give back what was kept for the engines, none of which holds any of it now."""
+        await self.workers.all(lambda _, actor: actor.release_sent.remote())
+
     def weights(self, bucket_bytes: int, *, from_every_rank: bool = False) -> AsyncIterator[list[Reference]]:
         """References to the buckets of the whole model, gathered as they are consumed: rank 0's, or each rank's."""
         return self.workers.stream("weights", bucket_bytes, from_every_rank=from_every_rank)
@@ -174,10 +183,19 @@ class SamplerPool:
 
     async def start(self, spec: SamplerSpec, reward_spec: RewardModelSpec | None) -> None:
         judges = self.reward.actors if self.reward else []
-        starts = [self.workers.start(lambda _, actor: actor.start.remote(spec, judges))]
-        if self.reward:
-            starts.append(self.reward.start(lambda _, actor: actor.start.remote(reward_spec)))
-        await gather(*starts)
+
+        async def engines() -> None:
+            await self.workers.start(lambda _, actor: actor.start.remote(spec, judges))
+
+        if self.reward is None:
+            return await engines()
+        reward = self.reward.start(lambda _, actor: actor.start.remote(reward_spec))
+        if self.reward.lease is not self.workers.lease:
+            await gather(reward, engines())
+        else:
+            # An engine measures how much memory is left on its accelerator: what else shall be there is there first.
+            await reward
+            await engines()
 
     async def collect(self, prompt: Prompt, epoch: int, requests: Sequence[Sampling]) -> Group:
         async with all_held(self.leases, self.workers.phase):
@@ -201,6 +219,10 @@ class SamplerPool:
 
     # Weights arrive while the policy has the accelerators, if it shares them: an engine takes room for them alone.
 
+    async def expect_weights(self) -> None:
+        """New weights come before the next rollout: engines that give their memory back need not keep the old."""
+        await self.workers.all(lambda _, actor: actor.expect_weights.remote())
+
     async def load_begin(self) -> None:
         await self.workers.all(lambda _, actor: actor.load_begin.remote())
 
@@ -215,7 +237,8 @@ class SamplerPool:
         return await self.workers.each(lambda _, actor: actor.logprobs.remote(token_ids))
 
     async def close(self) -> None:
-        await self.workers.each(lambda _, actor: actor.close.remote())
+        """End the engines, wherever their memory is."""
+        await self.workers.all(lambda _, actor: actor.close.remote())
 
 
 def fetch(references: Sequence[Reference]) -> list[Any]:

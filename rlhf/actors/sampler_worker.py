@@ -83,6 +83,9 @@ class SamplerWorker:
     async def onload(self) -> int:
         return await self.engine.onload()
 
+    async def expect_weights(self) -> None:
+        await self.engine.expect_weights()
+
     async def load_begin(self) -> None:
         await self.engine.load_begin()
 

@@ -174,19 +174,21 @@ class Transport(StrEnum):
 class WeightSyncConfig:
     """How the policy's weights reach the engines."""
 
-    transport: Transport = Transport.object_store
+    transport: Transport | None = None
     """`object_store`: Ray's, through host memory, anywhere. `gloo`, `nccl`: a broadcast in a process group, through
     host memory or between GPUs. `cuda_ipc`: the engine maps the learner's memory; policy and sampler must share
-    accelerators."""
+    accelerators. None chooses: with GPUs `cuda_ipc` where they share and `nccl` where they do not, else
+    `object_store`."""
 
     bucket_bytes: int = 1 << 28
     """Parameters are gathered and sent in buckets of about this size."""
     timeout_s: float = 600.0
     """Deadline of one whole synchronisation."""
     probe_tokens: int = 32
-    """Length of the probe sequence whose logprobs learner and engine must agree on after each synchronisation."""
+    """Length of the probe, the run's first prompts end to end, whose logprobs learner and engine must agree on after
+    each synchronisation."""
     probe_tolerance: float | None = None
-    """Largest mean absolute difference of the probe's logprobs, in nats; None is 1e-4 for fp32 and 0.1 for bf16."""
+    """Largest mean absolute difference of the probe's logprobs, in nats; None is 1e-4 for fp32 and 0.3 for bf16."""
 
 
 class ModelScorer(Protocol[OutputsT_co]):
@@ -239,8 +241,12 @@ class Engine(Sampler, Protocol):
     async def connect(self, link: Link, first_rank: int) -> None:
         """Meet the sender: this engine's workers have the ranks from `first_rank` on."""
 
+    async def expect_weights(self) -> None:
+        """New weights come before the next request: the next `offload` need not keep the old ones."""
+
     async def offload(self) -> int:
-        """Give weights and cache back; the bytes of memory still in use here."""
+        """Give weights and cache back; the bytes of memory still in use here. Raises RunError between `load_begin` and
+        `load_finish`."""
 
     async def onload(self) -> int:
         """Take memory and weights again; the bytes of memory in use here."""

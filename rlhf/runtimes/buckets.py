@@ -17,6 +17,8 @@ from rlhf.types import RunError
 ALIGNMENT = 64
 """Bytes; so that a view of any dtype into the buffer is aligned."""
 
+CHECKSUM_WORDS = 1 << 22
+"""Words that an accelerator weighs at once: 32 MiB, whatever the bucket."""
 PLACE_FACTOR = 0x9E3779B97F4A7C16 - (1 << 64)
 """Even, so that a place's weight is odd and no word's change is lost: 2^64 over the golden ratio, signed."""
 
@@ -69,9 +71,19 @@ def checksum(flat: Tensor) -> str:
     """xxh3_64 in host memory; on an accelerator a sum modulo 2^64 that weighs each word by its place."""
     if flat.device.type == "cpu":
         return xxhash.xxh3_64_hexdigest(flat.numpy().data)
-    words = flat.view(torch.int64)
-    places = torch.arange(len(words), device=flat.device) * PLACE_FACTOR + 1
-    return f"{int((words * places).sum()) & (1 << 64) - 1:016x}"
+    return weighted_sum(flat.view(torch.int64))
+
+
+def weighted_sum(
+    words: Tensor,  # [N] int64
+) -> str:
+    """Sum modulo 2^64 of the words, each weighed by its place; a block at a time, so that it needs little memory."""
+    total = words.new_zeros(())
+    for start in range(0, len(words), CHECKSUM_WORDS):
+        block = words[start : start + CHECKSUM_WORDS]
+        places = torch.arange(start, start + len(block), device=words.device) * PLACE_FACTOR + 1
+        total += places.mul_(block).sum()
+    return f"{int(total) & (1 << 64) - 1:016x}"
 
 
 def view_of(bucket: Bucket) -> Tensor:

@@ -46,6 +46,9 @@ class Carrier(Protocol):
     def receive(self, bucket: Bucket) -> Tensor:
         """The flat bytes, to be kept while parameters view them."""
 
+    def release(self) -> None:
+        """Give back what the sender kept for the receivers, once none of them holds any of it."""
+
 
 class ObjectStoreCarrier:
     """The bytes travel with the bucket, which Ray's object store delivers without a copy on one node."""
@@ -57,6 +60,9 @@ class ObjectStoreCarrier:
 
     def receive(self, bucket: Bucket) -> Tensor:
         return view_of(bucket)
+
+    def release(self) -> None:
+        """Ray's object store forgets a bucket with the last reference to it."""
 
 
 class GroupCarrier:
@@ -88,6 +94,9 @@ class GroupCarrier:
         self.group.broadcast(flat, 0).wait()
         return flat
 
+    def release(self) -> None:
+        """A broadcast leaves nothing with the sender."""
+
 
 class CudaIPCCarrier:
     """The engine maps the learner's memory on the accelerator they share."""
@@ -105,6 +114,12 @@ class CudaIPCCarrier:
     def receive(self, bucket: Bucket) -> Tensor:
         rebuild, arguments = bucket.handle
         return rebuild(*arguments)
+
+    def release(self) -> None:
+        # A block that was sent stays with the sender until it collects what the receivers let go of.
+        self.kept.clear()
+        torch.cuda.ipc_collect()
+        torch.cuda.empty_cache()
 
 
 def make_carrier(link: Link, rank: int) -> Carrier:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor
+import torch
 from vllm.distributed.weight_transfer.base import (
     WeightTransferEngine,
     WeightTransferInitInfo,
@@ -44,29 +44,28 @@ class BucketTransfer(WeightTransferEngine[BucketInit, BucketUpdate]):
     update_info_cls = BucketUpdate
 
     def init_transfer_engine(self, init_info: BucketInit) -> None:
-        self.received: list[Tensor] = []
         self.carrier: Carrier = ObjectStoreCarrier()
         if init_info.link is not None:
             self.carrier = make_carrier(init_info.link, init_info.first_rank + self.parallel_config.rank)
 
     def start_weight_update(self) -> None:
-        self.received = []
         initialize_layerwise_reload(self.model)
 
     def receive_weights(self, update_info: BucketUpdate) -> None:
-        # A layer is loaded once it is complete, until then its parts stay views into the buffers: keep them alive.
+        # vLLM copies a layer once it is complete; until then its parts are views, which keep these bytes alive.
         flat = self.carrier.receive(update_info.bucket)
-        self.received.append(flat)
         self.model.load_weights(list(unpack(update_info.bucket, flat)))
+        if flat.is_cuda:
+            # The bytes may be the learner's own memory, which it reuses once this process holds them no longer.
+            torch.cuda.current_stream().synchronize()
 
     def finish_weight_update(self) -> None:
         finalize_layerwise_reload(self.model, self.model_config)
         if current_platform.is_cpu():
             refresh_tied_heads(self.model, self.model_config)
-        self.received = []
 
     def shutdown(self) -> None:
-        self.received = []
+        """Nothing outlives an update."""
 
 
 def refresh_tied_heads(model: object, model_config: object) -> None:

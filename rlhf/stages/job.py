@@ -161,15 +161,34 @@ def check_success_part(config: OnlineConfig) -> None:
 
 
 def check_transport(config: OnlineConfig, plan: Plan) -> None:
-    if config.weight_sync.transport is not Transport.cuda_ipc:
-        return
-    group = plan.group_of("policy")
-    if group != plan.group_of("sampler") or config.sampler.num_engines > config.placement.policy:
+    transport, shared = config.weight_sync.transport, plan.group_of("policy") == plan.group_of("sampler")
+    if transport is Transport.nccl and shared:
+        raise InputError(
+            f"weight_sync.transport=nccl, placement.colocate={config.placement.colocate}: NCCL joins no two processes "
+            "on one GPU, and policy and sampler share theirs; choose cuda_ipc or object_store, or leave it null"
+        )
+    if transport is Transport.cuda_ipc and not can_map_memory(config, plan):
         raise InputError(
             f"weight_sync.transport=cuda_ipc, placement.colocate={config.placement.colocate}: engines map the memory "
             "of the policy's rank on the same accelerator; let policy and sampler share, with no more engines than "
             "ranks, or choose nccl"
         )
+
+
+def can_map_memory(config: OnlineConfig, plan: Plan) -> bool:
+    """Whether every engine shares its accelerator with a rank of the policy."""
+    return plan.group_of("policy") == plan.group_of("sampler") and config.sampler.num_engines <= config.placement.policy
+
+
+def transport_of(config: OnlineConfig, plan: Plan, *, on_gpus: bool) -> Transport:
+    """The transport that was asked for, else the fastest that placement and machines allow."""
+    if config.weight_sync.transport is not None:
+        return config.weight_sync.transport
+    if not on_gpus:
+        return Transport.object_store
+    if can_map_memory(config, plan):
+        return Transport.cuda_ipc
+    return Transport.object_store if plan.group_of("policy") == plan.group_of("sampler") else Transport.nccl
 
 
 def check_roles(config: OnlineConfig, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import random
+import itertools
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from rlhf.actors.learner_worker import LearnerSpec, LearnerWorker
 from rlhf.actors.node_checks import check_nodes
+from rlhf.actors.nodes import has_accelerators
 from rlhf.actors.placement import Bundles, cluster, reserved
 from rlhf.actors.roles import CriticRole, LearningRole, ModelRole, PolicyRole, SamplerPool, fetch
 from rlhf.actors.weight_sync import BucketSync
@@ -17,10 +18,10 @@ from rlhf.actors.workers import Spawner, Workers
 from rlhf.config import OnlineConfig, as_plain
 from rlhf.data.prompts import PromptOrder
 from rlhf.models.heads import Head
-from rlhf.runtimes.base import BackendConfig, OptimizerConfig
+from rlhf.runtimes.base import OptimizerConfig
 from rlhf.stages.dry_run import show_prompts, try_rewards
 from rlhf.stages.engines import reward_model_spec, sampler_spec, spawn_samplers, started
-from rlhf.stages.job import Job, prepare, show_arithmetic
+from rlhf.stages.job import Job, prepare, show_arithmetic, transport_of
 from rlhf.stages.model_files import manifest_of, write_tokenizer
 from rlhf.stages.report import CONSOLE, show_plan
 from rlhf.stages.success import Success, conclude, measure_success, success_before
@@ -44,7 +45,6 @@ PANELS = {
     "completion length (tokens)": "completion_tokens",
     "entropy (nats)": "train/entropy",
 }
-PROBE_SEED = 0
 T = TypeVar("T", bound=LearningRole)
 
 
@@ -111,7 +111,7 @@ async def train(job: Job, folder: RunFolder, bundles: Bundles, stop: Stop) -> No
     with CONSOLE.status("starting Ray actors, DeepSpeed learners and vLLM engines"), clock("start"):
         roles, checkpoint = await stop.before(start_and_verify(job, folder, bundles, clock))
     CONSOLE.print(f"{job.plan.num_workers} workers ready in {clock.take()['start']:.1f} s")
-    backend = await lay_out(roles, config.backend)
+    job = await lay_out(job, roles)
     stream = RolloutStream(PromptOrder(job.prompts, config.seed), roles.samplers, job.algorithm, config.stream)
     next_step = 0
     if checkpoint:
@@ -137,7 +137,7 @@ async def train(job: Job, folder: RunFolder, bundles: Bundles, stop: Stop) -> No
     try:
         with metrics_log(config, folder, next_step) as log, ProgressBar(config.train.num_steps, CONSOLE) as bar:
             callbacks: list[Callback] = [log, rollouts, bar, *stop_rules(config, log), checkpointer]
-            trainer = assemble(job, roles, backend, stream, clock, next_step, callbacks, stop)
+            trainer = assemble(job, roles, stream, clock, next_step, callbacks, stop)
             await trainer.fit()
         after = await stop.before(measure(job, roles.samplers))
     except Stopped:
@@ -185,34 +185,29 @@ async def start_roles(job: Job, bundles: Bundles, clock: Clock) -> Roles:
     return Roles(policy=policy, reference=reference, critic=critic, samplers=samplers)
 
 
-async def lay_out(roles: Roles, config: BackendConfig) -> BackendConfig:
-    """Have every model lay rows out alike, and say why they are padded. The config with the choice in it."""
-    models = roles.models
-    layout = choose_layout(config, {name: role.measured for name, role in models.items()})
+async def lay_out(job: Job, roles: Roles) -> Job:
+    """Have every model lay rows out alike, and say why they are padded. The job with the choice in its config."""
+    backend, models = job.config.backend, roles.models
+    layout = choose_layout(backend, {name: role.measured for name, role in models.items()})
     if layout.reason:
         CONSOLE.print(layout.reason, soft_wrap=True)
     await asyncio.gather(*(role.use_layout(layout) for role in models.values()))
-    return replace(config, packed=layout.packed)
+    return replace(job, config=replace(job.config, backend=replace(backend, packed=layout.packed)))
 
 
 def assemble(
-    job: Job,
-    roles: Roles,
-    backend: BackendConfig,
-    stream: RolloutStream,
-    clock: Clock,
-    next_step: int,
-    callbacks: list[Callback],
-    stop: Stop,
+    job: Job, roles: Roles, stream: RolloutStream, clock: Clock, next_step: int, callbacks: list[Callback], stop: Stop
 ) -> OnlineTrainer:
-    """The loop with what this run scores, learns and reports; `backend` says how rows lie."""
+    """The loop with what this run scores, learns and reports. The layout of rows is chosen by then."""
     config = job.config
     # With one optimiser step per batch the update's own forward is the old policy.
     reads_old = config.train.updates_per_step > 1 or config.algorithm.reads_old_logprobs
     asked = (roles.policy if reads_old else None, roles.reference, roles.critic)
+    transport = transport_of(config, job.plan, on_gpus=has_accelerators())
+    CONSOLE.print(f"weights reach the engines by {transport.value}")
     return OnlineTrainer(
         config=config.train,
-        packing=packing_of(backend, config.placement.policy),
+        packing=packing_of(config.backend, config.placement.policy),
         seed=config.seed,
         algorithm=job.algorithm,
         stream=stream,
@@ -220,7 +215,9 @@ def assemble(
         scorers=[role for role in asked if role is not None],
         learners=list(roles.learners.values()),
         samplers=roles.samplers,
-        weight_sync=BucketSync(config.weight_sync, config.backend.precision, probe_sequence(job), next_step, clock),
+        weight_sync=BucketSync(
+            config.weight_sync, transport, config.backend.precision, probe_sequence(job), next_step, clock
+        ),
         clock=clock,
         workers=roles.workers,
         callbacks=callbacks,
@@ -230,10 +227,13 @@ def assemble(
 
 
 def probe_sequence(job: Job) -> list[int]:
-    """Tokens that the engines' weights are probed with: arbitrary, the same for a whole run."""
-    allowed = sorted(set(job.tokenizer.get_vocab().values()) - set(job.distribution.banned_token_ids))
+    """Tokens that the engines' weights are probed with: the first prompts end to end, the same for a whole run.
+
+    Real text: on random tokens rounding alone moves logprobs several times as far.
+    """
     length = min(job.config.weight_sync.probe_tokens, job.config.sampler.context_tokens - 1)
-    return random.Random(PROBE_SEED).choices(allowed, k=length)
+    tokens = itertools.chain.from_iterable(prompt.token_ids for prompt in itertools.cycle(job.prompts))
+    return list(itertools.islice(tokens, length))
 
 
 def stop_rules(config: OnlineConfig, log: MetricsLog) -> list[Callback]:

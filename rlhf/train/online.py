@@ -147,6 +147,7 @@ class OnlineTrainer:
         await self.stream.close()
 
     async def step(self, groups: Sequence[Group]) -> Stats:
+        await self.samplers.expect_weights()
         batch = self.pack(groups)
         batch = batch.with_columns(await gather(*(scorer.score(batch) for scorer in self.scorers)))
         batch, stats = await self.policy.assign_credit(batch)

@@ -30,7 +30,7 @@ async def run_system(config: OnlineConfig, roles: Any) -> tuple[Recorder, Any, d
     """Train on roles that may have served another algorithm; what each step saw, the job, the policy's parameters."""
     from rlhf.data.prompts import PromptOrder
     from rlhf.stages.job import prepare
-    from rlhf.stages.online import assemble
+    from rlhf.stages.online import assemble, lay_out
     from rlhf.train.clock import Clock
     from rlhf.train.stop import Stop
     from rlhf.train.stream import RolloutStream
@@ -39,7 +39,7 @@ async def run_system(config: OnlineConfig, roles: Any) -> tuple[Recorder, Any, d
     for role in roles.learners.values():
         role.algorithm = job.algorithm
     roles = dataclasses.replace(roles, critic=roles.critic if config.algorithm.has_critic else None)
-    recorder = Recorder()
+    job, recorder = await lay_out(job, roles), Recorder()
     stream = RolloutStream(PromptOrder(job.prompts, config.seed), roles.samplers, job.algorithm, config.stream)
     trainer = assemble(job, roles, stream, Clock(), 0, [recorder], Stop())
     await trainer.fit()
@@ -93,7 +93,7 @@ class OracleSide:
         train = self.config.train
         dealt: list[RowGroup] = [row_group(group, [0.0] * len(group.survivors)) for group in self.sampled[step]]
         batch = deal(dealt, step=step, num_minibatches=train.num_minibatches, num_epochs=train.num_epochs,
-                     packing=packing_of(self.config.backend, 1), seed=0)  # fmt: skip
+                     packing=packing_of(self.job.config.backend, 1), seed=0)  # fmt: skip
         positions = {group.rollouts: i for i, group in enumerate(self.sampled[step])}
         return [
             [(positions[batch.minibatches[m].groups[row.group]], row.index) for row in batch.minibatches[m].rows]

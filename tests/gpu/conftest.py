@@ -46,11 +46,3 @@ def train(models: dict[str, Path], sums: Path, tmp_path: Path) -> Runs:
         return [json.loads(line) for line in (tmp_path / folder / "metrics.jsonl").read_text().splitlines()]
 
     return run
-
-
-@pytest.fixture
-def one_rank(monkeypatch: pytest.MonkeyPatch) -> None:
-    """This process as the only rank of a learner."""
-    ranks = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29531"}
-    for name, value in ranks.items():
-        monkeypatch.setenv(name, value)

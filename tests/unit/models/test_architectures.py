@@ -1,8 +1,6 @@
 """Architectures that stand for their kinds: a layout of rows is exact or not chosen, a saved folder is the model."""
 
-import os
-import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,22 +37,11 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def backend_of() -> Iterator[Callable[..., Any]]:
-    """Makes a backend without an optimiser, in this process as the only rank."""
-    import torch
-
+def backend_of(one_rank: None) -> Callable[..., Any]:
+    """Makes a backend without an optimiser."""
     from rlhf.runtimes.deepspeed_backend import DeepSpeedBackend
 
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    rank = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    before = {name: os.environ.get(name) for name in rank}
-    os.environ.update(rank)
-    yield lambda folder, config, head=Head.causal_lm, lora=None: DeepSpeedBackend(folder, config, None, head, lora)
-    torch.distributed.destroy_process_group()
-    for name, value in before.items():
-        os.environ.pop(name) if value is None else os.environ.update({name: value})
+    return lambda folder, config, head=Head.causal_lm, lora=None: DeepSpeedBackend(folder, config, None, head, lora)
 
 
 @pytest.mark.parametrize("config", [FP32, BF16], ids=["fp32", "bf16"])

@@ -9,7 +9,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlhf.runtimes.buckets import ALIGNMENT, Bucket, in_buckets, pack, unpack
+from rlhf.runtimes.buckets import (
+    ALIGNMENT,
+    CHECKSUM_WORDS,
+    PLACE_FACTOR,
+    Bucket,
+    in_buckets,
+    pack,
+    unpack,
+    weighted_sum,
+)
 from rlhf.types import RunError
 
 DTYPES = st.sampled_from([torch.float32, torch.bfloat16, torch.float16, torch.int64, torch.float64, torch.bool])
@@ -86,3 +95,20 @@ def test_runs_cover_everything_in_order_and_are_full(sizes, bucket_bytes):
     for i, (run, total) in enumerate(zip(runs, totals, strict=True)):
         assert total <= bucket_bytes or len(run) == 1
         assert i == 0 or totals[i - 1] + sizes[run[0]] > bucket_bytes  # what came before had no room for it
+
+
+def test_an_accelerators_checksum_is_of_every_word_at_its_place():
+    """Over more than one block; a flipped bit, a swap and a shift all show."""
+    words = torch.randint(-(1 << 62), 1 << 62, (CHECKSUM_WORDS + 5,), generator=torch.Generator().manual_seed(0))
+    factors = [(place * PLACE_FACTOR + 1) % (1 << 64) for place in range(len(words) - 4, len(words))]
+    few = torch.cat([words.new_zeros(len(words) - 4), words[-4:]])
+    expected = sum(factor * int(word) for factor, word in zip(factors, words[-4:], strict=True)) % (1 << 64)
+    assert weighted_sum(few) == f"{expected:016x}"
+    sent = weighted_sum(words)
+    for place in (0, CHECKSUM_WORDS - 1, CHECKSUM_WORDS, len(words) - 1):
+        for bit in (0, 62):
+            flipped = words.clone()
+            flipped[place] ^= 1 << bit
+            assert weighted_sum(flipped) != sent
+    assert weighted_sum(words.roll(1)) != sent
+    assert weighted_sum(words.flip(0)) != sent

@@ -10,7 +10,7 @@ import pytest
 
 from rlhf.config import OnlineConfig, compose
 from rlhf.models.tiny import fit_tiny_reward_model
-from rlhf.stages.job import Job, prepare
+from rlhf.stages.job import Job, prepare, transport_of
 from rlhf.types import InputError
 from tests.conftest import ALPHABET
 
@@ -60,6 +60,26 @@ def folder_with(models: dict[str, Path], target: Path, **settings: Any) -> Path:
     return target
 
 
+TOGETHER = "placement.colocate=[[policy,sampler]]"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "on_gpus", "transport"),
+    [
+        ([], False, "object_store"),
+        ([TOGETHER], False, "object_store"),
+        ([], True, "nccl"),
+        ([TOGETHER], True, "cuda_ipc"),
+        ([TOGETHER, "sampler.num_engines=2"], True, "object_store"),
+        ([TOGETHER, "sampler.num_engines=2", "placement.policy=2"], True, "cuda_ipc"),
+        (["weight_sync.transport=gloo"], True, "gloo"),
+    ],
+)
+def test_the_fastest_transport_is_chosen_that_placement_and_machines_allow(job, overrides, on_gpus, transport):
+    prepared = job("algorithm=grpo", *overrides)
+    assert transport_of(prepared.config, prepared.plan, on_gpus=on_gpus) == transport
+
+
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [
@@ -86,6 +106,10 @@ def folder_with(models: dict[str, Path], target: Path, **settings: Any) -> Path:
             "placement.colocate has policy+sampler, stream.max_staleness=1: engines that take turns cannot",
         ),
         (["weight_sync.transport=cuda_ipc"], "weight_sync.transport=cuda_ipc, placement.colocate=[]: engines map"),
+        (
+            ["weight_sync.transport=nccl", TOGETHER],
+            "weight_sync.transport=nccl, placement.colocate=[['policy', 'sampler']]: NCCL joins no two processes",
+        ),
         (["reward.functions=[]"], "reward.functions is empty: name at least one, such as exact, or set reward.model"),
         (["success.part=exakt"], "success.part=exakt: the reward has no such part; known are exact"),
         (["reward.model=nowhere"], "model 'nowhere': no config.json there"),
