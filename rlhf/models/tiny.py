@@ -48,12 +48,17 @@ def build_tiny_model(
     tied: bool = True,
     context_tokens: int = 256,
     seed: int = 0,
+    shape: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write an untrained Qwen3 with its tokenizer to `folder`, as `from_pretrained` and vLLM read it."""
+    """Write an untrained Qwen3 with its tokenizer to `folder`, as `from_pretrained` and vLLM read it.
+
+    `shape`: further settings of its config, as those of a large model whose speed and memory are to be seen.
+    """
     disable_progress_bar()
     tokenizer = character_tokenizer(alphabet)
     torch.manual_seed(seed)
-    model = Qwen3ForCausalLM(tiny_config(tokenizer, hidden_size, num_layers, context_tokens, tie_word_embeddings=tied))
+    settings = {"tie_word_embeddings": tied, **(shape or {})}
+    model = Qwen3ForCausalLM(tiny_config(tokenizer, hidden_size, num_layers, context_tokens, **settings))
     model.generation_config = GenerationConfig(
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=True
     )
@@ -107,17 +112,17 @@ def fit_tiny_reward_model(
 def tiny_config(
     tokenizer: PreTrainedTokenizerFast, hidden_size: int, num_layers: int, context_tokens: int, **settings: Any
 ) -> Qwen3Config:
-    return Qwen3Config(
-        vocab_size=-(-len(tokenizer) // 8) * 8,
-        hidden_size=hidden_size,
-        intermediate_size=4 * hidden_size,
-        num_hidden_layers=num_layers,
-        num_attention_heads=hidden_size // 32,
-        num_key_value_heads=hidden_size // 32,
-        head_dim=32,
-        max_position_embeddings=context_tokens,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        **settings,
-    )
+    shape: dict[str, Any] = {
+        "vocab_size": -(-len(tokenizer) // 8) * 8,
+        "hidden_size": hidden_size,
+        "intermediate_size": 4 * hidden_size,
+        "num_hidden_layers": num_layers,
+        "num_attention_heads": hidden_size // 32,
+        "num_key_value_heads": hidden_size // 32,
+        "head_dim": 32,
+        "max_position_embeddings": context_tokens,
+        "bos_token_id": None,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    return Qwen3Config(**{**shape, **settings})

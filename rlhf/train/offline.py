@@ -11,6 +11,7 @@ import numpy as np
 
 from rlhf.algorithms.base import Loss
 from rlhf.runtimes.base import OptimizerConfig
+from rlhf.runtimes.memory import peak_memory_bytes
 from rlhf.train.batching import Packing, RowGroup, deal, minibatch
 from rlhf.train.learner import Learner
 from rlhf.train.schedule import learning_rate
@@ -91,8 +92,9 @@ class OfflineTrainer:
             figures = {f"train/{name}": value for name, value in stats.values().items()}
             seconds = time.perf_counter() - start
             tokens = sum(row.num_tokens for i in chosen for row in corpus.units[i])
-            speed = {"seconds/step": seconds, "tokens": float(tokens), "tokens_per_second": tokens / seconds}
-            yield {"step": float(step), "train/lr": lr, **figures, **speed}
+            cost = {"seconds/step": seconds, "tokens": float(tokens), "tokens_per_second": tokens / seconds,
+                    "memory_bytes/policy": float(peak_memory_bytes())}  # fmt: skip
+            yield {"step": float(step), "train/lr": lr, **figures, **cost}
 
     def evaluate(self, corpus: Corpus) -> dict[str, float]:
         """Loss and metrics of rows that are not learnt from, merged over ranks."""

@@ -13,6 +13,7 @@ ACCELERATORS = {
     "llama31_8b_ppo_8gpu": 8,
     "quickstart": 4,
     "quickstart_ppo": 6,
+    "tiny_grpo": 3,
     "tiny_ppo": 5,
     "qwen3_06b_grpo_math_1gpu": 1,
     "qwen3_32b_dapo_64gpu": 64,
