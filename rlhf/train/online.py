@@ -129,6 +129,7 @@ class OnlineTrainer:
             with self.clock("step"):
                 with self.clock("rollout"):
                     groups = await self.stop.before(self.stream.groups())
+                await self.samplers.expect_weights()
                 stats = await self.step(groups)
             self.stop_if_stuck(stats)
             self.adapt(stats, groups)
@@ -147,7 +148,6 @@ class OnlineTrainer:
         await self.stream.close()
 
     async def step(self, groups: Sequence[Group]) -> Stats:
-        await self.samplers.expect_weights()
         batch = self.pack(groups)
         batch = batch.with_columns(await gather(*(scorer.score(batch) for scorer in self.scorers)))
         batch, stats = await self.policy.assign_credit(batch)
