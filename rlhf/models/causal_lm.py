@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from rlhf.algorithms.base import TokenOutputs
+from rlhf.models.output_head import head_logprobs, shape_of
 from rlhf.models.rope import context_factor
 from rlhf.ops.logprobs import is_first_choice, next_token_entropy, next_token_logprobs, sampling_logits
 from rlhf.ops.microbatch import MicroBatch
@@ -32,6 +33,16 @@ class TokenScorer:
         self.distribution = distribution
 
     def __call__(self, model: nn.Module, batch: MicroBatch) -> TokenOutputs:
+        own = shape_of(model, batch)
+        if own is None:
+            return self.from_logits(model, batch)
+        banned, temperature = self.distribution.banned_token_ids, self.distribution.temperature
+        shape = replace(own, banned_token_ids=banned, temperature=temperature)
+        logprobs, entropy, first_choice = head_logprobs(model, batch, shape)
+        return TokenOutputs(logprobs=logprobs, entropy=entropy, first_choice=first_choice)
+
+    def from_logits(self, model: nn.Module, batch: MicroBatch) -> TokenOutputs:
+        """The same from all the logits at once, of a model whose head is not known to be a plain product."""
         # use_cache=False: with a cache transformers does not look for packed sequences, and they would see each other.
         logits = model(input_ids=batch.token_ids, position_ids=batch.position_ids, use_cache=False).logits
         banned = self.distribution.banned_token_ids

@@ -1,0 +1,111 @@
+"""A causal language model's output head, asked for logprobs instead of logits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from weakref import WeakKeyDictionary
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rlhf.ops.chunked_head import ChunkedLogprobs, LogitShape
+from rlhf.ops.microbatch import MicroBatch
+
+PROBE_TOLERANCE = 0.02
+"""Largest difference, in units of the largest logit, of a model's own logits from its head's: rounding, in bf16."""
+
+known: WeakKeyDictionary[nn.Module, LogitShape | None] = WeakKeyDictionary()
+"""How each model shapes its logits; None where only itself knows."""
+
+
+def shape_of(model: nn.Module, batch: MicroBatch) -> LogitShape | None:
+    """How the model shapes its head's product, by its config, if its own logits of the first two tokens agree.
+
+    None: a head of another kind, or one whose model does with its logits what no key here says. Every rank of a model
+    asks at its first micro-batch, since the check is a forward pass.
+    """
+    module = unwrapped(model)
+    if module not in known:
+        known[module] = checked_shape(model, module, batch)
+    return known[module]
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The transformers model within an engine and an adapter."""
+    module = getattr(model, "module", model)
+    return module.get_base_model() if hasattr(module, "get_base_model") else module
+
+
+def checked_shape(model: nn.Module, module: nn.Module, batch: MicroBatch) -> LogitShape | None:
+    head: nn.Module | None = module.get_output_embeddings() if hasattr(module, "get_output_embeddings") else None
+    if not isinstance(head, nn.Linear) or type(head) is not nn.Linear:
+        return None
+    shape = config_shape(module)
+
+    def forward(states: Tensor) -> Tensor:  # of the whole micro-batch two rows of logits
+        return F.linear(states[:1, :2], head.weight, head.bias)
+
+    # The random numbers of dropout are the training's.
+    with torch.no_grad(), torch.random.fork_rng():
+        product, own = through_head(model, batch, head, forward)
+    if own.shape != product.shape:
+        return None
+    difference = (shape.apply(product.clone()) - own.float()).abs().max()
+    return shape if difference <= PROBE_TOLERANCE * own.float().abs().max() else None
+
+
+def config_shape(module: nn.Module) -> LogitShape:
+    """Gemma caps its logits, Cohere multiplies them, Granite divides them."""
+    config = module.config.get_text_config()
+    softcap = getattr(config, "final_logit_softcapping", None)
+    multiplier = getattr(config, "logit_scale", None) or 1.0
+    return LogitShape(multiplier=multiplier / (getattr(config, "logits_scaling", None) or 1.0), softcap=softcap)
+
+
+def head_logprobs(
+    model: nn.Module, batch: MicroBatch, shape: LogitShape
+) -> tuple[Tensor, Tensor, Tensor]:  # [B, T] float32, [B, T] float32, [B, T] bool; 0 where nothing is learnt
+    """Logprob, entropy and first choice of each token that is learnt, at its own position.
+
+    The head's own `forward` computes them, so that ZeRO-3 gathers its weight for both passes.
+    """
+    head = unwrapped(model).get_output_embeddings()
+    learnt = batch.loss_mask[:, 1:]
+    targets = batch.token_ids[:, 1:][learnt]
+    extras: list[Tensor] = []
+
+    def forward(states: Tensor) -> Tensor:  # [B, T, H], to [B, T, 1]: its logprobs
+        logprobs, *others = ChunkedLogprobs.apply(states[:, :-1][learnt], head.weight, head.bias, targets, shape)
+        extras.extend(others)
+        return spread(logprobs, batch.loss_mask).unsqueeze(-1)
+
+    logprobs, _ = through_head(model, batch, head, forward)
+    entropy, first_choice = (spread(values, batch.loss_mask) for values in extras)
+    return logprobs.squeeze(-1), entropy, first_choice
+
+
+def through_head(
+    model: nn.Module, batch: MicroBatch, head: nn.Module, forward: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, Tensor]:
+    """What the head says with another `forward`, and what its model makes of that."""
+    found: list[Tensor] = []
+    own_forward = head.__dict__.get("forward")
+    hook = head.register_forward_hook(lambda module, inputs, output: found.append(output))
+    head.forward = forward
+    try:
+        # use_cache=False: with a cache transformers does not look for packed sequences, and they would see each other.
+        made = model(input_ids=batch.token_ids, position_ids=batch.position_ids, use_cache=False).logits
+    finally:
+        hook.remove()
+        del head.forward
+        if own_forward is not None:
+            head.forward = own_forward
+    return found[0], made
+
+
+def spread(values: Tensor, loss_mask: Tensor) -> Tensor:  # [N], to [B, T]
+    """Values of the learnt tokens, but for a row's first, in their places; 0 elsewhere."""
+    places = loss_mask.clone()
+    places[:, 0] = False
+    return values.new_zeros(loss_mask.shape).masked_scatter(places, values)
