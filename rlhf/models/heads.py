@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rlhf.models.tokenizer import load_tokenizer
 from rlhf.types import InputError
@@ -47,6 +47,13 @@ def read_config(path: str, head: Head) -> PreTrainedConfig:
             "has one, such as Qwen3 or Llama"
         )
     return config
+
+
+def model_class(config: PreTrainedConfig, head: Head) -> Any:
+    """The transformers class that has such a head over such a config."""
+    import transformers
+
+    return getattr(transformers, f"MODEL_FOR_{MAPPINGS[head]}_MAPPING")[type(config)]
 
 
 MAPPINGS = {

@@ -13,6 +13,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from rlhf.environments.base import Sampler
+from rlhf.models.attention import Attention
 from rlhf.models.heads import Head
 from rlhf.ops.microbatch import MicroBatch
 from rlhf.runtimes.buckets import Bucket
@@ -31,14 +32,6 @@ class Precision(StrEnum):
 
     fp32 = "fp32"
     bf16 = "bf16"
-
-
-class Attention(StrEnum):
-    """Implementations of attention in transformers. flash_attention_2 needs a GPU and the flash-attn package."""
-
-    sdpa = "sdpa"
-    eager = "eager"
-    flash_attention_2 = "flash_attention_2"
 
 
 class Schedule(StrEnum):
@@ -87,8 +80,9 @@ class BackendConfig:
     """ZeRO stage: 1 shards the optimiser's states, 2 gradients too, 3 parameters too."""
     precision: Precision = Precision.bf16
     """fp32 or bf16."""
-    attention: Attention = Attention.sdpa
-    """sdpa, eager or flash_attention_2."""
+    attention: Attention | None = None
+    """sdpa, eager or flash_attention_2, which needs a GPU and the flash-attn package. None: sdpa, but eager for models
+    with a soft cap on attention logits (Gemma 2) or sinks, which sdpa lacks; sdpa asked for is refused there."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: a third more compute, far less memory."""
     offload_optimizer: bool = False

@@ -269,6 +269,10 @@ def deepspeed_config(
         "bf16": {"enabled": config.precision is Precision.bf16},
     }
     if optimizer:
+        if config.zero_stage > 1:
+            # In bf16 a sum over many micro-batches loses what is small beside it. Under ZeRO 1 DeepSpeed would change
+            # to an optimiser with other checkpoints.
+            settings["data_types"] = {"grad_accum_dtype": "fp32"}
         settings["gradient_clipping"] = optimizer.gradient_clipping
         # torch_adam: DeepSpeed's own kernels compile at the first use, minutes on a CPU machine.
         compiled = config.offload_optimizer and device.type == "cuda"
@@ -280,6 +284,7 @@ def deepspeed_config(
                 "eps": optimizer.eps,
                 "weight_decay": optimizer.weight_decay,
                 "torch_adam": not compiled,
+                **({"fused": True} if device.type == "cuda" and not compiled else {}),
             },
         }
     return settings

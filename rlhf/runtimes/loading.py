@@ -13,13 +13,14 @@ from transformers.integrations import HfDeepSpeedConfig
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from rlhf.models.adapters import attach_adapter
+from rlhf.models.attention import Attention, choose_attention
 from rlhf.models.buffers import restore_derived_buffers
 from rlhf.models.causal_lm import read_model_config
 from rlhf.models.dropout import disable_dropout
 from rlhf.models.heads import Head, config_for
 from rlhf.models.lora import LoRAConfig
 from rlhf.models.rope import RopeScalingConfig, apply_rope_scaling
-from rlhf.runtimes.base import Attention, BackendConfig, Precision
+from rlhf.runtimes.base import BackendConfig, Precision
 
 
 def load_model(
@@ -36,7 +37,8 @@ def load_model(
     A head the folder lacks is 0. With `lora` only the adapters and the head are trainable.
     """
     dtype = torch.bfloat16 if config.precision is Precision.bf16 else torch.float32
-    settings: dict[str, Any] = {"dtype": dtype, "attn_implementation": config.attention.value}
+    attention = choose_attention(config.attention, config_for(path, head), head, path)
+    settings: dict[str, Any] = {"dtype": dtype, "attn_implementation": attention.value}
     if lora is not None and lora.quantize:
         settings |= in_4_bits(dtype)
     # Alive, this object makes from_pretrained shard while it loads; collected too early, ZeRO-3 is silently off.
@@ -60,7 +62,8 @@ def load_saved(folder: Path, head: Head, config: BackendConfig) -> nn.Module:
     """What `from_pretrained` makes of a folder that was saved, on the CPU, computing as in training."""
     dtype = torch.bfloat16 if config.precision is Precision.bf16 else torch.float32
     # Kernels of GPUs alone have the numbers of this one.
-    attention = Attention.sdpa if config.attention is Attention.flash_attention_2 else config.attention
+    asked = None if config.attention is Attention.flash_attention_2 else config.attention
+    attention = choose_attention(asked, config_for(str(folder), head), head, str(folder))
     loader = getattr(transformers, head.value)
     return loader.from_pretrained(str(folder), dtype=dtype, attn_implementation=attention.value).eval()
 
