@@ -9,6 +9,7 @@ import re
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import ParamSpec
 
 from hydra.errors import HydraException, OverrideParseException
@@ -17,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from rlhf.config import all_schemas, unknown_key
 from rlhf.overrides import hydra_arguments
+from rlhf.train.disk import why_not_written
 from rlhf.types import InputError, RunError, Stopped
 
 P = ParamSpec("P")
@@ -54,6 +56,11 @@ def in_one_sentence(function: Callable[P, None]) -> Callable[P, None]:
             sys.exit(refuse(str(error), 2))
         except RunError as error:
             sys.exit(refuse(str(error), 4))
+        except OSError as error:
+            problem = why_not_written(Path(error.filename or Path.cwd()), error)
+            if problem is None:
+                raise
+            sys.exit(refuse(str(problem), 4))
         except Stopped as stopped:
             sys.stderr.write(f"stopped: {stopped}\n")
             sys.exit(stopped.exit_code)

@@ -20,6 +20,7 @@ from rlhf.stages.report import CONSOLE, markdown_table, show_table
 from rlhf.stages.reward_report import SCORES
 from rlhf.train.artifact import open_artifact, without_nan
 from rlhf.train.offline import Corpus
+from rlhf.train.rows import ROWS, check_rows, digest_of_corpus
 from rlhf.train.run_folder import RunFolder, is_finished, replace_file
 from rlhf.train.stop import Stop, until_stopped
 from rlhf.train.tracking import METRICS, ProgressBar, Tail, read_rows
@@ -76,17 +77,22 @@ def cell(figure: float | None) -> str:
 
 def fold_jobs(split: Split, job: OfflineJob, folder: RunFolder) -> list[OfflineJob]:
     units, config = job.corpora.train.units, job.config
+    parts = [
+        Corpora(
+            train=Corpus(units=[units[k] for k in kept]),
+            held_out={FOLD: Corpus(units=[units[k] for k in left])} | dict(job.corpora.held_out),
+        )
+        for kept, left in split
+    ]
     return [
         replace(
             job,
             config=replace(config, output=f"{config.output}/{FOLD}-{i}"),
             root=folder.root / "folds" / f"{FOLD}-{i}",
-            corpora=Corpora(
-                train=Corpus(units=[units[k] for k in kept]),
-                held_out={FOLD: Corpus(units=[units[k] for k in left])} | dict(job.corpora.held_out),
-            ),
+            corpora=corpora,
+            manifest={**job.manifest, ROWS: {"train": digest_of_corpus(corpora.train)}},
         )
-        for i, (kept, left) in enumerate(split)
+        for i, corpora in enumerate(parts)
     ]
 
 
@@ -98,7 +104,9 @@ def margins_of(job: OfflineJob, name: str) -> np.ndarray:
 
 async def train_folds(jobs: Sequence[OfflineJob], stop: Stop) -> None:
     """Train every fold that is not trained yet. Raises Stopped where a stop was asked for before all were."""
-    waiting = [job for job in jobs if not is_finished(RunFolder(job.root))]
+    waiting = [job for job in jobs if not is_trained(job)]
+    for job in jobs:
+        check_rows(RunFolder(job.root), job.manifest[ROWS], {"train": "data.path"})
     for job in waiting:
         job.root.mkdir(parents=True, exist_ok=True)
         (job.root / STOP).unlink(missing_ok=True)
@@ -126,8 +134,13 @@ async def train_folds(jobs: Sequence[OfflineJob], stop: Stop) -> None:
                 ray.get(ready)
             except RayTaskError as error:
                 raise error.cause if isinstance(error.cause, InputError | RunError) else error from None
-    if not all(is_finished(RunFolder(job.root)) for job in jobs):
+    if not all(map(is_trained, jobs)):
         raise Stopped(stop.signal, "the folds are saved, the same command continues them")
+
+
+def is_trained(job: OfflineJob) -> bool:
+    """Whether a fold's model is there. `job` holds its corpora, not a reference of them."""
+    return is_finished(RunFolder(job.root), job.config.train.steps_over(len(job.corpora.train)))
 
 
 @ray.remote(num_cpus=0, max_retries=0)

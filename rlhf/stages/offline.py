@@ -8,7 +8,7 @@ import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import ray
 
@@ -30,7 +30,8 @@ from rlhf.stages.offline_rank import BEFORE_TRAINING, LAYOUT, STOP, Corpora, Off
 from rlhf.stages.report import CONSOLE, show_loss_masks, show_plan, show_table
 from rlhf.train.artifact import Artifact, open_artifact
 from rlhf.train.offline import Corpus
-from rlhf.train.run_folder import RunFolder, is_finished, open_run_folder
+from rlhf.train.rows import ROWS, check_rows, digest_of_corpus
+from rlhf.train.run_folder import RunFolder, check_more_steps, is_finished, open_run_folder
 from rlhf.train.stop import Stop, until_stopped
 from rlhf.train.tracking import METRICS, PLOT, ProgressBar, Tail, plot, read_rows
 from rlhf.types import InputError, Stopped, Unit
@@ -41,6 +42,10 @@ if TYPE_CHECKING:
 NUM_SHOWN = 3
 HELD_OUT = "held_out"
 """The name that figures of held-out rows get."""
+TRAIN = "train"
+"""The name of the rows that are learnt from, in manifests."""
+MAY_CHANGE = ("train.num_epochs", "train.max_restarts")
+"""What may differ between an offline run and its continuation, beside the keys of every run."""
 POLL_S = 0.5
 
 
@@ -77,6 +82,11 @@ def corpora_of(parts: Parts, corpus_of: Callable[[Sequence[Unit]], Corpus]) -> C
     return Corpora(
         train=corpus_of(parts.train), held_out={name: corpus_of(units) for name, units in parts.held_out.items()}
     )
+
+
+def digests_of(corpora: Corpora) -> dict[str, dict[str, Any]]:
+    """What the rows of each part are told apart by."""
+    return {name: digest_of_corpus(each) for name, each in {TRAIN: corpora.train, **corpora.held_out}.items()}
 
 
 def prompts_to_complete(
@@ -141,9 +151,13 @@ def run(
         rows = [row for unit in job.corpora.train.units[:NUM_SHOWN] for row in unit]
         show_loss_masks(tokenizer, [(row.token_ids, row.loss_mask) for row in rows])
         return None
-    with open_run_folder(config.output, as_plain(config)) as folder:
+    job = replace(job, manifest={**job.manifest, ROWS: digests_of(job.corpora)})
+    num_steps = config.train.steps_over(len(job.corpora.train))
+    with open_run_folder(config.output, as_plain(config), MAY_CHANGE) as folder:
+        check_rows(folder, job.manifest[ROWS], {TRAIN: "data.path", HELD_OUT: "held_out"})
+        check_more_steps(folder, num_steps)
         quarantine.write(folder.root)
-        finished = is_finished(folder)
+        finished = is_finished(folder, num_steps)
         if finished:
             CONSOLE.print(f"{folder.model} is there already: this run is finished.")
         else:
@@ -169,7 +183,7 @@ def run_until_stopped(job: OfflineJob, folder: RunFolder) -> None:
         (folder.root / name).unlink(missing_ok=True)
     tell = functools.partial(CONSOLE.print, soft_wrap=True)
     stopped = asyncio.run(until_stopped(functools.partial(train, job, folder), tell))
-    if not folder.model.is_dir():
+    if not is_finished(folder, job.config.train.steps_over(len(job.corpora.train))):
         assert stopped is not None, "Ray Train ended without a model"
         raise Stopped(stopped, folder.how_to_continue())
 

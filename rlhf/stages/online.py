@@ -32,7 +32,8 @@ from rlhf.train.checkpoint import TRAINER, Checkpointer, read_state
 from rlhf.train.clock import Clock
 from rlhf.train.layout import choose_layout
 from rlhf.train.online import Callback, OnlineTrainer
-from rlhf.train.run_folder import RunFolder, is_finished, open_run_folder
+from rlhf.train.rows import ROWS, check_rows, digest_of_prompts
+from rlhf.train.run_folder import RunFolder, check_more_steps, is_finished, open_run_folder
 from rlhf.train.stop import Stop, until_stopped
 from rlhf.train.stream import RolloutStream
 from rlhf.train.tracking import PLOT, MetricsLog, ProgressBar, RolloutLog, StopAtReward, plot
@@ -86,6 +87,8 @@ def run(config: OnlineConfig) -> Artifact | None:
     if config.dry_run:
         return None
     with open_run_folder(config.output, as_plain(config)) as folder:
+        check_rows(folder, {"prompts": digest_of_prompts(job.prompts)}, {"prompts": "data.path"})
+        check_more_steps(folder, config.train.num_steps)
         if is_finished(folder, config.train.num_steps):
             CONSOLE.print(f"{folder.model} is there already: this run is finished.")
         else:
@@ -129,7 +132,7 @@ async def train(job: Job, folder: RunFolder, bundles: Bundles, stop: Stop) -> No
         algorithm=job.algorithm,
         stream=stream,
         write_tokenizer=functools.partial(write_tokenizer, job.tokenizer, job.stop_token_ids),
-        manifest=manifest_of(config, config.model),
+        manifest={**manifest_of(config, config.model), ROWS: {"prompts": digest_of_prompts(job.prompts)}},
         probe=probe_sequence(job),
     )
     before = await stop.before(success_before(folder, functools.partial(measure, job, roles.samplers)))

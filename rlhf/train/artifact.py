@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from rlhf.train.disk import why_not_written
 from rlhf.types import InputError
 
 MANIFEST = "manifest.json"
@@ -43,13 +44,14 @@ def committing(folder: Path, manifest: Mapping[str, Any], records: FileRecords |
     """A folder to write into, which becomes `folder` by one rename when the block ends well, else disappears.
 
     The manifest lists every file with its size and sha256; all of it is on disk before the rename. `records`, which
-    the block may fill, are of files that their writers have recorded already; the others are hashed here.
+    the block may fill, are of files that their writers have recorded already; the others are hashed here. Raises
+    RunError where the disk is full or refuses.
     """
     staging, replaced = staging_of(folder), folder.with_name(f".old-{folder.name}")
     shutil.rmtree(staging, ignore_errors=True)
     shutil.rmtree(replaced, ignore_errors=True)
-    staging.mkdir(parents=True)
     try:
+        staging.mkdir(parents=True)
         yield staging
         files = {str(Path(name).relative_to(staging)): each for name, each in recorded(staging, records or {}).items()}
         contents = without_nan({**manifest, "files": files})
@@ -64,8 +66,11 @@ def committing(folder: Path, manifest: Mapping[str, Any], records: FileRecords |
         os.rename(staging, folder)
         sync(folder.parent)
         shutil.rmtree(replaced, ignore_errors=True)
-    except BaseException:
+    except BaseException as error:
+        problem = why_not_written(folder, error) if isinstance(error, Exception) else None
         shutil.rmtree(staging, ignore_errors=True)
+        if problem:
+            raise problem from error
         raise
 
 

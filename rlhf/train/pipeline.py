@@ -14,6 +14,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from rlhf.train.disk import root_of
 from rlhf.train.run_folder import CONFIG, held, replace_file
 from rlhf.types import InputError
 
@@ -146,9 +147,7 @@ def open_pipeline(path: str, stages: Mapping[str, Stage]) -> Iterator[Pipeline]:
 
     Raises InputError where another process holds it, or it is the folder of a single run.
     """
-    root = Path(path).resolve()
-    if root.exists() and not root.is_dir():
-        raise InputError(f"output={path}: it is a file; name a folder")
+    root = root_of(path)
     if (root / CONFIG).exists():
         raise InputError(f"output={path}: it holds a single run; name another folder for the pipeline")
     with held(root, path):

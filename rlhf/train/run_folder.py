@@ -6,18 +6,19 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rlhf.train.artifact import MANIFEST, Artifact, open_artifact
+from rlhf.train.disk import HARMLESS, root_of, writable
 from rlhf.types import InputError
 
 CONFIG, CONFIG_DRAFT, LOCK, MODEL = "config.json", ".config.json", ".lock", "model"
 RESUMABLE_KEYS = ("dry_run", "output", "train.num_steps", "stop_at_reward", "stop_window", "checkpoint.", "log.",
-                  "preflight.")  # fmt: skip
+                  "preflight.", "placement.timeout_s")  # fmt: skip
 """What may differ between a run and its continuation."""
 UPLOADED = "working_dir_files"
 """Of the path where Ray unpacks the working directory of a job, which is where the job runs."""
@@ -69,36 +70,38 @@ class RunFolder:
 
 
 @contextmanager
-def open_run_folder(path: str, config: Mapping[str, Any]) -> Iterator[RunFolder]:
+def open_run_folder(path: str, config: Mapping[str, Any], may_change: Sequence[str] = ()) -> Iterator[RunFolder]:
     """The run's folder, held by this process alone until the block ends.
 
-    A new or empty folder starts a run, a folder of the same configuration continues it. Raises InputError where another
-    process holds it, another configuration made it, its contents are of something else, or Ray would delete it.
+    A new or empty folder starts a run, a folder of the same configuration continues it; `may_change` adds keys to
+    `RESUMABLE_KEYS`. Raises InputError where another process holds it, another configuration made it, its contents are
+    of something else, it cannot be written, or Ray would delete it.
     """
-    root = Path(path).resolve()
+    root = root_of(path)
     if UPLOADED in root.parts:
         raise InputError(
             f"output={path}: in a Ray job that is a folder of the upload, which Ray deletes ({root}); give an absolute "
             "path that every node sees"
         )
-    if root.exists() and not root.is_dir():
-        raise InputError(f"output={path}: it is a file; name a folder")
-    found = {entry.name for entry in root.iterdir()} if root.exists() else set()
-    if found - {LOCK, CONFIG_DRAFT} and CONFIG not in found:
+    with writable(path):
+        found = {entry.name for entry in root.iterdir()} if root.exists() else set()
+    if found - {LOCK, CONFIG_DRAFT} - HARMLESS and CONFIG not in found:
         raise InputError(f"output={path}: it holds files of something else; name a new or empty folder")
     with held(root, path):
-        check_config(root / CONFIG, path, config)
-        replace_file(root / CONFIG, json.dumps(config, indent=1, ensure_ascii=False))
-        for leftover in (*root.glob("**/.tmp-*"), *root.glob("**/.old-*")):
-            shutil.rmtree(leftover)
+        check_config(root / CONFIG, path, config, may_change)
+        with writable(path):
+            replace_file(root / CONFIG, json.dumps(config, indent=1, ensure_ascii=False))
+            remove_leftovers(root)
         yield RunFolder(root)
 
 
 @contextmanager
 def held(root: Path, path: str) -> Iterator[None]:
     """The folder, made if need be, for this process alone until the block ends. InputError where another holds it."""
-    root.mkdir(parents=True, exist_ok=True)
-    with (root / LOCK).open("a+") as lock:
+    with writable(path):
+        root.mkdir(parents=True, exist_ok=True)
+        opened = (root / LOCK).open("a+")
+    with opened as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -106,13 +109,26 @@ def held(root: Path, path: str) -> Iterator[None]:
             raise InputError(
                 f"output={path}: process {lock.read().strip()} is running there; stop it or name another folder"
             ) from None
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
+        except OSError as error:
+            raise InputError(
+                f"output={path}: its file system has no locks ({error.strerror}), which keep two processes apart; name "
+                "a folder on another"
+            ) from None
+        with writable(path):
+            lock.truncate(0)
+            lock.write(str(os.getpid()))
+            lock.flush()
         yield
 
 
-def check_config(file: Path, path: str, config: Mapping[str, Any]) -> None:
+def remove_leftovers(root: Path) -> None:
+    """Remove folders that a killed run left half-written. Files and links of such a name are someone else's."""
+    for leftover in (*root.glob("**/.tmp-*"), *root.glob("**/.old-*")):
+        if leftover.is_dir() and not leftover.is_symlink():
+            shutil.rmtree(leftover)
+
+
+def check_config(file: Path, path: str, config: Mapping[str, Any], may_change: Sequence[str] = ()) -> None:
     """See that the configuration is the one the folder was made with, if it was made already."""
     if not file.is_file():
         return
@@ -121,7 +137,7 @@ def check_config(file: Path, path: str, config: Mapping[str, Any]) -> None:
     except (ValueError, AttributeError):
         raise InputError(f"{file}: it is not the configuration of a run; name a new or empty folder") from None
     changed = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
-    changed = [key for key in changed if not key.startswith(RESUMABLE_KEYS)]
+    changed = [key for key in changed if not key.startswith((*RESUMABLE_KEYS, *may_change))]
     if changed:
         differences = ", ".join(f"{key} was {before.get(key)} and is {now.get(key)}" for key in changed)
         raise InputError(
@@ -152,4 +168,17 @@ def is_finished(folder: RunFolder, num_steps: int | None = None) -> bool:
     manifest = folder.model / MANIFEST
     if not manifest.is_file() or num_steps is None:
         return manifest.is_file()
-    return bool(json.loads(manifest.read_text(encoding="utf-8"))["config"]["train"]["num_steps"] >= num_steps)
+    made = json.loads(manifest.read_text(encoding="utf-8"))
+    # A run that reached its reward took fewer than it was to.
+    return max(made["step"], made["config"]["train"]["num_steps"] or 0) >= num_steps
+
+
+def check_more_steps(folder: RunFolder, num_steps: int) -> None:
+    """Raise InputError where a finished run is to take more steps and has no checkpoint to continue from."""
+    manifest = folder.model / MANIFEST
+    if manifest.is_file() and not is_finished(folder, num_steps) and not folder.checkpoints():
+        taken = json.loads(manifest.read_text(encoding="utf-8"))["step"]
+        raise InputError(
+            f"output={folder.root}: its run ended after {taken} steps and kept no checkpoint (checkpoint.every), so it "
+            f"cannot go on to {num_steps}; start a run from its model, with model={folder.model} and another output"
+        )

@@ -12,6 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
 
+from rlhf.train.disk import root_of
 from rlhf.train.run_folder import CONFIG, held, replace_file
 from rlhf.types import InputError, Stopped
 
@@ -118,9 +119,7 @@ def open_sweep(path: str, members: Sequence[Member]) -> Iterator[Sweep]:
 
     Raises InputError where another process holds it, or it is the folder of a single run.
     """
-    root = Path(path).resolve()
-    if root.exists() and not root.is_dir():
-        raise InputError(f"output={path}: it is a file; name a folder")
+    root = root_of(path)
     if (root / CONFIG).exists():
         raise InputError(f"output={path}: it holds a single run; name another folder for the sweep")
     with held(root, path):

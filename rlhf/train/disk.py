@@ -1,0 +1,83 @@
+"""Folders that a run writes into: what is wrong with them, in one sentence each."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rlhf.paths import expand_home
+from rlhf.types import InputError, RunError
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+DISK = (*FULL, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ESTALE)
+"""Errors of a disk or of permissions, not of this project."""
+FREE_BYTES = 1 << 16
+"""A disk with less free than this was full: errors of libraries that write tensors do not say."""
+HARMLESS = frozenset({"lost+found", ".gitkeep", ".gitignore", ".DS_Store"})
+"""What a folder may hold and still count as empty."""
+
+
+def root_of(path: str) -> Path:
+    """The folder that `output` names, made or not. Raises InputError where something is in its way."""
+    place = Path(expand_home("output", path))
+    with writable(path):
+        if place.is_symlink() and not place.exists():
+            raise InputError(
+                f"output={path}: it is a link to {place.readlink()}, which does not exist (a disk that is not "
+                "mounted?); make that folder, or name another"
+            )
+        if place.exists() and not place.is_dir():
+            raise InputError(f"output={path}: it is a file; name a folder")
+    return place.resolve()
+
+
+@contextmanager
+def writable(path: str) -> Iterator[None]:
+    """A block that makes or opens files in the folder `output`. Raises InputError where the system refuses."""
+    try:
+        yield
+    except OSError as error:
+        name = str(error.filename or path)
+        where = "" if len(name) > 200 or name == path else f" at {name}"
+        shown = path if len(path) <= 200 else f"{path[:200]}..."
+        raise InputError(
+            f"output={shown}: nothing can be written there ({error.strerror}{where}); name a folder that this user may "
+            "write to, on a disk with room"
+        ) from None
+
+
+def why_not_written(folder: Path, error: BaseException) -> RunError | None:
+    """Explain an error raised while a folder was written; None where neither disk nor permissions are to blame."""
+    number = number_of(error)
+    if number in FULL or (number is None and is_full(folder)):
+        return RunError(
+            f"{folder}: the disk is full; what was being written is removed again and what was saved before is whole: "
+            "free some space, and the same command continues"
+        )
+    if number is not None and number in DISK:
+        return RunError(
+            f"{folder}: it cannot be written ({os.strerror(number)}); what was saved before is whole: repair the "
+            "disk or its permissions, and the same command continues"
+        )
+    return None
+
+
+def number_of(error: BaseException | None) -> int | None:
+    """The number of the system's error behind one; libraries in Rust (safetensors) write it into their message."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno is not None:
+            return error.errno
+        if match := re.search(r"\(os error (\d+)\)", str(error)):
+            return int(match[1])
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def is_full(folder: Path) -> bool:
+    existing = next(place for place in (folder, *folder.parents) if place.exists())
+    return shutil.disk_usage(existing).free < FREE_BYTES
