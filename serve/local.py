@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 import ray
 from ray import serve
 
-from rlhf.actors.placement import protect_token
+from rlhf.actors.connect import start_ray
 from rlhf.types import RunError
 from serve.app import APP, assemble
 from serve.controller import why_not
@@ -22,14 +22,9 @@ def serving(config: ServeConfig) -> Iterator[str]:
     with ExitStack() as stack:
         app = assemble(config)
         if not ray.is_initialized():
-            if "RAY_ADDRESS" in os.environ:
-                ray.init()
-            else:
-                # An engine takes a CPU; a candidate needs one more beside the models.
-                num_cpus = max(os.cpu_count() or 1, (len(config.models) + 1) * config.replicas.max)
-                ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, log_to_driver=False)
+            # An engine takes a CPU; a candidate needs one more beside the models.
+            start_ray(num_cpus=max(os.cpu_count() or 1, (len(config.models) + 1) * config.replicas.max))
             stack.callback(ray.shutdown)
-        protect_token()
         stack.callback(serve.shutdown)
         serve.start(http_options={"host": config.doors.host, "port": config.doors.port})
         try:

@@ -6,11 +6,11 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
+from rlhf.actors.connect import start_ray
 from rlhf.actors.nodes import ACCELERATOR, cpus_per_accelerator, nodes
 from rlhf.actors.plan import AcceleratorGroup, Plan, lay_out
 from rlhf.types import InputError, RunError
@@ -31,27 +31,17 @@ def cluster(*plans: Plan) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    if "RAY_ADDRESS" in os.environ:
-        ray.init(log_to_driver=True)
-    else:
+    pretended = None
+    if "RAY_ADDRESS" not in os.environ:
         # Imported here: the driver of a cluster need not have torch see a device.
         import torch
 
         pretended = None if torch.cuda.is_available() else max(plan.num_accelerators for plan in plans)
-        num_cpus = max(os.cpu_count() or 1, *(plan.num_workers for plan in plans))
-        ray.init(address="local", num_gpus=pretended, num_cpus=num_cpus, include_dashboard=False, log_to_driver=False)
-    protect_token()
+    start_ray(num_cpus=max(os.cpu_count() or 1, *(plan.num_workers for plan in plans)), num_gpus=pretended)
     try:
         yield
     finally:
         ray.shutdown()
-
-
-def protect_token() -> None:
-    """Ray 2.60 lets every user of the machine read the token that opens the cluster (mode 0644)."""
-    token = Path.home() / ".ray" / "auth_token"
-    if token.is_file() and token.stat().st_uid == os.getuid():
-        token.chmod(0o600)
 
 
 def check_capacity(plan: Plan) -> None:

@@ -1,0 +1,150 @@
+"""Joining a cluster or starting one on this machine; what hinders it is one sentence, under a deadline."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import ray
+
+from rlhf.types import InputError, RunError
+
+REACH_S = 10.0
+"""Seconds in which the address of a cluster must accept a connection."""
+JOIN_S = 60.0
+"""Seconds in which a cluster must take a driver."""
+SOCKET_BYTES = 107
+"""Longest path of a Unix socket on Linux."""
+RAY_SOCKET = "ray/session_2026-01-01_00-00-00_000000_0000000/sockets/plasma_store"
+"""The longest socket of a Ray session, below its temporary folder."""
+VLLM_SOCKET = "00000000-0000-0000-0000-000000000000"
+"""A socket of a vLLM engine, in the temporary folder."""
+JOIN = "import ray; ray.init(log_to_driver=False)"
+
+
+def start_ray(*, num_cpus: int, num_gpus: int | None = None) -> None:
+    """Join the cluster that `RAY_ADDRESS` names, or start one here with `num_cpus` and, unless None, `num_gpus`.
+
+    Raises InputError where the environment hinders it, RunError where the cluster does not answer.
+    """
+    address = os.environ.get("RAY_ADDRESS")
+    if address is not None:
+        check_reachable(address)
+    else:
+        check_home()
+        check_temporary()
+    try:
+        if address is not None:
+            ray.init(log_to_driver=True)
+        else:
+            ray.init(
+                address="local", num_gpus=num_gpus, num_cpus=num_cpus, include_dashboard=False, log_to_driver=False
+            )
+    except OSError as error:
+        folder = error.filename or temporary_folder()
+        raise InputError(
+            f"Ray cannot work in its temporary folder ({error.strerror or error}: {folder}); export RAY_TMPDIR=FOLDER, "
+            "a short path that this user may write to"
+        ) from None
+    except (RuntimeError, ValueError) as error:
+        raise RunError(
+            f"Ray does not start ({first_sentence(str(error))}); see its logs in {temporary_folder()}/ray"
+        ) from error
+    protect_token()
+
+
+def check_reachable(address: str) -> None:
+    """See that a cluster is there, in seconds: Ray itself tries for minutes, or for ever where something else listens.
+
+    Raises InputError for an address of another kind, RunError where none answers.
+    """
+    if address in ("auto", "local") or "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
+        return  # Ray finds it on this machine, or has started this driver itself
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if address.startswith("http") or not host or not port.isdigit():
+        raise InputError(
+            f"RAY_ADDRESS={address}: it is no address that a driver joins; give HOST:6379, that of `ray start --head`, "
+            "or unset it to start a cluster here"
+        )
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=REACH_S).close()
+    except OSError as error:
+        raise RunError(
+            f"RAY_ADDRESS={address}: no cluster is reached there within {REACH_S:g} s ({error}); start it (ray start "
+            "--head), correct the address, or unset it to start a cluster here"
+        ) from None
+    check_joins(address)
+
+
+def check_joins(address: str) -> None:
+    """Let another process join first: it can be ended where it waits for ever."""
+    try:
+        joined = subprocess.run(
+            [sys.executable, "-c", JOIN], capture_output=True, text=True, timeout=JOIN_S, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise RunError(
+            f"RAY_ADDRESS={address}: something listens there and took no driver within {JOIN_S:g} s; give the address "
+            "of a head of this Ray version (HOST:6379), and run on one of the cluster's nodes"
+        ) from None
+    if joined.returncode != 0:
+        lines = joined.stderr.strip().splitlines() or [f"exit code {joined.returncode}"]
+        raise RunError(
+            f"RAY_ADDRESS={address}: the cluster takes no driver from here ({first_sentence(lines[-1])}); see that it "
+            "runs, that this machine is one of its nodes, and that RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH has its token"
+        )
+
+
+def check_temporary() -> None:
+    """Raise InputError where sockets in the temporary folders would have paths that are too long for the system."""
+    engines = os.environ.get("VLLM_RPC_BASE_PATH") or tempfile.gettempdir()
+    for folder, below in ((temporary_folder(), RAY_SOCKET), (engines, VLLM_SOCKET)):
+        length = len(f"{folder}/{below}".encode())
+        if length > SOCKET_BYTES:
+            raise InputError(
+                f"the temporary folder {folder} (TMPDIR) is too long: sockets below it would have paths of {length} "
+                f"bytes, and the system takes {SOCKET_BYTES}; export TMPDIR=/tmp, or another short folder"
+            )
+
+
+def temporary_folder() -> str:
+    """Where Ray keeps its sessions, by its own rule on Linux."""
+    return os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or tempfile.gettempdir()
+
+
+def check_home() -> None:
+    """Raise InputError where Ray cannot keep the token of a cluster of its own: it does so in the home directory."""
+    given = "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ
+    if given or os.environ.get("RAY_AUTH_MODE") == "disabled":
+        return
+    remedy = "export HOME=FOLDER, one that this user may write to"
+    token = token_file()
+    if token is None:
+        raise InputError(f"this user has no home directory, where Ray keeps a cluster's token; {remedy}")
+    existing = next(place for place in (token, *token.parents) if os.path.exists(place))
+    if not os.access(existing, os.R_OK if existing == token else os.W_OK | os.X_OK):
+        raise InputError(f"HOME={token.parents[1]}: Ray cannot keep a cluster's token there ({token}); {remedy}")
+
+
+def token_file() -> Path | None:
+    """Where Ray keeps the token of its clusters; None for a user without a home directory."""
+    try:
+        return Path.home() / ".ray" / "auth_token"
+    except RuntimeError:
+        return None
+
+
+def protect_token() -> None:
+    """Ray 2.60 lets every user of the machine read the token that opens the cluster (mode 0644)."""
+    token = token_file()
+    if token and os.path.isfile(token) and token.stat().st_uid == os.getuid():
+        token.chmod(0o600)
+
+
+def first_sentence(text: str) -> str:
+    """The beginning of an error, on one line."""
+    return " ".join(text.split())[:200].rstrip(".")
