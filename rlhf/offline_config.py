@@ -33,6 +33,9 @@ class RunConfig:
     """Folder of the run. Empty or absent to start, the same to continue."""
     seed: int = 0
     """Of the order of the data, of dealing minibatches, and of every rollout."""
+    template_date: str | None = None
+    """The day, as 2026-11-29, that a chat template which writes today's date (Llama 3.1) is given. None: the day on
+    which the run first started, also when it continues later."""
     dry_run: bool = False
     """Check the input, show some rows, and stop before Ray starts."""
     backend: BackendConfig = field(default_factory=BackendConfig)

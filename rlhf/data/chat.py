@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -32,6 +33,23 @@ def special_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
     return {*tokenizer.all_special_ids, *(token_id for token_id, token in added if token.special)}
 
 
+def fix_date(tokenizer: PreTrainedTokenizerBase, date: str | None) -> None:
+    """Let the chat template write this day, as 2026-11-29, where it asks for the present; None leaves the clock.
+
+    The tokenizer's files, and so served models, stay as they are. Raises InputError where it is no date.
+    """
+    try:
+        tokenizer.template_date = date and datetime.datetime.fromisoformat(date)
+    except ValueError:
+        raise InputError(f"template_date={date}: give a day as in 2026-11-29, or null for that of the start") from None
+
+
+def clock_of(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """What replaces transformers' `strftime_now` in templates, where a date was fixed."""
+    date = tokenizer.__dict__.get("template_date")
+    return {"strftime_now": date.strftime} if date else {}
+
+
 def render(
     tokenizer: PreTrainedTokenizerBase,
     messages: Sequence[Message],
@@ -48,6 +66,7 @@ def render(
             tools=tools,
             tokenize=False,
             add_generation_prompt=add_generation_prompt,
+            **clock_of(tokenizer),
         )
     except (jinja2.TemplateError, ValueError, TypeError) as error:
         roles = ", ".join(message["role"] for message in messages)

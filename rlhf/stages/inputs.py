@@ -14,7 +14,7 @@ from rlhf.train.artifact import MANIFEST, describe
 from rlhf.train.run_folder import flatten
 from rlhf.types import InputError
 
-VOLATILE = ("dry_run", "output", "checkpoint.", "log.", "preflight.")
+VOLATILE = ("dry_run", "output", "template_date", "checkpoint.", "log.", "preflight.")
 """What changes nothing of what is made."""
 
 

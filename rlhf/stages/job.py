@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rlhf.actors.plan import Plan, RolePlan, lay_out, make_plan
 from rlhf.algorithms.base import Algorithm
 from rlhf.config import OnlineConfig
+from rlhf.data.chat import fix_date
 from rlhf.data.prompts import load_prompts
 from rlhf.models.causal_lm import (
     SamplingDistribution,
@@ -52,6 +53,7 @@ def prepare(config: OnlineConfig) -> Job:
     model_config = read_model_config(config.model)
     check_model(config, model_config)
     tokenizer = load_tokenizer(config.model)
+    fix_date(tokenizer, config.template_date)
     plan = plan_roles(config)
     check_roles(config, tokenizer)
     prompts = load_prompts(

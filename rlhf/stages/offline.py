@@ -18,6 +18,7 @@ from rlhf.actors.plan import Plan, RolePlan, make_plan
 from rlhf.algorithms.base import Loss
 from rlhf.config import as_plain
 from rlhf.data.base import Parts
+from rlhf.data.chat import fix_date
 from rlhf.data.quarantine import Quarantine
 from rlhf.models.causal_lm import context_length, read_model_config, refuse_experts
 from rlhf.models.heads import Head
@@ -55,7 +56,9 @@ def open_model(config: OfflineConfig) -> tuple[PreTrainedTokenizerBase, int]:
     refuse_experts(config.model, model_config)
     check_lora(config.lora, config.model, zero_stage=config.backend.zero_stage)
     scaled = with_rope_scaling(config.model, model_config, config.rope_scaling)
-    return load_tokenizer(config.model), context_length(scaled)
+    tokenizer = load_tokenizer(config.model)
+    fix_date(tokenizer, config.template_date)
+    return tokenizer, context_length(scaled)
 
 
 def load_parts(

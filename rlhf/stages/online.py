@@ -25,6 +25,7 @@ from rlhf.stages.job import Job, prepare, show_arithmetic, transport_of
 from rlhf.stages.model_files import manifest_of, write_tokenizer
 from rlhf.stages.report import CONSOLE, show_plan
 from rlhf.stages.success import Success, conclude, measure_success, success_before
+from rlhf.stages.template_date import dated
 from rlhf.stages.tracking import metrics_log
 from rlhf.train.artifact import Artifact, open_artifact
 from rlhf.train.batching import packing_of
@@ -77,6 +78,7 @@ class Roles:
 
 def run(config: OnlineConfig) -> Artifact | None:
     """Train, or with `dry_run` only check. Raises InputError before Ray starts where the input is wrong."""
+    config = dated(config)
     job = prepare(config)
     show_arithmetic(job)
     show_plan(job.plan)

@@ -17,6 +17,7 @@ from rlhf.paths import PATHS
 from rlhf.stages.grid import grid, parse
 from rlhf.stages.report import CONSOLE
 from rlhf.stages.sweep_report import conclude_sweep
+from rlhf.stages.template_date import dated
 from rlhf.train.run_folder import CONFIG, RunFolder, check_config, flatten, is_finished
 from rlhf.train.sweep import Member, Scheduler, State, SweepRunConfig, open_sweep
 
@@ -30,7 +31,7 @@ def run(arguments: Sequence[str], repository: Path) -> None:
     members, configs = plan_members(conf, [argument for argument in arguments if argument not in own])
     root = Path(configs[members[0].name].output).parent
     for member in members:
-        check_config(root / member.name / CONFIG, str(root / member.name), as_plain(configs[member.name]))
+        check_config(root / member.name / CONFIG, str(root / member.name), as_plain(dated(configs[member.name])))
         CONSOLE.print(f"member {member.name}", soft_wrap=True)
     if configs[members[0].name].dry_run:
         return

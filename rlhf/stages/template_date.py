@@ -1,0 +1,32 @@
+"""The date that a chat template writes: fixed at a run's first start, so that it continues with the same rows."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+from rlhf.offline_config import RunConfig
+from rlhf.train.run_folder import CONFIG
+
+T = TypeVar("T", bound=RunConfig)
+
+
+def dated(config: T) -> T:
+    """The configuration with its own `template_date`, else that of the run it continues, else today's."""
+    return replace(config, template_date=config.template_date or first_date(Path(config.output)) or today())
+
+
+def first_date(output: Path) -> str | None:
+    """The date in the configuration of a run that has begun; None where none has, or the file is torn."""
+    try:
+        found = json.loads((output / CONFIG).read_text(encoding="utf-8"))["template_date"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # opening the run folder says what is wrong with it
+    return found if isinstance(found, str) else None
+
+
+def today() -> str:
+    return datetime.date.today().isoformat()
