@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-ROWS = 512
-"""Rows whose logits exist at once."""
+ROWS, FEWEST_ROWS, PARTS = 512, 64, 16
+"""Rows whose logits exist at once: at most, at least, and between them this part of all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,5 +111,6 @@ def logit_slope(logits: Tensor, shape: LogitShape) -> Tensor | None:
 
 
 def chunks(num_rows: int) -> Iterator[slice]:
-    for start in range(0, num_rows, ROWS):
-        yield slice(start, min(start + ROWS, num_rows))
+    size = min(ROWS, max(FEWEST_ROWS, -(-num_rows // PARTS)))
+    for start in range(0, num_rows, size):
+        yield slice(start, min(start + size, num_rows))

@@ -21,7 +21,7 @@ def train_on_rank(model: str, precision: Precision, moves: bool) -> tuple[list[f
     from rlhf.train.offline import as_group
     from rlhf.types import TrainingRow
 
-    config = BackendConfig(precision=precision, max_tokens_per_microbatch=64)
+    config = BackendConfig(precision=precision, packed=True, max_tokens_per_microbatch=64)
     backend = DeepSpeedBackend(model, config, OptimizerConfig(lr=1e-3))
     learner = Learner(backend, TokenScorer(SamplingDistribution()), packed=True)
     rows = [

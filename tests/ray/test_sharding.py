@@ -129,7 +129,7 @@ def skip_on_rank(model: str, stage: int, rows: list[TrainingRow], poisoned_rank:
             loss, metrics = super().__call__(outputs, batch)
             return loss * (float("nan") if int(os.environ["RANK"]) == poisoned_rank else 1.0), metrics
 
-    config = BackendConfig(precision=Precision.fp32, zero_stage=stage, max_tokens_per_microbatch=64)
+    config = BackendConfig(precision=Precision.fp32, zero_stage=stage, packed=True, max_tokens_per_microbatch=64)
     backend = DeepSpeedBackend(model, config, OptimizerConfig(lr=LR))
     learner = Learner(backend, TokenScorer(SamplingDistribution()), packed=True)
     groups = [as_group((row,)) for row in rows]
