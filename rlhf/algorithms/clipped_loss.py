@@ -9,6 +9,7 @@ from torch import Tensor
 
 from rlhf.algorithms.base import AlgorithmConfig, Metrics, Normalisation, TokenOutputs
 from rlhf.ops.kl import KLEstimator, kl_divergence
+from rlhf.ops.log_ratio import bounded_log_ratio
 from rlhf.ops.masking import masked_max, masked_sum
 from rlhf.ops.microbatch import MicroBatch
 from rlhf.ops.policy_loss import clipped_surrogate, clipped_tokens
@@ -55,7 +56,7 @@ def rollout_mismatch(
     batch: MicroBatch,
 ) -> Metrics:
     """How far learner and engine disagree on the tokens the engine sampled; 0 but for rounding when on-policy."""
-    deviation = (old_logprobs - batch.column("rollout_logprobs")).expm1().abs()
+    deviation = bounded_log_ratio(old_logprobs, batch.column("rollout_logprobs")).expm1().abs()
     return {
         "rollout_ratio_deviation": masked_sum(deviation, batch.loss_mask),
         "rollout_ratio_deviation_max": torch.clamp(masked_max(deviation, batch.loss_mask), min=0.0),

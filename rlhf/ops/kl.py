@@ -4,6 +4,8 @@ from enum import StrEnum
 
 from torch import Tensor
 
+from rlhf.ops.log_ratio import bounded_log_ratio
+
 
 class KLEstimator(StrEnum):
     """Schulman 2020, "Approximating KL divergence": k1 and k3 are unbiased as values, k2 is not."""
@@ -21,13 +23,13 @@ def kl_divergence(
     """With r = reference / policy: k1 = -log r, k2 = (log r)^2 / 2, k3 = r - 1 - log r (Schulman 2020).
 
     As a loss, differentiated on tokens of the policy itself: k2 has the gradient of the KL, k3 that of the reverse KL,
-    and k1 has zero gradient in expectation: use k1 in a reward, not in a loss.
+    and k1 has zero gradient in expectation: use k1 in a reward, not in a loss. In k3 a log r above 20 counts as 20.
     """
-    log_ratio = ref_logprobs - logprobs
     if estimator is KLEstimator.k1:
-        return -log_ratio
+        return logprobs - ref_logprobs
     if estimator is KLEstimator.k2:
-        return log_ratio.square() / 2
+        return (ref_logprobs - logprobs).square() / 2
+    log_ratio = bounded_log_ratio(ref_logprobs, logprobs)
     return log_ratio.expm1() - log_ratio
 
 

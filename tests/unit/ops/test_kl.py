@@ -66,3 +66,29 @@ def test_k3_keeps_its_digits_for_close_models():
     """exp(x) - 1 - x cancels in fp32; for x = 1e-3 the value is x^2 / 2 to a part in a thousand."""
     value = kl_divergence(torch.tensor([[-1.0]]), torch.tensor([[-0.999]]), KLEstimator.k3).item()
     assert value == pytest.approx(5e-7, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("log_ratio", "value", "gradient"),
+    [
+        (99.9, math.exp(20) - 21, 0.0),
+        (-99.9, 98.9, 1.0),
+        (19.0, math.exp(19) - 20, 1 - math.exp(19)),
+        (-19.0, math.exp(-19) + 18, 1 - math.exp(-19)),
+    ],
+)
+def test_k3_of_distant_models_is_finite(log_ratio, value, gradient):
+    """`log_ratio` = log(reference / policy); the gradient with respect to the policy's logprob is 1 - r."""
+    logprobs = torch.tensor([[min(-log_ratio, 0.0)]], requires_grad=True)
+    ref_logprobs = torch.tensor([[min(log_ratio, 0.0)]])
+    k3 = kl_divergence(logprobs, ref_logprobs, KLEstimator.k3)
+    k3.sum().backward()
+    assert k3.item() == pytest.approx(value, rel=1e-5)
+    assert logprobs.grad.item() == pytest.approx(gradient, rel=1e-5)
+
+
+@pytest.mark.parametrize("log_ratio", [99.9, -99.9])
+def test_k1_and_k2_have_no_bound(log_ratio):
+    logprobs, ref_logprobs = torch.tensor([[min(-log_ratio, 0.0)]]), torch.tensor([[min(log_ratio, 0.0)]])
+    assert kl_divergence(logprobs, ref_logprobs, KLEstimator.k1).item() == pytest.approx(-log_ratio)
+    assert kl_divergence(logprobs, ref_logprobs, KLEstimator.k2).item() == pytest.approx(99.9**2 / 2, rel=1e-5)

@@ -57,3 +57,30 @@ def test_on_policy_the_gradient_is_the_policy_gradient():
     torch.testing.assert_close(per_token.detach(), -advantages)
     torch.testing.assert_close(logprobs.grad, -advantages)
     assert not clipped_tokens(logprobs, old_logprobs, advantages, clip_low=0.2, clip_high=0.2).any()
+
+
+@pytest.mark.parametrize("distance", [99.9, 500.0])
+@pytest.mark.parametrize("advantage", [-1.5, 0.0, 1.5])
+def test_a_token_far_off_the_old_policy_has_a_finite_loss(advantage, distance):
+    """Up to 20 nats nothing changes; beyond, the ratio counts as e^20 and has no gradient."""
+    logprobs = torch.tensor([[0.0, -distance]], requires_grad=True)
+    old_logprobs = torch.tensor([[-distance, 0.0]])
+    advantages = torch.full((1, 2), advantage)
+    per_token = clipped_surrogate(logprobs, old_logprobs, advantages, clip_low=0.2, clip_high=0.28)
+    per_token.sum().backward()
+    above = -1.28 * advantage if advantage > 0 else -math.exp(20) * advantage
+    below = -0.8 * advantage if advantage < 0 else 0.0
+    assert per_token[0].tolist() == pytest.approx([above, below], rel=1e-5)
+    assert logprobs.grad[0].tolist() == pytest.approx([0.0, 0.0], abs=1e-30)
+    clipped = clipped_tokens(logprobs, old_logprobs, advantages, clip_low=0.2, clip_high=0.28)
+    assert clipped.tolist() == [[advantage > 0, advantage < 0]]
+
+
+def test_a_log_ratio_of_19_nats_is_exact():
+    logprobs = torch.tensor([[0.0]], requires_grad=True)
+    per_token = clipped_surrogate(
+        logprobs, torch.tensor([[-19.0]]), torch.tensor([[-1.0]]), clip_low=0.2, clip_high=0.2
+    )
+    per_token.sum().backward()
+    assert per_token.item() == pytest.approx(math.exp(19), rel=1e-6)
+    assert logprobs.grad.item() == pytest.approx(math.exp(19), rel=1e-6)
