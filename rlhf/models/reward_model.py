@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 import transformers
 
@@ -17,6 +18,9 @@ from rlhf.types import InputError, Message
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1}
+"""Difference of a score by rounding, in units of its size."""
 
 Judged = Sequence[int] | Sequence[Message]
 """A rollout as its token ids, or as the dialogue that ends with it."""
@@ -71,6 +75,7 @@ class RewardModel:
         )
         self.model.eval().to(self.device)
         self.max_tokens = max_tokens
+        self.check_padding(path, TOLERANCE[dtype])
 
     def score(self, judged: Sequence[Judged]) -> list[float]:
         """[N] float, NaN for a sequence longer than the model reads: the logit of the model's own forward pass."""
@@ -83,6 +88,22 @@ class RewardModel:
             for i, logit in zip(chosen, logits, strict=True):
                 scores[i] = logit
         return scores
+
+    def check_padding(self, path: str, tolerance: float) -> None:
+        """InputError where a score depends on the rows beside it: two random rows are scored together and alone."""
+        generator = np.random.default_rng(0)
+        known = [
+            i for i in range(self.model.config.get_text_config().vocab_size) if i != self.model.config.pad_token_id
+        ]
+        rows = [{"input_ids": generator.choice(known, min(length, self.longest)).tolist()} for length in (12, 20)]
+        together = np.array(self.forward(rows))
+        alone = np.array([self.forward([row])[0] for row in rows])
+        difference = float((np.abs(together - alone) / np.maximum(np.abs(alone), 1.0)).max())
+        if not difference <= tolerance:
+            raise InputError(
+                f"reward.model={path}: the score of a row changes by {difference:.2g} with the rows beside it, so "
+                "its rewards would depend on the batch; use a reward model of another architecture, such as Qwen3"
+            )
 
     def encode(self, judged: Sequence[Judged]) -> list[dict[str, Any]]:
         """The model's inputs for each; dialogues as in training."""

@@ -57,7 +57,13 @@ class VLLMSampler:
     def build(self) -> LLMEngine:
         # As a class for many prompts at once, whose steps take eight times the tokens of an online server's: after
         # each sync all running requests are computed again.
-        engine = LLMEngine.from_engine_args(self.arguments, usage_context=UsageContext.LLM_CLASS)
+        try:
+            engine = LLMEngine.from_engine_args(self.arguments, usage_context=UsageContext.LLM_CLASS)
+        except Exception as error:
+            raise RunError(
+                f"vLLM starts no engine for model {self.arguments.model!r}: {' '.join(str(error).split())[:300]}; the "
+                "worker's log says more, docs/architectures.md which models run"
+            ) from error
         engine.collective_rpc("init_weight_transfer_engine", kwargs={"init_info": {}})
         engine.set_weight_version("0")
         return engine
