@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 from omegaconf import MISSING
 
@@ -38,6 +39,12 @@ class RunConfig:
     which the run first started, also when it continues later."""
     dry_run: bool = False
     """Check the input, show some rows, and stop before Ray starts."""
+    chat_template: str | None = None
+    """A jinja file that takes the place of the model's chat template, for base models that have none; it is saved with
+    the model. None: the model's own."""
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+    """Values for switches that the chat template reads, as in `+chat_template_kwargs.enable_thinking=false` for Qwen3.
+    Every rendering uses them, and they are saved with the model as what the template does by default."""
     backend: BackendConfig = field(default_factory=BackendConfig)
     """How models are held and trained."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from rlhf.types import InputError
 
-PATHS = ("model", "data.path", "data.general_path", "held_out.path", "critic.model", "reward.model", "reference.model")
+PATHS = ("model", "data.path", "data.general_path", "held_out.path", "critic.model", "reward.model", "reference.model",
+         "chat_template")  # fmt: skip
 """Keys whose values are folders or files that are read."""
 NAMED_PATHS = ("held_out.others.", "policies.", "models.")
 """Those below are, by names of the user's own."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+import itertools
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
 import jinja2
 import numpy as np
 
+from rlhf.data.turns import Tokens, control_ids
 from rlhf.types import InputError, Message
 
 if TYPE_CHECKING:
@@ -22,15 +25,9 @@ def require_template(tokenizer: PreTrainedTokenizerBase) -> None:
     """Refuses a tokenizer without a chat template."""
     if not tokenizer.chat_template:
         raise InputError(
-            f"{tokenizer.name_or_path} has no chat template: add chat_template.jinja to the model folder, "
-            f"or use the model's variant that has one (its name ends in -Instruct)"
+            f"{tokenizer.name_or_path} has no chat template: give chat_template a jinja file, add "
+            f"chat_template.jinja to the model folder, or use the model's variant that has one (-Instruct)"
         )
-
-
-def special_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    """Ids of the special tokens, also of those without a name such as `eos_token` (ChatML's `<|im_start|>`)."""
-    added = tokenizer.added_tokens_decoder.items()
-    return {*tokenizer.all_special_ids, *(token_id for token_id, token in added if token.special)}
 
 
 def fix_date(tokenizer: PreTrainedTokenizerBase, date: str | None) -> None:
@@ -137,21 +134,25 @@ def loss_mask(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Token ids [T] int32 of the dialogue and, [T] bool, which of them the assistant writes.
 
-    A turn runs from the generation prompt's end through the special token that closes it. A last turn that the
-    template leaves open (GLM-4) is closed with the end-of-sequence token, else the model would never learn to stop.
-    A token that straddles a turn's start is the turn's: it is the first that holds the assistant's text.
+    A turn runs from its prompt's end through the special token that closes it, which may be the one that opens the next
+    turn (GLM-4). A last turn that the template leaves open is closed, else the model would never learn to stop. Before
+    each turn stand the tokens of its prompt, as a rollout has them.
     """
-    text = render(tokenizer, messages, add_generation_prompt=False, tools=tools)
-    tokens = Tokens.of(tokenizer, text)
+    text, turns = _turns(tokenizer, messages, last_turn_only, tools)
+    tokens = Tokens.after_prompts(tokenizer, text, [start for start, _ in turns])
     mask: np.ndarray = np.zeros(len(tokens.ids), dtype=bool)
     closed = True
-    for start, stop in _turns(tokenizer, messages, text, last_turn_only, tools):
+    for start, stop in turns:
         inside = tokens.inside(start, stop)
-        closing = tokens.closing(inside)
-        closed = closing is not None
-        mask[inside[inside <= closing] if closed else inside] = True
+        closing = tokens.closing(inside, {turn_end_id(tokenizer)})
+        following = tokens.next_opener(inside) if closing is None else None
+        closed = closing is not None or following is not None
+        mask[inside if closing is None else inside[inside <= closing]] = True
+        if following is not None:
+            mask[following] = True
     if not closed and messages[-1]["role"] == "assistant":
-        return np.append(tokens.ids, _eos_id(tokenizer)).astype(np.int32), np.append(mask, True)
+        end = open_turn_end_id(tokenizer, messages, text, tools)
+        return np.append(tokens.ids, end).astype(np.int32), np.append(mask, True)
     return tokens.ids, mask
 
 
@@ -161,90 +162,151 @@ def through_last_turn(
     """The dialogue's tokens through the one that ends its last turn, the assistant's: where a rollout ends too. And
     the text they are of."""
     text = render(tokenizer, messages, add_generation_prompt=False, tools=tools)
-    tokens = Tokens.of(tokenizer, text)
-    closing = tokens.closing(np.arange(len(tokens.ids)))
+    before = render(tokenizer, messages[:-1], add_generation_prompt=True, tools=tools) if len(messages) > 1 else ""
+    if not text.startswith(before):
+        text = begun_as_asked(tokenizer, messages, before, tools) or text
+    tokens = Tokens.after_prompts(tokenizer, text, [len(before)] if before and text.startswith(before) else [])
+    closing = tokens.closing(np.arange(len(tokens.ids)), {turn_end_id(tokenizer)})
     if closing is not None:
         return Tokens(*(column[: closing + 1] for column in tokens)), text
-    end = (_eos_id(tokenizer), len(text), len(text), True, True)
-    closed = (np.append(column, value).astype(column.dtype) for column, value in zip(tokens, end, strict=True))
-    return Tokens(*closed), text
-
-
-class Tokens(NamedTuple):
-    """A text's tokens and where they are in it."""
-
-    ids: np.ndarray  # [T] int32
-    starts: np.ndarray  # [T] int64, the first character of each
-    ends: np.ndarray  # [T] int64, the character after its last
-    is_special: np.ndarray  # [T] bool
-    is_blank: np.ndarray  # [T] bool
-
-    @classmethod
-    def of(cls, tokenizer: PreTrainedTokenizerBase, text: str) -> Tokens:
-        if not tokenizer.is_fast:
-            raise InputError(
-                f"{tokenizer.name_or_path} has no fast tokenizer, which maps tokens to text: add tokenizer.json"
-            )
-        encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        ids = encoded["input_ids"]
-        starts, ends = np.array(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2).T
-        special = special_ids(tokenizer)
-        is_special: np.ndarray = np.array([token_id in special for token_id in ids], dtype=bool)
-        is_blank = np.array([not text[start:end].strip() for start, end in zip(starts, ends, strict=True)], dtype=bool)
-        return cls(np.array(ids, dtype=np.int32), starts, ends, is_special, is_blank)
-
-    def inside(self, start: int, stop: int) -> np.ndarray:  # [N] int64
-        """Indices of the tokens that hold some of the characters from `start` to before `stop`."""
-        # By ends: a byte-level tokenizer with trim_offsets gives leading blanks no width, at the place where they end.
-        return np.flatnonzero((self.ends > start) & (self.starts < stop))
-
-    def closing(self, inside: np.ndarray) -> int | None:
-        """The index of the special token that closes a turn: the first after what is written of those `inside`."""
-        written = inside[~self.is_special[inside] & ~self.is_blank[inside]]
-        tail = inside[inside > written[-1]] if written.size else inside
-        closing = tail[self.is_special[tail]]
-        return int(closing[0]) if closing.size else None
+    return tokens.closed_by(open_turn_end_id(tokenizer, messages, text, tools), text), text
 
 
 def turn_end_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The token with which the chat template ends the assistant's turn; base models may have another `eos_token`."""
-    dialogue = [{"role": "user", "content": "1"}, {"role": "assistant", "content": "1"}]
-    token_ids, mask = loss_mask(tokenizer, dialogue, last_turn_only=True)
-    return int(token_ids[mask][-1])
+    """The token with which the chat template ends the assistant's turn; base models may have another `eos_token`.
+
+    The generation prompt is not looked at: R1-Distill's opens `<think>`, which no turn in a dialogue has.
+    """
+    return _turn_end_id(tokenizer, str(tokenizer.chat_template), tokenizer.eos_token_id)
 
 
-def _turns(
-    tokenizer: PreTrainedTokenizerBase,
-    messages: Sequence[Message],
-    text: str,
-    last_turn_only: bool,
-    tools: list[Any] | None,
-) -> Iterator[tuple[int, int]]:
-    """Where in `text` the assistant's turns start and stop, found as the renderings of the messages before them."""
-    indices = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
-    for index in indices[-1:] if last_turn_only else indices:
-        if index == 0:
-            raise InputError("the dialogue starts with the assistant's turn: put a user message before it")
-        before = render(tokenizer, messages[:index], add_generation_prompt=True, tools=tools)
-        through = render(tokenizer, messages[: index + 1], add_generation_prompt=False, tools=tools)
-        if not through.startswith(before):
-            raise InputError(
-                f"the chat template of {tokenizer.name_or_path} renders message {index + 1}, an assistant's, otherwise "
-                f"than its generation prompt begins it: let both begin alike in chat_template.jinja"
-            )
-        if not text.startswith(through):
-            raise InputError(
-                f"the chat template of {tokenizer.name_or_path} renders message {index + 1}, an assistant's, otherwise "
-                f"once later messages follow (Qwen3 drops earlier thinking): set last_turn_only=true and end the "
-                f"dialogue with its last assistant message, or split it into one row per assistant message"
-            )
-        yield len(before), len(through)
+@lru_cache(maxsize=8)  # it is asked for once a row
+def _turn_end_id(tokenizer: PreTrainedTokenizerBase, _template: str, _eos_token_id: int | None) -> int:
+    dialogue: list[Message] = [{"role": "user", "content": "1"}, {"role": "assistant", "content": "1"}]
+    text = render(tokenizer, dialogue, add_generation_prompt=False)
+    tokens = Tokens.of(tokenizer, text)
+    closing = tokens.closing(np.arange(len(tokens.ids)))
+    return open_turn_end_id(tokenizer, dialogue, text, None) if closing is None else int(tokens.ids[closing])
 
 
-def _eos_id(tokenizer: PreTrainedTokenizerBase) -> int:
+def turn_opener_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """The special tokens of a prompt that no answer has: those by which the chat template tells who speaks. Empty
+    without a template."""
+    if not tokenizer.chat_template:
+        return set()
+    asked: list[Message] = [{"role": "user", "content": "1"}]
+    before = render(tokenizer, asked, add_generation_prompt=True)
+    answered = render(tokenizer, [*asked, {"role": "assistant", "content": "1"}], add_generation_prompt=False)
+    prompt, answer = Tokens.of(tokenizer, before), Tokens.of(tokenizer, answered.removeprefix(before))
+    inside = set(answer.ids.tolist()) if answered.startswith(before) else set()
+    return set(prompt.ids[prompt.is_control].tolist()) - inside
+
+
+def open_turn_end_id(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], text: str, tools: list[Any] | None
+) -> int:
+    """The token that ends the last turn of `messages`, rendered as `text`, which the template leaves open: the one that
+    opens the next turn, if by that alone turns of this role end, else the end of sequence. Raises InputError where the
+    tokenizer has none."""
+    role = "tool" if messages[-1].get("tool_calls") else "user"
+    following: Message = {"role": role, "content": "1"}
+    try:
+        longer = render(tokenizer, [*messages, following], add_generation_prompt=False, tools=tools)
+    except InputError:
+        longer = ""  # the template takes no such turn there
+    if longer.startswith(text):
+        tokens = Tokens.of(tokenizer, longer)
+        opener = tokens.next_opener(tokens.inside(0, len(text)))
+        if opener is not None:
+            return int(tokens.ids[opener])
     if tokenizer.eos_token_id is None:
         raise InputError(
             f"the chat template of {tokenizer.name_or_path} leaves the assistant's turn open and the tokenizer has no "
             f"end-of-sequence token to close it: set eos_token in tokenizer_config.json"
         )
-    return tokenizer.eos_token_id
+    return int(tokenizer.eos_token_id)
+
+
+def _turns(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], last_turn_only: bool, tools: list[Any] | None
+) -> tuple[str, list[tuple[int, int]]]:
+    """The dialogue as text, and where in it the assistant's turns start and stop, found as the renderings of the
+    messages before them."""
+    text = render(tokenizer, messages, add_generation_prompt=False, tools=tools)
+    indices = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
+    turns: list[tuple[int, int]] = []
+    for index in indices[-1:] if last_turn_only else indices:
+        if index == 0:
+            raise InputError("the dialogue starts with the assistant's turn: put a user message before it")
+        turn = messages[: index + 1]
+        before = render(tokenizer, turn[:-1], add_generation_prompt=True, tools=tools)
+        through = render(tokenizer, turn, add_generation_prompt=False, tools=tools)
+        if not through.startswith(before):
+            begun = begun_as_asked(tokenizer, turn, before, tools) if len(turn) == len(messages) else None
+            if begun is None:
+                raise _begins_otherwise(tokenizer, before, through, index + 1)
+            text = through = begun
+        kept = shared_turn(tokenizer, text, through)
+        if kept is None or kept < len(before):
+            raise InputError(
+                f"the chat template of {tokenizer.name_or_path} renders message {index + 1}, an assistant's, otherwise "
+                f"once later messages follow (Qwen3 drops earlier thinking): set last_turn_only=true and end the "
+                f"dialogue with its last assistant message, or split it into one row per assistant message"
+            )
+        _check_thinking(tokenizer, turn, text[len(before) : kept], before)
+        turns.append((len(before), kept))
+    return text, turns
+
+
+def shared_turn(tokenizer: PreTrainedTokenizerBase, text: str, through: str) -> int | None:
+    """How many characters of `through`, which ends a turn, are the beginning of `text`, which goes on after it: all, or
+    all but special tokens that the template writes at the very end (Phi-3). None where a turn is rendered otherwise."""
+    control = tokenizer.convert_ids_to_tokens(sorted(control_ids(tokenizer)))
+    while not text.startswith(through):
+        end = next((token for token in control if through.rstrip().endswith(token)), None)
+        if end is None:
+            return None
+        through = through.rstrip().removesuffix(end)
+    return len(through)
+
+
+def begun_as_asked(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], before: str, tools: list[Any] | None
+) -> str | None:
+    """The dialogue with its last turn, the assistant's, as the generation prompt begins it, where the template renders
+    it otherwise: `before` ends in `<think>`, which R1-Distill's template takes out of every turn, with the thinking.
+    None where the turn's own content does not begin so."""
+    message = messages[-1]
+    plain: Message = {"role": "assistant", "content": "1"}
+    usual = render(tokenizer, [*messages[:-1], plain], add_generation_prompt=False, tools=tools)
+    opened = before[len(commonprefix(before, usual)) :]
+    content = message["content"].lstrip()
+    if not opened.strip() or not content.startswith(opened.strip()) or message.get("tool_calls"):
+        return None
+    written = content.removeprefix(opened) if content.startswith(opened) else content.removeprefix(opened.strip())
+    return before + written + str(tokenizer.convert_ids_to_tokens(turn_end_id(tokenizer)))
+
+
+def _begins_otherwise(tokenizer: PreTrainedTokenizerBase, before: str, through: str, number: int) -> InputError:
+    opened = before[len(commonprefix(before, through)) :]
+    return InputError(
+        f"the chat template of {tokenizer.name_or_path} renders message {number}, an assistant's, otherwise than its "
+        f"generation prompt begins it ({opened!r}): begin the last message with that and set last_turn_only=true, or "
+        f"give chat_template a file in which both begin alike"
+    )
+
+
+def _check_thinking(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], turn: str, before: str) -> None:
+    """Refuses a template that leaves out what the last message, an assistant's, thinks."""
+    thinking, closed, _ = messages[-1]["content"].rpartition("</think>")
+    thought = thinking.rpartition("<think>")[2].strip()
+    if closed and thought not in turn:
+        raise InputError(
+            f"message {len(messages)} has thinking, which the chat template of {tokenizer.name_or_path} leaves out: "
+            f"remove it, or give chat_template a file that keeps it"
+        )
+
+
+def commonprefix(one: str, other: str) -> str:
+    same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False))
+    return one[: sum(1 for _ in same)]

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rlhf.data.base import OfflineDataConfig
-from rlhf.data.chat import loss_mask, refuse_losses, require_template, special_ids, through_last_turn
+from rlhf.data.chat import loss_mask, refuse_losses, require_template, through_last_turn
 from rlhf.data.dialogues import Dialogue, check_turns
 from rlhf.data.fields import BadRow, Defect
+from rlhf.data.turns import control_ids
 from rlhf.types import Message, TrainingRow
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ class PolicyEncoder:
         """Raises InputError where the tokenizer has no chat template."""
         require_template(tokenizer)
         self.tokenizer, self.config, self.context_tokens = tokenizer, config, context_tokens
-        self.special = special_ids(tokenizer)
+        self.special = control_ids(tokenizer)
 
     def __call__(
         self, where: str, dialogue: Dialogue, *, key: str, last_turn_only: bool = True, score: float = 0.0
@@ -50,7 +51,7 @@ class ScoreEncoder:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, config: OfflineDataConfig, *, context_tokens: int) -> None:
         self.tokenizer, self.config, self.context_tokens = tokenizer, config, context_tokens
-        self.special = special_ids(tokenizer)
+        self.special = control_ids(tokenizer)
 
     def __call__(self, where: str, dialogue: Dialogue, *, key: str, score: float = 0.0) -> TrainingRow:
         check_turns(dialogue.messages, key)
@@ -106,7 +107,7 @@ def score_inputs(
 
 def check_answers(
     tokenizer: PreTrainedTokenizerBase,
-    special: set[int],
+    special: frozenset[int],
     messages: Sequence[Message],
     key: str,
     *,

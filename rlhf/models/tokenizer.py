@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+import re
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlhf.data.chat import special_ids, turn_end_id
+from rlhf.data.chat import turn_end_id, turn_opener_ids
+from rlhf.data.turns import named_ids, special_ids
 from rlhf.types import InputError
 
 if TYPE_CHECKING:
@@ -18,6 +20,12 @@ _TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model",
     "tekken.json",
 )  # fmt: skip
+
+_NO_CONTENT = re.compile(
+    r"(?<![a-z])(image|img|video|audio|vision|speech|reserved|unused|fim|pad)|(begin|end|start).?of.?(text|sentence)|endoftext",
+    re.IGNORECASE,
+)
+"""Placeholders of what is no text, tokens kept for later, those of code infilling, ends and beginnings of texts."""
 
 
 def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
@@ -47,10 +55,25 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
 def special_ids_to_ban(
     tokenizer: PreTrainedTokenizerBase, vocab_size: int, eos_token_ids: Collection[int]
 ) -> list[int]:
-    """Ids below `vocab_size` that no rollout may hold: special tokens and ids without a token, but not the ends."""
+    """Ids below `vocab_size` that no completion can contain, but not the ends: ids without a token, and of the special
+    tokens those with a name (`pad_token`), those that open a turn, and placeholders of images and the like.
+
+    Other special tokens are content: a completion may think between `<think>` and `</think>`, or call a tool.
+    """
     unused = set(range(vocab_size)) - set(tokenizer.get_vocab().values())
-    banned = (special_ids(tokenizer) | unused) - set(eos_token_ids)
+    special = sorted(special_ids(tokenizer))
+    tokens = zip(special, tokenizer.convert_ids_to_tokens(special), strict=True)
+    never = {token_id for token_id, token in tokens if _NO_CONTENT.search(token)}
+    banned = (unused | named_ids(tokenizer) | never | turn_opener_ids(tokenizer)) - set(eos_token_ids)
     return sorted(token_id for token_id in banned if token_id < vocab_size)
+
+
+def completion_text(
+    tokenizer: PreTrainedTokenizerBase, token_ids: Iterable[int], stop_token_ids: Collection[int]
+) -> str:
+    """A completion as rewards read it: without the tokens that end it, with `<think>` also where it is special."""
+    kept = [token_id for token_id in map(int, token_ids) if token_id not in stop_token_ids]
+    return str(tokenizer.decode(kept, skip_special_tokens=False))
 
 
 def eos_token_ids(path: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -17,6 +17,7 @@ from vllm.sampling_params import RequestOutputKind
 from vllm.usage.usage_lib import UsageContext
 from vllm.v1.engine.llm_engine import LLMEngine
 
+from rlhf.models.tokenizer import completion_text
 from rlhf.runtimes.base import Precision, SamplerConfig
 from rlhf.runtimes.buckets import Bucket
 from rlhf.runtimes.carriers import Link
@@ -90,7 +91,7 @@ class VLLMSampler:
             logprobs=np.array(completion.logprobs.logprobs, dtype=np.float32),
             versions=versions,
             stop=completion.finish_reason,
-            text=self.tokenizer.decode(completion.token_ids, skip_special_tokens=True),
+            text=completion_text(self.tokenizer, completion.token_ids, self.stop_token_ids),
         )
 
     async def logprobs(self, token_ids: Sequence[int]) -> np.ndarray:

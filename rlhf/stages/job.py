@@ -19,6 +19,7 @@ from rlhf.models.causal_lm import (
     refuse_experts,
     vocab_size,
 )
+from rlhf.models.chat_template import load_chat_tokenizer
 from rlhf.models.heads import Head, config_for
 from rlhf.models.reward_model import check_reward_model, check_vocabulary
 from rlhf.models.tokenizer import load_tokenizer, special_ids_to_ban, stop_token_ids
@@ -52,7 +53,7 @@ def prepare(config: OnlineConfig) -> Job:
         load_reward(config.reward)
     model_config = read_model_config(config.model)
     check_model(config, model_config)
-    tokenizer = load_tokenizer(config.model)
+    tokenizer = load_chat_tokenizer(config.model, config.chat_template, config.chat_template_kwargs)
     fix_date(tokenizer, config.template_date)
     plan = plan_roles(config)
     check_roles(config, tokenizer)

@@ -20,15 +20,17 @@ from rlhf.config import as_plain
 from rlhf.data.base import Parts
 from rlhf.data.chat import fix_date
 from rlhf.data.quarantine import Quarantine
+from rlhf.data.turns import control_ids
 from rlhf.models.causal_lm import context_length, read_model_config, refuse_experts
+from rlhf.models.chat_template import load_chat_tokenizer
 from rlhf.models.heads import Head
 from rlhf.models.lora import check_lora
 from rlhf.models.rope import with_rope_scaling
-from rlhf.models.tokenizer import eos_token_ids, load_tokenizer, stop_token_ids
+from rlhf.models.tokenizer import completion_text, eos_token_ids, stop_token_ids
 from rlhf.offline_config import OfflineConfig
 from rlhf.stages.model_files import manifest_of, write_tokenizer
 from rlhf.stages.offline_rank import BEFORE_TRAINING, LAYOUT, STOP, Corpora, OfflineJob, train_on_ranks
-from rlhf.stages.report import CONSOLE, show_loss_masks, show_plan, show_table
+from rlhf.stages.report import CONSOLE, show_loss_masks, show_plan, show_special_tokens, show_table
 from rlhf.train.artifact import Artifact, open_artifact
 from rlhf.train.offline import Corpus
 from rlhf.train.rows import ROWS, check_rows, digest_of_corpus
@@ -56,7 +58,7 @@ def open_model(config: OfflineConfig) -> tuple[PreTrainedTokenizerBase, int]:
     refuse_experts(config.model, model_config)
     check_lora(config.lora, config.model, zero_stage=config.backend.zero_stage)
     scaled = with_rope_scaling(config.model, model_config, config.rope_scaling)
-    tokenizer = load_tokenizer(config.model)
+    tokenizer = load_chat_tokenizer(config.model, config.chat_template, config.chat_template_kwargs)
     fix_date(tokenizer, config.template_date)
     return tokenizer, context_length(scaled)
 
@@ -93,7 +95,7 @@ def digests_of(corpora: Corpora) -> dict[str, dict[str, Any]]:
 
 
 def prompts_to_complete(
-    config: OfflineConfig, units: Sequence[Unit], tokenizer: PreTrainedTokenizerBase
+    config: OfflineConfig, units: Sequence[Unit], tokenizer: PreTrainedTokenizerBase, stop_token_ids: Sequence[int]
 ) -> list[tuple[tuple[int, ...], str]]:
     """The first held-out prompts as token ids, and as text what their rows go on with."""
     found: dict[tuple[int, ...], str] = {}
@@ -101,7 +103,7 @@ def prompts_to_complete(
         token_ids, start = unit[0].token_ids, int(unit[0].loss_mask.argmax())
         if start > 1:
             found.setdefault(
-                tuple(token_ids[:start].tolist()), tokenizer.decode(token_ids[start:], skip_special_tokens=True)
+                tuple(token_ids[:start].tolist()), completion_text(tokenizer, token_ids[start:], stop_token_ids)
             )
     return list(found.items())[: config.held_out.num_samples]
 
@@ -125,9 +127,10 @@ def policy_job(
         corpora=corpora,
         manifest={**manifest_of(config, config.model), "data": parts.figures},
         save_beside=functools.partial(write_tokenizer, tokenizer, stop_ids),
-        prompts=prompts_to_complete(config, parts.held_out.get(HELD_OUT, []), tokenizer),
+        prompts=prompts_to_complete(config, parts.held_out.get(HELD_OUT, []), tokenizer, stop_ids),
         stop_token_ids=stop_ids,
-        decode=functools.partial(tokenizer.decode, skip_special_tokens=True),
+        # Prompts are shown too, without the tokens that say who speaks.
+        decode=functools.partial(completion_text, tokenizer, stop_token_ids={*stop_ids, *control_ids(tokenizer)}),
         panels=panels,
     )
 
@@ -146,6 +149,8 @@ def run(
     check_lengths(job)
     plan = plan_ranks(config)
     show_arithmetic(job)
+    if job.stop_token_ids:
+        show_special_tokens(tokenizer, job.stop_token_ids)
     show_plan(plan)
     if quarantine.rejects:
         counts = ", ".join(f"{what} {count}" for what, count in quarantine.summary().items())

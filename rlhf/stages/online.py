@@ -23,7 +23,7 @@ from rlhf.stages.dry_run import show_prompts, try_rewards
 from rlhf.stages.engines import reward_model_spec, sampler_spec, spawn_samplers, started
 from rlhf.stages.job import Job, prepare, show_arithmetic, transport_of
 from rlhf.stages.model_files import manifest_of, write_tokenizer
-from rlhf.stages.report import CONSOLE, show_plan
+from rlhf.stages.report import CONSOLE, show_plan, show_special_tokens
 from rlhf.stages.success import Success, conclude, measure_success, success_before
 from rlhf.stages.template_date import dated
 from rlhf.stages.tracking import metrics_log
@@ -81,6 +81,7 @@ def run(config: OnlineConfig) -> Artifact | None:
     config = dated(config)
     job = prepare(config)
     show_arithmetic(job)
+    show_special_tokens(job.tokenizer, job.stop_token_ids, job.distribution.banned_token_ids)
     show_plan(job.plan)
     if config.dry_run:
         show_prompts(job.tokenizer, job.prompts)

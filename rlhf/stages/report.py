@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 CONSOLE = Console(highlight=False)
+MAX_NAMES = 20
 
 
 def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
@@ -39,6 +40,24 @@ def show_plan(plan: Plan) -> None:
             rows.append((role.role, role.num_workers, role.accelerators_per_worker, role.num_accelerators, others))
     rows.append(("all", plan.num_workers, "", plan.num_accelerators, ""))
     show_table("Placement", ("role", "workers", "accelerators each", "accelerators", "shared with"), rows)
+
+
+def show_special_tokens(
+    tokenizer: PreTrainedTokenizerBase, stop_token_ids: Sequence[int], banned_token_ids: Sequence[int] = ()
+) -> None:
+    """Which tokens end an answer, and which are never sampled."""
+    CONSOLE.print(f"an answer ends with: {names_of(tokenizer, stop_token_ids)}", markup=False, soft_wrap=True)
+    if banned_token_ids:
+        CONSOLE.print(f"never sampled: {names_of(tokenizer, banned_token_ids)}", markup=False, soft_wrap=True)
+
+
+def names_of(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> str:
+    """`<pad>, <|im_start|> and 271 ids without a token`."""
+    names = [name for name in tokenizer.convert_ids_to_tokens(list(token_ids)) if name]
+    shown, nameless = names[:MAX_NAMES], len(token_ids) - len(names)
+    others = [f"{len(names) - MAX_NAMES} more"] if len(names) > MAX_NAMES else []
+    others += [f"{nameless} ids without a token"] if nameless else []
+    return " and ".join([", ".join(shown), *others] if shown else others)
 
 
 def show_loss_masks(tokenizer: PreTrainedTokenizerBase, rows: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:

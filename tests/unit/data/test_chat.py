@@ -3,9 +3,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlhf.data.chat import loss_mask, render, special_ids, tokenize_texts
+from rlhf.data.chat import loss_mask, render, through_last_turn, tokenize_texts, turn_end_id
+from rlhf.data.turns import special_ids
 from rlhf.types import InputError
 from tests.oracles.chat import tokenize_prompt
+from tests.unit.data.conftest import CHATML
 
 USER = {"role": "user", "content": "你好 🙂, what is 12 + 30?"}
 DIALOGUE = [
@@ -85,11 +87,17 @@ def test_any_text_is_learned_exactly(bytes_tokenizer, trimming_tokenizer, conten
     assert learned(trimming_tokenizer, messages) == expected
 
 
-def test_a_token_across_the_turns_start_is_the_turns(byte_level):
+def test_an_answer_begins_after_the_tokens_of_its_prompt(byte_level):
     tokenizer = byte_level("{% for m in messages %}{{ m.role }}: {{ m.content }}<|im_end|>{% endfor %}"
                            "{% if add_generation_prompt %}assistant: {% endif %}")  # fmt: skip
     messages = [{"role": "user", "content": "so"}, {"role": "assistant", "content": "the answer"}]
-    assert learned(tokenizer, messages) == " the answer<|im_end|>"
+    whole = tokenize_texts(tokenizer, [render(tokenizer, messages, add_generation_prompt=False)])[0]
+    asked = tokenize_prompt(tokenizer, messages[:-1])
+    assert whole[: len(asked)] != asked, "the blank before the answer is a part of its first word's token"
+    for each in (tokenizer, byte_level(tokenizer.chat_template, trim_offsets=True)):
+        token_ids, mask = loss_mask(each, messages, last_turn_only=False)
+        assert learned(each, messages) == "the answer<|im_end|>"
+        assert tuple(token_ids[: mask.argmax()]) == asked, "a rollout has these tokens"
 
 
 def test_an_open_last_turn_is_closed_with_the_end_of_sequence(byte_level):
@@ -127,12 +135,80 @@ def test_a_generation_prompt_that_the_turn_does_not_begin_with(bytes_tokenizer, 
     tokenizer = byte_level(
         bytes_tokenizer.chat_template.replace("assistant\n{% endif %}", "assistant\n<think>\n{% endif %}")
     )
-    with pytest.raises(InputError, match=r"renders message 3, an assistant's, otherwise than its generation prompt"):
+    sentence = (
+        r"renders message 3, an assistant's, otherwise than its generation prompt begins it \('<think>\\n'\): begin"
+    )
+    with pytest.raises(InputError, match=sentence):
         loss_mask(tokenizer, DIALOGUE, last_turn_only=False)
+    assert turn_end_id(tokenizer) == tokenizer.eos_token_id, "reinforcement learning needs no more than this"
+
+
+# As R1-Distill: thinking is taken out of every turn, but the generation prompt opens it.
+OPENS_THINKING = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content.split('</think>')[-1] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
+)
+
+
+def test_an_answer_that_goes_on_where_the_generation_prompt_ends(byte_level):
+    tokenizer = byte_level(OPENS_THINKING)
+    messages = [USER, {"role": "assistant", "content": "<think>\nhm\n</think>\n\n42"}]
+    token_ids, mask = loss_mask(tokenizer, messages, last_turn_only=True)
+    assert learned(tokenizer, messages) == "hm\n</think>\n\n42<|im_end|>"
+    assert tuple(token_ids[: mask.argmax()]) == tokenize_prompt(tokenizer, [USER])
+    assert through_last_turn(tokenizer, messages)[0].ids.tolist() == token_ids.tolist()
+    with pytest.raises(InputError, match=r"renders message 2, .* \('<think>\\n'\): begin the last message with that"):
+        loss_mask(tokenizer, [USER, {"role": "assistant", "content": "42"}], last_turn_only=True)
+
+
+def test_thinking_that_the_template_leaves_out(byte_level):
+    tokenizer = byte_level(OPENS_THINKING.replace("<think>\n{% endif %}", "{% endif %}"))
+    messages = [USER, {"role": "assistant", "content": "<think>\nhm\n</think>\n\n42"}]
+    with pytest.raises(
+        InputError, match=r"^message 2 has thinking, which the chat template of models/bytes leaves out"
+    ):
+        loss_mask(tokenizer, messages, last_turn_only=True)
+
+
+def test_the_end_of_sequence_after_a_whole_dialogue_is_no_other_rendering(byte_level):
+    tokenizer = byte_level(
+        CHATML.replace("{% if add_gen", "{% if not add_generation_prompt %}<|endoftext|>{% endif %}{% if add_gen")
+    )  # fmt: skip  as Phi-3
+    assert learned(tokenizer, DIALOGUE) == "答案是 42 😀。<|im_end|>  You are welcome! <|im_end|>"
+
+
+def with_special(byte_level, template, *tokens):
+    tokenizer = byte_level(template)
+    tokenizer.add_special_tokens({"additional_special_tokens": list(tokens)})
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+def test_a_turn_that_the_next_role_ends(byte_level):
+    tokenizer = with_special(
+        byte_level,
+        "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant|>\n{% endif %}",
+        "<|system|>",
+        "<|user|>",
+        "<|assistant|>",
+        "<|tool|>",
+    )  # fmt: skip  as GLM-4.5
+    assert learned(tokenizer, DIALOGUE) == "答案是 42 😀。<|user|>  You are welcome! <|user|>"
+    assert tokenizer.convert_ids_to_tokens(turn_end_id(tokenizer)) == "<|user|>"
+    assert through_last_turn(tokenizer, DIALOGUE)[0].ids[-1] == turn_end_id(tokenizer)
+    call = {"role": "assistant", "content": "f()", "tool_calls": [{"function": {"name": "f", "arguments": {}}}]}
+    assert learned(tokenizer, [USER, call]) == "f()<|tool|>"
+
+
+def test_tags_that_are_special_tokens_end_no_turn(byte_level):
+    tokenizer = with_special(byte_level, CHATML, "<tool_call>", "</tool_call>", "<think>", "</think>")
+    answer = "<think>hm</think><tool_call>f()</tool_call>"
+    assert learned(tokenizer, [USER, {"role": "assistant", "content": answer}]) == f"{answer}<|im_end|>"
 
 
 def test_refusals(bytes_tokenizer, byte_level):
-    with pytest.raises(InputError, match=r"^models/bytes has no chat template: add chat_template.jinja to the model"):
+    with pytest.raises(InputError, match=r"^models/bytes has no chat template: give chat_template a jinja file, add"):
         render(byte_level(None), [USER], add_generation_prompt=True)
     with pytest.raises(InputError, match=r"refuses a dialogue of the roles \(none\) \(.*\): change the messages, or"):
         render(bytes_tokenizer, [], add_generation_prompt=True)

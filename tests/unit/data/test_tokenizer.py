@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from rlhf.models.tokenizer import eos_token_ids, load_tokenizer, special_ids_to_ban
+from rlhf.models.tokenizer import completion_text, eos_token_ids, load_tokenizer, special_ids_to_ban
 from rlhf.types import InputError
 
 
@@ -66,6 +66,18 @@ def test_ban_special_and_padded_ids_but_not_the_ends(bytes_tokenizer):
     assert special_ids_to_ban(bytes_tokenizer, size + 8, [end]) == [endoftext, start, *padded]
     assert special_ids_to_ban(bytes_tokenizer, size, [end, endoftext]) == [start]
     assert special_ids_to_ban(bytes_tokenizer, start, []) == [endoftext], "no id outside the model's vocabulary"
+
+
+def test_what_a_completion_can_contain_is_sampled_and_read(byte_level, bytes_tokenizer):
+    content = ["<think>", "</think>", "<tool_call>", "[TOOL_CALLS]", "<|scratchpad|>"]
+    never = ["<|image_pad|>", "<start_of_image>", "<|reserved_special_token_7|>", "<unused3>", "<|fim_prefix|>"]
+    tokenizer = byte_level(bytes_tokenizer.chat_template)
+    tokenizer.add_special_tokens({"additional_special_tokens": [*content, *never]})
+    end = tokenizer.eos_token_id
+    banned = tokenizer.convert_ids_to_tokens(special_ids_to_ban(tokenizer, len(tokenizer), [end]))
+    assert set(banned) == {"<|endoftext|>", "<|im_start|>", *never}
+    token_ids = tokenizer("<think>a</think>[TOOL_CALLS]b<|im_end|>", add_special_tokens=False)["input_ids"]
+    assert completion_text(tokenizer, token_ids, [end]) == "<think>a</think>[TOOL_CALLS]b"
 
 
 @pytest.mark.parametrize(

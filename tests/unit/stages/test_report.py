@@ -1,0 +1,10 @@
+from rlhf.models.tokenizer import load_tokenizer
+from rlhf.stages.report import MAX_NAMES, names_of
+
+
+def test_ids_are_shown_by_their_names(models):
+    tokenizer = load_tokenizer(str(models["tied"]))
+    size = len(tokenizer)
+    assert names_of(tokenizer, [0, 1, size, size + 1]) == "<pad>, <eos> and 2 ids without a token"
+    assert names_of(tokenizer, [size]) == "1 ids without a token"
+    assert names_of(tokenizer, range(MAX_NAMES + 3)).endswith(" and 3 more")
