@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import itertools
 from collections.abc import Sequence
 from functools import lru_cache
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 import numpy as np
 
+from rlhf.data.template_clock import clock_of
 from rlhf.data.turns import Tokens, control_ids
 from rlhf.types import InputError, Message
 
@@ -28,23 +28,6 @@ def require_template(tokenizer: PreTrainedTokenizerBase) -> None:
             f"{tokenizer.name_or_path} has no chat template: give chat_template a jinja file, add "
             f"chat_template.jinja to the model folder, or use the model's variant that has one (-Instruct)"
         )
-
-
-def fix_date(tokenizer: PreTrainedTokenizerBase, date: str | None) -> None:
-    """Let the chat template write this day, as 2026-11-29, where it asks for the present; None leaves the clock.
-
-    The tokenizer's files, and so served models, stay as they are. Raises InputError where it is no date.
-    """
-    try:
-        tokenizer.template_date = date and datetime.datetime.fromisoformat(date)
-    except ValueError:
-        raise InputError(f"template_date={date}: give a day as in 2026-11-29, or null for that of the start") from None
-
-
-def clock_of(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    """What replaces transformers' `strftime_now` in templates, where a date was fixed."""
-    date = tokenizer.__dict__.get("template_date")
-    return {"strftime_now": date.strftime} if date else {}
 
 
 def render(

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from rlhf.actors.plan import Plan, RolePlan, lay_out, make_plan
 from rlhf.algorithms.base import Algorithm
 from rlhf.config import OnlineConfig
-from rlhf.data.chat import fix_date
 from rlhf.data.prompts import load_prompts
+from rlhf.data.template_clock import fix_date
 from rlhf.models.causal_lm import (
     SamplingDistribution,
     check_tensor_parallel,

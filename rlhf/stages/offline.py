@@ -18,8 +18,8 @@ from rlhf.actors.plan import Plan, RolePlan, make_plan
 from rlhf.algorithms.base import Loss
 from rlhf.config import as_plain
 from rlhf.data.base import Parts
-from rlhf.data.chat import fix_date
 from rlhf.data.quarantine import Quarantine
+from rlhf.data.template_clock import fix_date
 from rlhf.data.turns import control_ids
 from rlhf.models.causal_lm import context_length, read_model_config, refuse_experts
 from rlhf.models.chat_template import load_chat_tokenizer

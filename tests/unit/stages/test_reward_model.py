@@ -38,7 +38,7 @@ def test_a_head_of_several_labels_is_refused(models: dict[str, Path], tmp_path: 
 
 def test_an_encoder_s_rows_cannot_lie_end_to_end(encoder: Path) -> None:
     with pytest.raises(InputError, match=r"^backend.packed=true: .* set backend.packed=false"):
-        check_model(configured(encoder), load_tokenizer(str(encoder)))
+        check_model(configured(encoder, "backend.packed=true"), load_tokenizer(str(encoder)))
 
 
 def test_a_model_without_a_padding_token_is_refused(models: dict[str, Path], tmp_path: Path) -> None:

@@ -1,0 +1,28 @@
+"""The day that chat templates write where they ask for the present."""
+
+from __future__ import annotations
+
+import datetime
+from typing import TYPE_CHECKING, Any
+
+from rlhf.types import InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def fix_date(tokenizer: PreTrainedTokenizerBase, date: str | None) -> None:
+    """Let the chat template write this day, as 2026-11-29, where it asks for the present; None leaves the clock.
+
+    The tokenizer's files, and so served models, stay as they are. Raises InputError where it is no date.
+    """
+    try:
+        tokenizer.template_date = date and datetime.datetime.fromisoformat(date)
+    except ValueError:
+        raise InputError(f"template_date={date}: give a day as in 2026-11-29, or null for that of the start") from None
+
+
+def clock_of(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """What replaces transformers' `strftime_now` in templates, where a date was fixed."""
+    date = tokenizer.__dict__.get("template_date")
+    return {"strftime_now": date.strftime} if date else {}
