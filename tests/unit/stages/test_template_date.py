@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from rlhf.config import OnlineConfig, SFTRunConfig, as_plain
-from rlhf.data.supervised import SupervisedDataConfig
 from rlhf.data.chat import render
+from rlhf.data.supervised import SupervisedDataConfig
 from rlhf.data.template_clock import fix_date
 from rlhf.models.tokenizer import load_tokenizer
 from rlhf.stages.inputs import fingerprint
