@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -66,12 +66,37 @@ def check_lora(config: LoRAConfig, model_path: str, *, zero_stage: int) -> None:
                     f"lora.target_modules has {target!r}, which no layer of model {model_path!r} is called; its layers "
                     f"end in {', '.join(sorted({name.rpartition('.')[2] for name in names}))}"
                 )
+        check_tied_embedding(config.target_modules, model_path)
     if config.quantize and zero_stage == 3:
         raise InputError(
             "lora.quantize=true with backend.zero_stage=3: 4-bit weights are not sharded; set backend.zero_stage=2"
         )
     if config.quantize:
         check_bitsandbytes()
+
+
+def check_tied_embedding(targets: Sequence[str], model_path: str) -> None:
+    """InputError where an adapter would be put on an embedding that is the output head too.
+
+    Training adds it to the one, merging to both: the saved model would be another.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModel
+
+    config = AutoConfig.from_pretrained(model_path, local_files_only=True, trust_remote_code=False)
+    if not config.get_text_config().tie_word_embeddings:
+        return
+    with torch.device("meta"):
+        model = AutoModel.from_config(config)
+    embedding = model.get_input_embeddings()
+    name = next(name for name, module in model.named_modules() if module is embedding)
+    for target in targets:
+        if f".{name}".endswith(f".{target.removeprefix(f'{model.base_model_prefix}.')}"):
+            raise InputError(
+                f"lora.target_modules has {target!r}: in model {model_path!r} that is the embedding and the output "
+                "head (tie_word_embeddings), and a merged adapter would change both; leave it out, or set "
+                "lora.rank=null to train every parameter"
+            )
 
 
 def check_bitsandbytes() -> None:

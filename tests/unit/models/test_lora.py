@@ -55,3 +55,11 @@ def test_4_bit_weights_are_not_sharded(models: dict[str, Path]) -> None:
 def test_quantize_asks_for_bitsandbytes(models: dict[str, Path]) -> None:
     with pytest.raises(InputError, match="bitsandbytes is not installed"):
         check_lora(LoRAConfig(rank=4, quantize=True), str(models["tied"]), zero_stage=2)
+
+
+def test_an_embedding_that_is_the_output_head_takes_no_adapter(models: dict[str, Path]) -> None:
+    for target in ("embed_tokens", "model.embed_tokens"):
+        lora = LoRAConfig(rank=4, target_modules=["q_proj", target])
+        check_lora(lora, str(models["untied"]), zero_stage=1)
+        with pytest.raises(InputError, match=rf"lora\.target_modules has '{target}'.*is the embedding and the output"):
+            check_lora(lora, str(models["tied"]), zero_stage=1)
