@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from rlhf.models.heads import Head
 from rlhf.models.lora import ALL_LINEAR, LoRAConfig
+from rlhf.types import InputError
 
 ADAPTER_FOLDER = "adapter"
 ADAPTER_SEED = 0
@@ -24,7 +25,7 @@ TASKS = {Head.causal_lm: TaskType.CAUSAL_LM, Head.value: TaskType.TOKEN_CLS, Hea
 def attach_adapter(model: nn.Module, config: LoRAConfig, head: Head, *, in_fp32: bool = False) -> PeftModel:
     """`model` with adapters of `config` that change nothing yet; it alone is trainable, with the head trained whole.
 
-    The adapters have the model's precision unless `in_fp32`.
+    The adapters have the model's precision unless `in_fp32`. Raises InputError where peft refuses the layers.
     """
     assert config.rank is not None
     heads = [] if head is Head.causal_lm else head_names(model)
@@ -41,7 +42,14 @@ def attach_adapter(model: nn.Module, config: LoRAConfig, head: Head, *, in_fp32:
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(ADAPTER_SEED)
-        return get_peft_model(model, settings, autocast_adapter_dtype=in_fp32)
+        try:
+            return get_peft_model(model, settings, autocast_adapter_dtype=in_fp32)
+        except ValueError as error:
+            # Such as layers whose weights a fused kernel reads past their adapters.
+            raise InputError(
+                f"lora.target_modules={config.target_modules}: a {model.config.model_type} cannot have an adapter "
+                f"there ({error}); name layers of its attention or feed-forward, such as q_proj, or set lora.rank=null"
+            ) from None
 
 
 def head_names(model: nn.Module) -> list[str]:

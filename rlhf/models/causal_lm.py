@@ -112,7 +112,7 @@ def check_tensor_parallel(path: str, model_config: dict[str, Any], size: int) ->
 
 def context_length(model_config: dict[str, Any]) -> int:
     """Longest sequence the model was made for, in tokens."""
-    positions = text_setting(model_config, "max_position_embeddings", "n_positions")
+    positions = text_setting(model_config, "max_position_embeddings", "n_positions", "seq_length", "max_seq_len")
     return int(positions * context_factor(model_config.get("text_config", model_config)))
 
 
@@ -128,5 +128,6 @@ def text_setting(model_config: dict[str, Any], *names: str) -> int:
         if name in settings:
             return int(settings[name])
     raise InputError(
-        f"the model's config.json has no {' or '.join(names)}; use a decoder model that transformers knows"
+        f"the model's config.json has no {' or '.join(names)}; use a model that says how long its context is, such as "
+        "Qwen3 or Llama"
     )
