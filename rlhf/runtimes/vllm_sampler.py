@@ -63,7 +63,7 @@ class VLLMSampler:
         except Exception as error:
             raise RunError(
                 f"vLLM starts no engine for model {self.arguments.model!r}: {' '.join(str(error).split())[:300]}; the "
-                "worker's log says more, docs/architectures.md which models run"
+                "worker's log says more; Qwen3 and Llama are known to run"
             ) from error
         engine.collective_rpc("init_weight_transfer_engine", kwargs={"init_info": {}})
         engine.set_weight_version("0")
