@@ -6,8 +6,8 @@ import re
 
 from rlhf.types import Prompt, Rollout
 
-THINK_THEN_ANSWER = r"\s*<think>.*?</think>\s*\S.*"
-"""Reasoning between think tags, then an answer that is not empty."""
+THINK_THEN_ANSWER = r"\s*<think>(?:(?!</?think>).)*</think>(?=\s*\S)(?:(?!</?think>).)*"
+"""Reasoning between one pair of think tags, then an answer that is not empty and has no such tag."""
 
 
 def format(prompt: Prompt, rollout: Rollout, *, pattern: str = THINK_THEN_ANSWER) -> float:

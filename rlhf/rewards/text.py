@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from rlhf.types import Prompt
 
-_HALF_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {0x3000: 0x20, 0x2212: 0x2D, 0x00A0: 0x20}
+_MINUS_SIGNS = (0x2010, 0x2011, 0x2012, 0x2013, 0x2212, 0xFE63)
+_HALF_WIDTH = {
+    **{code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)},
+    **dict.fromkeys(_MINUS_SIGNS, ord("-")),
+    **{0x3000: ord(" "), 0x00A0: ord(" "), 0xFFE5: ord("¥")},
+}
 _QUOTED_CHARACTERS = 200
 
 
 def half_width(text: str) -> str:
-    """Full-width digits, letters and signs as ASCII. NFKC does more than that: it makes 102 of 10²."""
+    """Return full-width digits, letters and signs, and dashes that serve as minus, as ASCII.
+
+    NFKC does more than that: it makes 102 of 10².
+    """
     return text.translate(_HALF_WIDTH)
 
 
