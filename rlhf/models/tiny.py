@@ -58,7 +58,7 @@ def build_tiny_model(
     tokenizer = character_tokenizer(alphabet)
     torch.manual_seed(seed)
     settings = {"tie_word_embeddings": tied, **(shape or {})}
-    model = Qwen3ForCausalLM(tiny_config(tokenizer, hidden_size, num_layers, context_tokens, **settings))
+    model = Qwen3ForCausalLM(tiny_config(tokenizer, hidden_size, num_layers, context_tokens, settings))
     model.generation_config = GenerationConfig(
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=True
     )
@@ -86,7 +86,7 @@ def fit_tiny_reward_model(
     tokenizer = character_tokenizer(alphabet)
     torch.manual_seed(seed)
     model = Qwen3ForSequenceClassification(
-        tiny_config(tokenizer, hidden_size, num_layers, context_tokens, num_labels=1)
+        tiny_config(tokenizer, hidden_size, num_layers, context_tokens, {"num_labels": 1})
     )
     encoded = tokenizer([text + EOS for text in rated], padding=True, return_tensors="pt")
     ids, mask, targets = encoded["input_ids"], encoded["attention_mask"], torch.tensor(list(rated.values()))
@@ -110,7 +110,11 @@ def fit_tiny_reward_model(
 
 
 def tiny_config(
-    tokenizer: PreTrainedTokenizerFast, hidden_size: int, num_layers: int, context_tokens: int, **settings: Any
+    tokenizer: PreTrainedTokenizerFast,
+    hidden_size: int,
+    num_layers: int,
+    context_tokens: int,
+    settings: Mapping[str, Any],
 ) -> Qwen3Config:
     shape: dict[str, Any] = {
         "vocab_size": -(-len(tokenizer) // 8) * 8,
