@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rlhf.models.heads import Head
+from rlhf.models.output_head import unwrapped
 from rlhf.ops.microbatch import MicroBatch
 
 
@@ -54,7 +55,4 @@ class HiddenStates:
 
 def body_of(model: nn.Module) -> nn.Module:
     """The model below its head, within an engine and an adapter too."""
-    module = getattr(model, "module", model)
-    if hasattr(module, "get_base_model"):  # peft's
-        module = module.get_base_model()
-    return module.base_model.get_decoder()
+    return unwrapped(model).base_model.get_decoder()
