@@ -11,26 +11,43 @@ from rlhf.types import InputError
 
 
 class Attention(StrEnum):
-    """Implementations of attention in transformers. flash_attention_2 needs a GPU and the flash-attn package."""
+    """Implementations of attention. flash_attention_2 needs a GPU and the flash-attn package; varlen is this project's
+    (models/varlen.py), the others are in transformers."""
 
+    varlen = "varlen"
     sdpa = "sdpa"
     eager = "eager"
     flash_attention_2 = "flash_attention_2"
 
 
 def choose_attention(asked: Attention | None, config: PreTrainedConfig, head: Head, path: str) -> Attention:
-    """The one asked for, or with None sdpa where it computes all that the model asks, else eager.
+    """Return the one asked for, or with None the first of varlen, sdpa and eager that computes all the model asks.
 
-    InputError where the one asked for would leave something out: PyTorch's sdpa knows neither a soft cap on attention
-    logits (Gemma 2) nor attention sinks, and transformers drops the cap without a word.
+    Raises InputError where the one asked for would leave something out: PyTorch's kernels know neither a soft cap on
+    attention logits (Gemma 2) nor attention sinks, and transformers drops the cap without a word.
     """
     lacks = lacking_in_sdpa(config, head)
-    if asked is Attention.sdpa and lacks is not None:
+    fixed = attention_is_fixed(config, head)
+    if asked in (Attention.varlen, Attention.sdpa) and lacks is not None:
         raise InputError(
-            f"backend.attention=sdpa: model {path!r} has {lacks}, which sdpa does not compute; set "
+            f"backend.attention={asked}: model {path!r} has {lacks}, which {asked} does not compute; set "
             "backend.attention=eager"
         )
-    return asked or (Attention.sdpa if lacks is None else Attention.eager)
+    if asked is Attention.varlen and fixed:
+        raise InputError(
+            f"backend.attention=varlen: model {path!r} has attention of its own, into which none is put; set "
+            "backend.attention=sdpa"
+        )
+    if asked is not None:
+        return asked
+    if lacks is not None:
+        return Attention.eager
+    return Attention.sdpa if fixed else Attention.varlen
+
+
+def attention_is_fixed(config: PreTrainedConfig, head: Head) -> bool:
+    """Return whether the model's code calls attention functions of its own choice (Falcon, BLOOM)."""
+    return not model_class(config, head)._can_set_attn_implementation()
 
 
 def lacking_in_sdpa(config: PreTrainedConfig, head: Head) -> str | None:

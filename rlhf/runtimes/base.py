@@ -81,8 +81,10 @@ class BackendConfig:
     precision: Precision = Precision.bf16
     """fp32 or bf16."""
     attention: Attention | None = None
-    """sdpa, eager or flash_attention_2, which needs a GPU and the flash-attn package. None: sdpa, but eager for models
-    with a soft cap on attention logits (Gemma 2) or sinks, which sdpa lacks; sdpa asked for is refused there."""
+    """varlen, sdpa, eager or flash_attention_2, which needs a GPU and the flash-attn package. varlen makes no mask of
+    T x T for packed rows: PyTorch's variable-length kernels on a GPU in bf16, one sdpa per sequence elsewhere. None:
+    varlen, but sdpa for models with attention code of their own (Falcon), and eager for models with a soft cap on
+    attention logits (Gemma 2) or sinks, which the others lack; they are refused there."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: a third more compute, far less memory."""
     offload_optimizer: bool = False

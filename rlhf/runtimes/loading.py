@@ -20,7 +20,10 @@ from rlhf.models.dropout import disable_dropout
 from rlhf.models.heads import Head, config_for
 from rlhf.models.lora import LoRAConfig
 from rlhf.models.rope import RopeScalingConfig, apply_rope_scaling
+from rlhf.models.varlen import register
 from rlhf.runtimes.base import BackendConfig, Precision
+
+register(Attention.varlen)
 
 
 def load_model(

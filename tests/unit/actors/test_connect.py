@@ -80,6 +80,7 @@ def test_an_address_where_nobody_listens_is_told_at_once():
 def test_an_address_that_never_answers_has_a_deadline(monkeypatch):
     """A server that takes connections and says nothing, for which Ray would wait."""
     monkeypatch.setattr(connect, "JOIN_S", 3.0)
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "of-no-cluster")  # without one Ray does not even try
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"127.0.0.1:{silent.getsockname()[1]}"
         monkeypatch.setenv("RAY_ADDRESS", address)

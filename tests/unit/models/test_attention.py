@@ -42,14 +42,20 @@ def test_a_soft_cap_on_attention_is_computed_by_default_and_saved_models_too(kin
     assert (expected - lost).abs().max() > 1e-3
     torch.testing.assert_close(loaded, expected, atol=1e-6, rtol=0)
     torch.testing.assert_close(ask(load_saved(tmp_path, Head.causal_lm, backend)), expected, atol=1e-6, rtol=0)
-    asked = BackendConfig(precision=Precision.fp32, attention=Attention.sdpa)
-    with pytest.raises(InputError, match=r"attn_logit_softcapping=2\.0.*set backend\.attention=eager$"):
-        load_model(path, Head.causal_lm, asked, None, lora=None, rope=RopeScalingConfig())
+    for way in (Attention.sdpa, Attention.varlen):
+        asked = BackendConfig(precision=Precision.fp32, attention=way)
+        with pytest.raises(InputError, match=rf"softcapping=2\.0.*{way} does not.*set backend\.attention=eager$"):
+            load_model(path, Head.causal_lm, asked, None, lora=None, rope=RopeScalingConfig())
 
 
 @pytest.mark.parametrize(
     ("kind", "chosen"),
-    [("qwen3", "sdpa"), ("gemma3_text", "sdpa"), ("gpt_oss", "eager"), ("gemma2", "eager"), ("falcon", "sdpa")],
+    [("qwen3", "varlen"), ("gemma3_text", "varlen"), ("gpt_oss", "eager"), ("gemma2", "eager"), ("falcon", "sdpa")],
 )
 def test_the_default_computes_all_that_a_model_asks(kind, chosen):
     assert choose_attention(None, AutoConfig.for_model(kind), Head.causal_lm, "m").value == chosen
+
+
+def test_a_model_with_attention_code_of_its_own_gets_no_other():
+    with pytest.raises(InputError, match=r"attention=varlen: model 'm' has attention of its own.*attention=sdpa$"):
+        choose_attention(Attention.varlen, AutoConfig.for_model("falcon"), Head.causal_lm, "m")
