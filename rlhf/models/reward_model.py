@@ -12,7 +12,7 @@ import transformers
 from rlhf.data.dialogues import Dialogue
 from rlhf.data.encoding import score_inputs
 from rlhf.models.causal_lm import context_length, read_model_config, vocab_size
-from rlhf.models.heads import Head, read_config
+from rlhf.models.heads import Head, compute_in_fp32, read_config
 from rlhf.models.tokenizer import load_tokenizer
 from rlhf.types import InputError, Message
 
@@ -73,6 +73,7 @@ class RewardModel:
         self.model = transformers.AutoModelForSequenceClassification.from_pretrained(
             path, dtype=dtype, local_files_only=True, trust_remote_code=False
         )
+        compute_in_fp32(self.model)
         self.model.eval().to(self.device)
         self.max_tokens = max_tokens
         self.check_padding(path, TOLERANCE[dtype])

@@ -30,7 +30,7 @@ from rlhf.runtimes.base import BackendConfig, ModelScorer, OptimizerConfig, Prec
 from rlhf.runtimes.buckets import Bucket, flatten, in_buckets
 from rlhf.runtimes.carriers import Carrier, ObjectStoreCarrier
 from rlhf.runtimes.loading import load_model, load_saved, load_whole, rounding_of
-from rlhf.runtimes.memory import used_bytes
+from rlhf.runtimes.memory import HostBuffers, used_bytes
 
 deepspeed_logger.setLevel(logging.ERROR)
 # DeepSpeed's all-reduce over shared memory compiles at the first start on a machine (half a minute), assumes one node,
@@ -68,6 +68,7 @@ class DeepSpeedBackend:
         self.rope = rope or RopeScalingConfig()
         self.lora = lora if lora is not None and lora.enabled else None
         self.rounding = rounding_of(config, self.lora, model_path)
+        self.host_buffers = HostBuffers(pinned=self.device.type == "cuda")
         # A model on one rank that is only asked needs no engine: ZeRO-3 would gather what is already whole.
         self.sharded = config.zero_stage == 3 and (optimizer is not None or self.num_ranks > 1)
         deepspeed.init_distributed(
@@ -156,32 +157,28 @@ class DeepSpeedBackend:
     def offload(self) -> int:
         if self.optimizing:
             self.engine.offload_states(include=PARTITIONED, pin_memory=self.device.type == "cuda")
-        self.move(torch.device("cpu"))
+        self.host_buffers.take(self.moved_tensors())
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         return used_bytes()
 
     def onload(self) -> int:
-        self.move(self.device)
+        self.host_buffers.give_back(self.moved_tensors(), self.device)
         if self.optimizing:
             self.engine.reload_states()
         return used_bytes()
 
-    def move(self, device: torch.device) -> None:
+    def moved_tensors(self) -> list[Tensor]:
         """What DeepSpeed does not move itself: the optimiser's tensors (it knows its own Adam alone), frozen models."""
         if self.optimizing and self.states_on_host:
-            tensors = []
-        elif self.optimizing:
+            return []
+        if self.optimizing:
             optimizer = self.engine.optimizer
             moments = (value for state in optimizer.optimizer.state.values() for value in state.values())
-            tensors = [*optimizer.fp32_partitioned_groups_flat, *(m for m in moments if isinstance(m, Tensor))]
-        elif self.sharded:
-            tensors = [part for p in self.model.parameters() for part in (p, p.ds_tensor)]
-        else:
-            tensors = []
-            self.model.to(device)
-        for tensor in tensors:
-            tensor.data = tensor.data.to(device)
+            return [*optimizer.fp32_partitioned_groups_flat, *(m for m in moments if isinstance(m, Tensor))]
+        if self.sharded:
+            return [part for p in self.model.parameters() for part in (p, p.ds_tensor)]
+        return [*self.model.parameters(), *self.model.buffers()]
 
     def save(self, folder: Path) -> None:
         """This rank's shard of parameters and optimiser states. The caller commits the folder once all ranks did."""

@@ -17,7 +17,7 @@ from rlhf.models.attention import Attention, choose_attention
 from rlhf.models.buffers import restore_derived_buffers
 from rlhf.models.causal_lm import read_model_config
 from rlhf.models.dropout import disable_dropout
-from rlhf.models.heads import Head, config_for
+from rlhf.models.heads import Head, compute_in_fp32, config_for
 from rlhf.models.lora import LoRAConfig
 from rlhf.models.rope import RopeScalingConfig, apply_rope_scaling
 from rlhf.models.varlen import register
@@ -51,6 +51,8 @@ def load_model(
         unset_hf_deepspeed_config()
         restore_derived_buffers(model)
     disable_dropout(model)
+    if head is not Head.causal_lm:
+        compute_in_fp32(model)
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return model if lora is None else attach_adapter(model, lora, head)
@@ -68,7 +70,10 @@ def load_saved(folder: Path, head: Head, config: BackendConfig) -> nn.Module:
     asked = None if config.attention is Attention.flash_attention_2 else config.attention
     attention = choose_attention(asked, config_for(str(folder), head), head, str(folder))
     loader = getattr(transformers, head.value)
-    return loader.from_pretrained(str(folder), dtype=dtype, attn_implementation=attention.value).eval()
+    model = loader.from_pretrained(str(folder), dtype=dtype, attn_implementation=attention.value).eval()
+    if head is not Head.causal_lm:
+        compute_in_fp32(model)
+    return model
 
 
 def from_folder(path: str, head: Head, rope: RopeScalingConfig, settings: dict[str, Any]) -> nn.Module:

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from benchmarks.tiny_architectures import TINY, VOCABULARY, build, scramble
-from rlhf.models.attention import Attention
 from rlhf.models.causal_lm import SamplingDistribution, TokenScorer
 from rlhf.models.heads import Head
 from rlhf.models.score_model import ScoreScorer
@@ -18,7 +17,7 @@ from rlhf.train.layout import Exactness, choose_layout, measure_exactness
 from rlhf.train.verify import verify_saved
 from rlhf.types import InputError, RunError
 
-FP32 = BackendConfig(precision=Precision.fp32, attention=Attention.eager, zero_stage=1)
+FP32 = BackendConfig(precision=Precision.fp32, zero_stage=1)
 BF16 = replace(FP32, precision=Precision.bf16)
 SCORER = TokenScorer(SamplingDistribution())
 PROBE = list(range(3, 40))
