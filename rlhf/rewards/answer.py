@@ -42,7 +42,7 @@ _NOT = re.compile(r"\s*(?:not\b|n't\b|不是|并非)", re.IGNORECASE)
 _BUT = re.compile(r"\bbut\b(?:\s+rather)?|而(?:应该?)?是", re.IGNORECASE)
 # A dollar before white space, or one before a digit, is money and opens or ends nothing (pandoc's rule).
 _FORMULA = re.compile(
-    r"\$\$(?P<display>[^$]+)\$\$|\\\[(?P<bracket>.+?)\\\]|\\\((?P<paren>.+?)\\\)"
+    r"\$\$(?P<display>[^$]+)\$\$|\\\[(?P<bracket>.{1,2000}?)\\\]|\\\((?P<paren>.{1,2000}?)\\\)"
     r"|\$(?=[^\s$])(?P<inline>[^$\n]*[^\s$])\$(?![0-9])",
     re.DOTALL,
 )
@@ -135,6 +135,8 @@ def clean(text: str) -> str:
     text = re.sub(r"(?<=[0-9])(?:\\,|[\u2009\u202f])(?=[0-9]{3})", ",", text)
     text = re.sub(r"(?<![0-9A-Za-z)*])(\*{1,3}|__|`)(?=[^\s*])([^*`\n]+?)(?<=\S)\1(?!\*)", r"\2", text)
     text = re.sub(r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+", _superscript, text)
+    # A policy that repeats one blank thousands of times costs the patterns the square of that.
+    text = re.sub(r"(\s)\1{8,}", lambda found: found[1] * 8, text)
     return text.strip()
 
 

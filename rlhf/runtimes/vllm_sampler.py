@@ -153,7 +153,13 @@ class VLLMSampler:
 
     async def load(self, bucket: Bucket) -> None:
         rpc = self.thread.engine.collective_rpc
-        await self.thread.do(lambda: rpc("update_weights", kwargs={"update_info": {"bucket": bucket}}))
+        try:
+            await self.thread.do(lambda: rpc("update_weights", kwargs={"update_info": {"bucket": bucket}}))
+        except (ValueError, KeyError) as error:
+            raise RunError(
+                f"weight sync: vLLM has no place for the weights that transformers gives this model ({brief(error)}); "
+                "use an architecture that docs/architectures.md lists as accepted"
+            ) from error
 
     async def load_finish(self, version: int) -> None:
         def finish() -> None:
@@ -172,6 +178,11 @@ class VLLMSampler:
     async def close(self) -> None:
         """End the engine and, with tensor parallelism, its worker processes and their shared memory."""
         await self.thread.do(self.thread.engine.engine_core.shutdown)
+
+
+def brief(error: BaseException) -> str:
+    """The beginning of an error's message."""
+    return " ".join(str(error).split())[:200]
 
 
 def engine_arguments(

@@ -131,6 +131,9 @@ def test_an_answer_must_be_there(reward: object) -> None:
         ("<think>no answer</think> \n", 0.0),
         ("3 <think>late</think> 3", 0.0),
         ("<think>open 3", 0.0),
+        ("<think>a <think>b</think> c</think> 3", 0.0),
+        ("<think>a</think><think>b</think> 3", 0.0),
+        ("<think>a</think> 3</think>", 0.0),
         ("", 0.0),
     ],
 )
