@@ -8,7 +8,7 @@ from rlhf.types import InputError
 
 def main() -> None:
     if len(sys.argv) != 2:
-        raise InputError("give one model folder: python launch/chat.py FOLDER")
+        raise InputError("give one model, a folder or an id of the Hub: python launch/chat.py FOLDER")
     from rlhf.stages import chat
 
     chat.run(sys.argv[1])

@@ -91,8 +91,8 @@ class CriticConfig:
     """The critic of algorithms that learn one."""
 
     model: str | None = None
-    """Folder it starts from: a policy, whose head is replaced by one that says 0, a reward model, or a critic. None:
-    the run's `model`."""
+    """Folder or Hub id it starts from: a policy, whose head is replaced by one that says 0, a reward model, or a
+    critic. None: the run's `model`."""
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=1e-5))
     """Its optimiser; its learning rate is usually several times the policy's."""
     warmup_steps: int = 0
@@ -144,7 +144,7 @@ class CompareConfig(OnlineConfig):
     """Policies side by side: `launch/compare.py`. `model` is the reference, `reward` the judge, `data` the prompts."""
 
     policies: dict[str, str] = field(default_factory=dict)
-    """Folders of the policies by name, one or more."""
+    """Folders or Hub ids of the policies by name, one or more."""
 
     def __post_init__(self) -> None:
         OnlineConfig.__post_init__(self)
@@ -232,7 +232,19 @@ def from_words(words: list[str], schema: type[T]) -> T:
 
 
 def as_plain(config: Any) -> dict[str, Any]:
-    """A configuration as JSON can hold it."""
+    """A configuration as JSON can hold it, and as it was given: with ids of the Hub where it has their folders."""
+    plain = as_read(config)
+    for key, snapshot in (plain.get("hub") or {}).items():
+        *above, last = key.split(".")
+        part = plain
+        for name in above:
+            part = part[name]
+        part[int(last) if isinstance(part, list) else last] = snapshot["id"]
+    return plain
+
+
+def as_read(config: Any) -> dict[str, Any]:
+    """A configuration as JSON can hold it, with the folders that are read."""
     plain = OmegaConf.to_container(OmegaConf.structured(config), enum_to_str=True)
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}

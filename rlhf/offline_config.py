@@ -14,6 +14,7 @@ from rlhf.algorithms.base import ScoreMethodConfig
 from rlhf.algorithms.preference import PreferenceConfig
 from rlhf.data.base import OfflineDataConfig
 from rlhf.evaluation.text import Language
+from rlhf.hub import Snapshot
 from rlhf.models.lora import LoRAConfig
 from rlhf.models.rope import RopeScalingConfig
 from rlhf.runtimes.base import BackendConfig, OptimizerConfig
@@ -29,7 +30,8 @@ class RunConfig:
     """What every training run has."""
 
     model: str = MISSING
-    """Folder of the model to start from, in Hugging Face format; online it is the reference too."""
+    """The model to start from: a folder in Hugging Face format, or an id of the Hub such as `Qwen/Qwen3-0.6B` or
+    `Qwen/Qwen3-0.6B@REVISION`; online it is the reference too."""
     output: str = MISSING
     """Folder of the run. Empty or absent to start, the same to continue."""
     seed: int = 0
@@ -57,6 +59,8 @@ class RunConfig:
     """What is written down."""
     inputs: dict[str, str] = field(default_factory=dict)
     """sha256 of what it is made from, by key: `launch/pipeline.py` fills it in, for the manifest of what is made."""
+    hub: dict[str, Snapshot] = field(default_factory=dict)
+    """Ids of the Hub with their commits, by key: filled in when the run first starts, and kept when it continues."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -64,7 +68,8 @@ class HeldOutConfig:
     """Rows that are not learnt from, on which the model is measured before, during and after training."""
 
     path: str | None = None
-    """A file of rows in the form of the data. None: they are taken from the data itself."""
+    """A file or folder of rows in the form of the data, or a data set of the Hub (see `data.path`). None: they are
+    taken from the data itself."""
     others: dict[str, str] = field(default_factory=dict)
     """More such files, by the name their figures get: rows of another domain than is trained on."""
     fraction: float = 0.0

@@ -6,10 +6,14 @@ from pathlib import Path
 
 from rlhf.types import InputError
 
-PATHS = ("model", "data.path", "data.general_path", "held_out.path", "critic.model", "reward.model", "reference.model",
-         "chat_template")  # fmt: skip
+MODELS = ("model", "critic.model", "reward.model", "reference.model")
+"""Keys whose values are model folders, or ids of models on the Hub."""
+DATA = ("data.path", "data.general_path", "held_out.path")
+"""Keys whose values are files or folders of rows, or ids of data sets on the Hub."""
+PATHS = (*MODELS, *DATA, "chat_template")
 """Keys whose values are folders or files that are read."""
-NAMED_PATHS = ("held_out.others.", "policies.", "models.")
+NAMED_MODELS, NAMED_DATA = ("policies.", "models."), ("held_out.others.",)
+NAMED_PATHS = (*NAMED_MODELS, *NAMED_DATA)
 """Those below are, by names of the user's own."""
 FUNCTIONS = ("reward.functions", "function")
 """Keys whose values may name a Python file: `/path/file.py:function`."""
@@ -25,6 +29,13 @@ def expand_home(key: str, path: str) -> str:
         raise InputError(
             f"{key}={path}: there is no such home directory (HOME is not set, or no such user); write the path out"
         ) from None
+
+
+def repo_type_of(key: str) -> str | None:
+    """The kind of repository on the Hub that a key's value, or an item of it, may name: `model` or `dataset`."""
+    if key in MODELS or key.startswith((*NAMED_MODELS, *(f"{name}." for name in PATH_LISTS))):
+        return "model"
+    return "dataset" if key in DATA or key.startswith(NAMED_DATA) else None
 
 
 def is_path(key: str) -> bool:

@@ -36,7 +36,8 @@ class OfflineDataConfig:
     """Rows in a file, and what becomes of bad ones."""
 
     path: str = MISSING
-    """A .jsonl or .parquet file, or a folder that datasets can load."""
+    """A .jsonl or .parquet file, a folder that datasets can load, or a data set of the Hub: `owner/name`,
+    `owner/name@REVISION`, or one file or folder in it, `owner/name@REVISION:train.jsonl`."""
     split: str = "train"
     """Which split of a folder is read; a file has none."""
     limit: int | None = None

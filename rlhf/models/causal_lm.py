@@ -66,8 +66,8 @@ def read_model_config(path: str) -> dict[str, Any]:
     folder = Path(path)
     if not (folder / "config.json").is_file():
         raise InputError(
-            f"model {path!r}: no config.json there; give a local folder in Hugging Face format (this project does not "
-            "download models)"
+            f"model {path!r}: no config.json there; give a local folder in Hugging Face format, or an id of the Hub "
+            "as in model=Qwen/Qwen3-0.6B"
         )
     try:
         config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))

@@ -49,10 +49,11 @@ class RewardConfig:
     max_attempts: int = 2
     """How often a rollout is scored at most when its reward raises, dies or runs out of time. 1: no retry."""
     model: str | None = None
-    """Folder of a reward model, a sequence classifier with one label; it runs on workers of its own
+    """Folder or Hub id of a reward model, a sequence classifier with one label; it runs on workers of its own
     (`placement.reward`). None: there is none."""
     ensemble: list[str] = field(default_factory=list)
-    """Folders of more reward models beside `model`, on the same workers; the score is the mean over all of them."""
+    """Folders or Hub ids of more reward models beside `model`, on the same workers; the score is the mean over all of
+    them."""
     pessimism: float = 0.0
     """The score is their mean less so many standard deviations over the models (Coste et al. 2023): where they
     disagree, a policy gains nothing. 0: the mean."""

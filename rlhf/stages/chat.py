@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rlhf.hub import download, parse
 from rlhf.models.causal_lm import read_model_config
 from rlhf.models.tokenizer import load_tokenizer
 
@@ -10,6 +11,9 @@ MAX_NEW_TOKENS = 512
 
 def run(model_path: str) -> None:
     """Answer each line read from standard input, until an empty one."""
+    source = parse("model", model_path, "model")
+    if source is not None:
+        model_path = str(download(source)[0])
     read_model_config(model_path)
     tokenizer = load_tokenizer(model_path)
     from transformers import AutoModelForCausalLM

@@ -25,6 +25,7 @@ from rlhf.stages.engines import engines, started
 from rlhf.stages.job import Job, prepare
 from rlhf.stages.kinds import REPORT
 from rlhf.stages.report import CONSOLE
+from rlhf.stages.snapshots import with_snapshots
 from rlhf.stages.success import sample
 from rlhf.stages.template_date import dated
 from rlhf.train.artifact import MANIFEST, Artifact, committing, open_artifact
@@ -47,7 +48,7 @@ def plan_roles(config: CompareConfig) -> Plan:
 def run(config: CompareConfig) -> Artifact | None:
     """Sample, score and report, or with `dry_run` only check. Raises InputError before Ray starts where the input is
     wrong."""
-    config = dated(config)
+    config = with_snapshots(dated(config))
     asked = {name: prepare(replace(config, model=folder)) for name, folder in config.policies.items()}
     read_model_config(config.model)
     for name, job in asked.items():

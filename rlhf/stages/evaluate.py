@@ -11,12 +11,13 @@ from rlhf.config import OnlineConfig
 from rlhf.stages.engines import engines
 from rlhf.stages.job import Job, prepare
 from rlhf.stages.report import CONSOLE, show_table
+from rlhf.stages.snapshots import with_snapshots
 from rlhf.stages.success import Success, measure_success
 from rlhf.stages.template_date import dated
 
 
 def run(config: OnlineConfig) -> Success:
-    config = dated(config)
+    config = with_snapshots(dated(config))
     job = prepare(config)
     job = dataclasses.replace(job, plan=job.plan.only("sampler", "reward"))
     with cluster(job.plan), reserved(job.plan, config.placement.timeout_s) as bundles:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rlhf.paths import NAMED_PATHS, PATHS
+from rlhf.paths import NAMED_PATHS, PATH_LISTS, PATHS
 from rlhf.train.artifact import MANIFEST, describe
 from rlhf.train.run_folder import flatten
 from rlhf.types import InputError
@@ -21,12 +21,18 @@ VOLATILE = ("dry_run", "output", "template_date", "checkpoint.", "log.", "prefli
 def paths_of(config: Mapping[str, Any]) -> dict[str, str]:
     """What a configuration reads, by key: data, models, and files of functions of one's own."""
     flat = flatten(config)
-    paths = {key: flat[key] for key in PATHS if flat.get(key) is not None}
-    paths |= {key: value for key, value in flat.items() if key.startswith(NAMED_PATHS)}
-    paths |= {f"reward.ensemble.{i}": folder for i, folder in enumerate(flat.get("reward.ensemble") or [])}
     functions = {f"reward.functions.{i}": spec for i, spec in enumerate(flat.get("reward.functions") or [])}
     functions |= {"function": flat["function"]} if "function" in flat else {}
-    return paths | {key: source for key, spec in functions.items() if (source := source_of(spec)) is not None}
+    sources = {key: source for key, spec in functions.items() if (source := source_of(spec)) is not None}
+    return files_of(config) | sources
+
+
+def files_of(config: Mapping[str, Any]) -> dict[str, str]:
+    """Data and models that a configuration reads, by key; that of an item in a list ends in its number."""
+    flat = flatten(config)
+    paths = {key: flat[key] for key in PATHS if flat.get(key) is not None}
+    paths |= {key: value for key, value in flat.items() if key.startswith(NAMED_PATHS)}
+    return paths | {f"{key}.{i}": path for key in PATH_LISTS for i, path in enumerate(flat.get(key) or [])}
 
 
 def source_of(function: str) -> str | None:
@@ -41,9 +47,12 @@ def source_of(function: str) -> str | None:
     return found.origin if found else None
 
 
-def hashes_of(paths: Mapping[str, str]) -> dict[str, str]:
-    """sha256 of what is read, by key. Raises InputError where something does not exist."""
-    return {key: content_hash(key, Path(path).expanduser()) for key, path in paths.items()}
+def hashes_of(paths: Mapping[str, str], commits: Mapping[str, str]) -> dict[str, str]:
+    """sha256 of what is read, by key, or its commit on the Hub. Raises InputError where something does not exist."""
+    return {
+        key: commits[key] if key in commits else content_hash(key, Path(path).expanduser())
+        for key, path in paths.items()
+    }
 
 
 def content_hash(key: str, path: Path) -> str:

@@ -27,10 +27,16 @@ def write_tokenizer(tokenizer: PreTrainedTokenizerBase, stop_token_ids: Sequence
 
 def manifest_of(config: Any, model: str) -> dict[str, Any]:
     """What a model made by this run says of itself: how to load it, from what and how it was made."""
-    parent = Path(model) / MANIFEST
+    parent, origin = Path(model) / MANIFEST, config.hub.get("model")
     return {
         "auto_class": "AutoModelForCausalLM",
-        "parents": [{"path": str(Path(model).resolve()), "manifest": str(parent) if parent.is_file() else None}],
+        "parents": [
+            {
+                "path": str(Path(model).resolve()),
+                "manifest": str(parent) if parent.is_file() else None,
+                **({"id": origin.id, "commit": origin.commit} if origin else {}),
+            }
+        ],
         "config": as_plain(config),
         "packages": {name: importlib.metadata.version(name) for name in VERSIONED},
     }

@@ -24,6 +24,7 @@ from rlhf.stages.engines import reward_model_spec, sampler_spec, spawn_samplers,
 from rlhf.stages.job import Job, prepare, show_arithmetic, transport_of
 from rlhf.stages.model_files import manifest_of, write_tokenizer
 from rlhf.stages.report import CONSOLE, show_plan, show_special_tokens
+from rlhf.stages.snapshots import with_snapshots
 from rlhf.stages.success import Success, conclude, measure_success, success_before
 from rlhf.stages.template_date import dated
 from rlhf.stages.tracking import metrics_log
@@ -78,7 +79,7 @@ class Roles:
 
 def run(config: OnlineConfig) -> Artifact | None:
     """Train, or with `dry_run` only check. Raises InputError before Ray starts where the input is wrong."""
-    config = dated(config)
+    config = with_snapshots(dated(config))
     job = prepare(config)
     show_arithmetic(job)
     show_special_tokens(job.tokenizer, job.stop_token_ids, job.distribution.banned_token_ids)

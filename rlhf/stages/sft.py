@@ -5,6 +5,7 @@ from __future__ import annotations
 from rlhf.algorithms.sft import SFTConfig
 from rlhf.config import SFTRunConfig
 from rlhf.stages import offline
+from rlhf.stages.snapshots import with_snapshots
 from rlhf.stages.template_date import dated
 from rlhf.train.artifact import Artifact
 from rlhf.train.offline import Corpus
@@ -20,7 +21,7 @@ PANELS = {
 
 def run(config: SFTRunConfig) -> Artifact | None:
     """Train, or with `dry_run` only check. Raises InputError before Ray starts where the input is wrong."""
-    config = dated(config)
+    config = with_snapshots(dated(config))
     tokenizer, context = offline.open_model(config)
     parts, quarantine = offline.load_parts(config, tokenizer, context)
     corpora = offline.corpora_of(parts, Corpus.of)

@@ -13,10 +13,12 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from rlhf.command_line import explain
-from rlhf.config import as_plain, compose
+from rlhf.config import as_plain, as_read, compose
+from rlhf.offline_config import RunConfig
 from rlhf.overrides import quoted
 from rlhf.stages.inputs import fingerprint, hashes_of, paths_of
 from rlhf.stages.kinds import KINDS, Kind
+from rlhf.stages.snapshots import with_snapshots
 from rlhf.train.artifact import MANIFEST
 from rlhf.train.pipeline import PipelineConfig, in_order, parents_of
 from rlhf.train.run_folder import CONFIG, flatten
@@ -48,13 +50,14 @@ class Step:
     @property
     def reads(self) -> dict[str, str]:
         """Paths of all that it is made from, by key."""
-        config = as_plain(self.config)
+        config = as_read(self.config)
         return paths_of(config) | {key: flatten(config)[key] for key in self.needs}
 
     def with_inputs(self) -> Step:
         """The same with the hashes of all that it reads, which must be there."""
+        origins = as_read(self.config).get("hub", {})
         with located(self.name):
-            hashes = hashes_of(self.reads)
+            hashes = hashes_of(self.reads, {key: origin["commit"] for key, origin in origins.items()})
         return replace(self, config=replace(self.config, inputs=hashes))
 
     @property
@@ -97,6 +100,8 @@ def step_of(config: PipelineConfig, name: str, conf: Path) -> Step:
     overrides = [*stage.overrides, *needs, f"output={quoted(str(folder))}"]
     with located(name):
         composed = compose(conf, kind.config_name, overrides, kind.schema)
+        if isinstance(composed, RunConfig):
+            composed = with_snapshots(composed, made_later=stage.needs)
     return Step(
         name=name,
         kind_name=stage.kind,

@@ -16,6 +16,7 @@ from rlhf.overrides import as_overrides, quoted
 from rlhf.paths import PATHS
 from rlhf.stages.grid import grid, parse
 from rlhf.stages.report import CONSOLE
+from rlhf.stages.snapshots import sources_of
 from rlhf.stages.sweep_report import conclude_sweep
 from rlhf.stages.template_date import dated
 from rlhf.train.run_folder import CONFIG, RunFolder, check_config, flatten, is_finished
@@ -69,7 +70,9 @@ def plan_members(conf: Path, overrides: Sequence[str]) -> tuple[list[Member], di
 def absolute_paths(config: OnlineConfig) -> list[str]:
     """Overrides that name what is named relative to this process's working directory, for one that has another."""
     values = flatten(as_plain(config))
-    paths = [f"{key}={quoted(absolute(values[key]))}" for key in PATHS if values.get(key) is not None]
+    on_hub = {source.key for source in sources_of(config)}
+    read = [key for key in PATHS if values.get(key) is not None and key not in on_hub]
+    paths = [f"{key}={quoted(absolute(values[key]))}" for key in read]
     functions = [quoted(absolute(name) if ".py:" in name else name) for name in config.reward.functions]
     return [*paths, f"reward.functions=[{','.join(functions)}]"]
 

@@ -33,7 +33,7 @@ class ReferenceConfig:
     """What a preference method compares the policy with."""
 
     model: str | None = None
-    """Folder of the reference, of the policy's vocabulary. None: the model the training starts from."""
+    """Folder or Hub id of the reference, of the policy's vocabulary. None: the model the training starts from."""
     mode: ReferenceMode = ReferenceMode.precomputed
     """`precomputed`: once, before the first step, and kept in the run folder. `live`: anew in every step, by a second
     model in memory; with LoRA and no `model` by the policy with its adapter off."""

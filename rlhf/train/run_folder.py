@@ -18,7 +18,7 @@ from rlhf.types import InputError
 
 CONFIG, CONFIG_DRAFT, LOCK, MODEL = "config.json", ".config.json", ".lock", "model"
 RESUMABLE_KEYS = ("dry_run", "output", "train.num_steps", "stop_at_reward", "stop_window", "checkpoint.", "log.",
-                  "preflight.", "placement.timeout_s")  # fmt: skip
+                  "preflight.", "placement.timeout_s", "hub.")  # fmt: skip
 """What may differ between a run and its continuation."""
 UPLOADED = "working_dir_files"
 """Of the path where Ray unpacks the working directory of a job, which is where the job runs."""

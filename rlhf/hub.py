@@ -1,0 +1,230 @@
+"""Models and data sets of the Hugging Face Hub, by their ids: folders of its cache, at a commit."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from rlhf.types import InputError, RunError
+
+ID = re.compile(
+    r"(?P<name>[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})(@(?P<revision>[^\s@:]+))?(:(?P<path>[^\s:]+))?",
+    re.ASCII,
+)
+"""`owner/name`, `@revision` (a branch, a tag or a commit) and, of data sets, `:path` of a file or folder in there."""
+COMMIT = re.compile(r"[0-9a-f]{40}")
+FILE_SUFFIXES = (".jsonl", ".json", ".parquet", ".txt", ".csv", ".jinja", ".py", ".safetensors")
+"""`data/rows.jsonl` looks like an id and is a file; the Hub is not asked for it."""
+MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "tokenizer*")
+OTHER_MODEL_FILES = ("consolidated*", "original/*", "onnx/*", "openvino/*")
+"""The same weights once more, in forms that are not read."""
+TIMEOUT_S = 20.0
+"""Seconds the Hub may take to say what is in a repository; huggingface_hub has no deadline for that."""
+
+
+@dataclass(kw_only=True, slots=True)
+class Snapshot:
+    """The origin of a folder."""
+
+    id: str
+    """The id as it was given."""
+    commit: str
+    """The commit whose files are in the folder."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HubId:
+    """A repository of the Hub that a key of the configuration names."""
+
+    key: str
+    text: str
+    """The value of the key."""
+    repo_type: str
+    """`model` or `dataset`."""
+    name: str
+    """`owner/name`."""
+    revision: str | None
+    """None: the newest of the main branch."""
+    path: str | None
+    """A file or folder in the repository; None: all of it."""
+
+    def __str__(self) -> str:
+        return f"{self.key}={self.text}"
+
+    @property
+    def allowed(self) -> list[str] | None:
+        """Patterns of the files that are downloaded; None: all of them."""
+        if self.repo_type == "model":
+            return list(MODEL_FILES)
+        return None if self.path is None else [self.path, f"{self.path}/*"]
+
+
+def parse(key: str, text: str, repo_type: str) -> HubId | None:
+    """The repository that a value names; None where it is a path, as all that exists is.
+
+    Raises InputError where a path in a model's repository is named.
+    """
+    match = ID.fullmatch(text)
+    if match is None or Path(text).exists():
+        return None
+    if text.endswith(FILE_SUFFIXES) and match["name"] == text:
+        return None
+    if match["path"] is not None and repo_type == "model":
+        raise InputError(f"{key}={text}: a model is a whole repository; leave out :{match['path']}")
+    path = match["path"] and match["path"].strip("/")
+    return HubId(
+        key=key, text=text, repo_type=repo_type, name=match["name"], revision=match["revision"], path=path or None
+    )
+
+
+def download(source: HubId, commit: str | None = None) -> tuple[Path, str]:
+    """The file or folder that an id names, in the cache, and its commit: `commit`, if given, else that of the revision.
+
+    What the cache holds of a commit is used without asking the Hub, and with HF_HUB_OFFLINE=1 the newest commit of the
+    revision that it holds. Raises InputError where there is no such repository, revision or file, or nothing in it can
+    be read; RunError where the Hub does not answer.
+    """
+    from huggingface_hub import HfApi, is_offline_mode
+
+    revision = commit or source.revision
+    if is_offline_mode() or (revision and COMMIT.fullmatch(revision)):
+        folder = cached(source, revision)
+        if folder is not None:
+            return chosen(source, folder), folder.name
+        if is_offline_mode():
+            raise InputError(not_cached(source, revision))
+    with explained(source, revision):
+        api = HfApi(endpoint=endpoint())
+        ask = api.model_info if source.repo_type == "model" else api.dataset_info
+        files = ask(source.name, revision=revision, timeout=TIMEOUT_S).siblings
+        if files:
+            check_files(source, [file.rfilename for file in files])
+        folder = snapshot(source, revision)
+    check_files(source, files_in(folder))
+    return chosen(source, folder), folder.name
+
+
+def cached(source: HubId, revision: str | None) -> Path | None:
+    """The snapshot in the cache, if all that is read is there."""
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        folder = snapshot(source, revision, cached_only=True)
+        check_files(source, files_in(folder))
+    except (LocalEntryNotFoundError, InputError):
+        return None  # other programs download single files
+    return folder
+
+
+def snapshot(source: HubId, revision: str | None, *, cached_only: bool = False) -> Path:
+    from huggingface_hub import snapshot_download
+
+    return Path(
+        snapshot_download(
+            source.name,
+            repo_type=source.repo_type,
+            revision=revision,
+            allow_patterns=source.allowed,
+            ignore_patterns=list(OTHER_MODEL_FILES) if source.repo_type == "model" else None,
+            endpoint=endpoint(),
+            local_files_only=cached_only,
+        )
+    )
+
+
+def chosen(source: HubId, folder: Path) -> Path:
+    return folder / source.path if source.path else folder
+
+
+def files_in(folder: Path) -> list[str]:
+    return [file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()]
+
+
+def check_files(source: HubId, names: Collection[str]) -> None:
+    """Raise InputError where a repository does not have what is read of it."""
+    if source.repo_type == "model":
+        if not any(name.endswith(".safetensors") for name in names):
+            raise InputError(
+                f"{source}: it has no *.safetensors; name a model whose weights are in safetensors format, or convert "
+                "it and give the folder"
+            )
+        return
+    if source.path is not None:
+        if not any(name == source.path or name.startswith(f"{source.path}/") for name in names):
+            top = ", ".join(sorted({name.partition("/")[0] for name in names})[:10])
+            raise InputError(f"{source}: it has no {source.path}, only {top}; name one of them")
+        return
+    script = f"{PurePosixPath(source.name).name}.py"
+    if script in names:
+        revision = f"{source.name}@refs/convert/parquet"
+        raise InputError(
+            f"{source}: its rows are made by a loading script ({script}), which is never run; give {revision}, where "
+            f"the Hub keeps most of them as Parquet, or a file in it, as in {source.name}:FILE"
+        )
+
+
+def endpoint() -> str:
+    """The address of the Hub, or of the mirror that HF_ENDPOINT names."""
+    from huggingface_hub import constants
+
+    return os.environ.get("HF_ENDPOINT", constants.ENDPOINT).rstrip("/")
+
+
+def not_cached(source: HubId, revision: str | None) -> str:
+    from huggingface_hub import constants
+
+    at = f" at {revision}" if revision else ""
+    return (
+        f"{source}: there is no such file or folder, the Hub's cache ({constants.HF_HUB_CACHE}) does not hold this "
+        f"{source.repo_type}{at} as a whole, and HF_HUB_OFFLINE is set; correct the path, or run once with "
+        "HF_HUB_OFFLINE=0 to download it"
+    )
+
+
+@contextmanager
+def explained(source: HubId, revision: str | None) -> Iterator[None]:
+    """A block that asks the Hub; its errors in one sentence."""
+    from huggingface_hub import errors
+
+    hub = endpoint()
+    try:
+        yield
+    except errors.GatedRepoError:
+        raise InputError(
+            f"{source}: it is gated; accept its conditions on {hub}/{source.name} and set HF_TOKEN to a token of that "
+            "account, or log in with `hf auth login`"
+        ) from None
+    except errors.RepositoryNotFoundError:
+        raise InputError(
+            f"{source}: there is no such file or folder, and {hub} has no {source.repo_type} of that name, or a "
+            "private one; correct it, or set HF_TOKEN to a token that may read it"
+        ) from None
+    except errors.RevisionNotFoundError:
+        raise InputError(
+            f"{source}: {hub} has no revision {revision!r} of it; name a branch, a tag or a whole commit"
+        ) from None
+    except errors.HFValidationError as error:
+        raise InputError(f"{source}: it is neither a path nor an id of the Hub ({one_line(error)})") from None
+    except errors.HfHubHTTPError as error:
+        status = error.response.status_code
+        if status in (401, 403):
+            raise InputError(
+                f"{source}: {hub} does not let this user in ({status}); set HF_TOKEN to a valid token"
+            ) from None
+        raise RunError(
+            f"{source}: {hub} answers with error {status}; try again later, or set HF_ENDPOINT to a mirror"
+        ) from None
+    except (errors.HTTPError, errors.LocalEntryNotFoundError) as error:
+        raise RunError(
+            f"{source}: there is no such file or folder, and {hub} cannot be reached "
+            f"({one_line(error.__cause__ or error)}); check the network, name a mirror "
+            "(HF_ENDPOINT=https://...), or set HF_HUB_OFFLINE=1 to use what is cached"
+        ) from None
+
+
+def one_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".partition("\n")[0].rstrip(".")
