@@ -31,8 +31,10 @@ DEVICES_PER_NODE = 2
 class NodeProbe:
     """A process on a node that answers for it."""
 
-    def examine(self, node: str, meeting: Path, nonce: str, temporary: Path, accelerated: bool) -> NodeReport:
-        return examine(node, meeting, nonce, temporary, accelerated=accelerated)
+    def examine(
+        self, node: str, meeting: Path, nonce: str, temporary: Path, read: Sequence[str], accelerated: bool
+    ) -> NodeReport:
+        return examine(node, meeting, nonce, temporary, read=read, accelerated=accelerated)
 
     def address(self) -> tuple[str, int]:
         return free_address()
@@ -74,11 +76,14 @@ class NodeProbe:
             raise RunError("the numbers that arrived are not those that were sent")
 
 
-def check_nodes(output: Path, config: PreflightConfig, engine_share: float | None = None) -> None:
+def check_nodes(
+    output: Path, config: PreflightConfig, engine_share: float | None = None, read: Sequence[str] = ()
+) -> None:
     """See that a run can work on the driver's node and on all with accelerators. Raises RunError with what is wrong.
 
-    `engine_share` of an accelerator's memory is what an engine takes; None where the run has none. A single node
-    without GPUs answers in this process; others answer through an actor each, which reserves no accelerator.
+    `read` are absolute paths of the model folders that workers load. `engine_share` of an accelerator's memory is what
+    an engine takes; None where the run has none. A single node without GPUs answers in this process; others answer
+    through an actor each, which reserves no accelerator.
     """
     here = ray.get_runtime_context().get_node_id()
     found = [node for node in nodes().values() if node.num_accelerators or node.id == here]
@@ -90,19 +95,24 @@ def check_nodes(output: Path, config: PreflightConfig, engine_share: float | Non
         if len(found) == 1 and not found[0].accelerated:
             refuse(judge([examine(found[0].name, meeting, nonce, found[0].temporary)], config))
         else:
-            ask_all(found, meeting, nonce, config, engine_share)
+            ask_all(found, meeting, nonce, config, engine_share, read)
     finally:
         shutil.rmtree(meeting)
 
 
 def ask_all(
-    found: Sequence[Node], meeting: Path, nonce: str, config: PreflightConfig, engine_share: float | None
+    found: Sequence[Node],
+    meeting: Path,
+    nonce: str,
+    config: PreflightConfig,
+    engine_share: float | None,
+    read: Sequence[str],
 ) -> None:
     probes = [probe_on(node.id) for node in found]
     try:
         asked = {
             f"node {node.name} cannot be used": [
-                probe.examine.remote(node.name, meeting, nonce, node.temporary, node.accelerated)
+                probe.examine.remote(node.name, meeting, nonce, node.temporary, read, node.accelerated)
             ]
             for node, probe in zip(found, probes, strict=True)
         }

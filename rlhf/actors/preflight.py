@@ -77,14 +77,19 @@ class NodeReport:
     """By folder; one that is not there is left out."""
     shares_output: bool
     """Whether it read what the driver wrote to the output folder, and wrote there itself."""
+    unseen: Sequence[str] = ()
+    """Folders that the run reads and that are not there."""
     wanted_torch: str | None = None
     """The torch that its vLLM was built for, if it names one."""
     accelerators: AcceleratorReport | None = None
     """None on a node without real accelerators."""
 
 
-def examine(node: str, meeting: Path, nonce: str, temporary: Path, *, accelerated: bool = False) -> NodeReport:
-    """This node's report. `meeting` is a folder in the output folder that holds the driver's `nonce`."""
+def examine(
+    node: str, meeting: Path, nonce: str, temporary: Path, *, read: Sequence[str] = (), accelerated: bool = False
+) -> NodeReport:
+    """This node's report. `meeting` is a folder in the output folder that holds the driver's `nonce`; `read` are
+    folders that workers load models from."""
     folders = [folder for folder in (meeting.parent, temporary) if folder.is_dir()]
     return NodeReport(
         node=node,
@@ -92,6 +97,7 @@ def examine(node: str, meeting: Path, nonce: str, temporary: Path, *, accelerate
         shm_bytes=shutil.disk_usage(SHARED_MEMORY).total if SHARED_MEMORY.is_dir() else 0,
         free_bytes={str(folder): shutil.disk_usage(folder).free for folder in folders},
         shares_output=sign(meeting, nonce, node),
+        unseen=[folder for folder in read if not Path(folder).is_dir()],
         wanted_torch=wanted_torch(),
         accelerators=examine_accelerators() if accelerated else None,
     )
@@ -169,6 +175,11 @@ def judge_node(report: NodeReport, config: PreflightConfig) -> list[str]:
         problems.append(
             f"node {report.node} does not see the output folder that the driver sees, or cannot write there: put it on "
             "a file system that every node mounts under the same path"
+        )
+    for folder in report.unseen:
+        problems.append(
+            f"node {report.node} does not see the model {folder}: put it on a file system that every node mounts under "
+            "the same path (HF_HOME moves the Hub's cache)"
         )
     return problems
 

@@ -15,13 +15,14 @@ from rlhf.actors.placement import Bundles, cluster, reserved
 from rlhf.actors.plan import Plan
 from rlhf.actors.roles import ModelRole, fetch
 from rlhf.actors.workers import Spawner
-from rlhf.config import CompareConfig, as_plain
+from rlhf.config import CompareConfig, as_plain, as_read
 from rlhf.models.causal_lm import read_model_config
 from rlhf.models.reward_model import check_vocabulary
 from rlhf.runtimes.base import BackendConfig
 from rlhf.stages import job as jobs
 from rlhf.stages.compare_report import measure_policy, write_comparison
 from rlhf.stages.engines import engines, started
+from rlhf.stages.inputs import model_folders
 from rlhf.stages.job import Job, prepare
 from rlhf.stages.kinds import REPORT
 from rlhf.stages.report import CONSOLE
@@ -62,7 +63,8 @@ def run(config: CompareConfig) -> Artifact | None:
             CONSOLE.print(f"{report} is there already: this comparison is finished.", soft_wrap=True)
         else:
             with cluster(plan):
-                check_nodes(folder.root, config.preflight, config.sampler.accelerator_memory_fraction)
+                share, read = config.sampler.accelerator_memory_fraction, model_folders(as_read(config))
+                check_nodes(folder.root, config.preflight, share, read)
                 compare(config, asked, plan, report)
         return open_artifact(report)
 

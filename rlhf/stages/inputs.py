@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rlhf.paths import NAMED_PATHS, PATH_LISTS, PATHS
+from rlhf.paths import NAMED_PATHS, PATH_LISTS, PATHS, repo_type_of
 from rlhf.train.artifact import MANIFEST, describe
 from rlhf.train.run_folder import flatten
 from rlhf.types import InputError
@@ -33,6 +33,12 @@ def files_of(config: Mapping[str, Any]) -> dict[str, str]:
     paths = {key: flat[key] for key in PATHS if flat.get(key) is not None}
     paths |= {key: value for key, value in flat.items() if key.startswith(NAMED_PATHS)}
     return paths | {f"{key}.{i}": path for key in PATH_LISTS for i, path in enumerate(flat.get(key) or [])}
+
+
+def model_folders(config: Mapping[str, Any]) -> list[str]:
+    """Absolute paths of the models that a configuration reads, each once."""
+    models = [path for key, path in files_of(config).items() if repo_type_of(key) == "model"]
+    return list(dict.fromkeys(str(Path(path).resolve()) for path in models))
 
 
 def source_of(function: str) -> str | None:

@@ -37,6 +37,10 @@ def test_nodes_that_agree_have_no_problems():
             {"free_bytes": {"/shared/run": 1 << 40, "/tmp/ray/session": 1000}},
             "node 10.0.0.2 (bbbb) has 0.001 MB free at /tmp/ray/session, less than preflight.min_disk_bytes=",
         ),
+        (
+            {"unseen": ["/cache/snapshots/abc"]},
+            "node 10.0.0.2 (bbbb) does not see the model /cache/snapshots/abc: put it on a file system that every node",
+        ),
         ({"shares_output": False}, "node 10.0.0.2 (bbbb) does not see the output folder that the driver sees"),
     ],
 )
@@ -97,6 +101,8 @@ def test_a_node_examines_itself(tmp_path):
     assert report.shm_bytes > 0
     assert not examine("a", meeting, "8", tmp_path).shares_output, "another folder of the same name"
     assert not examine("a", tmp_path / "nowhere", "7", tmp_path).shares_output
+    read = [str(tmp_path), str(tmp_path / "nowhere")]
+    assert examine("a", meeting, "7", tmp_path, read=read).unseen == read[1:]
 
 
 def test_versions_are_of_what_is_installed():
