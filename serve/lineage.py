@@ -53,16 +53,23 @@ def grow(above: Tree | None, folder: Path, seen: set[str]) -> Tree:
 def parents(manifest: dict[str, Any]) -> Iterator[Path]:
     """Folders and files that an artifact was made from; of a data file of an artifact that artifact."""
     for parent in manifest.get("parents", ()):
-        if parent["path"]:
+        if parent["path"] and "commit" not in parent:
             yield Path(parent["path"])
     data = (manifest.get("config") or {}).get("data")
-    if isinstance(data, dict) and data.get("path"):
+    if isinstance(data, dict) and data.get("path") and "data.path" not in of_hub(manifest):
         path = Path(data["path"])
         yield path.parent if (path.parent / MANIFEST).is_file() else path
 
 
+def of_hub(manifest: dict[str, Any]) -> dict[str, dict[str, str]]:
+    """Models and data sets of the Hub that an artifact was made from: id and commit, by key."""
+    return (manifest.get("config") or {}).get("hub") or {}
+
+
 def told(manifest: dict[str, Any], folder: Path) -> Iterator[str]:
-    """Of feedback, how much there is and a row with the requests and events it comes from."""
+    """What came from the Hub; of feedback, how much there is and a row with the requests and events it comes from."""
+    for key, origin in of_hub(manifest).items():
+        yield f"{key} {origin['id']} of the Hub, commit {origin['commit'][:SHOWN]}"
     if manifest.get("kind") != "feedback":
         return
     metrics = manifest["metrics"]
