@@ -18,10 +18,15 @@ from rlhf.hub import download, parse
 from rlhf.rewards.base import RewardConfig
 from rlhf.stages.model_files import manifest_of
 from rlhf.stages.snapshots import with_snapshots
+from rlhf.stages.steps import steps_of
+from rlhf.stages.sweep import plan_members
+from rlhf.train.pipeline import PipelineConfig, StageConfig
 from rlhf.train.run_folder import open_run_folder
 from rlhf.types import InputError, RunError
 from tests.oracles.hub import Hub, serving
 
+CONF = Path(__file__).parents[3] / "conf"
+KINDS = {"model": ("models", "owner/tiny"), "data.path": ("datasets", "owner/rows")}
 MODEL = {
     "config.json": b"{}",
     "tokenizer.json": b"{}",
@@ -226,3 +231,31 @@ def test_every_key_that_names_a_model_or_rows_takes_an_id(hub, tmp_path):
     compared.data.path = "owner/rows"
     found = with_snapshots(compared)
     assert (found.policies["one"], found.hub["policies.one"].id) == (found.model, "owner/tiny")
+
+
+def test_a_pipeline_knows_its_inputs_by_their_commits(hub, tmp_path):
+    ids = ["model=owner/tiny", "data.path=owner/rows:train.jsonl"]
+    needing = StageConfig(kind="sft", overrides=["data.path=owner/rows"], needs={"model": "first"})
+    stages = {"first": StageConfig(kind="sft", overrides=ids), "second": needing}
+    pipeline = PipelineConfig(output=str(tmp_path / "p"), stages=stages)
+    first, second = steps_of(pipeline, CONF)
+    made = first.with_inputs()
+    commits = {key: hub.repositories[kind].branches["main"] for key, kind in KINDS.items()}
+    assert made.config.inputs == commits
+    assert (second.config.model, second.config.hub.keys()) == (str(first.made), {"data.path"})
+    with open_run_folder(first.config.output, as_plain(made.config)):
+        pass
+    hub.publish("owner/tiny", {**MODEL, "model.safetensors": b"better"})
+    hub.requests.clear()
+    again, _ = steps_of(pipeline, CONF)
+    assert again.with_inputs().fingerprint == made.fingerprint, "a stage that was made is kept"
+    assert not [request for request in hub.requests if "owner/tiny" in request]
+
+
+def test_a_job_of_a_sweep_is_given_the_id_not_a_path(hub, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    given = ["model=owner/tiny@main", "data.path=rows.jsonl", "output=o", "seed=1,2"]
+    _, configs = plan_members(CONF, given)
+    assert {config.model for config in configs.values()} == {"owner/tiny@main"}
+    assert {config.data.path for config in configs.values()} == {str(tmp_path / "rows.jsonl")}
+    assert hub.requests == [], "the job asks, where it runs"
