@@ -193,6 +193,8 @@ def explained(source: HubId, revision: str | None) -> Iterator[None]:
     hub = endpoint()
     try:
         yield
+    except InputError:
+        raise
     except errors.GatedRepoError:
         raise InputError(
             f"{source}: it is gated; accept its conditions on {hub}/{source.name} and set HF_TOKEN to a token of that "
@@ -223,6 +225,13 @@ def explained(source: HubId, revision: str | None) -> Iterator[None]:
             f"{source}: there is no such file or folder, and {hub} cannot be reached "
             f"({one_line(error.__cause__ or error)}); check the network, name a mirror "
             "(HF_ENDPOINT=https://...), or set HF_HUB_OFFLINE=1 to use what is cached"
+        ) from None
+    except (errors.XetDownloadError, OSError, ValueError, KeyError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # of the disk
+        raise RunError(
+            f"{source}: what {hub} sends is not what the Hub sends, or broke off ({one_line(error)}); run the same "
+            "command again, which continues the download, or set HF_ENDPOINT to another mirror"
         ) from None
 
 

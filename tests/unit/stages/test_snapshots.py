@@ -1,10 +1,13 @@
 """Ids of the Hub, against a server that speaks its routes: what is downloaded, what is kept, what is said."""
 
+import functools
 import json
 import re
 import shutil
 import socket
+import threading
 from collections.abc import Callable, Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import datasets
@@ -178,6 +181,22 @@ def test_a_hub_that_is_not_in_reach_is_said(hub, monkeypatch):
         r"HF_HUB_OFFLINE=1 to use what is cached",
         said,
     )  # fmt: skip
+
+
+def test_a_mirror_that_is_none_is_said(hub, tmp_path, monkeypatch):
+    page = tmp_path / "site" / "api" / "models" / "owner" / "tiny"
+    page.parent.mkdir(parents=True)
+    page.write_text("<html>Log in to the network</html>")
+    handler = functools.partial(SimpleHTTPRequestHandler, directory=str(tmp_path / "site"))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+        page_said, missing_said = sentence("owner/tiny", kind=RunError), sentence("owner/other", kind=RunError)
+        server.shutdown()
+    assert re.search(
+        r"what http://127\.0\.0\.1:\d+ sends is not what the Hub sends.*set HF_ENDPOINT to another", page_said
+    )
+    assert re.search(r"answers with error 404; try again later, or set HF_ENDPOINT to a mirror$", missing_said)
 
 
 def test_a_run_records_ids_and_commits_and_keeps_them(hub, tmp_path):
