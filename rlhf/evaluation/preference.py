@@ -11,11 +11,10 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
+from rlhf.ops.intervals import estimate_share
 from rlhf.types import InputError, RunError
 
 NUM_BINS = 10
-Z_95 = 1.959963984540054
-"""Standard deviations that hold 95 % of a normal distribution."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +36,7 @@ class PreferenceReport:
     accuracy: float
     """Share of pairs whose chosen side scores higher; equal scores count half."""
     accuracy_interval: tuple[float, float]
-    """95 %, Wilson (1927)."""
+    """95 %, clustered by prompt: `ops.intervals.share_interval`."""
     nll: float
     """Mean negative log likelihood of the preferences under Bradley and Terry, in nats."""
     calibration_error: float
@@ -75,6 +74,7 @@ def preference_report(
     rejected: np.ndarray,  # [P]
     chosen_tokens: np.ndarray,  # [P]
     rejected_tokens: np.ndarray,  # [P]
+    prompts: np.ndarray,  # [P] int, equal for pairs of one prompt
     *,
     graded_chosen: np.ndarray | None = None,  # [P]
     graded_rejected: np.ndarray | None = None,  # [P]
@@ -97,11 +97,11 @@ def preference_report(
         grades = np.concatenate([graded_chosen, graded_rejected])
         tau, rho = float(stats.kendalltau(scores, grades)[0]), float(stats.spearmanr(scores, grades)[0])
     bins = reliability(margins)
-    accuracy = share_won(margins)
+    accuracy = estimate_share(points(margins), prompts)
     return PreferenceReport(
         margins=margins,
-        accuracy=accuracy,
-        accuracy_interval=wilson_interval(accuracy, len(margins)),
+        accuracy=accuracy.mean,
+        accuracy_interval=(accuracy.low, accuracy.high),
         nll=float(np.logaddexp(0.0, -margins).mean()),
         calibration_error=sum(each.num_pairs * abs(each.confidence - each.accuracy) for each in bins) / len(margins),
         bins=bins,
@@ -113,18 +113,18 @@ def preference_report(
     )
 
 
+def points(
+    margins: np.ndarray,  # [P]
+) -> np.ndarray:  # [P] float64
+    """Return 1 for a positive margin, 1/2 for a tie, 0 for a negative one."""
+    return (np.sign(margins) + 1) / 2
+
+
 def share_won(
     margins: np.ndarray,  # [P]
 ) -> float:
     """Share of positive margins; those of 0 count half."""
-    return float((np.sign(margins) + 1).mean() / 2)
-
-
-def wilson_interval(share: float, count: int, z: float = Z_95) -> tuple[float, float]:
-    """Interval of a binomial proportion (Wilson 1927)."""
-    centre = (share + z * z / (2 * count)) / (1 + z * z / count)
-    half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    return centre - half, centre + half
+    return float(points(margins).mean())
 
 
 def reliability(
@@ -132,7 +132,7 @@ def reliability(
 ) -> list[Bin]:
     """Pairs in ten bins of the probability of the side the model prefers, from 0.5 to 1; empty bins are left out."""
     confidence = 1 / (1 + np.exp(-np.abs(margins)))
-    right = (np.sign(margins) + 1) / 2
+    right = points(margins)
     places = np.minimum(((confidence - 0.5) * 2 * NUM_BINS).astype(int), NUM_BINS - 1)
     return [
         Bin(

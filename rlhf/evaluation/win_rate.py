@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-NUM_RESAMPLES = 10_000
+from rlhf.evaluation.preference import points
+from rlhf.ops.intervals import estimate_share
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,7 +17,8 @@ class WinRate:
     rate: float
     """Share of prompts won; ties count half."""
     interval: tuple[float, float]
-    """95 %, percentiles of a bootstrap over prompts (Efron 1979); no wider than a point where all went the same way."""
+    """95 %: `ops.intervals.share_interval`. It holds one half where the p-value is at least 0.05, and else lies on one
+    side of it."""
     p_value: float
     """Exact two-sided sign test over the prompts that are no ties; 1 where all are."""
     num_wins: int
@@ -24,22 +26,25 @@ class WinRate:
     num_losses: int
 
 
-def win_rate(ours: Sequence[float], theirs: Sequence[float], seed: int = 0) -> WinRate:
-    """Of finite scores, one each per prompt, in the same order."""
+def win_rate(ours: Sequence[float], theirs: Sequence[float]) -> WinRate:
+    """Compare finite scores, one each per prompt, in the same order."""
     margins = np.array([our - their for our, their in zip(ours, theirs, strict=True)])
-    assert len(margins)
-    assert np.isfinite(margins).all()
-    counts = np.array([(margins > 0).sum(), (margins == 0).sum(), (margins < 0).sum()])
-    points = np.array([1.0, 0.5, 0.0])
-    # Prompts drawn with replacement only matter by how many of each kind there are, and those are multinomial.
-    generator = np.random.Generator(np.random.PCG64(seed))
-    rates = generator.multinomial(len(margins), counts / len(margins), NUM_RESAMPLES) @ points / len(margins)
-    wins, ties, losses = counts.tolist()
+    wins, ties, losses = (int(count) for count in ((margins > 0).sum(), (margins == 0).sum(), (margins < 0).sum()))
+    found = estimate_share(points(margins), np.arange(len(margins)))
+    p_value = float(stats.binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
     return WinRate(
-        rate=float(counts @ points / len(margins)),
-        interval=(float(np.percentile(rates, 2.5)), float(np.percentile(rates, 97.5))),
-        p_value=float(stats.binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0,
+        rate=found.mean,
+        interval=agreeing((found.low, found.high), p_value, wins - losses),
+        p_value=p_value,
         num_wins=wins,
         num_ties=ties,
         num_losses=losses,
     )
+
+
+def agreeing(interval: tuple[float, float], p_value: float, lead: int) -> tuple[float, float]:
+    """Move an end that contradicts the sign test at 0.05 to one half: an interval holds what no test rejects."""
+    low, high = interval
+    if p_value >= 0.05:
+        return min(low, 0.5), max(high, 0.5)
+    return (max(low, 0.5), high) if lead > 0 else (low, min(high, 0.5))

@@ -76,8 +76,8 @@ def compare(config: CompareConfig, asked: Mapping[str, Job], plan: Plan, report:
     scored = score(config, next(iter(asked.values())), plan.only("policy"), batches)
     figures = {}
     for name, model in config.policies.items():
-        nats = divergence(batches[name], scored[model][name], scored[config.model][name])
-        figures[name] = measure_policy(config, model, groups[name], nats)
+        nats, prompts = divergence(batches[name], scored[model][name], scored[config.model][name])
+        figures[name] = measure_policy(config, model, groups[name], nats, prompts)
     shown = {name: said[: config.success.num_shown] for name, said in groups.items()}
     texts = {
         name: [
@@ -138,10 +138,12 @@ def laid_out(config: BackendConfig) -> BackendConfig:
     return replace(config, packed=bool(config.packed))
 
 
-def divergence(batch: Batch, ours: Logprobs, theirs: Logprobs) -> np.ndarray:
-    """[completions] float64, in no order: log pi - log ref summed over each, in nats (k1; Schulman 2020)."""
+def divergence(batch: Batch, ours: Logprobs, theirs: Logprobs) -> tuple[np.ndarray, np.ndarray]:
+    """Return log pi - log ref summed over each completion, [completions] float64, in nats (k1; Schulman 2020), and the
+    number of its prompt, [completions] int; in the order of the packs."""
     nats: list[np.ndarray] = []
-    for pack, one, other in zip(batch.minibatches[0].packs, ours, theirs, strict=True):
+    (part,) = batch.minibatches
+    for pack, one, other in zip(part.packs, ours, theirs, strict=True):
         ends = np.cumsum([row.num_tokens for row in pack.rows])
         nats += np.split(one.astype(np.float64) - other, ends[:-1])
-    return np.array([each.sum() for each in nats])
+    return np.array([each.sum() for each in nats]), np.array([row.group for row in part.rows])

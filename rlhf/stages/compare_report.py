@@ -10,10 +10,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy import stats
 
 from rlhf.config import CompareConfig
 from rlhf.evaluation.win_rate import WinRate, win_rate
+from rlhf.ops.intervals import Estimate, estimate_mean, estimate_share
 from rlhf.stages.inputs import paths_of
 from rlhf.stages.pipeline_report import training_cost
 from rlhf.stages.report import CONSOLE, markdown_table, show_table
@@ -25,22 +25,12 @@ from rlhf.types import Group, Score
 
 TABLE, RECORD, PLOT = "report.md", "report.json", "report.png"
 LEGEND = (
-    "Intervals: 95 %, of means over prompts (Student's t), for win rates a bootstrap over prompts; a win is a higher "
-    "mean reward on a prompt, a tie counts half, p is of a sign test. KL: log pi - log ref of the policy's own "
-    "completions, in nats. Training: of all runs that led to the policy and not to the reference; tokens with prompts."
+    "Intervals: 95 %, over prompts, as samples of one prompt are not independent: Agresti-Coull at the effective "
+    "number of samples for success, win rates and rewards of two values, Student's and Hall's t for other rewards and "
+    "KL, which have none where prompts are all equal or only one. A win is a higher mean reward on a prompt, a tie "
+    "counts half, p is of a sign test. KL: log pi - log ref of the policy's own completions, in nats; per completion: "
+    "mean over prompts. Training: of all runs that led to the policy and not to the reference; tokens with prompts."
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Estimate:
-    """A mean and its 95 % interval, NaN where one value says nothing of it."""
-
-    mean: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.mean:.4g} ({self.low:.4g} to {self.high:.4g})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,41 +64,41 @@ class PolicyFigures:
         }
 
 
-def measure_policy(config: CompareConfig, model: str, groups: Sequence[Group], nats: np.ndarray) -> PolicyFigures:
-    """`nats` [completions]: log pi - log ref of each completion that has a reward."""
+def measure_policy(
+    config: CompareConfig,
+    model: str,
+    groups: Sequence[Group],
+    nats: np.ndarray,  # [completions], log pi - log ref of each completion that has a reward
+    prompts: np.ndarray,  # [completions] int, equal for completions of one prompt
+) -> PolicyFigures:
     infos = [info for group in groups for info in group.infos]
     scored = [info for info in infos if isinstance(info.score, Score)]
     scores = [info.score for info in scored if isinstance(info.score, Score)]
-    rewards = [mean_reward(group) for group in groups]
+    reached = [successes(group, config.success) for group in groups]
     num_tokens = sum(info.num_loss_tokens for info in scored)
     runs = runs_behind(Path(model)) - runs_behind(Path(config.model))
     costs = [training_cost(run) for run in sorted(runs)]
     return PolicyFigures(
-        success=estimate([float(np.mean(successes(group, config.success))) for group in groups]),
-        reward=estimate([reward for reward in rewards if reward is not None]),
+        success=estimate_share(np.concatenate(reached), np.repeat(np.arange(len(groups)), [*map(len, reached)])),
+        reward=estimate_mean(
+            np.array([score.value for score in scores]),
+            np.repeat(np.arange(len(groups)), [len(group.survivors) for group in groups]),
+        ),
         parts={name: float(np.mean([score.parts[name] for score in scores])) for name in scores[0].parts},
-        kl_per_sequence=estimate(nats),
+        kl_per_sequence=estimate_mean(nats, prompts),
         kl_per_token=float(nats.sum() / num_tokens),
         completion_tokens=num_tokens / len(scored),
         failures=len(infos) - len(scored),
         training_seconds=sum(seconds for seconds, _ in costs),
         training_tokens=sum(tokens or 0.0 for _, tokens in costs),
         trained_in=[str(run) for run in sorted(runs)],
-        rewards=rewards,
+        rewards=[mean_reward(group) for group in groups],
     )
 
 
 def mean_reward(group: Group) -> float | None:
     values = [info.score.value for info in group.infos if isinstance(info.score, Score)]
     return float(np.mean(values)) if values else None
-
-
-def estimate(values: Sequence[float] | np.ndarray) -> Estimate:
-    mean = float(np.mean(values))
-    if len(values) < 2:
-        return Estimate(mean=mean, low=float("nan"), high=float("nan"))
-    half = float(stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values)))
-    return Estimate(mean=mean, low=mean - half, high=mean + half)
 
 
 def runs_behind(model: Path) -> set[Path]:
@@ -203,8 +193,8 @@ def plot(figures: Mapping[str, PolicyFigures], path: Path) -> None:
     figure, axes = pyplot.subplots(2, 3, figsize=(12, 6.5), layout="constrained")
     colours = [f"C{i}" for i in range(len(figures))]
     for axis, (title, values) in zip(axes.flat, estimates.items(), strict=False):
-        half = [np.nan_to_num((each.high - each.low) / 2) for each in values]
-        axis.bar(list(figures), [each.mean for each in values], yerr=half, capsize=4, color=colours)
+        arms = np.nan_to_num([[each.mean - each.low, each.high - each.mean] for each in values]).T
+        axis.bar(list(figures), [each.mean for each in values], yerr=arms, capsize=4, color=colours)
         axis.set(title=title)
     for axis, (title, heights) in zip(axes.flat[3:], plain.items(), strict=False):
         axis.bar(list(figures), heights, color=colours)

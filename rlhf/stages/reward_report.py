@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from rlhf.data.split import prompt_groups
 from rlhf.evaluation.preference import preference_report, reliability_plot
 from rlhf.train.offline import score_rows
 
@@ -33,6 +34,7 @@ def report_on_rank(rank: OfflineRank) -> dict[str, float]:
             scores[:, 1],
             lengths[:, 0],
             lengths[:, 1],
+            np.array(prompt_groups(corpus.units)),
             graded_chosen=graded[:, 0] if known else None,
             graded_rejected=graded[:, 1] if known else None,
         )

@@ -16,7 +16,6 @@ from rlhf.evaluation.preference import (
     reliability,
     reliability_plot,
     share_won,
-    wilson_interval,
 )
 from rlhf.types import InputError, RunError
 
@@ -25,7 +24,8 @@ def report_of(margins, longer=None, **graded):
     """A report of pairs with these margins, on lengths that differ by `longer`."""
     margins = np.asarray(margins, dtype=float)
     longer = np.arange(len(margins)) if longer is None else np.asarray(longer)
-    return preference_report(margins + 1, np.ones(len(margins)), 50 + longer, np.full(len(margins), 50), **graded)
+    return preference_report(margins + 1, np.ones(len(margins)), 50 + longer, np.full(len(margins), 50),
+                             np.arange(len(margins)), **graded)  # fmt: skip
 
 
 def logit(probability: float) -> float:
@@ -58,31 +58,23 @@ def test_ties_count_half():
     assert report.longer_wins == 2 / 4
 
 
-def test_wilson_interval_is_where_the_normal_test_stops_rejecting():
-    # The ends p solve (share - p)^2 = z^2 p (1 - p) / n.
-    for share, count in [(0.5, 10), (0.7, 300), (1.0, 20), (0.0, 20)]:
-        for end in wilson_interval(share, count):
-            assert (share - end) ** 2 == pytest.approx(1.959963984540054**2 * end * (1 - end) / count, abs=1e-12)
-
-
-def test_wilson_interval_of_a_case_worked_by_hand():
-    # z^2 = 3.8415; all of 10: low = 10 / 13.8415, high = 1.
-    assert wilson_interval(1.0, 10) == pytest.approx((10 / 13.841459, 1.0), abs=1e-7)
-
-
-def test_wilson_interval_covers():
-    generator = np.random.default_rng(0)
-    for truth in (0.55, 0.9):
-        shares = generator.binomial(300, truth, 2000) / 300
-        covered = [low <= truth <= high for low, high in (wilson_interval(share, 300) for share in shares)]
-        assert 0.93 < np.mean(covered) < 0.97
+def test_pairs_of_one_prompt_count_less_than_pairs_of_several():
+    margins, ones = np.repeat([1.0, -1.0, 1.0, 1.0, 1.0], 20), np.ones(100)
+    apart = preference_report(margins, 0 * ones, ones, ones, np.arange(100))
+    together = preference_report(margins, 0 * ones, ones, ones, np.repeat(np.arange(5), 20))
+    assert apart.accuracy == together.accuracy == 0.8
+    # 80 of 100 (Agresti and Coull), and about 4 of 5.
+    assert apart.accuracy_interval == pytest.approx((0.7104, 0.8675), abs=5e-4)
+    low, high = together.accuracy_interval
+    assert low < 0.4
+    assert high > 0.95
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_rank_correlations_equal_naive_ones_on_values_with_ties(seed):
     generator = np.random.default_rng(seed)
     chosen, rejected, good, bad = generator.integers(0, 6, (4, 25)).astype(float)
-    report = preference_report(chosen, rejected, good, bad, graded_chosen=good, graded_rejected=bad)
+    report = preference_report(chosen, rejected, good, bad, np.arange(25), graded_chosen=good, graded_rejected=bad)
     scores, grades = np.concatenate([chosen, rejected]), np.concatenate([good, bad])
     assert report.kendall_tau == pytest.approx(naive_tau_b(scores, grades), abs=1e-12)
     assert report.spearman_rho == pytest.approx(naive_rho(scores, grades), abs=1e-12)
@@ -91,7 +83,13 @@ def test_rank_correlations_equal_naive_ones_on_values_with_ties(seed):
 def test_graded_qualities_in_the_order_of_the_scores_correlate_fully():
     margins = np.array([1.0, 2.0, 3.0])
     report = preference_report(
-        margins, -margins, margins, margins, graded_chosen=np.exp(margins), graded_rejected=-np.exp(margins)
+        margins,
+        -margins,
+        margins,
+        margins,
+        np.arange(3),
+        graded_chosen=np.exp(margins),
+        graded_rejected=-np.exp(margins),
     )
     assert (report.kendall_tau, report.spearman_rho) == pytest.approx((1.0, 1.0))
 

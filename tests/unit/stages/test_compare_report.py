@@ -5,14 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy import stats
 
 from rlhf.config import CompareConfig, as_plain, compose
 from rlhf.stages.compare import divergence
 from rlhf.stages.compare_report import (
     PolicyFigures,
     compare_pairs,
-    estimate,
     measure_policy,
     runs_behind,
     write_comparison,
@@ -45,7 +43,7 @@ def composed(**policies: Path) -> CompareConfig:
 
 
 def measured(*groups: Group) -> PolicyFigures:
-    return measure_policy(composed(one=Path("one")), "one", groups, np.array([0.5, 1.5, 1.0]))
+    return measure_policy(composed(one=Path("one")), "one", groups, np.array([0.5, 1.5, 1.0]), np.array([0, 0, 1]))
 
 
 def test_a_policy_is_measured_by_prompt_and_failures_are_left_out() -> None:
@@ -59,12 +57,26 @@ def test_a_policy_is_measured_by_prompt_and_failures_are_left_out() -> None:
     assert (figures.training_seconds, figures.trained_in) == (0.0, [])
 
 
-def test_intervals_are_students() -> None:
-    values = np.random.default_rng(0).normal(size=30)
-    found = estimate(values)
-    low, high = stats.t.interval(0.95, 29, loc=values.mean(), scale=stats.sem(values))
-    assert (found.low, found.high) == pytest.approx((low, high))
-    assert np.isnan(estimate([1.0]).low)
+def test_completions_of_one_prompt_do_not_narrow_the_intervals() -> None:
+    rewards = np.random.default_rng(0).normal(size=30).tolist()
+    config = composed(one=Path("one"))
+
+    def of(samples: int) -> PolicyFigures:
+        groups = [group(i, *[reward] * samples) for i, reward in enumerate(rewards)]
+        return measure_policy(config, "one", groups, np.repeat(rewards, samples), np.repeat(np.arange(30), samples))
+
+    one, eight = of(1), of(8)
+    for once, often in ((one.reward, eight.reward), (one.kl_per_sequence, eight.kl_per_sequence)):
+        assert (often.mean, often.low, often.high) == pytest.approx((once.mean, once.low, once.high))
+    assert (eight.success.low, eight.success.high) == pytest.approx((one.success.low, one.success.high), abs=0.01)
+
+
+def test_a_policy_that_is_always_right_has_an_honest_interval() -> None:
+    figures = measured(*(group(i, 1.0, 1.0) for i in range(10)))
+    assert (figures.success.mean, figures.success.high) == (1.0, 1.0)
+    assert 0.6 < figures.success.low < 0.8
+    # Rewards have no known bounds: equal ones say nothing of how far others may be.
+    assert str(figures.reward) == "1 (no interval)"
 
 
 def test_policies_are_compared_on_the_prompts_both_have_a_reward_of() -> None:
@@ -75,13 +87,16 @@ def test_policies_are_compared_on_the_prompts_both_have_a_reward_of() -> None:
     assert (won.num_wins, won.num_ties, won.num_losses, won.rate) == (1, 1, 1, 0.5)
 
 
-def test_divergence_is_summed_over_each_completion() -> None:
-    rows = [Row(group=i, index=0, num_tokens=size, num_loss_tokens=size - 1) for i, size in enumerate((3, 2, 4))]
+def test_divergence_is_summed_over_each_completion_and_knows_its_prompt() -> None:
+    sizes = {2: 3, 0: 2, 1: 4}
+    rows = [Row(group=i, index=0, num_tokens=size, num_loss_tokens=size - 1) for i, size in sizes.items()]
     packs = (Pack(rows=tuple(rows[:2])), Pack(rows=(rows[2],)))
     batch = Batch(step=0, minibatches=(Minibatch(groups=(), packs=packs),), order=(0,))
     ours = [np.array([0, -1, -2, 0, -3], np.float32), np.array([0, -1, -1, -1], np.float32)]
     theirs = [np.array([0, -2, -2, 0, -5], np.float32), np.array([0, 0, -1, -1], np.float32)]
-    assert divergence(batch, ours, theirs).tolist() == [1.0, 2.0, -1.0]
+    nats, prompts = divergence(batch, ours, theirs)
+    assert nats.tolist() == [1.0, 2.0, -1.0]
+    assert prompts.tolist() == [2, 0, 1]
 
 
 def trained(folder: Path, model: Path, seconds: float) -> Path:
@@ -108,7 +123,7 @@ def test_what_a_policy_cost_is_of_the_runs_that_led_to_it_and_not_to_the_referen
     assert runs_behind(last) == {tmp_path / "sft", tmp_path / "middle", tmp_path / "last"}
     config = composed(last=last)
     config.model = str(sft)
-    figures = measure_policy(config, str(last), [group(0, 1.0), group(1, 1.0)], np.zeros(2))
+    figures = measure_policy(config, str(last), [group(0, 1.0), group(1, 1.0)], np.zeros(2), np.arange(2))
     assert (figures.training_seconds, figures.training_tokens) == (6.0, 20.0)
     assert [Path(run).name for run in figures.trained_in] == ["last", "middle"]
 
