@@ -17,7 +17,7 @@ from rich.progress import track
 from scipy import stats
 
 from rlhf.evaluation.win_rate import win_rate
-from rlhf.ops.intervals import Z, estimate_share, mean_interval, share_interval
+from rlhf.ops.intervals import Z, estimate_mean, estimate_share, mean_interval, share_interval
 from serve.fixed import welch
 from serve.sequential import compare
 
@@ -123,6 +123,21 @@ def graded(random: np.random.Generator, num: int, *, prompts: int, samples: int)
     return found
 
 
+def summed(random: np.random.Generator, num: int, *, prompts: int) -> list[Coverage]:
+    """A right answer scores 1.1, a wrong one 0.1 where its form is right (9 of 10), 0 where not; 4 samples, correlated
+    by 1/3. Where no right answer is drawn, no interval knows that there are any."""
+    found, names = [], np.repeat(np.arange(prompts), 4)
+    for rate in RATES:
+        rates = rate_of_prompt(random, rate, 1 / 3, (num // 10, prompts))
+        right = random.random((num // 10, prompts, 4)) < rates[..., None]
+        values = right + 0.1 * (right | (random.random(right.shape) < 0.9))
+        each = [estimate_mean(one.reshape(-1), names) for one in values]
+        ours = np.array([one.low for one in each]), np.array([one.high for one in each])
+        truth = rate + 0.1 * (rate + 0.9 * (1 - rate))
+        found.append((covers(ours, truth), covers(student(values.mean(2)), truth)))
+    return found
+
+
 def served(random: np.random.Generator, num: int, *, users: int, sequential: bool) -> list[Coverage]:
     """Differences of two arms of binary users, 0.05 apart; no textbook beside it."""
     found = []
@@ -160,6 +175,7 @@ def cases() -> Iterator[Case]:
                 yield "KL", setting, case
     for prompts in PROMPTS:
         yield "reward", f"{prompts} prompts, normal", partial(normal, prompts=prompts)
+        yield "reward", f"{prompts} prompts x 4, 1.1, 0.1 or 0", partial(summed, prompts=prompts)
         for samples in (1, 4):
             yield (
                 "reward",
