@@ -52,6 +52,8 @@ class Prompt:
     """Where the row came from, as `file:line`."""
     meta: Mapping[str, Any]
     """What a reward needs: `answer`, and every other column of the row."""
+    tools: Sequence[Any] | None = None
+    """Schemas of the functions that the policy may call; they are in `token_ids`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,8 @@ from omegaconf import MISSING
 from rlhf.command_line import command_line
 from rlhf.config import from_words
 from rlhf.data.dialogues import check_turns
-from rlhf.data.fields import BadRow, Defect, empty, take_prompt
+from rlhf.data.fields import BadRow, Defect, empty
+from rlhf.data.messages import take_prompt
 from rlhf.data.quarantine import REJECTS
 from rlhf.train.artifact import Artifact, committing, open_artifact
 from rlhf.types import InputError

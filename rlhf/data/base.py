@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from omegaconf import MISSING
 
+from rlhf.data.arrow import DEFAULT_SPLIT
+from rlhf.data.dialogues import Dialogue, dialogue_of
 from rlhf.data.fields import BadRow, Defect, require_positive
-from rlhf.data.files import Row, read_rows
+from rlhf.data.files import read_rows, splits_of
 from rlhf.data.quarantine import BadRows, Quarantine
 from rlhf.data.split import split_held_out
-from rlhf.types import InputError, Unit
+from rlhf.types import InputError, Message, Unit
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -38,8 +40,10 @@ class OfflineDataConfig:
     path: str = MISSING
     """A .jsonl or .parquet file, a folder that datasets can load, or a data set of the Hub: `owner/name`,
     `owner/name@REVISION`, or one file or folder in it, `owner/name@REVISION:train.jsonl`."""
-    split: str = "train"
+    split: str = DEFAULT_SPLIT
     """Which split of a folder is read; a file has none."""
+    subset: str | None = None
+    """Which configuration of a dataset with several; None: the only one."""
     limit: int | None = None
     """How many rows are read, from the first. None: all."""
     max_tokens: int | None = None
@@ -63,7 +67,8 @@ class OfflineDataConfig:
 
     def at(self, path: str) -> Self:
         """The same for all rows of another file, one that is held out."""
-        return replace(self, path=path, limit=None)
+        split, subset = splits_of(path, self.split, self.subset)
+        return replace(self, path=path, split=split, subset=subset, limit=None)
 
     def load(self, tokenizer: PreTrainedTokenizerBase, *, context_tokens: int, quarantine: Quarantine) -> list[Unit]:
         """All rows, in the order of the file, none cut. Raises InputError with file, line and field of a bad one."""
@@ -85,9 +90,10 @@ class OfflineDataConfig:
         train, held_out = split_held_out(units, held_out_fraction, seed)
         return Parts(train=train, held_out={"held_out": held_out})
 
-    def collect(self, quarantine: Quarantine, make: Callable[[str, Row], Iterable[T]]) -> list[T]:
+    def collect(self, quarantine: Quarantine, make: Callable[[str, Mapping[str, Any]], Iterable[T]]) -> list[T]:
         """What `make(where, row)` gives of each row of the file."""
-        return quarantine.collect(read_rows(self.path, self.split, quarantine.refuse), make, self.limit)
+        rows = read_rows(self.path, self.split, quarantine.refuse, subset=self.subset)
+        return quarantine.collect(rows, make, self.limit, source=self.path)
 
     def check_length(self, num_tokens: int, context_tokens: int) -> None:
         if self.max_tokens is not None and num_tokens > self.max_tokens:
@@ -97,3 +103,18 @@ class OfflineDataConfig:
         else:
             return
         raise BadRow(f"the row has {num_tokens} tokens, {sentence}", Defect.too_long)
+
+
+@dataclass(kw_only=True, slots=True)
+class DialogueDataConfig(OfflineDataConfig):
+    """Rows of dialogues."""
+
+    system_key: str | None = "system"
+    """The field that holds a system message, put before the dialogue where a row has one. None: it is left out."""
+    tools_key: str | None = "tools"
+    """The field that holds the schemas of the functions the assistant may call, where a row has any; the chat template
+    gets them. None: they are left out."""
+
+    def dialogue(self, row: Mapping[str, Any], messages: Sequence[Message]) -> Dialogue:
+        """The messages with what the row says of all of them."""
+        return dialogue_of(row, messages, system_key=self.system_key, tools_key=self.tools_key)

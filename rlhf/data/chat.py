@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _TEXTS_PER_CALL = 1024  # one call holds the encodings of all its texts
-_LINKS = ("name", "tool_call_id")
 
 
 def require_template(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -35,7 +34,7 @@ def render(
     messages: Sequence[Message],
     *,
     add_generation_prompt: bool,
-    tools: list[Any] | None = None,
+    tools: Sequence[Any] | None = None,
 ) -> str:
     """The dialogue as the model reads it; `add_generation_prompt` opens the assistant's next turn. `tools` are schemas
     of the functions that it may call."""
@@ -43,7 +42,7 @@ def render(
     try:
         return tokenizer.apply_chat_template(
             [dict(message) for message in messages],
-            tools=tools,
+            tools=None if tools is None else list(tools),
             tokenize=False,
             add_generation_prompt=add_generation_prompt,
             **clock_of(tokenizer),
@@ -54,43 +53,6 @@ def render(
             f"the chat template of {tokenizer.name_or_path} refuses a dialogue of the roles {roles or '(none)'} "
             f"({error}): change the messages, or chat_template.jinja"
         ) from error
-
-
-def refuse_losses(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], tools: list[Any] | None = None
-) -> None:
-    """Refuses what the chat template would leave out without a word: tools, or keys of messages.
-
-    A tool's answer may name its call (`name`, `tool_call_id`); templates that go by the order leave that out.
-    """
-    whole = None
-    for number, message in enumerate(messages, start=1):
-        for key in message.keys() - (
-            {"role", "content", *_LINKS} if message["role"] == "tool" else {"role", "content"}
-        ):
-            whole = whole or render(tokenizer, messages, add_generation_prompt=False, tools=tools)
-            others = {name: value for name, value in message.items() if name != key}
-            if _renders_as(tokenizer, [*messages[: number - 1], others, *messages[number:]], tools, whole):
-                raise InputError(
-                    f"message {number} has the key '{key}', which the chat template of {tokenizer.name_or_path} leaves "
-                    f"out: move it into the content, or remove it"
-                )
-    if tools and _renders_as(
-        tokenizer, messages, None, render(tokenizer, messages, add_generation_prompt=False, tools=tools)
-    ):
-        raise InputError(
-            f"the row has tools, which the chat template of {tokenizer.name_or_path} leaves out: set tools_key to "
-            "null, or take a model whose template reads them"
-        )
-
-
-def _renders_as(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], tools: list[Any] | None, text: str
-) -> bool:
-    try:
-        return render(tokenizer, messages, add_generation_prompt=False, tools=tools) == text
-    except InputError:
-        return False  # the template cannot do without
 
 
 def tokenize_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[tuple[int, ...]]:
@@ -113,15 +75,19 @@ def loss_mask(
     messages: Sequence[Message],
     *,
     last_turn_only: bool,
-    tools: list[Any] | None = None,
+    tools: Sequence[Any] | None = None,
+    masked: Collection[int] = (),
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Token ids [T] int32 of the dialogue and, [T] bool, which of them the assistant writes.
+    """Token ids [T] int32 of the dialogue and, [T] bool, which of them the assistant writes and learns: those of
+    `masked`, indices of messages, are not.
 
     A turn runs from its prompt's end through the special token that closes it, which may be the one that opens the next
     turn (GLM-4). A last turn that the template leaves open is closed, else the model would never learn to stop. Before
     each turn stand the tokens of its prompt, as a rollout has them.
     """
-    text, turns = _turns(tokenizer, messages, last_turn_only, tools)
+    spoken = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
+    learnt = [index for index in (spoken[-1:] if last_turn_only else spoken) if index not in masked]
+    text, turns = _turns(tokenizer, messages, learnt, tools)
     tokens = Tokens.after_prompts(tokenizer, text, [start for start, _ in turns])
     mask: np.ndarray = np.zeros(len(tokens.ids), dtype=bool)
     closed = True
@@ -133,14 +99,14 @@ def loss_mask(
         mask[inside if closing is None else inside[inside <= closing]] = True
         if following is not None:
             mask[following] = True
-    if not closed and messages[-1]["role"] == "assistant":
+    if not closed and learnt[-1] == len(messages) - 1:
         end = open_turn_end_id(tokenizer, messages, text, tools)
         return np.append(tokens.ids, end).astype(np.int32), np.append(mask, True)
     return tokens.ids, mask
 
 
 def through_last_turn(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, tools: list[Any] | None = None
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, tools: Sequence[Any] | None = None
 ) -> tuple[Tokens, str]:
     """The dialogue's tokens through the one that ends its last turn, the assistant's: where a rollout ends too. And
     the text they are of."""
@@ -186,7 +152,7 @@ def turn_opener_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
 
 
 def open_turn_end_id(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], text: str, tools: list[Any] | None
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], text: str, tools: Sequence[Any] | None
 ) -> int:
     """The token that ends the last turn of `messages`, rendered as `text`, which the template leaves open: the one that
     opens the next turn, if by that alone turns of this role end, else the end of sequence. Raises InputError where the
@@ -211,14 +177,13 @@ def open_turn_end_id(
 
 
 def _turns(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], last_turn_only: bool, tools: list[Any] | None
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], learnt: Sequence[int], tools: Sequence[Any] | None
 ) -> tuple[str, list[tuple[int, int]]]:
-    """The dialogue as text, and where in it the assistant's turns start and stop, found as the renderings of the
-    messages before them."""
+    """The dialogue as text, and where in it the assistant's turns `learnt`, by index, start and stop, found as the
+    renderings of the messages before them."""
     text = render(tokenizer, messages, add_generation_prompt=False, tools=tools)
-    indices = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
     turns: list[tuple[int, int]] = []
-    for index in indices[-1:] if last_turn_only else indices:
+    for index in learnt:
         if index == 0:
             raise InputError("the dialogue starts with the assistant's turn: put a user message before it")
         turn = messages[: index + 1]
@@ -254,7 +219,7 @@ def shared_turn(tokenizer: PreTrainedTokenizerBase, text: str, through: str) -> 
 
 
 def begun_as_asked(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], before: str, tools: list[Any] | None
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], before: str, tools: Sequence[Any] | None
 ) -> str | None:
     """The dialogue with its last turn, the assistant's, as the generation prompt begins it, where the template renders
     it otherwise: `before` ends in `<think>`, which R1-Distill's template takes out of every turn, with the thinking.

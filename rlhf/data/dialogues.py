@@ -8,15 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rlhf.data.fields import BadRow, Defect, as_message, empty, take
+from rlhf.data.fields import BadRow, Defect, empty, has, take
 from rlhf.data.files import kind_of
+from rlhf.data.messages import WEIGHT, take_tools
 from rlhf.types import InputError, Message
-
-SPEAKERS = {
-    "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "chatgpt": "assistant",
-    "system": "system", "function_call": "assistant", "observation": "tool", "tool": "tool",
-}  # fmt: skip
-"""ShareGPT's names of the roles."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +19,9 @@ class Dialogue:
     """Turns, and the tools the assistant may call."""
 
     messages: Sequence[Message]
-    tools: list[Any] | None = None
+    tools: Sequence[Any] | None = None
+    masked: frozenset[int] = frozenset()
+    """Indices of the assistant's messages that are not learnt, whatever is learnt of the others."""
 
     @property
     def prompt_id(self) -> str:
@@ -34,6 +31,21 @@ class Dialogue:
 
 def digest(text: str) -> str:
     return hashlib.blake2b(text.encode("utf-8"), digest_size=16).hexdigest()
+
+
+def dialogue_of(
+    row: Mapping[str, Any], messages: Sequence[Message], *, system_key: str | None, tools_key: str | None
+) -> Dialogue:
+    """The messages of the row after its system message, with its tools, and with the weights of their turns."""
+    messages = [*_system(row, messages, system_key), *messages]
+    masked = frozenset(index for index, message in enumerate(messages) if WEIGHT in message)
+    plain = [{key: value for key, value in message.items() if key != WEIGHT} for message in messages]
+    return Dialogue(plain, take_tools(row, tools_key) if tools_key else None, masked)
+
+
+def unlearnt(messages: Sequence[Message]) -> list[Message]:
+    """The same messages, none of which is learnt."""
+    return [{**message, WEIGHT: 0} if message["role"] == "assistant" else message for message in messages]
 
 
 def check_turns(messages: Sequence[Message], key: str) -> None:
@@ -57,21 +69,11 @@ def check_turns(messages: Sequence[Message], key: str) -> None:
             raise empty(f"message {number} of '{key}', an assistant's,")
 
 
-def take_sharegpt(row: Mapping[str, Any], key: str, *, remedy: str) -> list[Message]:
-    """The field `key`, a list of `{"from", "value"}`, after the row's `system`, if it has one."""
-    value = take(row, key, remedy=remedy)
-    if not isinstance(value, list):
-        raise InputError(f"the field '{key}' is {kind_of(value)}, not a list of turns: {remedy}")
-    if not value:
-        raise empty(f"the field '{key}'", ", it has no turns")
-    return [*_system(row), *(_turn(item, f"turn {number} of '{key}'") for number, item in enumerate(value, start=1))]
-
-
 def take_alpaca(row: Mapping[str, Any]) -> list[Message]:
-    """`instruction`, `input` on a line below it where there is one, and `output`, after `system` and `history`, the
-    pairs of earlier turns."""
+    """`instruction`, `input` on a line below it where there is one, and `output`, after `history`, the pairs of
+    earlier turns."""
     instruction, given = _text(row, "instruction"), _text(row, "input", optional=True)
-    messages = _system(row)
+    messages: list[Message] = []
     for number, pair in enumerate(row.get("history") or [], start=1):
         if not (isinstance(pair, list) and len(pair) == 2 and all(isinstance(text, str) for text in pair)):
             raise InputError(f"turn {number} of 'history' is not a pair of texts: write [instruction, output]")
@@ -84,33 +86,24 @@ def take_alpaca(row: Mapping[str, Any]) -> list[Message]:
     ]
 
 
-def _turn(item: object, name: str) -> Message:
-    if not isinstance(item, dict):
-        raise InputError(f'{name} is {kind_of(item)}, not an object: write {{"from": ..., "value": ...}}')
-    for key in ("from", "value"):
-        if not isinstance(item.get(key), str):
-            found = kind_of(item[key]) if key in item else "missing"
-            raise InputError(f'{name} has a "{key}" that is {found}: write {{"from": ..., "value": ...}}, both text')
-    if item["from"] not in SPEAKERS:
-        raise InputError(f"{name} is from '{item['from']}': use one of {', '.join(SPEAKERS)}")
-    message = {"role": SPEAKERS[item["from"]], "content": item["value"]}
-    if item["from"] != "function_call":
-        return message
-    return as_message({"role": "assistant", "tool_calls": _calls(item["value"], name)}, name)
-
-
-def _calls(text: str, name: str) -> list[dict[str, Any]]:
-    try:
-        called = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f'{name} is no JSON ({error}): write {{"name": ..., "arguments": ...}}') from None
-    functions = called if isinstance(called, list) else [called]
-    return [{"type": "function", "function": function} for function in functions]
-
-
-def _system(row: Mapping[str, Any]) -> list[Message]:
-    text = _text(row, "system", optional=True)
-    return [{"role": "system", "content": text}] if text else []
+def _system(row: Mapping[str, Any], messages: Sequence[Message], key: str | None) -> list[Message]:
+    """The row's system message, where the messages do not begin with the same one."""
+    if key is None or not has(row, key):
+        return []
+    text = take(row, key, remedy="set system_key to the field that holds the system message, or to null")
+    if not isinstance(text, str):
+        raise InputError(f"the field '{key}' is {kind_of(text)}, not text: correct it, or set system_key to null")
+    if not text.strip():
+        return []
+    first = messages[0]
+    if first["role"] not in ("system", "developer"):
+        return [{"role": "system", "content": text}]
+    if first["content"].strip() != text.strip():
+        raise InputError(
+            f"the field '{key}' and the {first['role']} message of the dialogue differ: keep one of them, or set "
+            "system_key to null"
+        )
+    return []
 
 
 def _text(row: Mapping[str, Any], key: str, *, optional: bool = False) -> str:

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rlhf.data.base import OfflineDataConfig
-from rlhf.data.chat import loss_mask, refuse_losses, require_template, through_last_turn
+from rlhf.data.chat import loss_mask, require_template, through_last_turn
 from rlhf.data.dialogues import Dialogue, check_turns
 from rlhf.data.fields import BadRow, Defect
+from rlhf.data.left_out import refuse_losses
 from rlhf.data.turns import control_ids
-from rlhf.types import Message, TrainingRow
+from rlhf.types import InputError, TrainingRow
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -33,9 +34,13 @@ class PolicyEncoder:
         """The row at `where`, whose field `key` holds the dialogue or its answer."""
         check_turns(dialogue.messages, key)
         refuse_losses(self.tokenizer, dialogue.messages, dialogue.tools)
-        check_answers(self.tokenizer, self.special, dialogue.messages, key, last_turn_only=last_turn_only)
+        check_answers(self.tokenizer, self.special, dialogue, key, last_turn_only=last_turn_only)
         token_ids, mask = loss_mask(
-            self.tokenizer, dialogue.messages, last_turn_only=last_turn_only, tools=dialogue.tools
+            self.tokenizer,
+            dialogue.messages,
+            last_turn_only=last_turn_only,
+            tools=dialogue.tools,
+            masked=dialogue.masked,
         )
         if self.special.issuperset(token_ids[mask].tolist()):
             raise BadRow(
@@ -57,7 +62,14 @@ class ScoreEncoder:
         check_turns(dialogue.messages, key)
         if self.tokenizer.chat_template:
             refuse_losses(self.tokenizer, dialogue.messages, dialogue.tools)
-        check_answers(self.tokenizer, self.special, dialogue.messages, key, last_turn_only=True)
+        elif dialogue.tools:
+            raise InputError(
+                f"the row has tools, and {self.tokenizer.name_or_path} has no chat template that reads them: set "
+                "tools_key to null"
+            )
+        if len(dialogue.messages) - 1 in dialogue.masked:
+            raise BadRow(f"the field '{key}' ends with a turn of weight 0: remove the row", Defect.unlearnable)
+        check_answers(self.tokenizer, self.special, dialogue, key, last_turn_only=True)
         (inputs,) = score_inputs(self.tokenizer, [dialogue])
         token_ids, types = inputs["input_ids"], inputs.get("token_type_ids")
         self.config.check_length(len(token_ids), self.context_tokens)
@@ -108,14 +120,20 @@ def score_inputs(
 def check_answers(
     tokenizer: PreTrainedTokenizerBase,
     special: frozenset[int],
-    messages: Sequence[Message],
+    dialogue: Dialogue,
     key: str,
     *,
     last_turn_only: bool,
 ) -> None:
-    """Refuses an assistant's turn whose text gives no token but special ones."""
-    spoken = [message for message in messages if message["role"] == "assistant" and not message.get("tool_calls")]
-    for message in spoken[-1:] if last_turn_only else spoken:
+    """Refuses an assistant's turn to learn whose text gives no token but special ones."""
+    spoken = [
+        (index, message)
+        for index, message in enumerate(dialogue.messages)
+        if message["role"] == "assistant" and not message.get("tool_calls")
+    ]
+    for index, message in spoken[-1:] if last_turn_only else spoken:
+        if index in dialogue.masked:
+            continue
         token_ids = tokenizer(message["content"], add_special_tokens=False, verbose=False)["input_ids"]
         if special.issuperset(token_ids):
             raise BadRow(

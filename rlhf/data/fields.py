@@ -1,16 +1,15 @@
-"""The fields of a row, checked: what is missing or of the wrong type is said in one sentence."""
+"""The fields of a row, through which every loader reads them: what is missing or of the wrong type is said in one
+sentence, and what nothing reads is known."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from typing import Any
 
 from rlhf.data.files import kind_of
-from rlhf.types import InputError, Message
-
-ROLES = ("system", "developer", "user", "assistant", "tool")
+from rlhf.types import InputError
 
 
 class Defect(StrEnum):
@@ -38,6 +37,29 @@ class BadRow(InputError):
     def __init__(self, sentence: str, defect: Defect) -> None:
         super().__init__(sentence)
         self.defect = defect
+
+
+class Fields(Mapping[str, Any]):
+    """The fields of a row; the names of those whose value is taken are added to `read`."""
+
+    __slots__ = ("read", "row")
+
+    def __init__(self, row: Mapping[str, Any], read: set[str]) -> None:
+        self.row, self.read = row, read
+
+    def __getitem__(self, key: str) -> Any:
+        value = self.row[key]
+        self.read.add(key)
+        return value
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.row
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.row)
+
+    def __len__(self) -> int:
+        return len(self.row)
 
 
 def require_positive(**settings: int | None) -> None:
@@ -81,96 +103,33 @@ def empty(what: str, why: str = "") -> BadRow:
 
 def has(row: Mapping[str, Any], key: str) -> bool:
     """Whether `take` would find the field, and it is not null, as columns of Parquet files are where a row has none."""
-    value: Any = row
+    value: Any = row.row if isinstance(row, Fields) else row  # a look reads nothing
     for part in (key,) if key in row else key.split("."):
         value = value.get(part) if isinstance(value, Mapping) else None
     return value is not None
 
 
-def take_prompt(row: Mapping[str, Any], key: str, *, remedy: str) -> list[Message]:
-    """The field `key`, text (one user message) or messages that leave the next turn to the assistant."""
-    value = take(row, key, remedy=remedy)
-    if isinstance(value, str):
-        return [{"role": "user", "content": take_text(row, key, remedy=remedy)}]
-    if not isinstance(value, list):
-        raise InputError(f"the field '{key}' is {kind_of(value)}, not text or a list of messages: {remedy}")
-    messages = take_messages(row, key, remedy=remedy)
-    if messages[-1]["role"] == "assistant":
-        raise InputError(
-            f"the field '{key}' ends with an assistant message, which is not a prompt: remove that message"
-        )
-    if not any(message["content"].strip() for message in messages if message["role"] != "system"):
-        raise empty(f"the field '{key}'", ", all its messages are blank")
-    return messages
-
-
-def take_messages(row: Mapping[str, Any], key: str, *, remedy: str) -> list[Message]:
-    """The field `key`, a list of `{"role", "content"}`, at least one. Other keys of a message are kept: the chat
-    template reads them."""
-    value = take(row, key, remedy=remedy)
-    if not isinstance(value, list):
-        raise InputError(f"the field '{key}' is {kind_of(value)}, not a list of messages: {remedy}")
-    if not value:
-        raise empty(f"the field '{key}'", ", it has no messages")
-    return [as_message(item, f"message {number} of '{key}'") for number, item in enumerate(value, start=1)]
-
-
-def take_tools(row: Mapping[str, Any], key: str) -> list[Any] | None:
-    """The field `key`, a list of function schemas, also as JSON text (a Parquet column cannot hold unlike objects).
-    None where the row has none."""
-    if not has(row, key):
+def finite(value: object) -> float | None:
+    """The number that `value` is; None for NaN, infinite and larger ones than a float holds, and all that is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    tools = _parsed(take(row, key, remedy="set tools_key to the field that holds the tools"), f"the field '{key}'")
-    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
-        raise InputError(f"the field '{key}' is {kind_of(tools)}, not a list of function schemas: write one, or null")
-    return tools or None
-
-
-def as_message(item: object, name: str) -> Message:
-    """`item` as a message, called `name` where it is none."""
-    if not isinstance(item, dict):
-        raise InputError(f'{name} is {kind_of(item)}, not an object: write {{"role": ..., "content": ...}}')
-    message = {key: value for key, value in item.items() if value is not None}
-    calls = message.pop("tool_calls", [])
-    if not isinstance(calls, list):
-        raise InputError(f"{name} has tool_calls that are {kind_of(calls)}: write a list of calls")
-    if calls:
-        message["tool_calls"] = [_tool_call(call, name) for call in calls]
-        message.setdefault("content", "")
-    if isinstance(message.get("content"), list):
-        message["content"] = "".join(_part(part, name) for part in message["content"])
-    for key in ("role", "content"):
-        if not isinstance(message.get(key), str):
-            found = kind_of(item[key]) if key in item else "missing"
-            raise InputError(f'{name} has a {key} that is {found}: write {{"role": ..., "content": ...}}, both text')
-    if message["role"] not in ROLES:
-        raise InputError(f"{name} has the role '{message['role']}': use one of {', '.join(ROLES)}")
-    return message
-
-
-def _part(part: object, name: str) -> str:
-    """OpenAI's content in parts."""
-    if isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str):
-        return str(part["text"])
-    found = f"of type '{part['type']}'" if isinstance(part, dict) and "type" in part else f"that is {kind_of(part)}"
-    raise InputError(f'{name} has a part {found}: only {{"type": "text", "text": ...}} is read; remove it or the row')
-
-
-def _tool_call(call: object, name: str) -> dict[str, Any]:
-    """A call as chat templates expect it: with its arguments as an object, where OpenAI writes them as JSON text."""
-    function = call.get("function") if isinstance(call, dict) else None
-    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-        raise InputError(
-            f'{name} has a tool call without a function: write {{"function": {{"name": ..., "arguments": {{}}}}}}'
-        )
-    arguments = _parsed(function.get("arguments", {}), f"the arguments of {name}'s tool call")
-    return {**call, "function": {**function, "arguments": arguments}}  # type: ignore[dict-item]
-
-
-def _parsed(value: object, what: str) -> object:
-    if not isinstance(value, str):
-        return value
     try:
-        return json.loads(value)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{what} is text that is not JSON ({error}): correct it, or remove the row") from None
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def take_number(row: Mapping[str, Any], key: str, *, remedy: str) -> float:
+    """The field `key`, a finite number."""
+    return as_number(take(row, key, remedy=remedy), f"the field '{key}' is")
+
+
+def as_number(value: object, subject: str) -> float:
+    """`value` as a finite number; `subject` begins the sentence that says what else it is."""
+    number = finite(value)
+    if number is None:
+        found = str(value) if isinstance(value, float) else kind_of(value)
+        found = f"{found} of more than 300 digits" if type(value) is int else found
+        raise InputError(f"{subject} {found}, not a finite number: correct or remove the row")
+    return number

@@ -10,15 +10,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
+from rlhf.data.arrow import DEFAULT_SPLIT, FORMS, read_folder, read_parquet
 from rlhf.types import InputError
 
 Row = dict[str, Any]
 Refuse = Callable[[str, object, InputError], None]
 """What becomes of a bad row, given its place, what is there, and what is wrong with it: raise, or note it and go on."""
 
-_FORMS = "give a .jsonl file, a .parquet file or a folder that datasets can load"
+_FILES = (".jsonl", ".parquet", ".txt")
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
-_SAVED_BY_DATASETS = ("dataset_info.json", "dataset_dict.json", "state.json")
 
 
 @contextmanager
@@ -36,22 +36,41 @@ def raise_located(where: str, _row: object, error: InputError) -> None:
         raise error
 
 
-def read_rows(path: str, split: str, refuse: Refuse = raise_located) -> Iterator[tuple[str, Row]]:
+def read_rows(
+    path: str, split: str = DEFAULT_SPLIT, refuse: Refuse = raise_located, *, subset: str | None = None
+) -> Iterator[tuple[str, Row]]:
     """Yields `(where, row)`: `where` is `path:line` of a JSONL file and `path:row N`, from 1, of anything else.
 
-    `split` chooses among the splits of a folder; a file has none. A path that holds no row is an `InputError`.
+    `split` and `subset` choose among those of a folder; a file has none. A path that holds no row is an `InputError`.
     """
     if not Path(path).exists():
-        raise InputError(f"{path} does not exist: {_FORMS}")
+        raise InputError(f"{path} does not exist: {FORMS}")
     if Path(path).is_dir():
-        rows = _read_folder(path, split)
+        rows: Iterator[tuple[str, Row]] = read_folder(path, split, subset)
     elif path.endswith(".jsonl"):
         rows = _read_jsonl(path, refuse)
     elif path.endswith(".parquet"):
-        rows = _read_parquet(path)
+        rows = read_parquet(path)
     else:
-        raise InputError(f"{path} has the suffix '{Path(path).suffix}', which is not read: {_FORMS}")
+        raise InputError(f"{path} has the suffix '{Path(path).suffix}', which is not read: {FORMS}")
+    if not Path(path).is_dir():
+        refuse_splits(path, split, subset)
     return _at_least_one(path, rows)
+
+
+def refuse_splits(path: str, split: str, subset: str | None) -> None:
+    """Refuses a split or subset of files, which have neither."""
+    if (split, subset) != (DEFAULT_SPLIT, None):
+        raise InputError(
+            f"split={split}, subset={subset or 'null'}: {path} has neither; set split={DEFAULT_SPLIT} and subset=null, "
+            "or give a folder that datasets can load"
+        )
+
+
+def splits_of(path: str, split: str, subset: str | None) -> tuple[str, str | None]:
+    """The split and the subset with which `path` is read where they were given for another one: a file has none."""
+    is_file = Path(path).suffix in _FILES and not Path(path).is_dir()
+    return (DEFAULT_SPLIT, None) if is_file else (split, subset)
 
 
 def kind_of(value: object) -> str:
@@ -63,7 +82,7 @@ def kind_of(value: object) -> str:
 def _at_least_one(path: str, rows: Iterator[tuple[str, Row]]) -> Iterator[tuple[str, Row]]:
     first = next(rows, None)
     if first is None:
-        raise InputError(f"{path} holds no rows: {_FORMS} with at least one row")
+        raise InputError(f"{path} holds no rows: {FORMS} with at least one row")
     yield first
     yield from rows
 
@@ -112,45 +131,3 @@ def _malformed(reason: str) -> InputError:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON value, null is")
-
-
-def _read_parquet(path: str) -> Iterator[tuple[str, Row]]:
-    import pyarrow.parquet
-
-    number = 0
-    try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=1024):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield f"{path}:row {number}", row
-    except (pyarrow.ArrowException, OSError, ValueError) as error:
-        place = f"{path} cannot be read as Parquet after row {number}"
-        raise InputError(f"{place} ({_one_line(error)}): write the file again") from error
-
-
-def _read_folder(path: str, split: str) -> Iterator[tuple[str, Row]]:
-    for number, row in enumerate(_load_folder(path, split), start=1):
-        yield f"{path}:row {number}", row
-
-
-def _load_folder(path: str, split: str) -> Iterator[Row]:
-    import datasets
-    from datasets.exceptions import DatasetsError
-
-    try:
-        if not any(Path(path, name).exists() for name in _SAVED_BY_DATASETS):
-            return iter(datasets.load_dataset(path, split=split))
-        saved = datasets.load_from_disk(path).with_format(None)  # it may have been saved as numpy or torch
-    except (DatasetsError, OSError, ValueError, KeyError) as error:
-        reason = f"{_one_line(error)}; {_one_line(error.__cause__)}" if error.__cause__ else _one_line(error)
-        raise InputError(f"{path} cannot be loaded by datasets with split={split} ({reason}): {_FORMS}") from error
-    if not isinstance(saved, datasets.DatasetDict):
-        return iter(saved)
-    if split not in saved:
-        raise InputError(f"{path} has no split '{split}', only {', '.join(saved)}: set split to one of them")
-    return iter(saved[split])
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()).rstrip(".")

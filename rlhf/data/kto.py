@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rlhf.data.base import OfflineDataConfig
+from rlhf.data.base import DialogueDataConfig
 from rlhf.data.dialogues import Dialogue
 from rlhf.data.encoding import PolicyEncoder
 from rlhf.data.fields import has, take
-from rlhf.data.files import Row, kind_of
-from rlhf.data.pairs import Pair, checked, take_answer
+from rlhf.data.files import kind_of
+from rlhf.data.pairs import Pair, checked, prompt_field, take_answer
 from rlhf.data.quarantine import Quarantine
 from rlhf.types import InputError, TrainingRow, Unit
 
@@ -22,11 +22,13 @@ if TYPE_CHECKING:
 
 
 @dataclass(kw_only=True, slots=True)
-class KTODataConfig(OfflineDataConfig):
+class KTODataConfig(DialogueDataConfig):
     """Rows of a prompt, a completion and a label; a row with `chosen` and `rejected` in place of them gives two."""
 
     prompt_key: str = "prompt"
     """The field that holds the prompt, text or messages. Dots go into nested fields, here and below."""
+    conversations_key: str = "conversations"
+    """The field that holds it in rows without `prompt_key`, as turns {from, value} (LLaMA-Factory)."""
     completion_key: str = "completion"
     """The field that holds the completion, as text or message."""
     label_key: str = "label"
@@ -40,31 +42,32 @@ class KTODataConfig(OfflineDataConfig):
         """Units of one row, of score 1 where it is desirable, else 0."""
         encode = PolicyEncoder(tokenizer, self, context_tokens=context_tokens)
 
-        def make(where: str, row: Row) -> Iterator[Unit]:
+        def make(where: str, row: Mapping[str, Any]) -> Iterator[Unit]:
             for key, dialogue, score in self.answers(row):
                 yield (encode(where, dialogue, key=key, score=score),)
 
         return self.collect(quarantine, make)
 
-    def answers(self, row: Row) -> Iterator[tuple[str, Dialogue, float]]:
+    def answers(self, row: Mapping[str, Any]) -> Iterator[tuple[str, Dialogue, float]]:
         """Fields that hold an answer, the dialogues that end with it, and their scores."""
+        prompt_key = prompt_field(row, self.prompt_key, self.conversations_key)
         if has(row, self.chosen_key) and has(row, self.rejected_key) and not has(row, self.completion_key):
             keys = (self.chosen_key, self.rejected_key)
-            chosen, rejected = (Dialogue(take_answer(row, key, self.prompt_key)) for key in keys)
+            chosen, rejected = (take_answer(row, key, prompt_key) for key in keys)
             pair = checked(Pair(chosen, rejected))
-            yield self.chosen_key, pair.chosen, 1.0
-            yield self.rejected_key, pair.rejected, 0.0
+            yield self.chosen_key, self.dialogue(row, pair.chosen), 1.0
+            yield self.rejected_key, self.dialogue(row, pair.rejected), 0.0
             return
         label = take(row, self.label_key, remedy="set label_key to the field that says whether it is desirable")
         if label not in (0, 1):
             raise InputError(f"the field '{self.label_key}' is {kind_of(label)}, not true or false: correct the row")
-        answer = take_answer(row, self.completion_key, self.prompt_key)
+        answer = take_answer(row, self.completion_key, prompt_key)
         if answer[-1]["role"] != "assistant":
             raise InputError(
                 f"the field '{self.completion_key}' ends with a {answer[-1]['role']}'s turn: end it with the "
                 "assistant's, or remove the row"
             )
-        yield self.completion_key, Dialogue(answer), float(label)
+        yield self.completion_key, self.dialogue(row, answer), float(label)
 
 
 def mismatched(rows: Sequence[TrainingRow], seed: int) -> list[TrainingRow]:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
-from rlhf.data.dialogues import Dialogue
-from rlhf.data.fields import BadRow, Defect, empty, has, take, take_messages, take_prompt, take_text
+from rlhf.data.fields import BadRow, Defect, as_number, empty, has, take, take_text
 from rlhf.data.files import kind_of
+from rlhf.data.messages import take_prompt, take_reply
 from rlhf.types import InputError, Message
 
 _HH_TURN = re.compile(r"(?:\A|\n\n)(Human|Assistant):")
@@ -21,19 +21,19 @@ _HH_ROLES = {"Human": "user", "Assistant": "assistant"}
 class Pair:
     """Two dialogues that differ in their last turn, and how good it is, where that is known."""
 
-    chosen: Dialogue
-    rejected: Dialogue
+    chosen: Sequence[Message]
+    rejected: Sequence[Message]
     scores: tuple[float, float] = (0.0, 0.0)
 
 
 def paired(prompt: Sequence[Message], chosen: str, rejected: str, scores: tuple[float, float] = (0.0, 0.0)) -> Pair:
-    better, worse = (Dialogue([*prompt, {"role": "assistant", "content": answer}]) for answer in (chosen, rejected))
+    better, worse = ([*prompt, {"role": "assistant", "content": answer}] for answer in (chosen, rejected))
     return checked(Pair(better, worse, scores))
 
 
 def checked(pair: Pair) -> Pair:
     """Refuses sides that do not differ, or not in the last turn alone."""
-    chosen, rejected = pair.chosen.messages, pair.rejected.messages
+    chosen, rejected = pair.chosen, pair.rejected
     for side, messages in (("chosen", chosen), ("rejected", rejected)):
         if messages[-1]["role"] != "assistant":
             raise InputError(
@@ -53,18 +53,18 @@ def checked(pair: Pair) -> Pair:
 def take_answer(row: Mapping[str, Any], key: str, prompt_key: str) -> list[Message]:
     """The dialogue in the field `key`: an answer to the row's prompt, as text or message, or all of it as messages."""
     remedy = f"set {key}_key to the field that holds it" if not has(row, key) else "write text, or messages"
-    if isinstance(take(row, key, remedy=remedy), list):
-        messages = take_messages(row, key, remedy=remedy)
-        # A whole dialogue; the row's prompt, as UltraFeedback has it, is its beginning.
-        if messages[0]["role"] != "assistant":
-            return messages
-        if len(messages) > 1:
-            raise InputError(
-                f"the field '{key}' has {len(messages)} messages after the prompt: give the last turn alone"
-            )
-    else:
-        messages = [{"role": "assistant", "content": take_text(row, key, remedy=remedy)}]
+    messages = take_reply(row, key, remedy=remedy)
+    # A whole dialogue; the row's prompt, as UltraFeedback has it, is its beginning.
+    if messages[0]["role"] != "assistant":
+        return messages
+    if len(messages) > 1:
+        raise InputError(f"the field '{key}' has {len(messages)} messages after the prompt: give the last turn alone")
     return [*take_prompt(row, prompt_key, remedy="set prompt_key to the field that holds the prompt"), *messages]
+
+
+def prompt_field(row: Mapping[str, Any], prompt_key: str, conversations_key: str) -> str:
+    """The field that holds the prompt: the one of that name, or LLaMA-Factory's `conversations` in rows without."""
+    return conversations_key if has(row, conversations_key) and not has(row, prompt_key) else prompt_key
 
 
 def take_hh(row: Mapping[str, Any], key: str) -> list[Message]:
@@ -95,6 +95,7 @@ def take_comparison(row: Mapping[str, Any]) -> Pair:
         raise InputError(f"the field 'summaries' is {kind_of(summaries)}, not a list of two: {remedy}")
     if choice not in (0, 1) or isinstance(choice, bool):
         raise InputError(f"the field 'choice' is {choice!r}, not 0 or 1: correct or remove the row")
+    choice = int(choice)  # pandas makes floats of a column with a gap
     texts = [_text_of(summary, "text", f"summary {number}") for number, summary in enumerate(summaries, start=1)]
     prompt = [{"role": "user", "content": "\n\n".join([*shown, "TL;DR:"])}]
     return paired(prompt, texts[choice], texts[1 - choice])
@@ -107,6 +108,7 @@ def take_graded(
     completions_key: str,
     completion_key: str,
     grade_key: str,
+    grade_range: tuple[float, float],
     best_only: bool,
 ) -> Iterator[Pair]:
     """Pairs of a prompt's graded completions: the best with each worse one, or each two of different grades."""
@@ -118,12 +120,13 @@ def take_graded(
     for number, completion in enumerate(completions, start=1):
         name = f"completion {number}"
         text = _text_of(completion, completion_key, name)
-        grade = completion.get(grade_key)
-        if type(grade) not in (int, float):
+        grade = as_number(completion.get(grade_key), f"{name} has a '{grade_key}' that is")
+        if not grade_range[0] <= grade <= grade_range[1]:
             raise InputError(
-                f"{name} has a '{grade_key}' that is {kind_of(grade)}: give it a number, or remove the row"
+                f"{name} has a '{grade_key}' of {grade:g}, and grades go from {grade_range[0]:g} to "
+                f"{grade_range[1]:g}: correct or remove the row, or set grade_range"
             )
-        graded.append((text, float(grade)))
+        graded.append((text, grade))
     graded.sort(key=lambda item: -item[1])  # stable: of equals the first is the best
     pairs = [(better, worse) for better, worse in combinations(graded, 2) if better[1] > worse[1]]
     if best_only:

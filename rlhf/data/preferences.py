@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from rlhf.data.base import OfflineDataConfig
-from rlhf.data.dialogues import Dialogue
+from rlhf.data.base import DialogueDataConfig
 from rlhf.data.encoding import PolicyEncoder, ScoreEncoder
-from rlhf.data.fields import has, take
-from rlhf.data.files import Row, kind_of
-from rlhf.data.pairs import Pair, checked, take_answer, take_comparison, take_graded, take_hh
+from rlhf.data.fields import has, take, take_number
+from rlhf.data.pairs import Pair, checked, prompt_field, take_answer, take_comparison, take_graded, take_hh
 from rlhf.data.quarantine import Quarantine
 from rlhf.types import InputError, Unit
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+
+_ULTRAFEEDBACK = {"overall_score": (1.0, 10.0), "fine-grained_score": (1.0, 5.0)}
 
 
 class PairFormat(StrEnum):
@@ -44,7 +45,7 @@ class Pairing(StrEnum):
 
 
 @dataclass(kw_only=True, slots=True)
-class PreferenceDataConfig(OfflineDataConfig):
+class PreferenceDataConfig(DialogueDataConfig):
     """Pairs as a policy learns them: the tokens of both last turns."""
 
     format: PairFormat | None = None
@@ -52,6 +53,8 @@ class PreferenceDataConfig(OfflineDataConfig):
     prompt_key: str = "prompt"
     """The field that holds the prompt, text or messages, where `chosen` and `rejected` are answers alone, and of
     graded completions (UltraFeedback: `instruction`). Dots go into nested fields, here and below."""
+    conversations_key: str = "conversations"
+    """The field that holds it in rows without `prompt_key`, as turns {from, value} (LLaMA-Factory)."""
     chosen_key: str = "chosen"
     """The field that holds the better answer, as text or message, or the dialogue that ends with it."""
     rejected_key: str = "rejected"
@@ -67,6 +70,9 @@ class PreferenceDataConfig(OfflineDataConfig):
     """The field of a completion that holds its text."""
     grade_key: str = "overall_score"
     """The field of a completion that holds its grade, a number."""
+    grade_range: list[float] | None = None
+    """The lowest and the highest grade there is, as in [1, 5]; another one is a bad row. None: UltraFeedback's, 1 to 10
+    for `overall_score` and 1 to 5 for `fine-grained_score`, and any number for other names."""
     pairing: Pairing = Pairing.best
     """`best`: the best completion with each that is worse. `all`: each two of different grades."""
 
@@ -77,6 +83,10 @@ class PreferenceDataConfig(OfflineDataConfig):
                 f"chosen_score_key={self.chosen_score_key}, rejected_score_key={self.rejected_score_key}: set both, or "
                 "none"
             )
+        if self.grade_range is not None and not (
+            len(self.grade_range) == 2 and self.grade_range[0] < self.grade_range[1]
+        ):
+            raise InputError(f"grade_range={self.grade_range}: give the lowest and the highest grade, as in [1, 10]")
 
     def encoder(self, tokenizer: PreTrainedTokenizerBase, *, context_tokens: int) -> PolicyEncoder | ScoreEncoder:
         return PolicyEncoder(tokenizer, self, context_tokens=context_tokens)
@@ -86,18 +96,19 @@ class PreferenceDataConfig(OfflineDataConfig):
         encode = self.encoder(tokenizer, context_tokens=context_tokens)
         form = self.format
 
-        def make(where: str, row: Row) -> Iterator[Unit]:
+        def make(where: str, row: Mapping[str, Any]) -> Iterator[Unit]:
             nonlocal form
             form = form or self.format_of(row)
             for pair in self.pairs(row, form):
+                chosen, rejected = self.dialogue(row, pair.chosen), self.dialogue(row, pair.rejected)
                 yield (
-                    encode(where, pair.chosen, key=self.chosen_key, score=pair.scores[0]),
-                    encode(where, pair.rejected, key=self.rejected_key, score=pair.scores[1]),
+                    encode(where, chosen, key=self.chosen_key, score=pair.scores[0]),
+                    encode(where, rejected, key=self.rejected_key, score=pair.scores[1]),
                 )
 
         return self.collect(quarantine, make)
 
-    def format_of(self, row: Row) -> PairFormat:
+    def format_of(self, row: Mapping[str, Any]) -> PairFormat:
         sides = has(row, self.chosen_key) and has(row, self.rejected_key)
         text = take(row, self.chosen_key, remedy="") if sides else None
         is_hh = isinstance(text, str) and text.startswith("\n\nHuman:") and not has(row, self.prompt_key)
@@ -118,7 +129,7 @@ class PreferenceDataConfig(OfflineDataConfig):
             f"{self.completions_key})"
         )
 
-    def pairs(self, row: Row, form: PairFormat) -> Iterator[Pair]:
+    def pairs(self, row: Mapping[str, Any], form: PairFormat) -> Iterator[Pair]:
         match form:
             case PairFormat.comparisons:
                 yield take_comparison(row)
@@ -129,21 +140,32 @@ class PreferenceDataConfig(OfflineDataConfig):
                     completions_key=self.completions_key,
                     completion_key=self.completion_key,
                     grade_key=self.grade_key,
+                    grade_range=self.grades(),
                     best_only=self.pairing is Pairing.best,
                 )
             case PairFormat.hh:
-                chosen, rejected = (Dialogue(take_hh(row, key)) for key in (self.chosen_key, self.rejected_key))
+                chosen, rejected = (take_hh(row, key) for key in (self.chosen_key, self.rejected_key))
                 yield checked(Pair(chosen, rejected, self.scores(row)))
             case PairFormat.pairs:
-                chosen, rejected = (
-                    Dialogue(take_answer(row, key, self.prompt_key)) for key in (self.chosen_key, self.rejected_key)
-                )
+                prompt_key = prompt_field(row, self.prompt_key, self.conversations_key)
+                chosen, rejected = (take_answer(row, key, prompt_key) for key in (self.chosen_key, self.rejected_key))
                 yield checked(Pair(chosen, rejected, self.scores(row)))
 
-    def scores(self, row: Row) -> tuple[float, float]:
+    def scores(self, row: Mapping[str, Any]) -> tuple[float, float]:
         if self.chosen_score_key is None or self.rejected_score_key is None:
             return 0.0, 0.0
-        return _number(row, self.chosen_score_key), _number(row, self.rejected_score_key)
+        remedy = "set chosen_score_key and rejected_score_key to the fields that hold the scores"
+        chosen, rejected = (
+            take_number(row, key, remedy=remedy) for key in (self.chosen_score_key, self.rejected_score_key)
+        )
+        return chosen, rejected
+
+    def grades(self) -> tuple[float, float]:
+        """The lowest and the highest grade there is."""
+        if self.grade_range is None:
+            return _ULTRAFEEDBACK.get(self.grade_key, (-math.inf, math.inf))
+        low, high = self.grade_range
+        return low, high
 
 
 @dataclass(kw_only=True, slots=True)
@@ -152,10 +174,3 @@ class RankingDataConfig(PreferenceDataConfig):
 
     def encoder(self, tokenizer: PreTrainedTokenizerBase, *, context_tokens: int) -> ScoreEncoder:
         return ScoreEncoder(tokenizer, self, context_tokens=context_tokens)
-
-
-def _number(row: Row, key: str) -> float:
-    value = take(row, key, remedy="set chosen_score_key and rejected_score_key to the fields that hold the scores")
-    if type(value) not in (int, float) or not math.isfinite(value):
-        raise InputError(f"the field '{key}' is {kind_of(value)}, not a finite number: correct or remove the row")
-    return float(value)

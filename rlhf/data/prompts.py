@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
@@ -13,9 +14,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from omegaconf import MISSING
 
-from rlhf.data.chat import refuse_losses, render, require_template, tokenize_texts
-from rlhf.data.fields import require_positive, take, take_prompt
+from rlhf.data.arrow import DEFAULT_SPLIT, without_padding
+from rlhf.data.chat import render, require_template, tokenize_texts
+from rlhf.data.dialogues import Dialogue, dialogue_of
+from rlhf.data.fields import require_positive, take
 from rlhf.data.files import kind_of, located, read_rows
+from rlhf.data.left_out import refuse_losses
+from rlhf.data.messages import take_prompt
 from rlhf.types import InputError, Message, Prompt
 
 if TYPE_CHECKING:
@@ -27,8 +32,10 @@ class PromptDataConfig:
     path: str = MISSING
     """A .jsonl or .parquet file, a folder that datasets can load, or a data set of the Hub: `owner/name`,
     `owner/name@REVISION`, or one file or folder in it, `owner/name@REVISION:train.jsonl`."""
-    split: str = "train"
+    split: str = DEFAULT_SPLIT
     """Which split of a folder is read; a file has none."""
+    subset: str | None = None
+    """Which configuration of a dataset with several; None: the only one."""
     prompt_key: str = "prompt"
     """The field that holds the prompt: text (one user message) or a list of {role, content} messages. Dots go into
     nested fields, here and in `answer_key`: `reward_model.ground_truth`."""
@@ -36,6 +43,11 @@ class PromptDataConfig:
     """The field that holds the reference answer, given to rewards as `answer`. None: the rewards need none."""
     answer_pattern: str | None = None
     r"""A regex searched in the answer; its first group becomes the answer (GSM8K: `####\s*(.+)`). None: all of it."""
+    system_key: str | None = "system"
+    """The field that holds a system message, put before the prompt where a row has one. None: it is left out."""
+    tools_key: str | None = "tools"
+    """The field that holds the schemas of the functions the policy may call, where a row has any; the chat template
+    gets them. None: they are left out."""
     system: str | None = None
     """A system message put before every prompt. None: the prompts as they are."""
     template: str | None = None
@@ -65,7 +77,7 @@ class PromptDataConfig:
 
 class _Draft(NamedTuple):
     where: str
-    messages: list[Message]
+    dialogue: Dialogue
     meta: dict[str, Any]
     text: str
 
@@ -84,34 +96,40 @@ def load_prompts(
         prompts.append(
             Prompt(
                 id=f"{Path(config.path).stem}-{number}",
-                messages=draft.messages,
+                messages=draft.dialogue.messages,
                 token_ids=ids,
                 source=draft.where,
                 meta=draft.meta,
+                tools=draft.dialogue.tools,
             )
         )
     return prompts
 
 
 def _drafts(config: PromptDataConfig, tokenizer: PreTrainedTokenizerBase) -> Iterator[_Draft]:
-    for where, row in islice(read_rows(config.path, config.split), config.limit):
+    for where, row in islice(read_rows(config.path, config.split, subset=config.subset), config.limit):
         with located(where):
-            messages = _messages(config, row)
-            refuse_losses(tokenizer, messages)
-            text = render(tokenizer, messages, add_generation_prompt=True)
-            yield _Draft(where, messages, _meta(config, row), text)
+            asked = _dialogue(config, without_padding(row))
+            refuse_losses(tokenizer, asked.messages, asked.tools)
+            text = render(tokenizer, asked.messages, add_generation_prompt=True, tools=asked.tools)
+            yield _Draft(where, asked, _meta(config, row), text)
 
 
-def _messages(config: PromptDataConfig, row: Mapping[str, Any]) -> list[Message]:
-    messages = take_prompt(row, config.prompt_key, remedy="set prompt_key to the field that holds the prompt")
+def _dialogue(config: PromptDataConfig, row: Mapping[str, Any]) -> Dialogue:
+    messages: list[Message] = take_prompt(
+        row, config.prompt_key, remedy="set prompt_key to the field that holds the prompt"
+    )
     if config.template is not None:
         last = messages[-1]
-        messages[-1] = {"role": last["role"], "content": config.template.replace("{prompt}", last["content"])}
-    if config.system is not None:
-        if messages[0]["role"] == "system":
-            raise InputError(f"the field '{config.prompt_key}' has a system message of its own: set system to null")
-        messages.insert(0, {"role": "system", "content": config.system})
-    return messages
+        messages[-1] = {**last, "content": config.template.replace("{prompt}", last["content"])}
+    asked = dialogue_of(row, messages, system_key=config.system_key, tools_key=config.tools_key)
+    if config.system is None:
+        return asked
+    first = asked.messages[0]
+    if first["role"] in ("system", "developer"):
+        name = config.prompt_key if first == messages[0] else config.system_key
+        raise InputError(f"the field '{name}' has a system message of its own: set system to null")
+    return replace(asked, messages=[{"role": "system", "content": config.system}, *asked.messages])
 
 
 def _meta(config: PromptDataConfig, row: Mapping[str, Any]) -> dict[str, Any]:
@@ -124,10 +142,14 @@ def _meta(config: PromptDataConfig, row: Mapping[str, Any]) -> dict[str, Any]:
 def _answer(row: Mapping[str, Any], key: str, pattern: str | None) -> str:
     remedy = "set answer_key to the field that holds the answer, or to null if no reward needs one"
     value = take(row, key, remedy=remedy)
-    if type(value) not in (str, int, float):
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        value = int(value)  # pandas makes floats of an integer column with a gap
+    is_finite = not isinstance(value, float) or math.isfinite(value)
+    if type(value) not in (str, int, float) or not is_finite:
+        found = kind_of(value) if is_finite else value
         raise InputError(
-            f"the field '{key}' is {kind_of(value)}, not text or a number: set answer_key to a field that is, or to "
-            "null, and let a reward of your own read it from prompt.meta"
+            f"the field '{key}' is {found}, not text or a number: set answer_key to a field that is, or to null, and "
+            "let a reward of your own read it from prompt.meta"
         )
     if pattern is None:
         return str(value)

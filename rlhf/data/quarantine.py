@@ -5,14 +5,15 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from rlhf.data.fields import BadRow, Defect
+from rlhf.data.arrow import without_padding
+from rlhf.data.fields import BadRow, Defect, Fields
 from rlhf.data.files import Row, raise_located
 from rlhf.types import InputError
 
@@ -50,6 +51,8 @@ class Quarantine:
     max_rejected_fraction: float = 0.0
     """Of one file's rows; more of them are an InputError."""
     rejects: list[Reject] = field(default_factory=list)
+    unread: dict[str, list[str]] = field(default_factory=dict)
+    """By file the fields of its rows that nothing has read."""
 
     def refuse(self, where: str, row: object, error: InputError) -> None:
         if self.bad_rows is BadRows.strict:
@@ -58,21 +61,31 @@ class Quarantine:
         self.rejects.append(Reject(source=where, defect=defect, reason=str(error), row=row))
 
     def collect(
-        self, rows: Iterable[tuple[str, Row]], make: Callable[[str, Row], Iterable[T]], limit: int | None
+        self,
+        rows: Iterable[tuple[str, Row]],
+        make: Callable[[str, Mapping[str, Any]], Iterable[T]],
+        limit: int | None,
+        *,
+        source: str,
     ) -> list[T]:
-        """What `make(where, row)` gives of each row, at most `limit` rows, in their order.
+        """What `make(where, row)` gives of each row of the file `source`, at most `limit` rows, in their order.
 
         Raises InputError where one is bad, or, in quarantine, too many are or all.
         """
         made: list[T] = []
         num_rows, before = 0, len(self.rejects)
+        there: dict[str, None] = {}
+        read: set[str] = set()
         for where, row in islice(rows, limit):
             num_rows += 1
+            there.update(dict.fromkeys(key for key, value in row.items() if value is not None))
             try:
                 # All of a row or none of it.
-                made += list(make(where, row))
+                made += list(make(where, Fields(without_padding(row), read)))
             except InputError as error:
                 self.refuse(where, row, error)
+        if unread := [key for key in there if key not in read]:
+            self.unread[source] = unread
         rejected = self.rejects[before:]
         # Lines that are no JSON object were refused by who read them, and never came here.
         num_rows += sum(not isinstance(reject.row, dict) for reject in rejected)

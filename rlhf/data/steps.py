@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rlhf.data.base import OfflineDataConfig
+from rlhf.data.base import DialogueDataConfig
 from rlhf.data.chat import require_template, through_last_turn
 from rlhf.data.dialogues import Dialogue, check_turns
-from rlhf.data.fields import BadRow, Defect, empty, has, take, take_prompt
-from rlhf.data.files import Row, kind_of
+from rlhf.data.fields import BadRow, Defect, empty, finite, has, take
+from rlhf.data.files import kind_of
+from rlhf.data.left_out import refuse_losses
+from rlhf.data.messages import take_prompt
 from rlhf.data.quarantine import Quarantine
 from rlhf.types import InputError, TrainingRow, Unit
 
@@ -24,7 +25,7 @@ UNKNOWN = -1.0
 
 
 @dataclass(kw_only=True, slots=True)
-class StepDataConfig(OfflineDataConfig):
+class StepDataConfig(DialogueDataConfig):
     """Rows of a prompt, the steps of its answer, and their labels (Lightman et al. 2023; TRL's stepwise format)."""
 
     prompt_key: str = "prompt"
@@ -42,11 +43,12 @@ class StepDataConfig(OfflineDataConfig):
         there. The last step ends with its turn, as a rollout does."""
         require_template(tokenizer)
 
-        def make(where: str, row: Row) -> Iterator[Unit]:
+        def make(where: str, row: Mapping[str, Any]) -> Iterator[Unit]:
             steps, labels = self.steps(row)
             prompt = take_prompt(row, self.prompt_key, remedy="set prompt_key to the field that holds the prompt")
             answer = {"role": "assistant", "content": self.separator.join(steps)}
-            dialogue = Dialogue([*prompt, answer])
+            dialogue = self.dialogue(row, [*prompt, answer])
+            refuse_losses(tokenizer, dialogue.messages, dialogue.tools)
             check_turns(dialogue.messages, self.prompt_key)
             token_ids, ends = find_ends(tokenizer, dialogue, steps, self.separator)
             self.check_length(len(token_ids), context_tokens)
@@ -98,9 +100,10 @@ class StepDataConfig(OfflineDataConfig):
     def label(self, label: object, number: int) -> float:
         if label is None:
             return UNKNOWN
-        if isinstance(label, bool | int | float) and math.isfinite(label) and (label == UNKNOWN or 0 <= label <= 1):
-            return float(label)
-        found = label if isinstance(label, int | float) else kind_of(label)
+        value = float(label) if isinstance(label, bool) else finite(label)
+        if value is not None and (value == UNKNOWN or 0 <= value <= 1):
+            return value
+        found = label if isinstance(label, float) or value is not None else kind_of(label)
         raise InputError(
             f"label {number} of '{self.labels_key}' is {found}: give 0 to 1, true, false, or -1 for unknown"
         )

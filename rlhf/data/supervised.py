@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from rlhf.data.base import OfflineDataConfig
-from rlhf.data.dialogues import Dialogue, take_alpaca, take_sharegpt
+from rlhf.data.base import DialogueDataConfig
+from rlhf.data.dialogues import take_alpaca, unlearnt
 from rlhf.data.encoding import PolicyEncoder
-from rlhf.data.fields import BadRow, Defect, has, take_messages, take_prompt, take_text, take_tools
-from rlhf.data.files import Row
+from rlhf.data.fields import BadRow, Defect, has
+from rlhf.data.messages import take_messages, take_prompt, take_reply
 from rlhf.data.quarantine import Quarantine
 from rlhf.types import InputError, Message, Unit
 
@@ -23,7 +23,7 @@ class RowFormat(StrEnum):
     """How a row holds its dialogue."""
 
     prompt_response = "prompt_response"
-    """A prompt, text or messages, and the response to it."""
+    """A prompt and the response to it, each as text or messages."""
     messages = "messages"
     """OpenAI's list of {role, content}, tool calls and tools' answers among them."""
     sharegpt = "sharegpt"
@@ -33,25 +33,23 @@ class RowFormat(StrEnum):
 
 
 @dataclass(kw_only=True, slots=True)
-class SupervisedDataConfig(OfflineDataConfig):
+class SupervisedDataConfig(DialogueDataConfig):
     format: RowFormat | None = None
     """`prompt_response`, `messages`, `sharegpt` or `alpaca`. None: told by the first row's
     fields, which must fit one alone."""
     prompt_key: str = "prompt"
     """The field that holds the prompt: text (one user message) or a list of {role, content} messages; has no loss.
     Dots go into nested fields, here and below: `extra_info.question`."""
-    response_key: str = "response"
-    """The field that holds the assistant's response to the prompt, as text."""
+    response_key: str | None = None
+    """The field that holds the assistant's response to the prompt, as text or messages. None: `response`, or, as TRL
+    has it, `completion`."""
     messages_key: str = "messages"
     """The field that holds a whole dialogue with `format=messages`."""
     conversations_key: str = "conversations"
     """The field that holds a whole dialogue with `format=sharegpt`."""
-    tools_key: str | None = "tools"
-    """The field that holds the schemas of the functions the assistant may call, where a row has any; the chat template
-    gets them. None: they are left out."""
     last_turn_only: bool = False
     """Whether only the last assistant turn of a dialogue has loss; false: all its assistant turns have. A prompt never
-    has, whoever speaks in it."""
+    has, whoever speaks in it, nor a turn with `weight` 0 (`train` or `loss` false)."""
     labels: list[str] | None = None
     """The responses there are: classes, of which every row's last answer must be one. None: any text."""
 
@@ -65,25 +63,24 @@ class SupervisedDataConfig(OfflineDataConfig):
 
         form = self.format
 
-        def make(where: str, row: Row) -> Iterator[Unit]:
+        def make(where: str, row: Mapping[str, Any]) -> Iterator[Unit]:
             nonlocal form
             form = form or self.format_of(row)
-            key = self.key_of(form)
-            dialogue = Dialogue(self.dialogue(row, form), take_tools(row, self.tools_key) if self.tools_key else None)
+            key = self.key_of(row, form)
+            dialogue = self.dialogue(row, self.messages(row, form))
             if all(message["role"] != "assistant" for message in dialogue.messages):
                 raise BadRow(
                     f"the field '{key}' has no assistant message to learn: add one, or remove the row",
                     Defect.unlearnable,
                 )
             self.check_label(dialogue.messages[-1]["content"], key)
-            last_turn_only = self.last_turn_only or form is RowFormat.prompt_response
-            yield (encode(where, dialogue, key=key, last_turn_only=last_turn_only),)
+            yield (encode(where, dialogue, key=key, last_turn_only=self.last_turn_only),)
 
         return self.collect(quarantine, make)
 
-    def format_of(self, row: Row) -> RowFormat:
+    def format_of(self, row: Mapping[str, Any]) -> RowFormat:
         fields = {
-            RowFormat.prompt_response: (self.prompt_key, self.response_key),
+            RowFormat.prompt_response: (self.prompt_key, self.response_field(row)),
             RowFormat.messages: (self.messages_key,),
             RowFormat.sharegpt: (self.conversations_key,),
             RowFormat.alpaca: ("instruction", "output"),
@@ -98,31 +95,34 @@ class SupervisedDataConfig(OfflineDataConfig):
             f"keys that name its fields ({known})"
         )
 
-    def key_of(self, form: RowFormat) -> str:
+    def response_field(self, row: Mapping[str, Any]) -> str:
+        is_trl = has(row, "completion") and not has(row, "response")
+        return self.response_key or ("completion" if is_trl else "response")
+
+    def key_of(self, row: Mapping[str, Any], form: RowFormat) -> str:
         """The field that holds what is learnt."""
         keys = {
-            RowFormat.prompt_response: self.response_key,
+            RowFormat.prompt_response: self.response_field(row),
             RowFormat.messages: self.messages_key,
             RowFormat.sharegpt: self.conversations_key,
             RowFormat.alpaca: "output",
         }
         return keys[form]
 
-    def dialogue(self, row: Row, form: RowFormat) -> list[Message]:
+    def messages(self, row: Mapping[str, Any], form: RowFormat) -> list[Message]:
         match form:
             case RowFormat.messages:
                 remedy = "set messages_key to the field that holds the dialogue"
                 return take_messages(row, self.messages_key, remedy=remedy)
             case RowFormat.sharegpt:
                 remedy = "set conversations_key to the field that holds the dialogue"
-                return take_sharegpt(row, self.conversations_key, remedy=remedy)
+                return take_messages(row, self.conversations_key, remedy=remedy)
             case RowFormat.alpaca:
                 return take_alpaca(row)
             case RowFormat.prompt_response:
                 prompt = take_prompt(row, self.prompt_key, remedy="set prompt_key to the field that holds the prompt")
                 remedy = "set response_key to the field that holds the response"
-                response = take_text(row, self.response_key, remedy=remedy)
-                return [*prompt, {"role": "assistant", "content": response}]
+                return [*unlearnt(prompt), *take_reply(row, self.response_field(row), remedy=remedy)]
 
     def check_label(self, answer: str, key: str) -> None:
         if self.labels is not None and answer not in self.labels:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from rlhf.data.arrow import DEFAULT_SPLIT
 from rlhf.data.base import OfflineDataConfig, Parts
 from rlhf.data.dialogues import digest
 from rlhf.data.fields import take_text
-from rlhf.data.files import Refuse, Row, read_rows
+from rlhf.data.files import Refuse, Row, read_rows, refuse_splits
 from rlhf.data.quarantine import Quarantine
 from rlhf.data.split import prompt_groups, split_held_out
 from rlhf.types import InputError, TrainingRow, Unit
@@ -55,7 +56,8 @@ class TextDataConfig(OfflineDataConfig):
 
     def at(self, path: str) -> Self:
         """The documents of another file alone, with none mixed in."""
-        return replace(self, path=path, limit=None, general_path=None)
+        alone = replace(super(TextDataConfig, self).at(path), general_path=None)
+        return replace(alone, split=DEFAULT_SPLIT, subset=None) if text_files(Path(path)) else alone
 
     def load(self, tokenizer: PreTrainedTokenizerBase, *, context_tokens: int, quarantine: Quarantine) -> list[Unit]:
         """The mixture: the domain's rows in the order of the file, then the general ones."""
@@ -95,17 +97,23 @@ class TextDataConfig(OfflineDataConfig):
                 "tokenizer_config.json"
             )
         make = self.encoder(tokenizer, min(self.max_tokens or context_tokens, context_tokens))
-        domain = quarantine.collect(self.documents(self.path, quarantine.refuse), make, self.limit)
+        domain = quarantine.collect(self.documents(quarantine.refuse), make, self.limit, source=self.path)
         if self.general_path is None:
             return domain, []
-        return domain, quarantine.collect(self.documents(self.general_path, quarantine.refuse), make, None)
+        general = self.at(self.general_path)
+        return domain, quarantine.collect(general.documents(quarantine.refuse), make, None, source=general.path)
 
-    def documents(self, path: str, refuse: Refuse) -> Iterator[tuple[str, Row]]:
-        files = text_files(Path(path))
-        return read_text_files(files, self.text_key, refuse) if files else read_rows(path, self.split, refuse)
+    def documents(self, refuse: Refuse) -> Iterator[tuple[str, Row]]:
+        files = text_files(Path(self.path))
+        if not files:
+            return read_rows(self.path, self.split, refuse, subset=self.subset)
+        refuse_splits(self.path, self.split, self.subset)
+        return read_text_files(files, self.text_key, refuse)
 
-    def encoder(self, tokenizer: PreTrainedTokenizerBase, size: int) -> Callable[[str, Row], Iterator[Unit]]:
-        def make(where: str, row: Row) -> Iterator[Unit]:
+    def encoder(
+        self, tokenizer: PreTrainedTokenizerBase, size: int
+    ) -> Callable[[str, Mapping[str, Any]], Iterator[Unit]]:
+        def make(where: str, row: Mapping[str, Any]) -> Iterator[Unit]:
             text = take_text(row, self.text_key, remedy="set text_key to the field that holds the document")
             # With what the tokenizer puts in front of every text, which the model was trained with.
             token_ids = np.array(tokenizer(text, verbose=False)["input_ids"], dtype=np.int32)

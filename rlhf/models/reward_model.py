@@ -14,7 +14,7 @@ from rlhf.data.encoding import score_inputs
 from rlhf.models.causal_lm import context_length, read_model_config, vocab_size
 from rlhf.models.heads import Head, compute_in_fp32, read_config
 from rlhf.models.tokenizer import load_tokenizer
-from rlhf.types import InputError, Message
+from rlhf.types import InputError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1}
 """Difference of a score by rounding, in units of its size."""
 
-Judged = Sequence[int] | Sequence[Message]
+Judged = Sequence[int] | Dialogue
 """A rollout as its token ids, or as the dialogue that ends with it."""
 
 
@@ -108,9 +108,10 @@ class RewardModel:
 
     def encode(self, judged: Sequence[Judged]) -> list[dict[str, Any]]:
         """The model's inputs for each; dialogues as in training."""
-        if not judged or not isinstance(judged[0][0], dict):
+        dialogues = [each for each in judged if isinstance(each, Dialogue)]
+        if not dialogues:
             return [{"input_ids": ids} for ids in judged]
-        inputs = score_inputs(self.tokenizer, [Dialogue(messages) for messages in judged])  # type: ignore[arg-type]
+        inputs = score_inputs(self.tokenizer, dialogues)
         if getattr(self.model.config, "type_vocab_size", 0) > 1:
             return inputs
         return [{"input_ids": each["input_ids"]} for each in inputs]

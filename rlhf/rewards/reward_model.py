@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rlhf.data.dialogues import Dialogue
 from rlhf.rewards.base import ModelInput, RewardConfig, describe
 from rlhf.types import Failure, Prompt, Rollout, RunError, Score
 
@@ -59,7 +60,7 @@ class ModelReward:
     def _as_judged(self, prompt: Prompt, rollout: Rollout) -> Any:
         if self._config.model_input is ModelInput.tokens:
             return rollout.token_ids.tolist()
-        return [*(dict(message) for message in prompt.messages), {"role": "assistant", "content": rollout.text}]
+        return Dialogue([*prompt.messages, {"role": "assistant", "content": rollout.text}], prompt.tools)
 
     async def _serve(self, judge: Judge) -> None:
         """Until the copy dies: what it then leaves unanswered goes back to the queue, for another."""

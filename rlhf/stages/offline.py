@@ -31,7 +31,7 @@ from rlhf.offline_config import OfflineConfig
 from rlhf.stages.inputs import model_folders
 from rlhf.stages.model_files import manifest_of, write_tokenizer
 from rlhf.stages.offline_rank import BEFORE_TRAINING, LAYOUT, STOP, Corpora, OfflineJob, train_on_ranks
-from rlhf.stages.report import CONSOLE, show_loss_masks, show_plan, show_special_tokens, show_table
+from rlhf.stages.report import CONSOLE, show_left_out, show_loss_masks, show_plan, show_special_tokens, show_table
 from rlhf.train.artifact import Artifact, open_artifact
 from rlhf.train.offline import Corpus
 from rlhf.train.rows import ROWS, check_rows, digest_of_corpus
@@ -153,9 +153,7 @@ def run(
     if job.stop_token_ids:
         show_special_tokens(tokenizer, job.stop_token_ids)
     show_plan(plan)
-    if quarantine.rejects:
-        counts = ", ".join(f"{what} {count}" for what, count in quarantine.summary().items())
-        CONSOLE.print(f"{len(quarantine.rejects)} bad rows are left out: {counts}")
+    show_left_out(quarantine)
     if config.dry_run:
         rows = [row for unit in job.corpora.train.units[:NUM_SHOWN] for row in unit]
         show_loss_masks(tokenizer, [(row.token_ids, row.loss_mask) for row in rows])

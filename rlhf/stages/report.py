@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from rlhf.actors.plan import Plan
+from rlhf.data.quarantine import Quarantine
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -40,6 +41,15 @@ def show_plan(plan: Plan) -> None:
             rows.append((role.role, role.num_workers, role.accelerators_per_worker, role.num_accelerators, others))
     rows.append(("all", plan.num_workers, "", plan.num_accelerators, ""))
     show_table("Placement", ("role", "workers", "accelerators each", "accelerators", "shared with"), rows)
+
+
+def show_left_out(quarantine: Quarantine) -> None:
+    """How many rows of the data are left out and why, and which fields of each file."""
+    if quarantine.rejects:
+        counts = ", ".join(f"{what} {count}" for what, count in quarantine.summary().items())
+        CONSOLE.print(f"{len(quarantine.rejects)} bad rows are left out: {counts}")
+    for path, names in quarantine.unread.items():
+        CONSOLE.print(f"{path} has fields that nothing reads: {', '.join(names)}", markup=False, soft_wrap=True)
 
 
 def show_special_tokens(

@@ -86,6 +86,7 @@ def test_full_and_lora_checkpoints_load_and_generate(run: Callable[..., Path], s
 
 
 def test_a_reward_model_is_cross_validated_and_scores_as_it_was_measured(run: Callable[..., Path], pairs: Path) -> None:
+    from rlhf.data.dialogues import Dialogue
     from rlhf.models.reward_model import RewardModel, check_reward_model
 
     root = run("reward_model", "judge", pairs, "held_out.fraction=0.2", "folds=2")
@@ -95,7 +96,7 @@ def test_a_reward_model_is_cross_validated_and_scores_as_it_was_measured(run: Ca
     measured = [line for line in lines(root / "scores.jsonl") if line["set"] == "held_out"]
     rows = {f"{pairs}:{number}": row for number, row in enumerate(lines(pairs), start=1)}
     dialogues = [
-        [{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row["chosen"]}]
+        Dialogue([{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row["chosen"]}])
         for row in (rows[line["source"]] for line in measured)
     ]
     judge = RewardModel(str(root / "model"), dtype=torch.float32, max_tokens=100)

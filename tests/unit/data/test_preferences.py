@@ -198,7 +198,13 @@ BAD_GRADED = [
      "all completions have the grade 1.0: remove the row"),
     ({"prompt": "q", "completions": [GRADED]}, "the field 'completions' is a list, not a list of at least two"),
     ({"prompt": "q", "completions": [GRADED, {"response": "b"}]},
-     "completion 2 has a 'overall_score' that is null: give it a number, or remove the row"),
+     "completion 2 has a 'overall_score' that is null, not a finite number: correct or remove the row"),
+    *(({"prompt": "q", "completions": [{**GRADED, "overall_score": grade}, GRADED]}, f"completion 1 has a {sentence}")
+      for grade, sentence in [
+          (10**400, "'overall_score' that is a number of more than 300 digits, not a finite number: correct or remove"),
+          (0, "'overall_score' of 0, and grades go from 1 to 10: correct or remove the row, or set grade_range"),
+          (11.5, "'overall_score' of 11.5, and grades go from 1 to 10: correct or remove the row, or set grade_range"),
+      ]),
     ({"prompt": "q", "completions": [GRADED, {"response": "", "overall_score": 2}]}, "completion 2 is empty: fill it"),
 ]  # fmt: skip
 

@@ -105,5 +105,5 @@ def test_a_row_gives_all_it_gives_or_nothing():
         yield row["n"]
 
     quarantine = Quarantine(BadRows.quarantine, 0.5)
-    assert quarantine.collect([(f"f:{n}", {"n": n}) for n in range(3)], make, None) == [0, 0, 2, 2]
+    assert quarantine.collect([(f"f:{n}", {"n": n}) for n in range(3)], make, None, source="f") == [0, 0, 2, 2]
     assert quarantine.rejects[0].reason == "the second half is bad"

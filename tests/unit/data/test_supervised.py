@@ -73,7 +73,7 @@ def test_a_template_that_drops_thinking(write_rows, thinking_tokenizer):
         ({"response": "a"}, "the row has no field 'prompt', its fields are 'response': set prompt_key"),
         ({"prompt": "q", "response": " "}, "the field 'response' is empty: fill it in, or remove the row"),
         ({"prompt": "q", "response": None}, "the field 'response' is null, not text: set response_key"),
-        ({"prompt": "q", "response": ["a"]}, "the field 'response' is a list, not text: set response_key"),
+        ({"prompt": "q", "response": ["a"]}, "message 1 of 'response' is text, not an object: write {"),
         ({"prompt": "", "response": "a"}, "the field 'prompt' is empty"),
         ({"prompt": "q", "response": "<|endoftext|>"},
          "the field 'response' has an answer that tokenises to nothing: correct or remove the row"),
@@ -91,7 +91,7 @@ def test_a_bad_row_is_named(write_rows, bytes_tokenizer, row, sentence):
     ("row", "sentence"),
     [
         ({"dialogue": DIALOGUE}, "the row has no field 'messages', its fields are 'dialogue': set messages_key to the"),
-        ({"messages": []}, "the field 'messages' is empty, it has no messages: fill it in, or remove the row"),
+        ({"messages": []}, "the field 'messages' is empty, it has no messages: fill it in, or remove"),
         ({"messages": "q"}, "the field 'messages' is text, not a list of messages: set messages_key"),
         ({"messages": [user("q")]}, "the field 'messages' has no assistant message to learn: add one, or remove"),
         ({"messages": [user("q"), assistant("\n"), user("q"), assistant("a")]},
@@ -214,9 +214,9 @@ def test_a_format_is_told_without_guessing_or_not_at_all(write_rows, bytes_token
 @pytest.mark.parametrize(
     ("row", "sentence"),
     [
-        ({"conversations": []}, "the field 'conversations' is empty, it has no turns: fill it in, or remove the row"),
-        ({"conversations": "q"}, "the field 'conversations' is text, not a list of turns: set conversations_key to"),
-        ({"conversations": ["q"]}, "turn 1 of 'conversations' is text, not an object: write {"),
+        ({"conversations": []}, "the field 'conversations' is empty, it has no messages: fill it in, or remove"),
+        ({"conversations": "q"}, "the field 'conversations' is text, not a list of messages: set conversations_key to"),
+        ({"conversations": ["q"]}, "message 1 of 'conversations' is text, not an object: write {"),
         ({"conversations": [{"from": "human"}]}, "turn 1 of 'conversations' has a \"value\" that is missing: write {"),
         ({"conversations": [{"from": "bot", "value": "q"}]}, "turn 1 of 'conversations' is from 'bot': use one of hum"),
         ({"conversations": SHAREGPT[1:]}, "the dialogue starts with the assistant's turn: put a user message"),

@@ -11,6 +11,7 @@ from transformers import (
     AutoModelForSequenceClassification,
 )
 
+from rlhf.data.dialogues import Dialogue
 from rlhf.data.preferences import RankingDataConfig
 from rlhf.models.heads import Head, config_for
 from rlhf.models.reward_model import RewardModel, check_reward_model, check_vocabulary
@@ -51,7 +52,7 @@ def test_a_sequence_longer_than_the_model_reads_has_no_score(judge):
     assert second == pytest.approx(alone(judge, [5] * 64), abs=1e-5)
 
 
-DIALOGUE = [{"role": "user", "content": "答案是"}, {"role": "assistant", "content": "12"}]
+DIALOGUE = Dialogue([{"role": "user", "content": "答案是"}, {"role": "assistant", "content": "12"}])
 
 
 def test_text_goes_through_the_model_s_own_template_or_as_a_pair(judge, encoder):

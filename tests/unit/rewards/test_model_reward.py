@@ -21,7 +21,10 @@ def config(**keys: Any) -> RewardConfig:
 def sample(number: int) -> tuple[Prompt, Rollout]:
     ids = np.array([1, 2, number], dtype=np.int32)
     messages = [{"role": "user", "content": f"问题 {number}"}]
-    prompt = Prompt(id=f"p{number}", messages=messages, token_ids=(1, 2), source="f:1", meta={"answer": str(number)})
+    prompt = Prompt(
+        id=f"p{number}", messages=messages, token_ids=(1, 2), source="f:1", meta={"answer": str(number)},
+        tools=[{"name": "f"}],
+    )  # fmt: skip
     rollout = Rollout(
         prompt_id=prompt.id, token_ids=ids, loss_mask=ids > 2, logprobs=ids * 0.0, versions=ids, stop="stop",
         text=str(number),
@@ -137,12 +140,13 @@ def test_without_a_copy_left_the_run_stops():
 
 def test_a_model_that_reads_text_gets_the_dialogue():
     def score(judged: Any) -> float:
-        assert [message["role"] for message in judged] == ["user", "assistant"]
-        return float(judged[-1]["content"])
+        assert [message["role"] for message in judged.messages] == ["user", "assistant"]
+        assert judged.tools == [{"name": "f"}]
+        return float(judged.messages[-1]["content"])
 
     (group,), judges = ask(lambda: [Judge(score)], [[0, 1, 2]], model_input=ModelInput.text)
     assert [score.value for score in group] == [0.0, 1.0, 2.0]
-    assert judges[0].calls[0][0][0] == {"role": "user", "content": "问题 0"}
+    assert judges[0].calls[0][0].messages[0] == {"role": "user", "content": "问题 0"}
 
 
 def test_the_model_s_score_is_added_to_what_has_one_and_a_failure_stays_what_it_was():

@@ -1,0 +1,145 @@
+"""Rows out of Arrow: Parquet files, and folders that `datasets` loads."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from rlhf.types import InputError
+
+if TYPE_CHECKING:
+    import pyarrow
+
+DEFAULT_SPLIT = "train"
+FORMS = "give a .jsonl file, a .parquet file or a folder that datasets can load"
+_SAVED_BY_DATASETS = ("dataset_info.json", "dataset_dict.json", "state.json")
+
+
+class ArrowRow(dict[str, Any]):
+    """A row with the Arrow types of its columns."""
+
+    types: ClassVar[Mapping[str, pyarrow.DataType]] = {}  # of an instance, those of its table
+
+
+def without_padding(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The row without the nulls that Arrow adds: a struct has the keys of all rows, null where a row has not written
+    one, so that a tool call would get the arguments of every other tool.
+
+    Arrow cannot tell a key that is absent from one that is null, so that each null of a struct goes. Other nulls were
+    written by the user and stay: those of JSONL files, of JSON text, of the JSON type that `datasets` gives objects
+    which differ, of lists, and of whole columns.
+    """
+    if not isinstance(row, ArrowRow):
+        return row
+    return {name: _compact(value, row.types[name]) if name in row.types else value for name, value in row.items()}
+
+
+def _compact(value: Any, kind: pyarrow.DataType) -> Any:
+    import pyarrow
+
+    if pyarrow.types.is_struct(kind) and isinstance(value, dict):
+        return {key: _compact(each, kind.field(key).type) for key, each in value.items() if each is not None}
+    if _is_list(kind) and isinstance(value, list):
+        return [_compact(each, kind.value_type) for each in value]
+    return value
+
+
+def _is_list(kind: pyarrow.DataType) -> bool:
+    import pyarrow
+
+    return any(
+        check(kind) for check in (pyarrow.types.is_list, pyarrow.types.is_large_list, pyarrow.types.is_fixed_size_list)
+    )
+
+
+def _typed(rows: Iterator[dict[str, Any]], schema: pyarrow.Schema) -> Iterator[ArrowRow]:
+    import pyarrow
+
+    types = {field.name: field.type for field in schema if pyarrow.types.is_nested(field.type)}
+    kind = type("TypedRow", (ArrowRow,), {"types": types})
+    return (kind(row) for row in rows)
+
+
+def read_parquet(path: str) -> Iterator[tuple[str, ArrowRow]]:
+    import pyarrow.parquet
+
+    number = 0
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=1024):
+                for row in _typed(iter(batch.to_pylist()), batch.schema):
+                    number += 1
+                    yield f"{path}:row {number}", row
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        place = f"{path} cannot be read as Parquet after row {number}"
+        raise InputError(f"{place} ({_one_line(error)}): write the file again") from error
+
+
+def read_folder(path: str, split: str, subset: str | None) -> Iterator[tuple[str, ArrowRow]]:
+    """Rows of a folder that was saved by `datasets` or that it can load. Columns of images or sound are decoded."""
+    import datasets
+
+    loaded = _load_folder(path, split, subset)
+    number = 0
+    try:
+        for row in _typed(iter(loaded), loaded.features.arrow_schema):
+            number += 1
+            yield f"{path}:row {number}", row
+    except _errors() as error:
+        decoded = [name for name, kind in loaded.features.items() if datasets.features.features.require_decoding(kind)]
+        columns = f"its column {' or '.join(decoded)}" if decoded else "a column"
+        raise InputError(
+            f"{path}:row {number + 1}: {columns} cannot be decoded ({_one_line(error)}): remove the column "
+            "(remove_columns of datasets), or write the row again"
+        ) from error
+
+
+def _load_folder(path: str, split: str, subset: str | None) -> Any:
+    import datasets
+
+    is_saved = any(Path(path, name).exists() for name in _SAVED_BY_DATASETS)
+    if is_saved and subset is not None:
+        raise InputError(f"subset={subset}: {path} was saved by datasets and has no configurations; set subset to null")
+    try:
+        if not is_saved:
+            _check_subset(path, subset)
+            return datasets.load_dataset(path, name=subset, split=split)
+        saved = datasets.load_from_disk(path).with_format(None)  # it may have been saved as numpy or torch
+    except InputError:
+        raise
+    except _errors() as error:
+        reason = f"{_one_line(error)}; {_one_line(error.__cause__)}" if error.__cause__ else _one_line(error)
+        raise InputError(f"{path} cannot be loaded by datasets with split={split} ({reason}): {FORMS}") from error
+    if not isinstance(saved, datasets.DatasetDict):
+        own = None if saved.split is None else str(saved.split)
+        if split not in (DEFAULT_SPLIT, own):
+            has = f"one split, '{own}'" if own else "no splits"
+            raise InputError(f"split={split}: {path} was saved with {has}; set split={own or DEFAULT_SPLIT}")
+        return saved
+    if split not in saved:
+        raise InputError(f"{path} has no split '{split}', only {', '.join(saved)}: set split to one of them")
+    return saved[split]
+
+
+def _check_subset(path: str, subset: str | None) -> None:
+    import datasets
+
+    names = datasets.get_dataset_config_names(path)
+    if subset is None and len(names) > 1:
+        raise InputError(f"{path} has several configurations, {', '.join(names)}: set subset to one of them")
+    if subset is not None and subset not in names:
+        raise InputError(f"subset={subset}: {path} has only {', '.join(names)}; set subset to one of them, or to null")
+
+
+def _errors() -> tuple[type[Exception], ...]:
+    """What `datasets` raises for files and columns it cannot read: RuntimeError for loading scripts and sound,
+    ImportError for the package that decodes a column."""
+    from datasets.exceptions import DatasetsError
+
+    return (DatasetsError, OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, RuntimeError, ImportError)
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()).rstrip(".")
