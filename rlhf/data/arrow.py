@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -33,31 +34,53 @@ def without_padding(row: Mapping[str, Any]) -> Mapping[str, Any]:
     """
     if not isinstance(row, ArrowRow):
         return row
-    return {name: _compact(value, row.types[name]) if name in row.types else value for name, value in row.items()}
+    return {name: _each_part(value, row.types.get(name), _without_nulls) for name, value in row.items()}
 
 
-def _compact(value: Any, kind: pyarrow.DataType) -> Any:
+def _without_nulls(value: Any, kind: pyarrow.DataType) -> Any:
     import pyarrow
 
     if pyarrow.types.is_struct(kind) and isinstance(value, dict):
-        return {key: _compact(each, kind.field(key).type) for key, each in value.items() if each is not None}
-    if _is_list(kind) and isinstance(value, list):
-        return [_compact(each, kind.value_type) for each in value]
+        return {key: each for key, each in value.items() if each is not None}
     return value
+
+
+def _decoded(value: Any, kind: pyarrow.DataType) -> Any:
+    """Arrow's JSON type as the value that its text is."""
+    import pyarrow
+
+    return json.loads(value) if isinstance(kind, pyarrow.JsonType) and isinstance(value, str) else value
+
+
+def _each_part(value: Any, kind: pyarrow.DataType | None, change: Callable[[Any, pyarrow.DataType], Any]) -> Any:
+    """`value` with each of its parts changed, the inner ones first. `kind` is its Arrow type; None: it has no parts."""
+    import pyarrow
+
+    if kind is None:
+        return value
+    if pyarrow.types.is_struct(kind) and isinstance(value, dict):
+        value = {key: _each_part(each, kind.field(key).type, change) for key, each in value.items()}
+    elif _is_list(kind) and isinstance(value, list):
+        value = [_each_part(each, kind.value_type, change) for each in value]
+    return change(value, kind)
 
 
 def _is_list(kind: pyarrow.DataType) -> bool:
     import pyarrow
 
-    return any(
-        check(kind) for check in (pyarrow.types.is_list, pyarrow.types.is_large_list, pyarrow.types.is_fixed_size_list)
-    )
+    return isinstance(kind, pyarrow.ListType | pyarrow.LargeListType | pyarrow.FixedSizeListType)
 
 
-def _typed(rows: Iterator[dict[str, Any]], schema: pyarrow.Schema) -> Iterator[ArrowRow]:
+def _has_parts(kind: pyarrow.DataType) -> bool:
     import pyarrow
 
-    types = {field.name: field.type for field in schema if pyarrow.types.is_nested(field.type)}
+    is_part = pyarrow.types.is_struct(kind) or isinstance(kind, pyarrow.JsonType)
+    return is_part or (_is_list(kind) and _has_parts(kind.value_type))
+
+
+def _typed(rows: Iterable[dict[str, Any]], schema: pyarrow.Schema) -> Iterator[ArrowRow]:
+    """The rows with the types of the columns that have parts, objects or lists of them."""
+    types = {field.name: field.type for field in schema if _has_parts(field.type)}
     kind = type("TypedRow", (ArrowRow,), {"types": types})
     return (kind(row) for row in rows)
 
@@ -68,9 +91,12 @@ def read_parquet(path: str) -> Iterator[tuple[str, ArrowRow]]:
     number = 0
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
+            encoded = [field.name for field in file.schema_arrow if "arrow.json" in str(field.type)]
             for batch in file.iter_batches(batch_size=1024):
-                for row in _typed(iter(batch.to_pylist()), batch.schema):
+                for row in _typed(batch.to_pylist(), batch.schema):
                     number += 1
+                    for name in encoded:
+                        row[name] = _each_part(row[name], row.types[name], _decoded)
                     yield f"{path}:row {number}", row
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         place = f"{path} cannot be read as Parquet after row {number}"
@@ -84,7 +110,7 @@ def read_folder(path: str, split: str, subset: str | None) -> Iterator[tuple[str
     loaded = _load_folder(path, split, subset)
     number = 0
     try:
-        for row in _typed(iter(loaded), loaded.features.arrow_schema):
+        for row in _typed(loaded, loaded.features.arrow_schema):
             number += 1
             yield f"{path}:row {number}", row
     except _errors() as error:

@@ -110,7 +110,10 @@ def take_tools(row: Mapping[str, Any], key: str) -> list[Any] | None:
     if tools is None:
         return None
     if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
-        raise InputError(f"the field '{key}' is {kind_of(tools)}, not a list of function schemas: write one, or null")
+        raise InputError(
+            f"the field '{key}' is {kind_of(tools)}, not a list of function schemas: write one, or null, "
+            "or set tools_key to null"
+        )
     return tools or None
 
 

@@ -107,7 +107,15 @@ class Quarantine:
             return
         with (folder / REJECTS).open("w", encoding="utf-8") as file:
             for reject in self.rejects:
-                file.write(json.dumps(dataclasses.asdict(reject), ensure_ascii=False, default=str) + "\n")
+                file.write(_line(reject) + "\n")
+
+
+def _line(reject: Reject) -> str:
+    record = dataclasses.asdict(reject)
+    try:
+        return json.dumps(record, ensure_ascii=False, default=str, allow_nan=False)
+    except ValueError:  # Parquet has NaN and JSON has none: the row as text
+        return json.dumps({**record, "row": str(record["row"])}, ensure_ascii=False)
 
 
 def _listed(rejects: list[Reject]) -> str:

@@ -14,6 +14,7 @@ from rlhf.data.arrow import without_padding
 from rlhf.data.files import read_rows
 from rlhf.data.preferences import PreferenceDataConfig
 from rlhf.data.prompts import PromptDataConfig, load_prompts
+from rlhf.data.quarantine import BadRows, Quarantine
 from rlhf.data.supervised import SupervisedDataConfig
 from rlhf.types import InputError
 from tests.unit.data.test_supervised import CALLS_TOOLS, assistant, learned, user
@@ -78,8 +79,10 @@ def test_nulls_that_the_user_wrote_stay(tmp_path, byte_level):
         write_folder(tmp_path / "folder", train_jsonl=jsonl(*rows)),
         str(tmp_path / "folder" / "train.jsonl"),
         str(tmp_path / "text.parquet"),
+        str(tmp_path / "json.parquet"),
     ]
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(text), paths[2])
+    datasets.load_dataset(paths[0], split="train").to_parquet(paths[3])
     for path in paths:
         config = SupervisedDataConfig(path=path)
         units = config.load(tokenizer, context_tokens=400, quarantine=config.quarantine())
@@ -106,6 +109,15 @@ def test_a_grade_that_pandas_lost_never_wins(tmp_path, bytes_tokenizer):
     config = PreferenceDataConfig(path=path)
     with pytest.raises(InputError, match=":row 1: completion 2 has a 'overall_score' that is nan, not a finite number"):
         config.load(bytes_tokenizer, context_tokens=99, quarantine=config.quarantine())
+    quarantine = Quarantine(BadRows.quarantine, 1.0)
+    assert config.load(bytes_tokenizer, context_tokens=99, quarantine=quarantine) == []
+    quarantine.write(tmp_path)
+
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is no JSON")
+
+    line = json.loads((tmp_path / "rejects.jsonl").read_text(), parse_constant=refuse)
+    assert (line["defect"], line["row"]) == ("malformed", str(row))
 
 
 def test_the_split_of_what_was_saved(tmp_path):
