@@ -14,10 +14,12 @@ from rlhf.data.text import TextDataConfig
 from rlhf.types import InputError
 
 LEAVES = st.none() | st.booleans() | st.integers(-2, 3) | st.floats(allow_nan=False, allow_infinity=False)
-TEXT = st.sampled_from(["", " ", "你好", "a", "user", "assistant", "tool", "gpt", "human", "text", "[1]", "{", "\u200b",
+LEAVES |= st.just(10**400)  # larger than a float
+TEXT = st.sampled_from(["", " ", "你好", "a", "user", "assistant", "tool", "gpt", "human", "text", "function_call",
+                        "[1]", "{", "\u200b",
                         "<|im_end|>", "\n\nHuman: q\n\nAssistant: a", "\n\nHuman: q\n\nAssistant: b"])  # fmt: skip
 INNER = ["role", "content", "from", "value", "text", "type", "tool_calls", "function", "name", "arguments", "response",
-         "overall_score", "post", "title"]  # fmt: skip
+         "overall_score", "post", "title", "weight", "train"]  # fmt: skip
 OUTER = ["prompt", "response", "messages", "conversations", "instruction", "input", "output", "system", "history",
          "tools", "chosen", "rejected", "info", "summaries", "choice", "completions", "completion", "label", "steps",
          "labels", "text"]  # fmt: skip
@@ -26,8 +28,11 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(INNER), inner, max_size=4),
     max_leaves=12,
 )
-MESSAGE = st.fixed_dictionaries({"role": TEXT, "content": TEXT}, optional={"tool_calls": JSON, "name": JSON})
-VALUE = JSON | TEXT | st.lists(MESSAGE, max_size=4) | st.lists(TEXT, max_size=3)
+MESSAGE = st.fixed_dictionaries(
+    {"role": TEXT, "content": TEXT}, optional={"tool_calls": JSON, "name": JSON, "weight": LEAVES}
+)
+TURN = st.fixed_dictionaries({"from": TEXT, "value": TEXT}, optional={"weight": LEAVES, "loss": LEAVES})
+VALUE = JSON | TEXT | st.lists(MESSAGE, max_size=4) | st.lists(TURN, max_size=4) | TURN | st.lists(TEXT, max_size=3)
 CONFIGS = [
     *(SupervisedDataConfig(format=form) for form in [None, *RowFormat]),
     *(PreferenceDataConfig(format=form) for form in [None, *PairFormat]),
