@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from omegaconf import MISSING
 
-from rlhf.data.arrow import DEFAULT_SPLIT
 from rlhf.data.dialogues import Dialogue, dialogue_of
 from rlhf.data.fields import BadRow, Defect, require_positive
 from rlhf.data.files import read_rows, splits_of
@@ -40,7 +39,7 @@ class OfflineDataConfig:
     path: str = MISSING
     """A .jsonl or .parquet file, a folder that datasets can load, or a data set of the Hub: `owner/name`,
     `owner/name@REVISION`, or one file or folder in it, `owner/name@REVISION:train.jsonl`."""
-    split: str = DEFAULT_SPLIT
+    split: str = "train"
     """Which split of a folder is read; a file has none."""
     subset: str | None = None
     """Which configuration of a dataset with several; None: the only one."""

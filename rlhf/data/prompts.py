@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from omegaconf import MISSING
 
-from rlhf.data.arrow import DEFAULT_SPLIT, without_padding
+from rlhf.data.arrow import without_padding
 from rlhf.data.chat import render, require_template, tokenize_texts
 from rlhf.data.dialogues import Dialogue, dialogue_of
 from rlhf.data.fields import require_positive, take
@@ -32,7 +32,7 @@ class PromptDataConfig:
     path: str = MISSING
     """A .jsonl or .parquet file, a folder that datasets can load, or a data set of the Hub: `owner/name`,
     `owner/name@REVISION`, or one file or folder in it, `owner/name@REVISION:train.jsonl`."""
-    split: str = DEFAULT_SPLIT
+    split: str = "train"
     """Which split of a folder is read; a file has none."""
     subset: str | None = None
     """Which configuration of a dataset with several; None: the only one."""
