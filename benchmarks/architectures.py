@@ -27,6 +27,7 @@ MEMORY_BYTES = 6 << 30
 TIMEOUT_S = 300
 SYNC_TOLERANCE = 1e-4
 NO_SYNC = "not run"
+ENDS = "a run ends at its first sync"
 COLUMNS = ("architecture", "rows", "attention", "saved = loaded", "LoRA merged = trained", "vLLM before, after a sync")
 PROBE = list(range(3, 35))
 
@@ -135,7 +136,7 @@ def synced(folder: Path) -> str:
     except (InputError, RunError) as error:
         return f"refused: {str(error).replace(path, '…')}"
     # A run measures the same after every sync and ends where it is too much.
-    return f"{before:.0e}, {after:.0e}" + (": a run ends at its first sync" if after > SYNC_TOLERANCE else "")
+    return f"{before:.0e}, {after:.0e}" + (f": {ENDS}" if after > SYNC_TOLERANCE else "")
 
 
 def backend_of(path: str, config: Any, lora: Any = None) -> Any:
@@ -188,19 +189,26 @@ def shared() -> list[str]:
     return sorted(kind for kind, name in names.items() if (name if isinstance(name, str) else name[0]) in served)
 
 
+def no_rollouts(synced: str) -> bool:
+    return synced.startswith("refused") or synced.endswith(ENDS)
+
+
 def table(found: Mapping[str, Mapping[str, str]], experts: Mapping[str, str], unbuilt: Sequence[str]) -> str:
     from rlhf.stages.report import markdown_table
 
     counts = Counter(each["verdict"] for each in found.values())
     accepted = {name: each for name, each in found.items() if each["verdict"] == "accepted"}
+    offline = sum(COLUMNS[-1] in each and no_rollouts(each[COLUMNS[-1]]) for each in accepted.values())
     others = [(name, each["verdict"], each["sentence"]) for name, each in found.items() if name not in accepted]
     rows = [(name, *(each.get(column, "") for column in COLUMNS[1:])) for name, each in accepted.items()]
     return (
-        "# Architectures\n\nMade by `python -m benchmarks.architectures docs/architectures.md`: tiny models of every "
-        "causal architecture that transformers and vLLM share, in fp32 on a CPU. Figures are the largest differences "
-        f"of a {len(PROBE)}-token row's logprobs, in nats.\n\n"
-        f"Accepted {counts['accepted']}; refused {counts['refused'] + len(experts)}, {len(experts)} of them mixtures "
-        f"of experts; wrong {counts['wrong']}.\n\n{markdown_table(COLUMNS, rows)}\n"
+        "# Architectures\n\nMade by `python -m benchmarks.architectures --sync docs/architectures.md`: tiny models of "
+        "every causal architecture that transformers and vLLM share, in fp32 on a CPU. Figures are the largest differences "
+        f"of a {len(PROBE)}-token row's logprobs, in nats. Engines of models with state spaces need chunked prefill, "
+        "which vLLM on a CPU is not given: they were not run.\n\n"
+        f"Accepted {counts['accepted']}, {offline} of them for offline training alone (vLLM starts no engine or scores "
+        f"otherwise, which ends a run before it learns); refused {counts['refused'] + len(experts)}, {len(experts)} of "
+        f"them mixtures of experts; wrong {counts['wrong']}.\n\n{markdown_table(COLUMNS, rows)}\n"
         f"## Refused\n\n{markdown_table(('architecture', 'outcome', 'sentence'), others)}\n"
         f"Mixtures of experts: {', '.join(experts)}. The sentence: {next(iter(experts.values()), 'none')}\n\n"
         f"## Not built\n\nNo tiny model is made of: {', '.join(unbuilt) or 'none'}.\n"
