@@ -203,9 +203,9 @@ def table(found: Mapping[str, Mapping[str, str]], experts: Mapping[str, str], un
     rows = [(name, *(each.get(column, "") for column in COLUMNS[1:])) for name, each in accepted.items()]
     return (
         "# Architectures\n\nMade by `python -m benchmarks.architectures --sync docs/architectures.md`: tiny models of "
-        "every causal architecture that transformers and vLLM share, in fp32 on a CPU. Figures are the largest differences "
-        f"of a {len(PROBE)}-token row's logprobs, in nats. Engines of models with state spaces need chunked prefill, "
-        "which vLLM on a CPU is not given: they were not run.\n\n"
+        "every causal architecture that transformers and vLLM share, in fp32 on a CPU. Figures are the largest "
+        f"differences of a {len(PROBE)}-token row's logprobs, in nats. Engines of models with state spaces need "
+        "chunked prefill, which vLLM on a CPU is not given: they were not run.\n\n"
         f"Accepted {counts['accepted']}, {offline} of them for offline training alone (vLLM starts no engine or scores "
         f"otherwise, which ends a run before it learns); refused {counts['refused'] + len(experts)}, {len(experts)} of "
         f"them mixtures of experts; wrong {counts['wrong']}.\n\n{markdown_table(COLUMNS, rows)}\n"
