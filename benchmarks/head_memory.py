@@ -29,7 +29,7 @@ def whole(states: Tensor, weight: Tensor, ids: Tensor) -> Tensor:
 
 
 def chunked(states: Tensor, weight: Tensor, ids: Tensor) -> Tensor:
-    logprobs, _, _ = ChunkedLogprobs.apply(states[:-1], weight, None, ids[1:], LogitShape())
+    logprobs, _, _ = ChunkedLogprobs.apply(states[:-1], weight, None, ids[1:], LogitShape(), True)
     return logprobs
 
 

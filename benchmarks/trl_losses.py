@@ -26,7 +26,7 @@ from trl import DPOTrainer, KTOTrainer, RewardTrainer
 from trl.experimental.cpo import CPOTrainer
 from trl.experimental.orpo import ORPOTrainer
 
-from rlhf.algorithms.base import Loss, ScoreOutputs, TokenOutputs
+from rlhf.algorithms.base import Loss, ScoreOutputs, TokenOutputs, TokenStatistics
 from rlhf.algorithms.dpo import DPOConfig
 from rlhf.algorithms.ipo import IPOConfig
 from rlhf.algorithms.kto import KTOConfig
@@ -121,9 +121,8 @@ def ours(loss: Loss, rows: Rows, reference: Tensor, baseline: float = 0.0) -> Ca
         ids, mask = [np.array(row) for row in rows.ids], [np.array(row) for row in rows.mask]
         batch = MicroBatch.from_rows(ids, mask, rows.scores, columns, packed=False)
         logprobs = token_logprobs(table, batch.token_ids)
-        outputs = TokenOutputs(
-            logprobs=logprobs, entropy=torch.zeros_like(logprobs), first_choice=torch.zeros_like(batch.loss_mask)
-        )
+        statistics = TokenStatistics(entropy=torch.zeros_like(logprobs), first_choice=torch.zeros_like(batch.loss_mask))
+        outputs = TokenOutputs(logprobs, statistics)
         total, _ = loss(outputs, batch)
         return total / loss.count(rows.scalars)
 

@@ -38,16 +38,34 @@ class Outputs(Protocol):
 
 
 @dataclass(slots=True)
+class TokenStatistics:
+    """What a causal language model says beside the tokens' log probabilities, without gradient."""
+
+    entropy: Tensor  # [B, T] float32
+    first_choice: Tensor  # [B, T] bool, whether the token is the most likely one
+
+
+@dataclass(slots=True)
 class TokenOutputs:
     """What a causal language model says of a micro-batch."""
 
     logprobs: Tensor  # [B, T] float32
-    entropy: Tensor  # [B, T] float32, without gradient
-    first_choice: Tensor  # [B, T] bool, whether the token is the most likely one
+    statistics: TokenStatistics | None = None
+    """None where only a column was asked for."""
 
     @property
     def column(self) -> Tensor:
         return self.logprobs
+
+    @property
+    def entropy(self) -> Tensor:
+        assert self.statistics is not None, "the scorer was asked for a column alone"
+        return self.statistics.entropy
+
+    @property
+    def first_choice(self) -> Tensor:
+        assert self.statistics is not None, "the scorer was asked for a column alone"
+        return self.statistics.first_choice
 
 
 @dataclass(slots=True)

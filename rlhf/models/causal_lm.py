@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from rlhf.algorithms.base import TokenOutputs
+from rlhf.algorithms.base import TokenOutputs, TokenStatistics
 from rlhf.models.output_head import head_logprobs, shape_of
 from rlhf.models.rope import context_factor
 from rlhf.ops.logprobs import is_first_choice, next_token_entropy, next_token_logprobs, sampling_logits
@@ -27,10 +27,11 @@ class SamplingDistribution:
 
 
 class TokenScorer:
-    """Logprobs and entropy of a micro-batch's tokens, under the distribution they are sampled from."""
+    """Logprobs and statistics of a micro-batch's tokens, under the distribution they are sampled from."""
 
-    def __init__(self, distribution: SamplingDistribution) -> None:
-        self.distribution = distribution
+    def __init__(self, distribution: SamplingDistribution, *, statistics: bool = True) -> None:
+        """`statistics`: compute entropies and first choices, which losses report and columns do not hold."""
+        self.distribution, self.statistics = distribution, statistics
 
     def __call__(self, model: nn.Module, batch: MicroBatch) -> TokenOutputs:
         own = shape_of(model, batch)
@@ -38,8 +39,8 @@ class TokenScorer:
             return self.from_logits(model, batch)
         banned, temperature = self.distribution.banned_token_ids, self.distribution.temperature
         shape = replace(own, banned_token_ids=banned, temperature=temperature)
-        logprobs, entropy, first_choice = head_logprobs(model, batch, shape)
-        return TokenOutputs(logprobs=logprobs, entropy=entropy, first_choice=first_choice)
+        logprobs, statistics = head_logprobs(model, batch, shape, statistics=self.statistics)
+        return TokenOutputs(logprobs=logprobs, statistics=statistics)
 
     def from_logits(self, model: nn.Module, batch: MicroBatch) -> TokenOutputs:
         """The same from all the logits at once, of a model whose head is not known to be a plain product."""
@@ -53,9 +54,16 @@ class TokenScorer:
         )
         # A prompt may hold banned tokens, of logprob minus infinity: 0 where nothing is learnt.
         logprobs = next_token_logprobs(logits, batch.token_ids).masked_fill(~batch.loss_mask, 0.0)
+        if not self.statistics:
+            return TokenOutputs(logprobs=logprobs)
         with torch.no_grad():
             entropy, first_choice = next_token_entropy(logits), is_first_choice(logits, batch.token_ids)
-        return TokenOutputs(logprobs=logprobs, entropy=entropy, first_choice=first_choice)
+        return TokenOutputs(logprobs, TokenStatistics(entropy=entropy, first_choice=first_choice))
+
+
+def for_columns(scorer: Any) -> Any:
+    """Return the scorer without the statistics that columns do not hold; any but a TokenScorer as it is."""
+    return TokenScorer(scorer.distribution, statistics=False) if isinstance(scorer, TokenScorer) else scorer
 
 
 def read_model_config(path: str) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rlhf.algorithms.base import TokenStatistics
 from rlhf.ops.chunked_head import ChunkedLogprobs, LogitShape
 from rlhf.ops.microbatch import MicroBatch
 
@@ -64,9 +65,9 @@ def config_shape(module: nn.Module) -> LogitShape:
 
 
 def head_logprobs(
-    model: nn.Module, batch: MicroBatch, shape: LogitShape
-) -> tuple[Tensor, Tensor, Tensor]:  # [B, T] float32, [B, T] float32, [B, T] bool; 0 where nothing is learnt
-    """Logprob, entropy and first choice of each token that is learnt, at its own position.
+    model: nn.Module, batch: MicroBatch, shape: LogitShape, *, statistics: bool
+) -> tuple[Tensor, TokenStatistics | None]:  # [B, T] float32 and the same shape; 0 where nothing is learnt
+    """Logprob and, if wanted, statistics of each token that is learnt, at its own position.
 
     The head's own `forward` computes them, so that ZeRO-3 gathers its weight for both passes.
     """
@@ -76,13 +77,15 @@ def head_logprobs(
     extras: list[Tensor] = []
 
     def forward(states: Tensor) -> Tensor:  # [B, T, H], to [B, T, 1]: its logprobs
-        logprobs, *others = ChunkedLogprobs.apply(states[:, :-1][learnt], head.weight, head.bias, targets, shape)
+        logprobs, *others = ChunkedLogprobs.apply(
+            states[:, :-1][learnt], head.weight, head.bias, targets, shape, statistics
+        )
         extras.extend(others)
         return spread(logprobs, batch.loss_mask).unsqueeze(-1)
 
     logprobs, _ = through_head(model, batch, head, forward)
-    entropy, first_choice = (spread(values, batch.loss_mask) for values in extras)
-    return logprobs.squeeze(-1), entropy, first_choice
+    logprobs = logprobs.squeeze(-1)
+    return logprobs, TokenStatistics(*(spread(values, batch.loss_mask) for values in extras)) if extras else None
 
 
 def through_head(

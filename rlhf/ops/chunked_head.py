@@ -38,7 +38,8 @@ class LogitShape:
 
 
 class ChunkedLogprobs(torch.autograd.Function):
-    """Logprob, entropy in nats and first choice of N targets, from the states [N, H] that predict them.
+    """Logprob and, with `statistics`, entropy in nats and first choice of N targets, from the states [N, H] that
+    predict them.
 
     The backward pass computes the logits again, which costs one more product of the head and keeps none of them.
     """
@@ -51,7 +52,8 @@ class ChunkedLogprobs(torch.autograd.Function):
         bias: Tensor | None,  # [V]
         targets: Tensor,  # [N] int64
         shape: LogitShape,
-    ) -> tuple[Tensor, Tensor, Tensor]:  # [N] float32, [N] float32, [N] bool
+        statistics: bool,
+    ) -> tuple[Tensor, ...]:  # [N] float32, and with statistics [N] float32, [N] bool
         logprobs, entropy = (torch.empty(len(states), dtype=torch.float32, device=states.device) for _ in range(2))
         first_choice = torch.empty(len(states), dtype=torch.bool, device=states.device)
         normalisers = torch.empty_like(logprobs)
@@ -60,14 +62,18 @@ class ChunkedLogprobs(torch.autograd.Function):
             wanted = targets[rows]
             normalisers[rows] = logits.logsumexp(-1)
             logprobs[rows] = logits.gather(-1, wanted[:, None]).squeeze(-1) - normalisers[rows]
-            first_choice[rows] = logits.argmax(-1) == wanted
-            probabilities = logits.sub_(normalisers[rows, None]).exp()
-            if shape.banned_token_ids:  # 0 times minus infinity
-                logits.index_fill_(-1, shape.banned(logits), 0.0)
-            entropy[rows] = -probabilities.mul_(logits).sum(-1)
-            del logits, probabilities
+            if statistics:
+                first_choice[rows] = logits.argmax(-1) == wanted
+                probabilities = logits.sub_(normalisers[rows, None]).exp()
+                if shape.banned_token_ids:  # 0 times minus infinity
+                    logits.index_fill_(-1, shape.banned(logits), 0.0)
+                entropy[rows] = -probabilities.mul_(logits).sum(-1)
+                del probabilities
+            del logits
         ctx.save_for_backward(states, weight, bias, targets, normalisers)
         ctx.shape = shape
+        if not statistics:
+            return (logprobs,)
         ctx.mark_non_differentiable(entropy, first_choice)
         return logprobs, entropy, first_choice
 
@@ -97,7 +103,7 @@ class ChunkedLogprobs(torch.autograd.Function):
             if grad_bias is not None:
                 grad_bias += product.sum(0)
             del product
-        return grad_states, grad_weight, grad_bias, None, None
+        return grad_states, grad_weight, grad_bias, None, None, None
 
 
 def logit_slope(logits: Tensor, shape: LogitShape) -> Tensor | None:

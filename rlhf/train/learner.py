@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from rlhf.algorithms.base import Algorithm, Loss, Mean, Outputs
-from rlhf.models.causal_lm import SamplingDistribution, TokenScorer
+from rlhf.models.causal_lm import SamplingDistribution, TokenScorer, for_columns
 from rlhf.ops.microbatch import MicroBatch
 from rlhf.ops.whitening import Moments, merge_moments, moments, whiten
 from rlhf.runtimes.base import Backend, ModelScorer
@@ -38,11 +38,11 @@ class Learner:
 
     def score(self, shard: Shard) -> list[np.ndarray]:
         """Score this rank's packs: a flat column each, in the order of the batch."""
-        columns = []
+        columns, scorer = [], for_columns(self.scorer)
         for minibatch in shard.minibatches:
             for micro in self.microbatches(minibatch):
                 # Empty packs go through the model too: every rank takes part in gathering its parameters.
-                column = self.backend.forward(micro, self.scorer, grad=False).column
+                column = self.backend.forward(micro, scorer, grad=False).column
                 columns += [micro.flatten(column)] if micro.num_rows else []  # [sum of T_r] float32
         return columns
 
@@ -50,7 +50,9 @@ class Learner:
         """Log probability of each token under the model itself, [T] float32; 0 for the first. On every rank."""
         ids = np.array(token_ids, dtype=np.int32)
         micro = MicroBatch.from_rows([ids], [np.arange(len(ids)) > 0], [0.0], {}, packed=self.packed)
-        return micro.flatten(self.backend.forward(micro, TokenScorer(SamplingDistribution()), grad=False).logprobs)
+        return micro.flatten(
+            self.backend.forward(micro, for_columns(TokenScorer(SamplingDistribution())), grad=False).logprobs
+        )
 
     def assign_credit(self, shard: Shard, algorithm: Algorithm) -> tuple[dict[str, list[np.ndarray]], Stats]:
         """`algorithm.credit_columns` of this rank's packs, by name: a flat column each, in the order of the batch."""

@@ -16,7 +16,7 @@ def test_chunks_equal_the_whole_in_a_fraction_of_its_memory() -> None:
     targets = torch.randint(VOCABULARY, (ROWS,), generator=generator, device="cuda")
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
-    logprobs = ChunkedLogprobs.apply(states, weight, None, targets, LogitShape())[0]
+    logprobs = ChunkedLogprobs.apply(states, weight, None, targets, LogitShape(), False)[0]
     logprobs.sum().backward()
     peak = torch.cuda.max_memory_allocated() - before - weight.nbytes - states.nbytes  # their gradients
     found = [logprobs.detach(), states.grad, weight.grad]

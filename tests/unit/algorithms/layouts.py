@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rlhf.algorithms.base import Loss, Mean, TokenOutputs
+from rlhf.algorithms.base import Loss, Mean, TokenOutputs, TokenStatistics
 from rlhf.ops.microbatch import MicroBatch
 from rlhf.types import Row
 
@@ -86,7 +86,8 @@ def lay_out(
         if packed
         else torch.nn.utils.rnn.pad_sequence(leaves, batch_first=True, padding_value=-9.0)
     )
-    outputs = TokenOutputs(logprobs=logprobs, entropy=logprobs.detach().square(), first_choice=logprobs > LIKELY)
+    statistics = TokenStatistics(entropy=logprobs.detach().square(), first_choice=logprobs > LIKELY)
+    outputs = TokenOutputs(logprobs, statistics)
     return batch, outputs, leaves
 
 

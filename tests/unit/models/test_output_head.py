@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from rlhf.models import output_head
-from rlhf.models.causal_lm import SamplingDistribution, TokenScorer
+from rlhf.models.causal_lm import SamplingDistribution, TokenScorer, for_columns
 from rlhf.ops import chunked_head
 from rlhf.ops.chunked_head import ChunkedLogprobs, LogitShape
 from rlhf.ops.microbatch import MicroBatch
@@ -108,6 +108,20 @@ def test_the_peak_is_at_most_half_of_the_logits(monkeypatch):
     states = torch.randn(num_rows, width, requires_grad=True)
     weight = torch.randn(vocab, width, requires_grad=True)
     with LargestTensors() as memory:
-        logprobs, *_ = ChunkedLogprobs.apply(states, weight, None, torch.arange(num_rows), LogitShape(temperature=0.7))
+        logprobs, *_ = ChunkedLogprobs.apply(
+            states, weight, None, torch.arange(num_rows), LogitShape(temperature=0.7), True
+        )
         logprobs.sum().backward()
     assert 64 * vocab * 4 < memory.peak <= 0.5 * num_rows * vocab * 4
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_columns_are_the_same_without_the_statistics_that_they_do_not_hold(kind):
+    model, batch = make_model(kind), MicroBatch.from_rows(*make_rows(0), [0.0] * 5, {}, packed=False)
+    scorer, bare = TokenScorer(SHAPED), for_columns(TokenScorer(SHAPED))
+    for ask, ask_bare in ((scorer, bare), (scorer.from_logits, bare.from_logits)):
+        whole, column = ask(model, batch), ask_bare(model, batch)
+        assert torch.equal(column.column, whole.column)
+        assert whole.entropy.any()
+        with pytest.raises(AssertionError, match="asked for a column alone"):
+            _ = column.entropy
