@@ -24,6 +24,8 @@ class RewardModelSpec:
     precision: Precision
     max_tokens: int
     """Of a forward pass."""
+    template_date: str | None
+    """The day that chat templates write, for models that read rollouts as text."""
 
 
 class RewardModelWorker:
@@ -32,7 +34,10 @@ class RewardModelWorker:
         from rlhf.models.reward_model import RewardModel
 
         dtype = torch.bfloat16 if spec.precision is Precision.bf16 else torch.float32
-        self.models = [RewardModel(path, dtype=dtype, max_tokens=spec.max_tokens) for path in spec.model_paths]
+        self.models = [
+            RewardModel(path, dtype=dtype, max_tokens=spec.max_tokens, template_date=spec.template_date)
+            for path in spec.model_paths
+        ]
         self.pessimism = spec.pessimism
 
     def score(self, judged: list[Any]) -> list[float]:

@@ -11,6 +11,7 @@ import transformers
 
 from rlhf.data.dialogues import Dialogue
 from rlhf.data.encoding import score_inputs
+from rlhf.data.template_clock import fix_date
 from rlhf.models.causal_lm import context_length, read_model_config, vocab_size
 from rlhf.models.heads import Head, compute_in_fp32, read_config
 from rlhf.models.tokenizer import load_tokenizer
@@ -65,11 +66,13 @@ def check_vocabulary(key: str, path: str, policy_path: str, tokenizer: PreTraine
 class RewardModel:
     """A whole copy of a reward model on one device."""
 
-    def __init__(self, path: str, *, dtype: torch.dtype, max_tokens: int) -> None:
-        """`max_tokens`: of a forward pass, padding included; a longer sequence goes alone."""
+    def __init__(self, path: str, *, dtype: torch.dtype, max_tokens: int, template_date: str | None = None) -> None:
+        """`max_tokens`: of a forward pass, padding included; a longer sequence goes alone. `template_date`: the day
+        that its chat template writes, None for the present."""
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.longest = check_reward_model(path)
         self.tokenizer = load_tokenizer(path)
+        fix_date(self.tokenizer, template_date)
         self.model = transformers.AutoModelForSequenceClassification.from_pretrained(
             path, dtype=dtype, local_files_only=True, trust_remote_code=False
         )

@@ -48,6 +48,7 @@ def reward_model_spec(job: Job) -> RewardModelSpec | None:
         pessimism=reward.pessimism,
         precision=job.config.backend.precision,
         max_tokens=reward.model_max_tokens,
+        template_date=job.config.template_date,
     )
 
 

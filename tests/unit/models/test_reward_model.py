@@ -55,6 +55,15 @@ def test_a_sequence_longer_than_the_model_reads_has_no_score(judge):
 DIALOGUE = Dialogue([{"role": "user", "content": "答案是"}, {"role": "assistant", "content": "12"}])
 
 
+def test_a_template_that_writes_the_date_writes_the_run_s(judge):
+    encoded = []
+    for day in ("2026-11-29", "2026-11-30"):
+        model = RewardModel(str(judge), dtype=torch.float32, max_tokens=100, template_date=day)
+        model.tokenizer.chat_template = "{{ strftime_now('%Y%m%d') }}" + model.tokenizer.chat_template
+        encoded.append(model.tokenizer.decode(model.encode([DIALOGUE])[0]["input_ids"]))
+    assert encoded == ["20261129答案是12<eos>", "20261130答案是12<eos>"]
+
+
 def test_text_goes_through_the_model_s_own_template_or_as_a_pair(judge, encoder):
     tokenizer = load_tokenizer(str(judge))
     ids = tokenizer("答案是12<eos>", add_special_tokens=False)["input_ids"]
