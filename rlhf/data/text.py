@@ -13,7 +13,7 @@ import numpy as np
 from rlhf.data.arrow import DEFAULT_SPLIT
 from rlhf.data.base import OfflineDataConfig, Parts
 from rlhf.data.dialogues import digest
-from rlhf.data.fields import take_text
+from rlhf.data.fields import BadRow, Defect, take_text
 from rlhf.data.files import Refuse, Row, read_rows, refuse_splits
 from rlhf.data.quarantine import Quarantine
 from rlhf.data.split import prompt_groups, split_held_out
@@ -119,6 +119,11 @@ class TextDataConfig(OfflineDataConfig):
             token_ids = np.array(tokenizer(text, verbose=False)["input_ids"], dtype=np.int32)
             if not len(token_ids) or token_ids[-1] != tokenizer.eos_token_id:
                 token_ids = np.append(token_ids, tokenizer.eos_token_id).astype(np.int32)
+            if len(token_ids) < 2:
+                raise BadRow(
+                    f"the field '{self.text_key}' is an end of sequence alone: fill it in, or remove the row",
+                    Defect.unlearnable,
+                )
             for chunk in chunks(token_ids, size):
                 mask = np.arange(len(chunk)) > 0
                 yield (TrainingRow(token_ids=chunk, loss_mask=mask, source=where, prompt_id=digest(text)),)
