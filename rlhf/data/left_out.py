@@ -18,8 +18,8 @@ _LINKS = {"name", "tool_call_id"}
 def refuse_losses(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], tools: Sequence[Any] | None = None
 ) -> None:
-    """Refuses what the chat template would leave out without a word: tools, system messages, keys of messages, and text
-    beside a tool call.
+    """Refuses what the chat template would leave out without a word: tools and their answers, system messages, keys of
+    messages that hold something, and text beside a tool call.
 
     A tool's answer may name its call (`name`, `tool_call_id`); templates that go by the order leave that out.
     """
@@ -27,7 +27,8 @@ def refuse_losses(
     for number, message in enumerate(messages, start=1):
         for key, others in _without_each(message):
             whole = whole or render(tokenizer, messages, add_generation_prompt=False, tools=tools)
-            if _renders_as(tokenizer, [*messages[: number - 1], others, *messages[number:]], tools, whole):
+            around = messages[: number - 1], messages[number:]
+            if all(_renders_as(tokenizer, [*around[0], other, *around[1]], tools, whole) for other in others):
                 what = "text beside tool calls" if message.get("tool_calls") else f"a {message['role']}'s content"
                 what = what if key == "content" else f"the key '{key}'"
                 raise InputError(
@@ -43,12 +44,15 @@ def refuse_losses(
         )
 
 
-def _without_each(message: Message) -> Iterator[tuple[str, Message]]:
-    """The keys that a template may leave out, and the message without each."""
-    if message["content"].strip() and (message["role"] in ("system", "developer") or message.get("tool_calls")):
-        yield "content", {**message, "content": ""}
+def _without_each(message: Message) -> Iterator[tuple[str, list[Message]]]:
+    """The keys that a template may leave out, and messages that are rendered alike only where it does."""
+    content = message["content"]
+    if content.strip() and (message["role"] in ("system", "developer", "tool") or message.get("tool_calls")):
+        # A template may have a text of its own for a system message that is empty, and this may be the same one.
+        yield "content", [{**message, "content": ""}, {**message, "content": f"{content}."}]
     for key in message.keys() - (_READ | _LINKS if message["role"] == "tool" else _READ):
-        yield key, {name: value for name, value in message.items() if name != key}
+        if message[key] not in ("", [], {}):
+            yield key, [{name: value for name, value in message.items() if name != key}]
 
 
 def _renders_as(

@@ -106,7 +106,7 @@ def take_tools(row: Mapping[str, Any], key: str) -> list[Any] | None:
     tools = take(row, key, remedy="set tools_key to the field that holds the tools")
     if isinstance(tools, str) and not tools.strip():
         return None
-    tools = _parsed(tools, f"the field '{key}'")
+    tools = _parsed(tools, f"the field '{key}'", remedy="correct it, or set tools_key to null")
     if tools is None:
         return None
     if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
@@ -195,10 +195,10 @@ def _calls(text: str, name: str) -> list[dict[str, Any]]:
     return [{"type": "function", "function": function} for function in functions]
 
 
-def _parsed(value: object, what: str) -> object:
+def _parsed(value: object, what: str, *, remedy: str = "correct it, or remove the row") -> object:
     if not isinstance(value, str):
         return value
     try:
         return json.loads(value)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{what} is text that is not JSON ({error}): correct it, or remove the row") from None
+        raise InputError(f"{what} is text that is not JSON ({error}): {remedy}") from None

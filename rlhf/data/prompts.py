@@ -127,8 +127,10 @@ def _dialogue(config: PromptDataConfig, row: Mapping[str, Any]) -> Dialogue:
         return asked
     first = asked.messages[0]
     if first["role"] in ("system", "developer"):
-        name = config.prompt_key if first == messages[0] else config.system_key
-        raise InputError(f"the field '{name}' has a system message of its own: set system to null")
+        key, other = config.system_key, ", or system_key to null to ignore the rows' own"
+        if first == messages[0]:
+            key, other = config.prompt_key, ""
+        raise InputError(f"the field '{key}' has a system message of its own: set system to null{other}")
     return replace(asked, messages=[{"role": "system", "content": config.system}, *asked.messages])
 
 

@@ -18,8 +18,10 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-MAX_HEAD_DIM = 256
-"""Largest head the variable-length kernels compute."""
+MAX_HEAD_DIM, HEAD_DIM_STEP = 256, 8
+"""Largest head that the variable-length kernels compute, and what its size must divide by: only sdpa pads heads."""
+AMPERE = (8, 0)
+"""Compute capability from which there are kernels."""
 
 
 class PackedRows(NamedTuple):
@@ -97,8 +99,14 @@ def attend(
 
 
 def has_kernel(query: Tensor, key: Tensor, value: Tensor) -> bool:
-    half = query.dtype in (torch.bfloat16, torch.float16)
-    return query.is_cuda and half and key.shape[-1] == value.shape[-1] <= MAX_HEAD_DIM
+    if not query.is_cuda or torch.cuda.get_device_capability(query.device) < AMPERE:
+        return False
+    return fits_kernel(query.dtype, key.shape[-1], value.shape[-1])
+
+
+def fits_kernel(dtype: torch.dtype, key_dim: int, value_dim: int) -> bool:
+    fits = key_dim == value_dim <= MAX_HEAD_DIM and key_dim % HEAD_DIM_STEP == 0
+    return fits and dtype in (torch.bfloat16, torch.float16)
 
 
 def by_kernel(query: Tensor, key: Tensor, value: Tensor, rows: PackedRows, scaling: float | None) -> Tensor:

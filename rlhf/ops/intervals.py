@@ -51,8 +51,13 @@ def estimate_mean(
 ) -> Estimate:
     """Return the mean over prompts of each prompt's mean, and its interval; N is at least 1.
 
-    Values that are all one of two numbers, as rewards that are 0 or 1, get the interval of a share.
+    Values that are all one of two numbers, as rewards that are 0 or 1, get the interval of a share. Infinite ones, as
+    the KL to a model that rules a token out, have no interval.
     """
+    if not np.isfinite(values).all():
+        _, places = np.unique(prompts, return_inverse=True)
+        means = np.bincount(places, values) / np.bincount(places)
+        return Estimate(mean=float(means.mean()), low=float("nan"), high=float("nan"))
     totals, sizes, _ = by_prompt(values, prompts)
     means = totals / sizes
     bottom, top = float(np.min(values)), float(np.max(values))

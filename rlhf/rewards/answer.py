@@ -133,7 +133,7 @@ def clean(text: str) -> str:
     """Return the text in half width, with ASCII minus signs and without emphasis."""
     text = half_width(text).replace("{,}", ",").replace("\\!", "").replace("\\%", "%").replace("\\$", "¤")
     text = re.sub(r"(?<=[0-9])(?:\\,|[\u2009\u202f])(?=[0-9]{3})", ",", text)
-    text = re.sub(r"(?<![0-9A-Za-z)*])(\*{1,3}|__|`)(?=[^\s*])([^*`\n]+?)(?<=\S)\1(?!\*)", r"\2", text)
+    text = re.sub(r"(?<![0-9A-Za-z)*])(\*{1,3}|__|`)(?=[^\s*])([^*`\n]{1,500}?)(?<=\S)\1(?!\*)", r"\2", text)
     text = re.sub(r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+", _superscript, text)
     # A policy that repeats one blank thousands of times costs the patterns the square of that.
     text = re.sub(r"(\s)\1{8,}", lambda found: found[1] * 8, text)

@@ -25,7 +25,8 @@ class HostBuffers:
         """Move `tensors` to the host. Each call brings them in one order, those of earlier calls first."""
         self.buffers += [self.like(tensor) for tensor in tensors[len(self.buffers) :]]
         for i, tensor in enumerate(tensors):
-            if self.buffers[i].shape != tensor.shape:  # a parameter that was gathered, and is not now
+            if (self.buffers[i].shape, self.buffers[i].dtype) != (tensor.shape, tensor.dtype):
+                # A parameter that was gathered, and is not now.
                 self.buffers[i] = self.like(tensor)
             self.buffers[i].copy_(tensor.data, non_blocking=self.pinned)
         self.wait()  # before the memory they leave is freed

@@ -112,7 +112,9 @@ def as_batch(config: CompareConfig, groups: Sequence[Group]) -> Batch:
 
 def score(config: CompareConfig, job: Job, plan: Plan, batches: Mapping[str, Batch]) -> dict[str, dict[str, Logprobs]]:
     """By model and policy: every policy scores what it said itself, the reference what all of them said."""
-    policies_of = {folder: [name] for name, folder in config.policies.items()}
+    policies_of: dict[str, list[str]] = {}
+    for name, folder in config.policies.items():
+        policies_of.setdefault(folder, []).append(name)
     policies_of[config.model] = list(batches)
     found: dict[str, dict[str, Logprobs]] = {}
     for model, names in policies_of.items():

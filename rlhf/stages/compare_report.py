@@ -116,6 +116,8 @@ def compare_pairs(figures: Mapping[str, PolicyFigures]) -> dict[tuple[str, str],
     for other, one in itertools.combinations(figures, 2):
         pairs = zip(figures[one].rewards, figures[other].rewards, strict=True)
         both = [(ours, theirs) for ours, theirs in pairs if ours is not None and theirs is not None]
+        if not both:
+            continue  # nothing was asked of both that has a reward of each
         found[one, other] = win_rate([ours for ours, _ in both], [theirs for _, theirs in both])
     return found
 

@@ -78,6 +78,12 @@ def test_prompts_honour_system_and_tools(write_rows, tokenizer, bytes_tokenizer)
     assert (prompt.tools, prompt.meta["system"]) == ([TOOL], "简短。")
     with pytest.raises(InputError, match=":1: the field 'system' has a system message of its own: set system to null"):
         prompts(write_rows(row), tokenizer, system="Think.")
+    with pytest.raises(InputError, match="set system to null, or system_key to null to ignore the"):
+        prompts(write_rows(row), tokenizer, system="Think.")
+    with pytest.raises(
+        InputError, match=r":1: the field 'tools' is text that is not JSON .*, or set tools_key to null"
+    ):
+        prompts(write_rows({**row, "tools": "calculator"}), tokenizer)
     with pytest.raises(InputError, match=":1: the row has tools, which the chat template of models/bytes leaves out"):
         prompts(write_rows(row), bytes_tokenizer)
     (prompt,) = prompts(write_rows(row), bytes_tokenizer, system="Think.", system_key=None, tools_key=None)
@@ -104,9 +110,29 @@ def test_a_system_message_or_text_beside_a_call_that_the_template_leaves_out(wri
     )
     with pytest.raises(InputError, match=":1: message 1 has a system's content, which the chat template of models/byt"):
         sft(write_rows({"prompt": "q", "response": "a", "system": "s"}), tokenizer)
+    answered = {"role": "tool", "content": "21 degrees"}
+    silent = byte_level(
+        "{% for m in messages if m.role != 'tool' %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    with pytest.raises(InputError, match=":1: message 3 has a tool's content, which the chat template of models/bytes"):
+        sft(write_rows({"messages": [user("q"), assistant("w(Rome)"), answered, assistant("21.")]}), silent)
     called = {**assistant("let me look"), "tool_calls": [{"function": {"name": "f", "arguments": {}}}]}
     with pytest.raises(InputError, match=":1: message 2 has text beside tool calls, which the chat template of models"):
         sft(write_rows({"messages": [user("q"), called]}), tokenizer)
+
+
+def test_what_loses_nothing_is_not_refused(write_rows, byte_level):
+    """Keys that hold nothing, and a system message that the template writes of itself where there is none."""
+    tokenizer = byte_level(
+        "<|im_start|>system\n{% if messages[0].role == 'system' and messages[0].content %}{{ messages[0].content }}"
+        "{% else %}Be brief.{% endif %}<|im_end|>\n{% for m in messages if m.role != 'system' %}"
+        "<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    answer = {**assistant("a"), "reasoning_content": "", "annotations": [], "mood": {}}
+    (row,) = sft(write_rows({"messages": [user("q"), answer], "system": "Be brief."}), tokenizer)
+    assert whole(tokenizer, row) == chatml(("system", "Be brief."), ("user", "q"), ("assistant", "a"))
 
 
 def turn(speaker, value, **keys):

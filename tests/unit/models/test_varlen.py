@@ -111,6 +111,21 @@ def test_the_kernels_are_given_what_they_take():
     assert not varlen.has_kernel(query, key, value)  # no GPU
 
 
+@pytest.mark.parametrize(
+    ("dtype", "key_dim", "value_dim", "fits"),
+    [
+        (torch.bfloat16, 128, 128, True),
+        (torch.float16, 256, 256, True),
+        (torch.float32, 128, 128, False),
+        (torch.bfloat16, 100, 100, False),  # OpenLLaMA 3B: sdpa pads it, the kernels refuse it
+        (torch.bfloat16, 192, 128, False),  # multi-head latent attention
+        (torch.bfloat16, 512, 512, False),
+    ],
+)
+def test_heads_that_the_kernels_do_not_take_attend_by_sequence(dtype, key_dim, value_dim, fits):
+    assert varlen.fits_kernel(dtype, key_dim, value_dim) is fits
+
+
 def test_no_token_of_a_sequence_sees_another_sequence():
     rows = rows_of((3, 2))
     torch.manual_seed(0)

@@ -17,3 +17,4 @@ def test_a_text_of_nothing_but_openings_or_blanks_is_read_as_any_other():
     assert blanks.value == Fraction(16)
     assert number_in(r"\[" * 3_000) is None
     assert number_in("answer" + " " * 30_000) is None
+    assert number_in("__a " * 8_000) is None

@@ -87,6 +87,18 @@ def test_policies_are_compared_on_the_prompts_both_have_a_reward_of() -> None:
     assert (won.num_wins, won.num_ties, won.num_losses, won.rate) == (1, 1, 1, 0.5)
 
 
+def test_policies_without_a_rewarded_prompt_in_common_are_not_compared_with_each_other() -> None:
+    one, other = measured(group(0, 1.0), group(1, None)), measured(group(0, None), group(1, 1.0))
+    assert compare_pairs({"one": one, "other": other}) == {}
+
+
+def test_a_divergence_from_a_model_that_rules_a_token_out_is_infinite_and_has_no_interval() -> None:
+    nats, prompts = np.array([0.5, np.inf, 1.0]), np.array([0, 0, 1])
+    groups = [group(0, 1.0, 0.0), group(1, 1.0)]
+    figures = measure_policy(composed(one=Path("one")), "one", groups, nats, prompts)
+    assert str(figures.kl_per_sequence) == "inf (no interval)"
+
+
 def test_divergence_is_summed_over_each_completion_and_knows_its_prompt() -> None:
     sizes = {2: 3, 0: 2, 1: 4}
     rows = [Row(group=i, index=0, num_tokens=size, num_loss_tokens=size - 1) for i, size in sizes.items()]
