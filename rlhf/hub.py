@@ -84,9 +84,9 @@ def parse(key: str, text: str, repo_type: str) -> HubId | None:
 def download(source: HubId, commit: str | None = None) -> tuple[Path, str]:
     """The file or folder that an id names, in the cache, and its commit: `commit`, if given, else that of the revision.
 
-    What the cache holds of a commit is used without asking the Hub, and with HF_HUB_OFFLINE=1 the newest commit of the
-    revision that it holds. Raises InputError where there is no such repository, revision or file, or nothing in it can
-    be read; RunError where the Hub does not answer.
+    A commit that the cache holds as a whole (see `cached`) is used without a request to the Hub, and with
+    HF_HUB_OFFLINE=1 so is the commit that the revision last was. Raises InputError where there is no such repository,
+    revision or file, or nothing in it can be read; RunError where the Hub does not answer.
     """
     from huggingface_hub import HfApi, is_offline_mode
 
@@ -104,20 +104,46 @@ def download(source: HubId, commit: str | None = None) -> tuple[Path, str]:
         if files:
             check_files(source, [file.rfilename for file in files])
         folder = snapshot(source, revision)
+        if listed(source, folder) is None:
+            # snapshot_download returns what single-file downloads left where the Hub breaks off.
+            raise RunError(
+                f"{source}: {endpoint()} does not list the files of commit {folder.name}; run the same command again, "
+                "or set HF_ENDPOINT to another mirror"
+            )
     check_files(source, files_in(folder))
     return chosen(source, folder), folder.name
 
 
 def cached(source: HubId, revision: str | None) -> Path | None:
-    """The snapshot in the cache, if all that is read is there."""
+    """The snapshot in the cache, if it is whole: huggingface_hub holds its commit's list of files, which every
+    snapshot_download writes, and all that is read of the list is there. A single file that is named needs no list.
+
+    Raises InputError where the repository does not have what is read of it.
+    """
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
-        folder = snapshot(source, revision, cached_only=True)
-        check_files(source, files_in(folder))
-    except (LocalEntryNotFoundError, InputError):
-        return None  # other programs download single files
+        folder = snapshot(source, revision, cached_only=True)  # raises where a file of the list is missing
+    except LocalEntryNotFoundError:
+        return None
+    names = listed(source, folder)
+    if names is None:
+        return folder if source.path is not None and chosen(source, folder).is_file() else None
+    check_files(source, names)
+    check_files(source, files_in(folder))
     return folder
+
+
+def listed(source: HubId, folder: Path) -> list[str] | None:
+    """All files of a snapshot's commit, there or not; None where only single files of it were ever downloaded."""
+    from huggingface_hub import get_cached_repo_tree
+    from huggingface_hub.errors import CachedRepoTreeNotFoundError
+
+    try:
+        tree = get_cached_repo_tree(source.name, repo_type=source.repo_type, revision=folder.name)
+    except CachedRepoTreeNotFoundError:
+        return None
+    return [file.path for file in tree]
 
 
 def snapshot(source: HubId, revision: str | None, *, cached_only: bool = False) -> Path:
@@ -147,6 +173,11 @@ def files_in(folder: Path) -> list[str]:
 def check_files(source: HubId, names: Collection[str]) -> None:
     """Raise InputError where a repository does not have what is read of it."""
     if source.repo_type == "model":
+        if "adapter_config.json" in names and "config.json" not in names:
+            raise InputError(
+                f"{source}: it is an adapter (LoRA), not a model; merge it into its base model with peft's "
+                "merge_and_unload, save that with the tokenizer, and give the folder"
+            )
         if not any(name.endswith(".safetensors") for name in names):
             raise InputError(
                 f"{source}: it has no *.safetensors; name a model whose weights are in safetensors format, or convert "

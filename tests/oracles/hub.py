@@ -40,6 +40,8 @@ class Hub:
     """By kind (`models` or `datasets`) and `owner/name`."""
     requests: list[str] = field(default_factory=list)
     """Method and path of every request."""
+    broken: str | None = None
+    """Requests whose path contains it are answered with error 500."""
 
     def publish(self, name: str, files: Mapping[str, bytes], kind: str = "models", branch: str = "main") -> str:
         """Put files at the head of a branch; their commit."""
@@ -65,6 +67,8 @@ def serving() -> Iterator[Hub]:
         def do_GET(self) -> None:
             path = urlsplit(self.path).path
             hub.requests.append(f"{self.command} {path}")
+            if hub.broken is not None and hub.broken in path:
+                return self.refuse(500, "Broken")
             if match := FILE.fullmatch(path):
                 return self.send_file(match["kind"] or "models", match)
             if match := TREE.fullmatch(path) or INFO.fullmatch(path):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import datasets
 import pytest
-from huggingface_hub import constants
+from huggingface_hub import constants, hf_hub_download, snapshot_download
 
 from rlhf.config import CompareConfig, OnlineConfig, SFTRunConfig, as_plain
 from rlhf.data.files import read_rows
@@ -146,12 +146,78 @@ def test_offline_the_cache_is_used_and_what_it_lacks_is_said(hub, offline, tmp_p
     assert hub.requests == []
 
 
+SHARDED = {
+    "config.json": b"{}",
+    "tokenizer.json": b"{}",
+    "model.safetensors.index.json": b'{"weight_map": {"a": "1.safetensors", "b": "2.safetensors"}}',
+    "1.safetensors": b"first",
+    "2.safetensors": b"second",
+}
+THREE = {f"{name}.jsonl": ROWS for name in "abc"}
+
+
+def single_files(hub: Hub, text: str, repo_type: str, *names: str) -> None:
+    """Download files one by one, as another program does."""
+    name, _, revision = text.partition("@")
+    for file in names:
+        hf_hub_download(name, file, repo_type=repo_type, revision=revision or None, endpoint=hub.endpoint)
+
+
+def test_what_other_programs_left_of_a_repository_is_completed(hub):
+    rows, model = hub.publish("o/three", THREE, "datasets"), hub.publish("o/shards", SHARDED)
+    single_files(hub, f"o/three@{rows}", "dataset", "a.jsonl")
+    single_files(hub, f"o/shards@{model}", "model", "config.json", "1.safetensors")
+    for text, repo_type, files in ((f"o/three@{rows}", "dataset", THREE), (f"o/shards@{model}", "model", SHARDED)):
+        folder, _ = get(text, repo_type)
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == files
+    hub.requests.clear()
+    get(f"o/three@{rows}", "dataset"), get(f"o/shards@{model}")
+    assert hub.requests == [], "what is whole asks nobody"
+
+
+def test_what_other_programs_left_of_a_repository_is_refused_offline(hub, offline):
+    hub.publish("o/three", THREE, "datasets")
+    hub.publish("o/shards", SHARDED)
+    single_files(hub, "o/three", "dataset", "a.jsonl")
+    single_files(hub, "o/shards", "model", "config.json", "1.safetensors")
+    offline()
+    assert "does not hold this dataset as a whole" in sentence("o/three", "dataset")
+    assert "does not hold this model as a whole" in sentence("o/shards")
+    assert get("o/three:a.jsonl", "dataset")[0].read_bytes() == ROWS, "a file that is named is whole"
+    assert "does not hold this dataset as a whole" in sentence("o/three:b.jsonl", "dataset")
+
+
+def test_snapshots_of_other_programs_are_used_offline(hub, offline):
+    commit = hub.publish("o/three", THREE, "datasets")
+    snapshot_download("o/three", repo_type="dataset", endpoint=hub.endpoint)
+    hub.publish("o/shards", SHARDED)
+    snapshot_download("o/shards", allow_patterns=["1.safetensors", "*.json"], endpoint=hub.endpoint)
+    offline()
+    folder, found = get("o/three", "dataset")
+    assert (found, sorted(path.name for path in folder.iterdir())) == (commit, sorted(THREE))
+    assert "does not hold this model as a whole" in sentence("o/shards"), "a part was asked for"
+    assert sentence("o/three:d.jsonl", "dataset") == (
+        "data.path=o/three:d.jsonl: it has no d.jsonl, only a.jsonl, b.jsonl, c.jsonl; name one of them"
+    )
+
+
+def test_a_hub_that_breaks_off_leaves_no_part(hub):
+    commit = hub.publish("o/three", THREE, "datasets")
+    single_files(hub, "o/three", "dataset", "a.jsonl")
+    hub.broken = "/tree/"
+    assert sentence("o/three", "dataset", RunError) == (
+        f"data.path=o/three: {hub.endpoint} does not list the files of commit {commit}; run the same command again, or "
+        "set HF_ENDPOINT to another mirror"
+    )
+
+
 def test_what_cannot_be_had_is_said(hub, monkeypatch):
     address = re.escape(hub.endpoint)
     hub.publish("owner/gated", MODEL)
     hub.repositories["models", "owner/gated"].token = "hf_secret"
     hub.publish("owner/pickled", {"config.json": b"{}", "pytorch_model.bin": b"pickle"})
     hub.publish("owner/scripted", {"scripted.py": b"", "data.json": b"{}"}, "datasets")
+    hub.publish("owner/lora", {"adapter_config.json": b"{}", "adapter_model.safetensors": b"adapter"})
     for text, repo_type, expected in (
         ("owner/absent", "model", rf"=owner/absent: there is no such .*{address} has no model of that name.*HF_TOKEN"),
         ("owner/rows", "model", r"has no model of that name"),
@@ -160,6 +226,7 @@ def test_what_cannot_be_had_is_said(hub, monkeypatch):
         (f"owner/tiny@{'0' * 40}", "model", r"has no revision '0{40}' of it"),
         ("owner/gated", "model", rf"it is gated; accept its conditions on {address}/owner/gated and set HF_TOKEN"),
         ("owner/pickled", "model", r"it has no \*\.safetensors; name a model whose weights are in safetensors"),
+        ("owner/lora", "model", r"^model=owner/lora: it is an adapter \(LoRA\), not a model; merge it into its base"),
         ("owner/scripted", "dataset", r"loading script \(scripted\.py\).*owner/scripted@refs/convert/parquet"),
         ("owner/a--b", "model", r"it is neither a path nor an id of the Hub"),
     ):  # fmt: skip
