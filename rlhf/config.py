@@ -40,6 +40,7 @@ from rlhf.runtimes.base import OptimizerConfig, SamplerConfig, WeightSyncConfig
 from rlhf.train.checkpoint import CheckpointConfig
 from rlhf.train.online import TrainConfig
 from rlhf.train.pipeline import FunctionConfig, PipelineConfig, StageConfig
+from rlhf.train.run_folder import replaced
 from rlhf.train.stream import StreamConfig
 from rlhf.train.sweep import SweepRunConfig
 from rlhf.types import InputError
@@ -235,11 +236,7 @@ def as_plain(config: Any) -> dict[str, Any]:
     """A configuration as JSON can hold it, and as it was given: with ids of the Hub where it has their folders."""
     plain = as_read(config)
     for key, snapshot in (plain.get("hub") or {}).items():
-        *above, last = key.split(".")
-        part = plain
-        for name in above:
-            part = part[name]
-        part[int(last) if isinstance(part, list) else last] = snapshot["id"]
+        plain = replaced(plain, key, snapshot["id"])
     return plain
 
 

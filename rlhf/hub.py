@@ -81,6 +81,19 @@ def parse(key: str, text: str, repo_type: str) -> HubId | None:
     )
 
 
+def is_folder_of(origin: Snapshot, repo_type: str, path: str) -> bool:
+    """Whether a path is where the cache holds what an id names, at that commit."""
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    match = ID.fullmatch(origin.id)
+    if match is None:
+        return False
+    cache = Path(constants.HF_HUB_CACHE).expanduser().resolve()
+    folder = cache / repo_folder_name(repo_id=match["name"], repo_type=repo_type) / "snapshots" / origin.commit
+    return Path(path) == folder / (match["path"] or "").strip("/")
+
+
 def download(source: HubId, commit: str | None = None) -> tuple[Path, str]:
     """The file or folder that an id names, in the cache, and its commit: `commit`, if given, else that of the revision.
 

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from rlhf.config import as_read
-from rlhf.hub import HubId, Snapshot, download, parse
+from rlhf.hub import HubId, Snapshot, download, is_folder_of, parse
 from rlhf.offline_config import RunConfig
 from rlhf.paths import repo_type_of
 from rlhf.stages.inputs import files_of
 from rlhf.stages.report import CONSOLE
-from rlhf.train.run_folder import CONFIG
+from rlhf.train.run_folder import CONFIG, replaced
+from rlhf.types import InputError
 
 T = TypeVar("T", bound=RunConfig)
 
@@ -24,15 +24,20 @@ def with_snapshots(config: T, made_later: Collection[str] = ()) -> T:
     """The configuration with folders in place of ids of the Hub, whose commits are in `hub`.
 
     A run that continues keeps the commits that it began with. Values of `made_later` are paths, there or not. Raises
-    InputError and RunError where an id names nothing that can be had.
+    InputError and RunError where an id names nothing that can be had, or a run that continues began with a path in
+    place of an id, or the reverse.
     """
     sources = [source for source in sources_of(config) if source.key not in made_later]
-    before = first_commits(Path(config.output)) if sources else {}
+    first_values, first_origins = first_start(Path(config.output))
+    for key, text in files_of(as_read(config)).items():
+        if first_values.get(key) == text:
+            check_kind(config.output, f"{key}={text}", key in first_origins, key in {source.key for source in sources})
+    commits = {(repo_type_of(key), origin.id): origin.commit for key, origin in first_origins.items()}
     found: dict[tuple[str, str], tuple[Path, str]] = {}
     for source in sources:
         place = source.repo_type, source.text
         if place not in found:
-            path, commit = found[place] = download(source, before.get(source.text))
+            path, commit = found[place] = download(source, commits.get(place))
             CONSOLE.print(f"{source}: commit {commit}, in {path}", soft_wrap=True, markup=False)
         path, commit = found[place]
         config = replaced(config, source.key, str(path))
@@ -41,26 +46,39 @@ def with_snapshots(config: T, made_later: Collection[str] = ()) -> T:
 
 
 def sources_of(config: RunConfig) -> list[HubId]:
-    typed = [(key, text, repo_type_of(key)) for key, text in files_of(as_read(config)).items()]
+    """The ids in a configuration. Raises InputError where `hub` holds what `with_snapshots` did not put there."""
+    files = files_of(as_read(config))
+    for key, origin in config.hub.items():
+        repo_type = repo_type_of(key)
+        if key not in files or repo_type is None or not is_folder_of(origin, repo_type, files[key]):
+            raise InputError(
+                f"hub: {key} is {origin.id} at {origin.commit}: hub is filled in when a run starts; leave it out, and "
+                f"give the commit in the id, as in {key}=owner/name@COMMIT"
+            )
+    typed = [(key, text, repo_type_of(key)) for key, text in files.items()]
     parsed = [parse(key, text, repo_type) for key, text, repo_type in typed if repo_type is not None]
     return [source for source in parsed if source is not None]
 
 
-def first_commits(output: Path) -> dict[str, str]:
-    """Commits by id in the configuration of a run that has begun; none where none has, or the file is torn."""
+def first_start(output: Path) -> tuple[Mapping[str, str], Mapping[str, Snapshot]]:
+    """Paths and ids that a run began with and the ids' origins, by key; none where none has, or the file is torn."""
     try:
-        recorded = json.loads((output / CONFIG).read_text(encoding="utf-8"))["hub"].values()
-        return {each["id"]: each["commit"] for each in recorded}
+        recorded = json.loads((output / CONFIG).read_text(encoding="utf-8"))
+        origins = recorded.get("hub", {}).items()
+        return files_of(recorded), {key: Snapshot(id=each["id"], commit=each["commit"]) for key, each in origins}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return {}  # opening the run folder says what is wrong with it
+        return {}, {}  # opening the run folder says what is wrong with it
 
 
-def replaced(value: Any, key: str, new: str) -> Any:
-    """A configuration, or a part of it, with another value of a key such as `data.path` or `reward.ensemble.0`."""
-    name, _, rest = key.partition(".")
-    if isinstance(value, list):
-        number = int(name)
-        return [*value[:number], replaced(value[number], rest, new) if rest else new, *value[number + 1 :]]
-    inner = value[name] if isinstance(value, dict) else getattr(value, name)
-    changed = replaced(inner, rest, new) if rest else new
-    return {**value, name: changed} if isinstance(value, dict) else dataclasses.replace(value, **{name: changed})
+def check_kind(output: str, given: str, was_id: bool, is_id: bool) -> None:
+    """Raise InputError where a value of a run that continues was an id of the Hub and is a path now, or the reverse."""
+    if was_id and not is_id:
+        raise InputError(
+            f"{given}: the run in output={output} began with the Hub's repository of that id, and here a path of that "
+            "name exists, which would win; move it or use another working directory, or name another output"
+        )
+    if is_id and not was_id:
+        raise InputError(
+            f"{given}: the run in output={output} began with a path of that name, which does not exist in "
+            f"{Path.cwd()}; continue it where the path exists, or name another output to use the Hub's repository"
+        )

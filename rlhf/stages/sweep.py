@@ -69,8 +69,8 @@ def plan_members(conf: Path, overrides: Sequence[str]) -> tuple[list[Member], di
 
 def absolute_paths(config: OnlineConfig) -> list[str]:
     """Overrides that name what is named relative to this process's working directory, for one that has another."""
-    values = flatten(as_plain(config))
     on_hub = {source.key for source in sources_of(config)}
+    values = flatten(as_plain(config))
     read = [key for key in PATHS if values.get(key) is not None and key not in on_hub]
     paths = [f"{key}={quoted(absolute(values[key]))}" for key in read]
     functions = [quoted(absolute(name) if ".py:" in name else name) for name in config.reward.functions]

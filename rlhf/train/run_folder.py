@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import json
 import os
@@ -161,6 +162,19 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = value
     return flat
+
+
+def replaced(value: Any, key: str, new: str) -> Any:
+    """A configuration, or a part of it, with another value of a key such as `data.path`, `reward.ensemble.0` or
+    `policies.qwen2.5`, where `qwen2.5` is a name of the user's own.
+    """
+    name, _, rest = key.partition(".")
+    if isinstance(value, list):
+        number = int(name)
+        return [*value[:number], replaced(value[number], rest, new) if rest else new, *value[number + 1 :]]
+    if isinstance(value, Mapping):
+        return {**value, key: new} if key in value else {**value, name: replaced(value[name], rest, new)}
+    return dataclasses.replace(value, **{name: replaced(getattr(value, name), rest, new) if rest else new})
 
 
 def is_finished(folder: RunFolder, num_steps: int | None = None) -> bool:

@@ -14,10 +14,11 @@ import datasets
 import pytest
 from huggingface_hub import constants, hf_hub_download, snapshot_download
 
-from rlhf.config import CompareConfig, OnlineConfig, SFTRunConfig, as_plain
+from rlhf.config import CompareConfig, OnlineConfig, SFTRunConfig, as_plain, compose
 from rlhf.data.files import read_rows
 from rlhf.data.supervised import SupervisedDataConfig
-from rlhf.hub import download, parse
+from rlhf.hub import Snapshot, download, parse
+from rlhf.offline_config import HeldOutConfig
 from rlhf.rewards.base import RewardConfig
 from rlhf.stages.model_files import manifest_of
 from rlhf.stages.snapshots import with_snapshots
@@ -298,6 +299,95 @@ def test_a_run_records_ids_and_commits_and_keeps_them(hub, tmp_path):
     ):
         pass
     assert json.loads((tmp_path / "run" / "config.json").read_text())["hub"]["model"]["commit"] == first
+
+
+def test_a_continued_run_takes_no_path_for_an_id_and_no_id_for_a_path(hub, tmp_path, monkeypatch):
+    def begin(output: str, model: str) -> SFTRunConfig:
+        config = with_snapshots(SFTRunConfig(model=model, output=str(tmp_path / output)))
+        with open_run_folder(config.output, as_plain(config)):
+            return config
+
+    def said(output: str, model: str) -> str:
+        with pytest.raises(InputError) as caught:
+            begin(output, model)
+        return str(caught.value)
+
+    one, other = tmp_path / "one", tmp_path / "other"
+    (one / "models" / "base").mkdir(parents=True)
+    other.mkdir()
+    hub.publish("models/base", {**MODEL, "model.safetensors": b"a stranger's"})
+    monkeypatch.chdir(one)
+    assert begin("of_path", "models/base").hub == {}
+    begin("of_id", "owner/tiny")
+    monkeypatch.chdir(other)
+    hub.requests.clear()
+    assert said("of_path", "models/base") == (
+        f"model=models/base: the run in output={tmp_path / 'of_path'} began with a path of that name, which does not "
+        f"exist in {other}; continue it where the path exists, or name another output to use the Hub's repository"
+    )
+    assert hub.requests == []
+    (other / "owner" / "tiny").mkdir(parents=True)
+    assert said("of_id", "owner/tiny") == (
+        f"model=owner/tiny: the run in output={tmp_path / 'of_id'} began with the Hub's repository of that id, and "
+        "here a path of that name exists, which would win; move it or use another working directory, or name another "
+        "output"
+    )
+    monkeypatch.chdir(one)
+    begin("of_path", "models/base"), begin("of_id", "owner/tiny")
+
+
+def test_a_model_and_a_data_set_of_one_name_keep_their_commits(hub, tmp_path):
+    model, rows = hub.publish("o/same", MODEL), hub.publish("o/same", THREE, "datasets")
+    config = SFTRunConfig(model="o/same", output=str(tmp_path / "run"), data=SupervisedDataConfig(path="o/same"))
+    started = with_snapshots(config)
+    assert {key: origin.commit for key, origin in started.hub.items()} == {"model": model, "data.path": rows}
+    with open_run_folder(started.output, as_plain(started)):
+        pass
+    hub.publish("o/same", {**MODEL, "model.safetensors": b"better"})
+    hub.publish("o/same", {"a.jsonl": ROWS * 3}, "datasets")
+    assert with_snapshots(config) == started
+
+
+def test_names_of_the_users_own_have_dots(hub, tmp_path):
+    policies = {"qwen2.5": "owner/tiny", "qwen2": str(tmp_path), "a.b.c": "owner/tiny@main"}
+    compared = CompareConfig(model=str(tmp_path), output=str(tmp_path), policies=policies)
+    found = with_snapshots(compared)
+    folder = str(get("owner/tiny")[0])
+    assert found.policies == {"qwen2.5": folder, "qwen2": str(tmp_path), "a.b.c": folder}
+    assert found.hub.keys() == {"policies.qwen2.5", "policies.a.b.c"}
+    assert {**as_plain(found), "hub": {}} == as_plain(compared)
+    held_out = HeldOutConfig(others={"gsm8k.test": "owner/rows:train.jsonl"})
+    tuned = SFTRunConfig(model=str(tmp_path), output=str(tmp_path / "run"), held_out=held_out)
+    found = with_snapshots(tuned)
+    assert Path(found.held_out.others["gsm8k.test"]).read_bytes() == ROWS
+    assert as_plain(found)["held_out"]["others"] == held_out.others
+    with open_run_folder(found.output, as_plain(found)):
+        pass
+    assert with_snapshots(tuned) == found
+    given = ["model=m", "data.path=rows.jsonl", f"output={tmp_path}", "+policies={qwen2.5: owner/tiny}"]
+    assert compose(CONF, "compare", given, CompareConfig).policies == {"qwen2.5": "owner/tiny"}
+
+
+def test_hub_is_not_given(hub, tmp_path):
+    commit = hub.repositories["models", "owner/tiny"].branches["main"]
+    origin = Snapshot(id="owner/tiny", commit="0" * 40)
+    for key, model in (("model", str(tmp_path)), ("model", "owner/tiny"), ("log", "owner/tiny"), ("x.y", "owner/tiny")):
+        with pytest.raises(InputError) as caught:
+            with_snapshots(SFTRunConfig(model=model, output=str(tmp_path / "run"), hub={key: origin}))
+        assert str(caught.value) == (
+            f"hub: {key} is owner/tiny at {'0' * 40}: hub is filled in when a run starts; leave it out, and give the "
+            f"commit in the id, as in {key}=owner/name@COMMIT"
+        )
+    given = [
+        f"model={tmp_path}",
+        "data.path=rows.jsonl",
+        "output=o",
+        "seed=1,2",
+        f"+hub={{model: {{id: owner/tiny, commit: {commit}}}}}",
+    ]
+    with pytest.raises(InputError, match=r"hub is filled in when a run starts"):
+        plan_members(CONF, given)
+    assert hub.requests == []
 
 
 def test_every_key_that_names_a_model_or_rows_takes_an_id(hub, tmp_path):
