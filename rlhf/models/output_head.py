@@ -32,6 +32,12 @@ def shape_of(model: nn.Module, batch: MicroBatch) -> LogitShape | None:
     return known[module]
 
 
+def computes_all_logits(model: nn.Module, batch: MicroBatch) -> bool:
+    """Return whether a model that was scored has a head whose shape only itself knows. A scorer, for `Backend`."""
+    module = unwrapped(model)
+    return module in known and known[module] is None
+
+
 def unwrapped(model: nn.Module) -> nn.Module:
     """The transformers model within an engine and an adapter."""
     module = getattr(model, "module", model)

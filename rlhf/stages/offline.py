@@ -217,7 +217,7 @@ async def train(job: OfflineJob, folder: RunFolder, stop: Stop) -> signal.Signal
                 (folder.root / STOP).touch()
             await asyncio.wait((ranks,), timeout=POLL_S)
             for said in layout.read():
-                CONSOLE.print(said["reason"], soft_wrap=True)
+                CONSOLE.print(said["note"], soft_wrap=True)
             for figures in steps.read():
                 if figures["step"] > BEFORE_TRAINING:
                     bar.show(int(figures["step"]), figures)

@@ -146,10 +146,10 @@ class OfflineRank:
         return self.backend.rank == 0
 
     def choose_layout(self) -> Layout:
-        """How rows lie; why they are padded the driver shows, from a file."""
+        """How rows lie; the driver shows the notes, from a file."""
         layout = layout_of(self.config.backend, "policy", self.config.model, self.backend, self.noise)
-        if self.is_first and layout.reason:
-            replace_file(self.folder.root / LAYOUT, f"{json.dumps({'reason': layout.reason})}\n")
+        if self.is_first and layout.notes:
+            replace_file(self.folder.root / LAYOUT, "".join(json.dumps({"note": note}) + "\n" for note in layout.notes))
         return layout
 
     def run(self, newest: Artifact | None) -> None:

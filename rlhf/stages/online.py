@@ -198,8 +198,8 @@ async def lay_out(job: Job, roles: Roles) -> Job:
     """Have every model lay rows out alike, and say why they are padded. The job with the choice in its config."""
     backend, models = job.config.backend, roles.models
     layout = choose_layout(backend, {name: role.measured for name, role in models.items()})
-    if layout.reason:
-        CONSOLE.print(layout.reason, soft_wrap=True)
+    for note in layout.notes:
+        CONSOLE.print(note, soft_wrap=True)
     await asyncio.gather(*(role.use_layout(layout) for role in models.values()))
     return replace(job, config=replace(job.config, backend=replace(backend, packed=layout.packed)))
 

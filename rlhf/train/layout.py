@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from rlhf.models.causal_lm import read_model_config, vocab_size
+from rlhf.models.output_head import computes_all_logits
 from rlhf.models.own_forward import HiddenStates
 from rlhf.ops.microbatch import MicroBatch
 from rlhf.runtimes.base import Backend, BackendConfig, Precision
@@ -42,6 +43,8 @@ class Exactness:
     """Packed rows against the rows alone."""
     leak: float
     """The second of two packed rows against itself behind another first row."""
+    all_logits: bool = False
+    """Whether all logits of a micro-batch exist at once, since the model's head is not known to be a plain product."""
 
     def padded_is_exact(self, precision: Precision) -> bool:
         return self.padded <= LARGEST[precision]
@@ -73,7 +76,9 @@ def measure_exactness(backend: Backend, ask: Callable[..., Any], vocabulary: int
     behind_other = states([other, second], packed=True)[1]
     mine = (largest(padded, alone), largest(packed, alone), largest([packed[1]], [behind_other]))
     over_ranks = [max(values) for values in zip(*backend.gather(mine), strict=True)]
-    return Exactness(padded=over_ranks[0], packed=over_ranks[1], leak=over_ranks[2])
+    micro = MicroBatch.from_rows([first], [np.arange(len(first)) > 0], [0.0], {}, packed=False)
+    all_logits = backend.forward(micro, computes_all_logits, grad=False)
+    return Exactness(padded=over_ranks[0], packed=over_ranks[1], leak=over_ranks[2], all_logits=all_logits)
 
 
 def plainly(model: torch.nn.Module, batch: MicroBatch) -> None:
@@ -92,8 +97,8 @@ class Layout:
     """How rows lie in micro-batches, for every model of a run."""
 
     packed: bool
-    reason: str = ""
-    """Why they are padded, where nobody asked for it."""
+    notes: tuple[str, ...] = ()
+    """Sentences for the user: why rows are padded where nobody asked for it, and models that need more memory."""
 
 
 def choose_layout(config: BackendConfig, models: Mapping[str, tuple[str, Exactness]]) -> Layout:
@@ -108,8 +113,14 @@ def choose_layout(config: BackendConfig, models: Mapping[str, tuple[str, Exactne
                 f"{measured.padded:.1%} of their norm), so no micro-batch of it would be exact; use a causal model, "
                 "such as Qwen3 or Llama"
             )
+    notes = tuple(
+        f"model {path!r} ({role}): all logits of a micro-batch are computed at once, since its head is not the plain "
+        "product that its config describes; lower backend.max_tokens_per_microbatch if memory runs out"
+        for role, (path, measured) in models.items()
+        if measured.all_logits
+    )
     if config.packed is False:
-        return Layout(packed=False)
+        return Layout(packed=False, notes=notes)
     for role, (path, measured) in models.items():
         if not measured.packed_is_exact(config.precision):
             found = (
@@ -118,8 +129,8 @@ def choose_layout(config: BackendConfig, models: Mapping[str, tuple[str, Exactne
             )
             if config.packed:
                 raise InputError(f"backend.packed=true: {found}; set backend.packed=false, or null to have it chosen")
-            return Layout(packed=False, reason=f"rows are padded: {found}")
-    return Layout(packed=True)
+            return Layout(packed=False, notes=(f"rows are padded: {found}", *notes))
+    return Layout(packed=True, notes=notes)
 
 
 def layout_of(config: BackendConfig, role: str, path: str, backend: Backend, ask: Callable[..., Any]) -> Layout:

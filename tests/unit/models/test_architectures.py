@@ -58,7 +58,7 @@ def test_rows_lie_end_to_end_where_that_is_exact(
         assert measured.leak == 0
         assert choose_layout(replace(config, packed=True), models).packed
     else:
-        assert f"rows are padded: model {folders[name]!r} (policy) scores rows that lie end to end" in layout.reason
+        assert f"rows are padded: model {folders[name]!r} (policy) scores rows that lie end to end" in layout.notes[0]
         with pytest.raises(InputError, match=r"backend.packed=true: model .*; set backend.packed=false, or null"):
             choose_layout(replace(config, packed=True), models)
 
@@ -78,11 +78,18 @@ def test_a_head_that_says_0_of_every_row_hides_nothing(
     assert measured.packed_is_exact(Precision.fp32) is packed
 
 
+def test_a_head_whose_logits_only_the_model_shapes_is_said(backend_of: Callable[..., Any], tmp_path: Path) -> None:
+    build(tmp_path, *TINY["minicpm3"])
+    measured = measure_exactness(backend_of(str(tmp_path), FP32), SCORER, VOCABULARY)
+    (note,) = choose_layout(FP32, {"policy": (str(tmp_path), measured)}).notes
+    assert note.startswith(f"model {str(tmp_path)!r} (policy): all logits of a micro-batch are computed at once")
+
+
 def test_one_layout_serves_all_models_of_a_run() -> None:
     exact, leaky = Exactness(padded=1e-7, packed=1e-7, leak=0.0), Exactness(padded=1e-7, packed=1e-7, leak=1e-3)
     layout = choose_layout(FP32, {"policy": ("a", exact), "critic": ("b", leaky)})
     assert layout.packed is False
-    assert "'b' (critic)" in layout.reason
+    assert "'b' (critic)" in layout.notes[0]
     torn = Exactness(padded=0.2, packed=1e-7, leak=0.0)
     with pytest.raises(InputError, match=r"padded rows do not score as rows alone do .*such as Qwen3 or Llama"):
         choose_layout(FP32, {"policy": ("a", torn)})
