@@ -83,8 +83,8 @@ class Ladder:
         row = {"rung": rung.name, "accelerators": str(rung.accelerators)}
         if self.num_gpus and rung.accelerators > self.num_gpus:
             return {**row, "steps": f"not run: {self.num_gpus} GPUs are here"}
-        output, started = self.root / rung.name, time.monotonic()
-        before = self.ask(rung, rung.start)
+        output, before = self.root / rung.name, self.ask(rung, rung.start)
+        started = time.monotonic()
         error = self.call(rung.script, [*rung.overrides, f"model={rung.start}", f"output={output}"], rung.name)
         if error is not None:
             return {**row, "steps": f"failed: {error}", "success before": before}
@@ -106,7 +106,8 @@ class Ladder:
         """Run a command of this folder; the error it ends with, None where it succeeds."""
         command = [sys.executable, str(LAUNCH / script), *overrides]
         file = self.root / f"{log}.log"
-        with CONSOLE.status(f"{log}: {script}, log in {file}"), file.open("w", encoding="utf-8") as out:
+        CONSOLE.print(f"{log}: {script}, log in {file}", soft_wrap=True)
+        with CONSOLE.status(log), file.open("w", encoding="utf-8") as out:
             code = subprocess.run(command, stdout=out, stderr=subprocess.STDOUT, check=False).returncode
         if code == 0:
             return None
@@ -168,7 +169,7 @@ def qwen3_rung(config: FirstHourConfig, root: Path, on_gpu: bool) -> Rung:
                               "sampler.accelerator_memory_fraction=0.1", "sampler.eager=true"]  # fmt: skip
     overrides = [*recipe, *small, *words, *limits, *tiny]
     return Rung(
-        name="qwen3_06b_random", script="ppo.py", accelerators=1, start=str(shape),
+        name="qwen3_06b_random" if on_gpu else "qwen3_06b_recipe", script="ppo.py", accelerators=1, start=str(shape),
         overrides=[*overrides, f"data.path={root / 'words/words_train.jsonl'}"],
         ask=[*overrides, f"data.path={root / 'words/words_held_out.jsonl'}", "success.num_shown=0"],
     )  # fmt: skip
@@ -193,7 +194,9 @@ def main() -> None:
     config = from_words(sys.argv[1:], FirstHourConfig)
     root, num_gpus = Path(config.output).resolve(), torch.cuda.device_count()
     if root.exists() and any(root.iterdir()):
-        raise InputError(f"output={config.output}: it holds an earlier ladder; name a new or empty folder")
+        raise InputError(
+            f"output={config.output}: it holds an earlier ladder; name a new or empty folder (ARGS=output=FOLDER)"
+        )
     root.mkdir(parents=True, exist_ok=True)
     ladder = Ladder(root, num_gpus)
     rungs = [*tiny_rungs(root, num_gpus > 0), qwen3_rung(config, root, num_gpus > 0)]

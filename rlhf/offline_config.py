@@ -130,11 +130,16 @@ class OfflineConfig(RunConfig):
 class SFTRunConfig(OfflineConfig):
     """Supervised fine-tuning and continued pretraining: `launch/sft.py`."""
 
+    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=1e-5))
+    """The optimiser. An adapter learns at about ten times the learning rate of a whole model."""
+
 
 @dataclass(kw_only=True, slots=True)
 class RewardModelRunConfig(OfflineConfig):
     """Reward models: `launch/reward_model.py`."""
 
+    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=1e-5))
+    """The optimiser. An adapter learns at about ten times the learning rate of a whole model."""
     algorithm: ScoreMethodConfig = MISSING
     """`algorithm=reward_model` scores whole answers, `algorithm=process_reward` their steps."""
     folds: int | None = None

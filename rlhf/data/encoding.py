@@ -11,7 +11,7 @@ from rlhf.data.base import OfflineDataConfig
 from rlhf.data.chat import loss_mask, require_template, through_last_turn
 from rlhf.data.dialogues import Dialogue, check_turns
 from rlhf.data.fields import BadRow, Defect
-from rlhf.data.left_out import refuse_losses
+from rlhf.data.left_out import refuse_losses, refuse_unknown
 from rlhf.data.turns import control_ids
 from rlhf.types import InputError, TrainingRow
 
@@ -42,6 +42,7 @@ class PolicyEncoder:
             tools=dialogue.tools,
             masked=dialogue.masked,
         )
+        refuse_unknown(self.tokenizer, token_ids, dialogue.messages)
         if self.special.issuperset(token_ids[mask].tolist()):
             raise BadRow(
                 f"the field '{key}' has no token to learn, all is masked: correct or remove the row",

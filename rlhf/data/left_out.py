@@ -1,11 +1,12 @@
-"""What a chat template would leave out of a dialogue without a word."""
+"""What a chat template or a tokenizer would leave out of a dialogue without a word."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rlhf.data.chat import render
+from rlhf.data.turns import unknown_id
 from rlhf.types import InputError, Message
 
 if TYPE_CHECKING:
@@ -42,6 +43,22 @@ def refuse_losses(
             f"the row has tools, which the chat template of {tokenizer.name_or_path} leaves out: set tools_key to "
             "null, or take a model whose template reads them"
         )
+
+
+def refuse_unknown(tokenizer: PreTrainedTokenizerBase, token_ids: Collection[int], messages: Sequence[Message]) -> None:
+    """Refuses messages with a character that the tokenizer has no token for: all such would be one to the model."""
+    unknown = unknown_id(tokenizer)
+    if unknown is None or unknown not in token_ids:
+        return
+    characters = dict.fromkeys(character for message in messages for character in message["content"])
+    lacking = [
+        each for each in characters if unknown in tokenizer(each, add_special_tokens=False, verbose=False)["input_ids"]
+    ]
+    shown = ", ".join(map(repr, lacking[:5])) or "one that the chat template writes"
+    raise InputError(
+        f"the tokenizer of {tokenizer.name_or_path} has no token for a character ({shown}): use a model that knows it, "
+        "or remove the row"
+    )
 
 
 def _without_each(message: Message) -> Iterator[tuple[str, list[Message]]]:

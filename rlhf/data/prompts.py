@@ -19,7 +19,7 @@ from rlhf.data.chat import render, require_template, tokenize_texts
 from rlhf.data.dialogues import Dialogue, dialogue_of
 from rlhf.data.fields import require_positive, take
 from rlhf.data.files import kind_of, located, read_rows
-from rlhf.data.left_out import refuse_losses
+from rlhf.data.left_out import refuse_losses, refuse_unknown
 from rlhf.data.messages import take_prompt
 from rlhf.types import InputError, Message, Prompt
 
@@ -92,6 +92,7 @@ def load_prompts(
     token_ids = tokenize_texts(tokenizer, [draft.text for draft in drafts])
     for number, (draft, ids) in enumerate(zip(drafts, token_ids, strict=True), start=1):
         with located(draft.where):
+            refuse_unknown(tokenizer, ids, draft.dialogue.messages)
             _check_length(len(ids), config.max_prompt_tokens, max_completion_tokens, context_tokens)
         prompts.append(
             Prompt(

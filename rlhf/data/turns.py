@@ -37,6 +37,13 @@ def control_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     return _control_ids(tokenizer, len(tokenizer))
 
 
+def unknown_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The token that stands for text the tokenizer has no token for; None where there is none, or it is another
+    special token too (Qwen2's `<|endoftext|>`)."""
+    others = {getattr(tokenizer, name) for name in _NAMED if name != "unk_token_id"}
+    return None if tokenizer.unk_token_id in others else tokenizer.unk_token_id
+
+
 @lru_cache(maxsize=8)
 def _control_ids(tokenizer: PreTrainedTokenizerBase, _num_tokens: int) -> frozenset[int]:
     """The same, found once; `_num_tokens` tells a tokenizer from itself before tokens were added."""
@@ -44,7 +51,7 @@ def _control_ids(tokenizer: PreTrainedTokenizerBase, _num_tokens: int) -> frozen
     added = {token.content for token in tokenizer.added_tokens_decoder.values()}
     tokens = tokenizer.convert_ids_to_tokens(list(special))
     tags = {token_id for token_id, token in zip(special, tokens, strict=True) if is_tag(token, added)}
-    return frozenset(special - (tags - named))
+    return frozenset(special - (tags - named) - {unknown_id(tokenizer)})
 
 
 def is_tag(token: str, added: Collection[str]) -> bool:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
@@ -103,6 +104,11 @@ class BackendConfig:
     def __post_init__(self) -> None:
         if self.zero_stage not in (1, 2, 3):
             raise InputError(f"backend.zero_stage={self.zero_stage}: DeepSpeed learners run ZeRO 1, 2 or 3")
+        if self.attention is Attention.flash_attention_2 and find_spec("flash_attn") is None:
+            raise InputError(
+                "backend.attention=flash_attention_2: the package flash-attn is not installed; install it on every "
+                "node, or set backend.attention=null"
+            )
         if self.max_tokens_per_microbatch < 2:
             raise InputError(
                 f"backend.max_tokens_per_microbatch={self.max_tokens_per_microbatch}: set at least the longest sequence"

@@ -184,9 +184,15 @@ def can_map_memory(config: OnlineConfig, plan: Plan) -> bool:
 
 
 def transport_of(config: OnlineConfig, plan: Plan, *, on_gpus: bool) -> Transport:
-    """The transport that was asked for, else the fastest that placement and machines allow."""
-    if config.weight_sync.transport is not None:
-        return config.weight_sync.transport
+    """The transport that was asked for, else the fastest that placement and machines allow. Raises InputError where the
+    one asked for needs GPUs and the cluster has none."""
+    asked = config.weight_sync.transport
+    if asked in (Transport.nccl, Transport.cuda_ipc) and not on_gpus:
+        raise InputError(
+            f"weight_sync.transport={asked}: the cluster has no GPU; set it to gloo or object_store, or leave it null"
+        )
+    if asked is not None:
+        return asked
     if not on_gpus:
         return Transport.object_store
     if can_map_memory(config, plan):

@@ -211,6 +211,8 @@ async def train(job: OfflineJob, folder: RunFolder, stop: Stop) -> signal.Signal
     told = replace(job, corpora=ray.put(job.corpora))
     ranks = asyncio.create_task(asyncio.to_thread(train_on_ranks, told))
     steps, layout = Tail(folder.root / METRICS), Tail(folder.root / LAYOUT)
+    if (before := steps.read()) and before[-1]["step"] > BEFORE_TRAINING:
+        CONSOLE.print(f"continues a run of {before[-1]['step'] + 1} steps in {folder.root}", soft_wrap=True)
     with ProgressBar(config.train.steps_over(len(job.corpora.train)), CONSOLE) as bar:
         while not ranks.done():
             if stop.asked.is_set():

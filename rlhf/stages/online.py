@@ -117,6 +117,7 @@ def run_until_stopped(job: Job, folder: RunFolder, bundles: Bundles) -> None:
 async def train(job: Job, folder: RunFolder, bundles: Bundles, stop: Stop) -> None:
     """Start the roles, train, and commit the final model. Raises Stopped once what was learnt is saved."""
     config, clock = job.config, Clock()
+    job = with_transport(job)
     with CONSOLE.status("starting Ray actors, DeepSpeed learners and vLLM engines"), clock("start"):
         roles, checkpoint = await stop.before(start_and_verify(job, folder, bundles, clock))
     CONSOLE.print(f"{job.plan.num_workers} workers ready in {clock.take()['start']:.1f} s")
@@ -204,16 +205,24 @@ async def lay_out(job: Job, roles: Roles) -> Job:
     return replace(job, config=replace(job.config, backend=replace(backend, packed=layout.packed)))
 
 
+def with_transport(job: Job) -> Job:
+    """Choose how weights reach the engines, and say it. The job with the choice in its config."""
+    config = job.config
+    transport = transport_of(config, job.plan, on_gpus=has_accelerators())
+    CONSOLE.print(f"weights reach the engines by {transport.value}")
+    return replace(job, config=replace(config, weight_sync=replace(config.weight_sync, transport=transport)))
+
+
 def assemble(
     job: Job, roles: Roles, stream: RolloutStream, clock: Clock, next_step: int, callbacks: list[Callback], stop: Stop
 ) -> OnlineTrainer:
-    """The loop with what this run scores, learns and reports. The layout of rows is chosen by then."""
+    """The loop with what this run scores, learns and reports. Transport and layout of rows are chosen by then."""
     config = job.config
     # With one optimiser step per batch the update's own forward is the old policy.
     reads_old = config.train.updates_per_step > 1 or config.algorithm.reads_old_logprobs
     asked = (roles.policy if reads_old else None, roles.reference, roles.critic)
-    transport = transport_of(config, job.plan, on_gpus=has_accelerators())
-    CONSOLE.print(f"weights reach the engines by {transport.value}")
+    transport = config.weight_sync.transport
+    assert transport is not None, "with_transport comes first"
     return OnlineTrainer(
         config=config.train,
         packing=packing_of(config.backend, config.placement.policy),

@@ -97,14 +97,16 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 @dataclass(slots=True)
 class Tail:
-    """The lines that another process adds to a JSONL file, which it may write anew when it starts again."""
+    """The lines that another process adds to a JSONL file, which it may write anew when it starts again, with what it
+    keeps of the old lines."""
 
     path: Path
     inode: int = 0
     position: int = 0
+    known: set[bytes] = field(default_factory=set)
 
     def read(self) -> list[dict[str, Any]]:
-        """The complete lines since the last call; all of them where the file is another."""
+        """The complete lines that no earlier call returned."""
         if not self.path.is_file():
             return []
         with self.path.open("rb") as file:
@@ -114,7 +116,9 @@ class Tail:
             file.seek(self.position)
             *lines, torn = file.read().split(b"\n")
             self.position = file.tell() - len(torn)
-        return [json.loads(line) for line in lines]
+        new = [line for line in lines if line not in self.known]
+        self.known.update(new)
+        return [json.loads(line) for line in new]
 
 
 class RolloutLog:

@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from rlhf.data.chat import turn_end_id
 from rlhf.data.kto import KTODataConfig
 from rlhf.data.preferences import PreferenceDataConfig, RankingDataConfig
 from rlhf.data.prompts import PromptDataConfig, load_prompts
@@ -12,6 +13,8 @@ from rlhf.data.quarantine import BadRows, Quarantine
 from rlhf.data.steps import StepDataConfig
 from rlhf.data.supervised import SupervisedDataConfig
 from rlhf.data.text import TextDataConfig
+from rlhf.data.turns import unknown_id
+from rlhf.models.tiny import character_tokenizer
 from rlhf.types import InputError
 from tests.unit.data.conftest import build_byte_level
 from tests.unit.data.test_supervised import CALLS_TOOLS, TOOL, assistant, chatml, learned, user, whole
@@ -285,3 +288,21 @@ def test_a_comparison_s_choice_may_be_a_float(write_rows, bytes_tokenizer):
     row = {"info": {"post": "p"}, "summaries": [{"text": "a"}, {"text": "b"}], "choice": 1.0}
     ((chosen, _),) = units_of(PreferenceDataConfig(path=write_rows(row)), bytes_tokenizer)
     assert learned(bytes_tokenizer, chosen) == "b<|im_end|>"
+
+
+def test_a_character_that_the_tokenizer_lacks_is_named_and_not_learnt(write_rows):
+    tokenizer = character_tokenizer("0123456789+=")
+    with pytest.raises(InputError, match=r":1: the tokenizer of .* has no token for a character \('个'\): use a model"):
+        sft(write_rows({"prompt": "7+5=", "response": "12个"}), tokenizer)
+    with pytest.raises(InputError, match=r":1: the tokenizer of .* has no token for a character \('七', '加'\)"):
+        prompts(write_rows({"prompt": "七加5=", "answer": "12"}), tokenizer)
+    (row,) = sft(write_rows({"prompt": "7+5=", "response": "12"}), tokenizer)
+    assert tokenizer.unk_token_id not in row.token_ids
+
+
+def test_the_unknown_token_ends_no_turn():
+    """The probe that a template's end is looked for with may itself be unknown."""
+    tokenizer = character_tokenizer("雪白")
+    assert turn_end_id(tokenizer) == tokenizer.eos_token_id
+    assert unknown_id(tokenizer) == tokenizer.unk_token_id
+    assert unknown_id(build_byte_level(CALLS_TOOLS)) is None

@@ -80,6 +80,12 @@ def test_the_fastest_transport_is_chosen_that_placement_and_machines_allow(job, 
     assert transport_of(prepared.config, prepared.plan, on_gpus=on_gpus) == transport
 
 
+def test_a_transport_between_gpus_needs_some(job):
+    prepared = job("algorithm=grpo", "weight_sync.transport=nccl")
+    with pytest.raises(InputError, match=r"^weight_sync.transport=nccl: the cluster has no GPU; set it to gloo or"):
+        transport_of(prepared.config, prepared.plan, on_gpus=False)
+
+
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [

@@ -19,6 +19,7 @@ from rlhf.train.tracking import (
     ProgressBar,
     RolloutLog,
     StopAtReward,
+    Tail,
     TensorBoard,
     plot,
     readable,
@@ -223,3 +224,18 @@ def test_random_rollouts_are_readable():
     rollout = random_rollout(np.random.default_rng(0), "p0", version=2)
     assert readable(rollout)["versions"] == [2, 2]
     assert readable(rollout)["num_tokens"] == int(rollout.loss_mask.sum())
+
+
+def test_a_file_that_is_written_anew_is_followed_without_its_old_lines(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    tail = Tail(path)
+    assert tail.read() == []
+    path.write_text('{"step": 0, "s": 1.5}\n{"step": 1, "s": 1.25}\n{"st', encoding="utf-8")
+    assert [row["step"] for row in tail.read()] == [0, 1]
+    draft = tmp_path / "draft"
+    draft.write_text('{"step": 0, "s": 1.5}\n', encoding="utf-8")
+    draft.replace(path)
+    assert tail.read() == []
+    with path.open("a", encoding="utf-8") as file:
+        file.write('{"step": 1, "s": 1.75}\n')
+    assert tail.read() == [{"step": 1, "s": 1.75}]
