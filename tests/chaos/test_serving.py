@@ -21,7 +21,7 @@ from tests.chaos.conftest import Run
 from tests.chaos.head import free_ports
 
 pytestmark = pytest.mark.timeout(300)
-RECOVERY_S = 90
+RECOVERY_S = 180
 CLIENTS, ONGOING = 6, 12
 
 
@@ -67,8 +67,9 @@ class Service:
             if name.startswith("ray::ServeReplica") and f":{deployment}" in name and "initialize" not in name
         }
 
-    def wait_for_two_engines(self, killed: int) -> None:
-        wait_until(lambda: len(self.replicas("engine") - {killed}) == 2)
+    def wait_for_two_engines(self, killed: int = 0) -> None:
+        """Until two replicas compute: on a busy machine one may answer long before the other has its engine."""
+        wait_until(lambda: sum(len(engine_cores(pid)) for pid in self.replicas("engine") - {killed}) == 2)
 
 
 def wait_until(condition: Callable[[], Any], deadline_s: float = RECOVERY_S) -> None:
@@ -79,7 +80,11 @@ def wait_until(condition: Callable[[], Any], deadline_s: float = RECOVERY_S) -> 
 
 
 def engine_cores(replica: int) -> list[psutil.Process]:
-    return [child for child in psutil.Process(replica).children() if "EngineCore" in " ".join(child.cmdline())]
+    """The process in which a replica's engine computes; none while it starts, or where the replica is gone."""
+    try:
+        return [child for child in psutil.Process(replica).children() if "EngineCore" in " ".join(child.cmdline())]
+    except psutil.NoSuchProcess:
+        return []
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +116,7 @@ def service(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -
     service = Service(run, url, folder, client)
     try:
         run.wait_until(lambda: " at http://" in run.log.read_text())
+        service.wait_for_two_engines()
         yield service
         run.process.send_signal(signal.SIGTERM)
         assert run.wait() == 0, run.log.read_text()
