@@ -27,6 +27,8 @@ MEMORY_BYTES = 6 << 30
 TIMEOUT_S = 300
 SYNC_TOLERANCE = 1e-4
 NO_SYNC = "not run"
+LONGEST = 200
+"""Characters of a cell of the table."""
 ENDS = "a run ends at its first sync"
 COLUMNS = ("architecture", "rows", "attention", "saved = loaded", "LoRA merged = trained", "vLLM before, after a sync")
 PROBE = list(range(3, 35))
@@ -189,26 +191,43 @@ def shared() -> list[str]:
     return sorted(kind for kind, name in names.items() if (name if isinstance(name, str) else name[0]) in served)
 
 
+def shorten(cell: str) -> str:
+    return cell if len(cell) <= LONGEST else f"{cell[:LONGEST]}..."
+
+
 def no_rollouts(synced: str) -> bool:
     return synced.startswith("refused") or synced.endswith(ENDS)
 
 
 def table(found: Mapping[str, Mapping[str, str]], experts: Mapping[str, str], unbuilt: Sequence[str]) -> str:
+    from benchmarks.tiny_architectures import TINY
     from rlhf.stages.report import markdown_table
 
     counts = Counter(each["verdict"] for each in found.values())
     accepted = {name: each for name, each in found.items() if each["verdict"] == "accepted"}
     offline = sum(COLUMNS[-1] in each and no_rollouts(each[COLUMNS[-1]]) for each in accepted.values())
     others = [(name, each["verdict"], each["sentence"]) for name, each in found.items() if name not in accepted]
-    rows = [(name, *(each.get(column, "") for column in COLUMNS[1:])) for name, each in accepted.items()]
+    header = (COLUMNS[0], "trained", *COLUMNS[1:])
+    rows = [
+        (
+            name,
+            "offline" if no_rollouts(each[COLUMNS[-1]]) else "online too",
+            *(shorten(each[key]) for key in COLUMNS[1:]),
+        )
+        for name, each in accepted.items()
+    ]
+    types = {model_type for name, (model_type, _) in TINY.items() if name in accepted}
     return (
         "# Architectures\n\nMade by `python -m benchmarks.architectures --sync docs/architectures.md`: tiny models of "
         "every causal architecture that transformers and vLLM share, in fp32 on a CPU. Figures are the largest "
-        f"differences of a {len(PROBE)}-token row's logprobs, in nats. Engines of models with state spaces need "
-        "chunked prefill, which vLLM on a CPU is not given: they were not run.\n\n"
-        f"Accepted {counts['accepted']}, {offline} of them for offline training alone (vLLM starts no engine or scores "
-        f"otherwise, which ends a run before it learns); refused {counts['refused'] + len(experts)}, {len(experts)} of "
-        f"them mixtures of experts; wrong {counts['wrong']}.\n\n{markdown_table(COLUMNS, rows)}\n"
+        f"differences of a {len(PROBE)}-token row's logprobs, in nats.\n\n"
+        "Rows are packed where the model scores rows that lie end to end as it scores them alone, else padded. "
+        "Attention `varlen` is this project's, without a mask (decision 012); `sdpa` and `eager` are transformers'. "
+        "Engines of models with state spaces need chunked prefill, which vLLM on a CPU is not given: on a GPU they may start.\n\n"
+        f"Accepted {counts['accepted']} models of {len(types)} types, {offline} for offline training alone (vLLM starts "
+        "no engine, or scores otherwise, which ends a run before it learns); refused "
+        f"{counts['refused'] + len(experts)}, {len(experts)} of them mixtures of experts; wrong {counts['wrong']}.\n\n"
+        f"{markdown_table(header, rows)}\n"
         f"## Refused\n\n{markdown_table(('architecture', 'outcome', 'sentence'), others)}\n"
         f"Mixtures of experts: {', '.join(experts)}. The sentence: {next(iter(experts.values()), 'none')}\n\n"
         f"## Not built\n\nNo tiny model is made of: {', '.join(unbuilt) or 'none'}.\n"
