@@ -41,7 +41,7 @@ class Hub:
     requests: list[str] = field(default_factory=list)
     """Method and path of every request."""
     broken: str | None = None
-    """Requests whose path contains it are answered with error 500."""
+    """Requests whose path contains it are answered with error 501, which clients do not try again."""
 
     def publish(self, name: str, files: Mapping[str, bytes], kind: str = "models", branch: str = "main") -> str:
         """Put files at the head of a branch; their commit."""
@@ -68,7 +68,7 @@ def serving() -> Iterator[Hub]:
             path = urlsplit(self.path).path
             hub.requests.append(f"{self.command} {path}")
             if hub.broken is not None and hub.broken in path:
-                return self.refuse(500, "Broken")
+                return self.refuse(501, "Broken")
             if match := FILE.fullmatch(path):
                 return self.send_file(match["kind"] or "models", match)
             if match := TREE.fullmatch(path) or INFO.fullmatch(path):

@@ -34,8 +34,8 @@ def launch(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
-def test_a_mistake_is_one_line_and_exit_code_2(tmp_path, overrides, sentence):
-    finished = launch(tmp_path, sys.executable, str(SCRIPT), *overrides)
+def test_a_mistake_is_one_line_and_exit_code_2(run_script, tmp_path, overrides, sentence):
+    finished = run_script("launch/ppo.py", *overrides)
     lines = finished.stderr.splitlines()
     assert finished.returncode == 2
     assert lines[-1].startswith(f"error: {sentence}")

@@ -1,8 +1,5 @@
 """Words as a shell hands them over, and what the configuration makes of them."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -112,14 +109,11 @@ def test_a_word_that_cannot_be_read_is_explained(word, sentence):
 
 
 @pytest.mark.parametrize("script", ["launch/sft.py", "serve/up.py"])
-def test_scripts_take_plain_text(tmp_path, script):
+def test_scripts_take_plain_text(run_script, script):
     """The words of a real command line, shown back by Hydra."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    finished = subprocess.run([sys.executable, ROOT / script, "output=结果 (1)", "--cfg", "job"], cwd=tmp_path,
-                              env=environment, capture_output=True, text=True, timeout=60, check=False)  # fmt: skip
+    finished = run_script(script, "output=结果 (1)", "--cfg", "job")
     assert finished.returncode == 0, finished.stderr
     assert "output: 结果 (1)\n" in finished.stdout
-    finished = subprocess.run([sys.executable, ROOT / script, "--foo"], cwd=tmp_path, env=environment,
-                              capture_output=True, text=True, timeout=60, check=False)  # fmt: skip
+    finished = run_script(script, "--foo")
     assert (finished.returncode, finished.stderr.count("\n")) == (2, 1)
     assert finished.stderr.startswith("error: unrecognized arguments: --foo; options come from")

@@ -68,8 +68,11 @@ def test_every_member_is_tried_and_the_exit_code_says_that_some_failed(tmp_path)
         ),
     ],
 )
-def test_a_mistake_is_one_line_before_any_member_starts(tmp_path, script, overrides, sentence):
-    finished = launch(tmp_path, script, *overrides)
+def test_a_mistake_is_one_line_before_any_member_starts(run_script, tmp_path, monkeypatch, script, overrides, sentence):
+    for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "of-no-cluster")
+    finished = run_script(f"launch/{script}", *overrides)
     assert finished.returncode == 2, finished.stderr
     (line,) = finished.stderr.splitlines()
     assert line.startswith(f"error: {sentence}")
