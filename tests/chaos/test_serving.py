@@ -80,9 +80,13 @@ def wait_until(condition: Callable[[], Any], deadline_s: float = RECOVERY_S) -> 
 
 
 def engine_cores(replica: int) -> list[psutil.Process]:
-    """The process in which a replica's engine computes; none while it starts, or where the replica is gone."""
+    """The process in which a replica's engine computes; none where the replica is gone.
+
+    By its command: vLLM names it VLLM::EngineCore, but where the environment is small that name cannot be set.
+    """
     try:
-        return [child for child in psutil.Process(replica).children() if "EngineCore" in " ".join(child.cmdline())]
+        children = psutil.Process(replica).children()
+        return [child for child in children if "resource_tracker" not in " ".join(child.cmdline())]
     except psutil.NoSuchProcess:
         return []
 
