@@ -30,7 +30,7 @@ async def run_system(config: OnlineConfig, roles: Any) -> tuple[Recorder, Any, d
     """Train on roles that may have served another algorithm; what each step saw, the job, the policy's parameters."""
     from rlhf.data.prompts import PromptOrder
     from rlhf.stages.job import prepare
-    from rlhf.stages.online import assemble, lay_out
+    from rlhf.stages.online import assemble, lay_out, with_transport
     from rlhf.train.clock import Clock
     from rlhf.train.stop import Stop
     from rlhf.train.stream import RolloutStream
@@ -41,7 +41,7 @@ async def run_system(config: OnlineConfig, roles: Any) -> tuple[Recorder, Any, d
     roles = dataclasses.replace(roles, critic=roles.critic if config.algorithm.has_critic else None)
     job, recorder = await lay_out(job, roles), Recorder()
     stream = RolloutStream(PromptOrder(job.prompts, config.seed), roles.samplers, job.algorithm, config.stream)
-    trainer = assemble(job, roles, stream, Clock(), 0, [recorder], Stop())
+    trainer = assemble(with_transport(job), roles, stream, Clock(), 0, [recorder], Stop())
     await trainer.fit()
     return recorder, job, await weights_of(roles.policy)
 
