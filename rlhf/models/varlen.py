@@ -126,18 +126,18 @@ def by_sequence(
     query: Tensor, key: Tensor, value: Tensor, rows: PackedRows, scaling: float | None, dropout: float = 0.0
 ) -> Tensor:
     """The same by one sdpa per sequence, on any device and in any precision."""
+    band = None  # [longest, longest], of which shorter sequences take a corner
+    if rows.window is not None:
+        places = torch.arange(max(rows.lengths), device=query.device)
+        distance = places[:, None] - places[None, :]
+        band = (distance >= 0) & (distance < rows.window)
     parts = []
     for q, k, v in zip(*(states.split(rows.lengths, dim=2) for states in (query, key, value)), strict=True):
         length = q.shape[2]
-        windowed = rows.window is not None and length > rows.window
-        band = None
-        if windowed:
-            places = torch.arange(length, device=q.device)
-            distance = places[:, None] - places[None, :]
-            band = (distance >= 0) & (distance < rows.window)
+        mask = None if band is None or rows.window is None or length <= rows.window else band[:length, :length]
         parts.append(
             F.scaled_dot_product_attention(
-                q, k, v, attn_mask=band, dropout_p=dropout, is_causal=not windowed, scale=scaling, enable_gqa=True
+                q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=mask is None, scale=scaling, enable_gqa=True
             )
         )
     return torch.cat(parts, dim=2).transpose(1, 2).contiguous()

@@ -40,6 +40,7 @@ def estimate_share(
     prompts: np.ndarray,  # [N] int, equal for samples of one prompt
 ) -> Estimate:
     """Return the mean of values in [0, 1], such as successes, and its interval; N is at least 1."""
+    assert np.isfinite(values).all()
     totals, sizes, squares = by_prompt(values, prompts)
     low, high = share_interval(totals, sizes, squares)
     return Estimate(mean=float(totals.sum() / sizes.sum()), low=float(low), high=float(high))
@@ -54,12 +55,10 @@ def estimate_mean(
     Values that are all one of two numbers, as rewards that are 0 or 1, get the interval of a share. Infinite ones, as
     the KL to a model that rules a token out, have no interval.
     """
-    if not np.isfinite(values).all():
-        _, places = np.unique(prompts, return_inverse=True)
-        means = np.bincount(places, values) / np.bincount(places)
-        return Estimate(mean=float(means.mean()), low=float("nan"), high=float("nan"))
     totals, sizes, _ = by_prompt(values, prompts)
     means = totals / sizes
+    if not np.isfinite(values).all():
+        return Estimate(mean=float(means.mean()), low=float("nan"), high=float("nan"))
     bottom, top = float(np.min(values)), float(np.max(values))
     is_top = np.asarray(values) == top
     if bottom < top and np.all(is_top | (np.asarray(values) == bottom)):
@@ -79,7 +78,6 @@ def by_prompt(
     """Return each prompt's sum of values, number of values, and sum of squares."""
     values = np.asarray(values, dtype=np.float64)
     assert len(values)
-    assert np.isfinite(values).all()
     _, places = np.unique(prompts, return_inverse=True)
     return np.bincount(places, values), np.bincount(places).astype(np.float64), np.bincount(places, values * values)
 
