@@ -13,9 +13,13 @@ from hypothesis import settings
 settings.register_profile("suite", derandomize=True)
 settings.load_profile("suite")
 
+# Without bytecode each of the hundreds of processes that tests start compiles the sources again, for 0.6 s.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("RAY_AUTH_MODE", "token")
+# Ray Train gives its ranks a minute to come up and then starts others beside them: too little on a busy machine.
+os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "600")
 if shutil.which("nvidia-smi") is None:
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
@@ -77,7 +81,7 @@ def cluster() -> Iterator[None]:
     """One local Ray cluster with pretend accelerators, of this session alone."""
     import ray
 
-    ray.init(address="local", num_cpus=20, num_gpus=10, include_dashboard=False, log_to_driver=False,
+    ray.init(address="local", num_cpus=20, num_gpus=16, include_dashboard=False, log_to_driver=False,
              object_store_memory=512 << 20)  # fmt: skip
     yield
     ray.shutdown()

@@ -7,15 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from tests.chaos.conftest import Run, metrics
 from tests.chaos.head import Head
 
 FAULTY = Path(__file__).parent / "faulty_rewards.py"
 DIGITS = Path(__file__).parents[1] / "e2e" / "rewards.py"
 SMALL = ("placement.policy=1", "train.num_steps=2", "success.num_prompts=1", "log.tensorboard=false")
-pytestmark = pytest.mark.timeout(400)
 
 
 def sweep_of(folder: Path) -> dict[str, dict[str, Any]]:

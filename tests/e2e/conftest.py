@@ -74,7 +74,7 @@ def all_roles(cluster: None, compose: Callable[..., OnlineConfig], run_async: Ca
     from rlhf.train.clock import Clock
 
     job = prepare(compose(*PPO))
-    with reserved(job.plan, 30) as bundles:
+    with reserved(job.plan, 300) as bundles:
         started = run_async(start_roles(job, bundles, Clock()))
         yield started
         run_async(started.samplers.close())

@@ -41,7 +41,7 @@ def together(
     config, clock = compose(*RECIPE, f"placement.colocate={colocate}"), Clock()
     job = prepare(config)
     assert job.plan.num_accelerators == num_accelerators
-    with reserved(job.plan, 30) as bundles:
+    with reserved(job.plan, 300) as bundles:
         roles = run_async(start_roles(job, bundles, clock))
         yield roles, config, clock
         run_async(roles.samplers.close())

@@ -15,7 +15,6 @@ from rlhf.train.artifact import open_artifact
 from tests.oracles.hub import files_of, serving
 
 REPOSITORY = Path(__file__).parents[2]
-pytestmark = pytest.mark.timeout(300)
 SMALL = ["backend.precision=fp32", "backend.max_tokens_per_microbatch=128", "optimizer.lr=1e-3", "placement.policy=1",
          "train.rows_per_step=8", "train.num_steps=2", "data.response_key=answer", "log.tensorboard=false",
          "preflight.timeout_s=60"]  # fmt: skip

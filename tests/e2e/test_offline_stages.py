@@ -14,7 +14,6 @@ from rlhf.config import compose as compose_config
 from rlhf.train.artifact import open_artifact
 
 CONF = Path(__file__).parents[2] / "conf"
-pytestmark = pytest.mark.timeout(400)
 SMALL = ("backend.precision=fp32", "backend.max_tokens_per_microbatch=256", "optimizer.lr=1e-3",
          "train.rows_per_step=8", "train.num_steps=4", "log.tensorboard=false", "preflight.timeout_s=60")  # fmt: skip
 SCHEMAS: dict[str, type[Any]] = {

@@ -177,7 +177,7 @@ def test_a_broadcast_between_processes_carries_the_same_weights(roles: Any, run_
     from rlhf.runtimes.carriers import Link
     from rlhf.train.clock import Clock
 
-    config = WeightSyncConfig(bucket_bytes=50_000, timeout_s=30)
+    config = WeightSyncConfig(bucket_bytes=50_000, timeout_s=300)
     sync = BucketSync(config, Transport.gloo, Precision.fp32, list(range(3, 35)), 21, Clock())
 
     async def scenario() -> None:

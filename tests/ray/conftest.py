@@ -32,7 +32,7 @@ def start_ranks(num_ranks: int) -> Callable[..., list[Any]]:
     ranks = [ray.remote(num_cpus=0.5)(Rank).remote(rank, num_ranks, port) for rank in range(num_ranks)]
 
     def run(function: Callable[..., Any], *arguments: Any) -> list[Any]:
-        return ray.get([rank.call.remote(function, *arguments) for rank in ranks], timeout=120)
+        return ray.get([rank.call.remote(function, *arguments) for rank in ranks], timeout=900)
 
     return run
 

@@ -6,7 +6,7 @@ import urllib.request
 
 from rlhf.actors.metrics import METRICS, RayMetrics
 
-DEADLINE_S = 60
+DEADLINE_S = 300
 FIGURES = {
     "step": 3,
     "reward": 0.5,
@@ -37,7 +37,7 @@ def scrape(run: str) -> dict[tuple[str, str], float]:
 
     (node,) = ray.nodes()
     url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
-    with urllib.request.urlopen(url, timeout=10) as answer:  # no token: Prometheus has none
+    with urllib.request.urlopen(url, timeout=60) as answer:  # no token: Prometheus has none
         lines = answer.read().decode().splitlines()
     found = {}
     for line in lines:

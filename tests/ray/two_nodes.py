@@ -66,7 +66,7 @@ def silent_node(timeout_s: float) -> None:
     found = list(nodes().values())
     affinities = [NodeAffinitySchedulingStrategy(node.id, soft=False) for node in found]
     probes = [ray.remote(num_cpus=0)(NodeProbe).options(scheduling_strategy=each).remote() for each in affinities]
-    check_pairs([node.name for node in found], probes, 60)
+    check_pairs([node.name for node in found], probes, 300)
     pid = ray.get(probes[1].__ray_call__.remote(lambda self: os.getpid()))
     os.kill(pid, signal.SIGSTOP)
     told = sentence_of(lambda: check_pairs([node.name for node in found], probes, timeout_s))
@@ -98,7 +98,7 @@ def real_accelerators(cluster: Cluster) -> None:
 
 def wide_engine() -> None:
     """Small bundles, placed first, would spread over both nodes and leave neither whole for an engine of three."""
-    with reserved(make_plan(WIDE), 60) as bundles:
+    with reserved(make_plan(WIDE), 300) as bundles:
         tell("wide engine", where={group.name: nodes_of(granted) for group, granted in bundles.items()})
 
 
@@ -114,7 +114,7 @@ def main(folder: Path) -> None:
 
     names = {node.id: node.name for node in nodes().values()}
     plan = make_plan(ROLES)
-    with reserved(plan, 60) as bundles:
+    with reserved(plan, 300) as bundles:
         spawn = Spawner(plan, bundles, Clock())
         roles = {role.role: spawn(role.role, Sleeper) for role in ROLES}
         where = {
@@ -127,7 +127,7 @@ def main(folder: Path) -> None:
         async def sleep() -> None:
             loop = asyncio.get_running_loop()
             loop.call_later(1, cluster.remove_node, second, False)
-            await roles["policy"].each(lambda rank, actor: actor.sleep.remote(300))
+            await roles["policy"].each(lambda rank, actor: actor.sleep.remote(1000))
 
         told = sentence_of(lambda: asyncio.run(sleep()))
         tell("removed node", name=names[second.node_id], **told)

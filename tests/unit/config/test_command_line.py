@@ -15,7 +15,7 @@ RUNTIMES = ("ray", "vllm", "deepspeed")
 
 def launch(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(arguments, cwd=folder, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True,
-                          text=True, timeout=60, check=False)  # fmt: skip
+                          text=True, timeout=600, check=False)  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -183,7 +183,7 @@ async def score(config: RewardConfig, asked: tuple[Prompt, Rollout], times: int)
         await processes.close()
 
 
-@pytest.mark.timeout(30)
+@pytest.mark.timeout(300)
 async def test_a_process_keeps_its_connection(server, folder, asked):
     server.answer = lambda request: json.dumps({"rewards": [len(request["query"][0])]})
     results = await score(configured(server.url, folder, num_processes=2), asked, times=40)
@@ -192,7 +192,7 @@ async def test_a_process_keeps_its_connection(server, folder, asked):
     assert server.num_connections == 2
 
 
-@pytest.mark.timeout(30)
+@pytest.mark.timeout(300)
 async def test_a_slow_server_is_a_timeout_that_names_the_url_and_costs_that_rollout(server, folder, asked):
     def slow_once(request: dict[str, Any]) -> str:
         if len(server.requests) == 1:
@@ -211,7 +211,7 @@ async def test_a_slow_server_is_a_timeout_that_names_the_url_and_costs_that_roll
     assert others == [Score(value=1.0, parts={"http": 1.0})] * 3
 
 
-@pytest.mark.timeout(30)
+@pytest.mark.timeout(300)
 async def test_a_server_that_comes_back_is_asked_again(server, folder, asked):
     def busy_once(request: dict[str, Any]) -> str:
         server.status = 503 if len(server.requests) == 1 else 200

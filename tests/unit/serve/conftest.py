@@ -18,7 +18,7 @@ from serve.database import migrate
 from serve.store import Store
 from serve.tables import METADATA
 
-DEADLINE_S = 20
+DEADLINE_S = 300
 SERVER_USER = "nobody" if os.getuid() == 0 else None
 """PostgreSQL refuses to run as root."""
 

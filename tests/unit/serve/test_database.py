@@ -18,7 +18,7 @@ from serve.store import Store
 from serve.tables import METADATA
 from tests.unit.serve.samples import asked
 
-DEADLINE_S = 30
+DEADLINE_S = 300
 
 
 def at_once(*functions) -> list:

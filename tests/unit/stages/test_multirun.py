@@ -20,7 +20,7 @@ def launch(folder: Path, script: str, *arguments: str, **variables: str) -> subp
     # Without a token Ray's client does not even call; a machine that has run no cluster has none.
     environment = {**kept, "RAY_AUTH_TOKEN": "of-no-cluster", **variables}
     return subprocess.run([sys.executable, str(ROOT / "launch" / script), *arguments], cwd=folder, env=environment,
-                          capture_output=True, text=True, timeout=120, check=False)  # fmt: skip
+                          capture_output=True, text=True, timeout=600, check=False)  # fmt: skip
 
 
 def test_every_member_is_tried_and_the_exit_code_says_that_some_failed(tmp_path):

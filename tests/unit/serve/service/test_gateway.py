@@ -24,7 +24,7 @@ from tests.unit.serve.service.engines import Engines, choice, failing, silent
 
 ANYONE = Caller(Role.user, "")
 MANY = [f"user{number}" for number in range(40)]
-DEADLINE_S = 10
+DEADLINE_S = 120
 
 
 async def ask(gateway: Gateway, **fields: object) -> Response:
