@@ -12,11 +12,14 @@ from typing import Any
 import psutil
 import pytest
 
+from rlhf.config import OnlineConfig
 from tests.chaos.head import DEADLINE_S, head
 from tests.e2e.conftest import SMALL_RUN, compose, sums
 
 __all__ = ["compose", "head", "sums"]
 REPOSITORY = Path(__file__).parents[2]
+POLL_S = 0.5
+"""Seconds between two looks at a run; each reads all of /proc."""
 
 
 class Run:
@@ -49,22 +52,22 @@ class Run:
             self.descendants()
             assert self.process.poll() is None, self.log.read_text()
             assert time.monotonic() < end, self.log.read_text()
-            time.sleep(0.2)
+            time.sleep(POLL_S)
 
     def wait(self) -> int:
         end = time.monotonic() + DEADLINE_S
         while self.process.poll() is None:
             self.descendants()
             assert time.monotonic() < end, self.log.read_text()
-            time.sleep(0.2)
+            time.sleep(POLL_S)
         return self.process.returncode
 
     def wait_for_no_process(self, *, but: tuple[str, ...] = ()) -> None:
         """`but`: how the command lines begin of processes of Ray's own that may outlive the run."""
-        end = time.monotonic() + 60
+        end = time.monotonic() + DEADLINE_S
         while left := [name for name in self.descendants().values() if not name.startswith(but)]:
             assert time.monotonic() < end, left
-            time.sleep(0.2)
+            time.sleep(POLL_S)
 
     def worker(self, name: str) -> int:
         """Process id of the first actor of that class."""
@@ -95,6 +98,19 @@ def launch(tmp_path: Path, models: dict[str, Path], sums: Path) -> Iterator[Call
     for run in runs:
         for pid in [*run.descendants(), *([run.process.pid] if run.process.poll() is None else [])]:
             os.kill(pid, signal.SIGKILL)
+
+
+ONLINE = ("train.num_steps=5", "success.num_prompts=4", "log.tensorboard=false", "seed=3")
+
+
+@pytest.fixture(scope="session")
+def undisturbed(cluster: None, compose: Callable[..., OnlineConfig], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of `ONLINE` that nothing disturbed: what a stopped and continued one ends as."""
+    from rlhf.stages import online
+
+    folder = tmp_path_factory.mktemp("undisturbed") / "run"
+    online.run(compose(f"output={folder}", *ONLINE))
+    return folder
 
 
 def metrics(folder: Path) -> list[dict[str, Any]]:

@@ -1,36 +1,35 @@
 """Runs as Ray jobs on a head of this machine, as the README tells: edits reach them, a stop saves, they continue."""
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
-from tests.chaos.conftest import REPOSITORY, Run, metrics
+from tests.chaos.conftest import ONLINE, REPOSITORY, metrics
+from tests.chaos.gate import Gate
 from tests.chaos.head import Head, wait_until
 from tests.chaos.test_runs import figures
 from tests.e2e.conftest import SMALL_RUN
 
-pytestmark = pytest.mark.timeout(600)
-
 
 def test_a_stopped_job_continues_to_the_same_numbers(
-    head: Head, launch: Callable[..., Run], models: dict[str, Path], sums: Path, tmp_path: Path
+    head: Head, undisturbed: Path, models: dict[str, Path], sums: Path, tmp_path: Path
 ) -> None:
     """The recipe and a source file were edited in a copy of the clone; the installed clone is another one."""
     clone, output = tmp_path / "clone", tmp_path / "job"
     for name in ("rlhf", "conf", "launch"):
         shutil.copytree(REPOSITORY / name, clone / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(REPOSITORY / ".rayignore", clone)
-    (clone / "conf/experiment/edited.yaml").write_text("# @package _global_\ntrain: {num_steps: 40}\nseed: 3\n")
+    (clone / "conf/experiment/edited.yaml").write_text("# @package _global_\ntrain: {num_steps: 5}\nseed: 3\n")
     with (clone / "rlhf/stages/report.py").open("a") as file:
         file.write('\n\nCONSOLE.print("this source was edited")\n')
     base = [entry for entry in SMALL_RUN if not entry.startswith(("output=", "train.num_steps="))]
-    recipe = [*base, f"model={models['tied']}", f"data.path={sums}", "success.num_prompts=4", "log.tensorboard=false"]
+    # The recipe has the number of steps and the seed.
+    online = [entry for entry in ONLINE if entry.partition("=")[0] not in ("train.num_steps", "seed")]
+    gate = Gate(tmp_path / "gate", output)
+    recipe = [*base, f"model={models['tied']}", f"data.path={sums}", *online, *gate.overrides]
 
     overrides = ["experiment=edited", *recipe, f"output={output}"]
     head.submit("first", clone, 120, overrides)
-    wait_until(lambda: len(metrics(output)) >= 2, lambda: head.logs("first"))
+    wait_until(gate.holds, lambda: head.logs("first"))
     assert head.ray("job", "stop", "first").returncode == 0
     head.wait_until("first", "was stopped")
     log = head.logs("first")
@@ -39,15 +38,13 @@ def test_a_stopped_job_continues_to_the_same_numbers(
     assert f"stopped: {saved} is saved, the same command continues from it" in log
     assert saved.name == f"step-{len(metrics(output)):06d}"
 
+    gate.open()
     head.submit("second", clone, 120, overrides)
     head.wait_until("second", "succeeded")
     assert f"continuing from {saved}" in head.logs("second")
 
-    whole = launch(f"output={tmp_path / 'whole'}", "success.num_prompts=4", "log.tensorboard=false", "seed=3",
-                   "train.num_steps=40")  # fmt: skip
-    assert whole.wait() == 0, whole.log.read_text()
-    assert len(figures(output)) == 40
-    assert figures(output) == figures(tmp_path / "whole")
+    assert len(figures(output)) == 5
+    assert figures(output) == figures(undisturbed)
 
 
 def test_a_job_with_a_relative_output_is_refused(head: Head, models: dict[str, Path], sums: Path) -> None:

@@ -7,13 +7,14 @@ import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import pytest
 from safetensors.numpy import load_file
 
+from rlhf.config import OnlineConfig
 from tests.chaos.conftest import Run, metrics
+from tests.chaos.gate import LEAST_STEPS, Gate
+from tests.chaos.head import DEADLINE_S
 
 FAULTY = Path(__file__).parent / "faulty_rewards.py"
-pytestmark = pytest.mark.timeout(400)
 TIMING = ("seconds/", "tokens_per_second", "busy/", "memory_bytes/", "bytes_after_")
 
 
@@ -39,30 +40,40 @@ def memory_maps() -> Iterator[str]:
 
 
 def test_a_killed_run_continues_to_the_same_numbers(
-    launch: Callable[..., Run], models: dict[str, Path], tmp_path: Path
+    launch: Callable[..., Run],
+    cluster: None,
+    compose: Callable[..., OnlineConfig],
+    models: dict[str, Path],
+    tmp_path: Path,
 ) -> None:
     """PPO with all roles: policy, critic, optimisers, KL controller and the order of prompts go on where they were."""
+    from rlhf.stages import online
+
     recipe = (
         "algorithm=ppo", f"reward.model={models['judge']}", "placement.colocate=[[reference,reward]]",
         "algorithm.kl_target=0.01", "algorithm.kl_horizon=50", "critic.optimizer.lr=1e-3",
-        "train.num_steps=4", "checkpoint.every=1", "success.num_prompts=4", "log.tensorboard=false",
+        f"train.num_steps={LEAST_STEPS}", "checkpoint.every=1", "success.num_prompts=4", "log.tensorboard=false",
     )  # fmt: skip
-    whole = launch(f"output={tmp_path / 'whole'}", *recipe)
-    assert whole.wait() == 0, whole.log.read_text()
+    online.run(compose(f"output={tmp_path / 'whole'}", *recipe))
 
-    killed = launch(f"output={tmp_path / 'killed'}", *recipe)
-    killed.wait_until(lambda: len(metrics(tmp_path / "killed")) >= 2)
+    gate = Gate(tmp_path / "gate", tmp_path / "killed")
+    command = (f"output={tmp_path / 'killed'}", *recipe, *gate.overrides)
+    killed = launch(*command)
+    killed.wait_until(gate.holds)
     os.kill(killed.process.pid, signal.SIGKILL)
     # Ray's agents notice late that a driver was killed with SIGKILL; whatever holds accelerators is gone.
     killed.wait_for_no_process(but=("ray::DashboardAgent", "ray::RuntimeEnvAgent"))
-    resumed = launch(f"output={tmp_path / 'killed'}", *recipe)
+    gate.open()
+    resumed = launch(*command)
     assert resumed.wait() == 0, resumed.log.read_text()
     assert "continuing from" in resumed.log.read_text()
     resumed.wait_for_no_process()
 
     assert figures(tmp_path / "killed") == figures(tmp_path / "whole")
     assert all(row["reward/reward_model"] for row in metrics(tmp_path / "killed"))
-    assert len({row["train/kl_coef"] for row in metrics(tmp_path / "killed")}) == 4, "the controller stood still"
+    assert len({row["train/kl_coef"] for row in metrics(tmp_path / "killed")}) == LEAST_STEPS, (
+        "the controller stood still"
+    )
     for kind in ("critic", "model"):
         expected, found = (load_file(tmp_path / name / kind / "model.safetensors") for name in ("whole", "killed"))
         assert expected.keys() == found.keys()
@@ -159,6 +170,8 @@ def test_a_placement_larger_than_the_cluster_is_refused(launch: Callable[..., Ru
         "try: reserved(make_plan(roles), 5).__enter__()\n"
         "except RunError as error: print(error); sys.exit(4)"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=DEADLINE_S, check=False
+    )
     assert done.returncode == 4, done.stderr
     assert "3 accelerators are needed (policy 2 x 1, sampler 1 x 1) and the nodes have 2" in done.stdout
