@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import secrets
 import shutil
 import signal
@@ -14,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 
@@ -45,6 +45,17 @@ class Head:
     """A head with eight pretended accelerators, and its command line: `environment` is of who talks to it."""
 
     environment: dict[str, str]
+    url: str
+    """Of its dashboard."""
+    token: str
+
+    def state_of(self, job: str) -> str:
+        """The job's state over HTTP: the command line takes seconds of a core for each look."""
+        answer = httpx.get(
+            f"{self.url}/api/jobs/{job}", headers={"authorization": f"Bearer {self.token}"}, timeout=DEADLINE_S
+        )
+        assert answer.status_code == 200, answer.text
+        return str(answer.json()["status"])
 
     def ray(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Its logs go to stderr, what they are about to stdout or to either: both are `stdout` here."""
@@ -64,10 +75,8 @@ class Head:
 
     def wait_until(self, job: str, ended: str) -> None:
         """Until the job `succeeded`, `failed` or `was stopped`, as the command line puts it."""
-        end = re.compile(rf"Job '{job}' (succeeded|failed|was stopped)")
-        wait_until(lambda: bool(end.search(self.ray("job", "status", job).stdout)), lambda: self.logs(job))
-        found = end.search(self.ray("job", "status", job).stdout)
-        assert found[1] == ended, self.logs(job)
+        wait_until(lambda: self.state_of(job) in ("SUCCEEDED", "FAILED", "STOPPED"), lambda: self.logs(job))
+        assert f"Job '{job}' {ended}" in self.ray("job", "status", job).stdout, self.logs(job)
 
     def logs(self, job: str) -> str:
         return self.ray("job", "logs", job).stdout
@@ -93,7 +102,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     ]  # fmt: skip
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
-    started = Head(environment)
+    started = Head(environment, environment["RAY_API_SERVER_ADDRESS"], token.read_text())
     try:
         end = time.monotonic() + DEADLINE_S
         while started.ray("job", "list").returncode != 0:
