@@ -10,10 +10,13 @@ from typing import Any
 import pytest
 from safetensors.numpy import load_file
 
-from tests.chaos.conftest import Run, metrics
+from rlhf.config import SFTRunConfig
+from rlhf.config import compose as compose_config
+from tests.chaos.conftest import REPOSITORY, Run, metrics
 
-pytestmark = pytest.mark.timeout(400)
-NUM_STEPS = 30
+NUM_STEPS, SAVED_EVERY = 60, 20
+KILLED_AT = 25
+"""Rows of metrics: after the first checkpoint, and long before the last step, however slowly this process looks."""
 SMALL = ["train.rows_per_step=8", f"train.num_steps={NUM_STEPS}", "backend.precision=fp32",
          "backend.max_tokens_per_microbatch=128", "optimizer.lr=1e-3", "optimizer.schedule=cosine",
          "data.response_key=answer", "placement.policy=2", "held_out.fraction=0.2",
@@ -38,13 +41,17 @@ def ranks_of(run: Run) -> list[int]:
 
 
 def test_a_killed_rank_is_started_anew_and_the_run_ends_with_the_same_numbers(
-    sft: Callable[..., Run], tmp_path: Path
+    sft: Callable[..., Run], cluster: None, models: dict[str, Path], sums: Path, tmp_path: Path
 ) -> None:
-    undisturbed = sft(tmp_path / "undisturbed", "checkpoint.every=10")
-    assert undisturbed.wait() == 0, undisturbed.log.read_text()
-    run = sft(tmp_path / "killed", "checkpoint.every=10")
-    run.wait_until(lambda: len(metrics(tmp_path / "killed")) >= 16)
+    from rlhf.stages import sft as stage
+
+    saved = f"checkpoint.every={SAVED_EVERY}"
+    undisturbed = [*SMALL, f"model={models['tied']}", f"data.path={sums}", f"output={tmp_path / 'undisturbed'}", saved]
+    stage.run(compose_config(REPOSITORY / "conf", "sft", undisturbed, SFTRunConfig))
+    run = sft(tmp_path / "killed", saved)
+    run.wait_until(lambda: len(metrics(tmp_path / "killed")) >= KILLED_AT)
     os.kill(ranks_of(run)[-1], signal.SIGKILL)
+    assert len(metrics(tmp_path / "killed")) < NUM_STEPS, "the run was over before the kill"
     assert run.wait() == 0, run.log.read_text()
     run.wait_for_no_process()
     assert numbers(tmp_path / "killed") == numbers(tmp_path / "undisturbed")
