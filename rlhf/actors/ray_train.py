@@ -18,6 +18,8 @@ from rlhf.types import InputError, RunError
 
 SNAPSHOT = "checkpoint_manager_snapshot.json"
 """In the run folder: Ray Train's memory of the checkpoints it was handed, which names those that are gone, too."""
+WORK = "work"
+"""Name by which ranks get the reference of the function to call and its argument."""
 
 
 def run_on_ranks(
@@ -41,8 +43,9 @@ def run_on_ranks(
         has_accelerators(), num_ranks, backend.collective_timeout_s, num_cpus=num_cpus
     )
     trainer = TorchTrainer(
-        function,
-        train_loop_config=argument,
+        work_on_rank,
+        # Ray Train's controller unpickles what it hands to the ranks. A reference spares it the ranks' imports.
+        train_loop_config={WORK: ray.put((function, argument))},
         torch_config=torch_config,
         scaling_config=scaling_config,
         run_config=ray.train.RunConfig(
@@ -57,6 +60,12 @@ def run_on_ranks(
         raise as_run_error(error.worker_failures, max_restarts) from None
     except ray.train.ControllerError as error:
         raise RunError(f"Ray Train gave up: {first_line(error.controller_failure)}; resume the run") from error
+
+
+def work_on_rank(told: Mapping[str, ray.ObjectRef]) -> None:
+    """Call the function that `run_on_ranks` was given, on a rank."""
+    function, argument = ray.get(told[WORK])
+    function(argument)
 
 
 def launch_configs(
