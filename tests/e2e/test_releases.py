@@ -35,7 +35,7 @@ RELEASE = [
     "release.observation_s=1",
     f"release.goal.min_users={MIN_USERS}",
     "release.guardrails.slow.at_most=null",
-    "+release.guardrails.slow.at_most_ratio=2.0",
+    "+release.guardrails.slow.at_most_ratio=5.0",
     "release.guardrails.slow.min_samples=20",
 ]
 
