@@ -3,6 +3,7 @@
 import os
 import shutil
 import socket
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,6 +25,7 @@ if shutil.which("nvidia-smi") is None:
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 ALPHABET = "0123456789+-*=.,:?# abcdefghijklmnopqrstuvwxyz加减乘除等于多少答案是"
+SMALL_BYTES = 400_000
 
 
 @pytest.fixture(scope="session")
@@ -85,3 +87,16 @@ def cluster() -> Iterator[None]:
              object_store_memory=512 << 20)  # fmt: skip
     yield
     ray.shutdown()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 400 kB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    options = f"size={SMALL_BYTES // 1000}k"
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", place], check=False, capture_output=True)
+    if mounted.returncode:
+        pytest.skip("this user may not mount")
+    yield place
+    subprocess.run(["umount", place], check=True)

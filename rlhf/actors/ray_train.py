@@ -12,9 +12,10 @@ import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from rlhf.actors.nodes import ACCELERATOR, cpus_per_accelerator, has_accelerators
-from rlhf.actors.workers import first_line
+from rlhf.actors.workers import first_line, own_error
 from rlhf.runtimes.base import BackendConfig
-from rlhf.types import InputError, RunError
+from rlhf.train.disk import why_not_written
+from rlhf.types import RunError
 
 SNAPSHOT = "checkpoint_manager_snapshot.json"
 """In the run folder: Ray Train's memory of the checkpoints it was handed, which names those that are gone, too."""
@@ -33,9 +34,10 @@ def run_on_ranks(
 ) -> None:
     """`function(argument)` on ranks that have met in a process group, whose checkpoints are in the folder `root`.
 
-    Where one dies all are started anew, at most `max_restarts` times. Raises RunError past that. On a cluster with GPUs
-    each has one and NCCL connects them, whether or not the driver's own node has any; elsewhere gloo does. With
-    `offload_optimizer` each has its share of the node's CPUs, which compute the optimiser's steps.
+    Where one dies all are started anew, at most `max_restarts` times. Raises RunError past that, and at once the error
+    of this project that a rank raised, a full disk among them. On a cluster with GPUs each has one and NCCL connects
+    them, whether or not the driver's own node has any; elsewhere gloo does. With `offload_optimizer` each has its share
+    of the node's CPUs, which compute the optimiser's steps.
     """
     (root / SNAPSHOT).unlink(missing_ok=True)
     num_cpus = cpus_per_accelerator() if backend.offload_optimizer else 1
@@ -43,15 +45,16 @@ def run_on_ranks(
         has_accelerators(), num_ranks, backend.collective_timeout_s, num_cpus=num_cpus
     )
     trainer = TorchTrainer(
-        work_on_rank,
+work_on_rank,
         # Ray Train's controller unpickles what it hands to the ranks. A reference spares it the ranks' imports.
-        train_loop_config={WORK: ray.put((function, argument))},
+        train_loop_config={WORK: ray.put((function, argument, root))},
         torch_config=torch_config,
         scaling_config=scaling_config,
         run_config=ray.train.RunConfig(
             name=root.name,
             storage_path=str(root.parent),
             failure_config=ray.train.FailureConfig(max_failures=max_restarts),
+            callbacks=[EndAtOwnError()],
         ),
     )
     try:
@@ -59,13 +62,41 @@ def run_on_ranks(
     except ray.train.WorkerGroupError as error:
         raise as_run_error(error.worker_failures, max_restarts) from None
     except ray.train.ControllerError as error:
-        raise RunError(f"Ray Train gave up: {first_line(error.controller_failure)}; resume the run") from error
+        raise why_given_up(error.controller_failure, root) from None
 
 
 def work_on_rank(told: Mapping[str, ray.ObjectRef]) -> None:
-    """Call the function that `run_on_ranks` was given, on a rank."""
-    function, argument = ray.get(told[WORK])
-    function(argument)
+    """Call the function that `run_on_ranks` was given, on a rank.
+
+    Raises RunError in place of what a full disk under the run's folder, or one that refuses, raises.
+    """
+    function, argument, root = ray.get(told[WORK])
+    try:
+        function(argument)
+    except Exception as error:
+        place = Path(getattr(error, "filename", None) or root)
+        if own_error(error) is None and (problem := why_not_written(place, error)):
+            raise problem from error
+        raise
+
+
+class EndAtOwnError(ray.train.UserCallback):
+    """Ends the run where a rank raised an error of this project: Ray Train restarts nothing once a callback fails."""
+
+    def after_exception(self, run_context: Any, worker_exceptions: Mapping[int, Exception]) -> None:
+        """Called by Ray Train's controller before it decides whether to start the ranks anew."""
+        if own := first_own_error(worker_exceptions):
+            raise own
+
+
+def first_own_error(failures: Mapping[int, Exception]) -> Exception | None:
+    return next((own for error in failures.values() if (own := own_error(error))), None)
+
+
+def why_given_up(error: Exception, root: Path) -> Exception:
+    """Return why Ray Train's controller ended the run: a rank's error, a disk, or a failure of its own."""
+    given_up = RunError(f"Ray Train gave up: {first_line(error)}; resume the run")
+    return own_error(error) or why_not_written(root, error) or given_up
 
 
 def launch_configs(
@@ -86,11 +117,10 @@ def num_ranks_at_once() -> int:
 
 def as_run_error(failures: Mapping[int, Exception], max_restarts: int) -> Exception:
     """The failure that tells most: what this project raises, else the first rank's."""
-    causes = {rank: getattr(error, "cause", None) or error for rank, error in failures.items()}
-    for cause in causes.values():
-        if isinstance(cause, InputError | RunError):
-            return cause
-    rank, cause = next(iter(causes.items()))
+    if own := first_own_error(failures):
+        return own
+    rank, error = next(iter(failures.items()))
+    cause = getattr(error, "cause", None) or error
     return RunError(
         f"learner rank {rank} failed after {max_restarts} restarts (train.max_restarts): {first_line(cause)}; mend the "
         "cause and resume the run"

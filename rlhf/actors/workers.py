@@ -134,8 +134,8 @@ class Workers:
                 return await result
         # First: what a worker raises because another died is also a RayActorError.
         except RayTaskError as error:
-            if isinstance(error.cause, RunError | InputError):
-                raise error.cause from None
+            if own := own_error(error):
+                raise own from None
             if isinstance(error.cause, RayActorError):
                 raise self.death_of(error.cause, self.names.get(error.cause.actor_id, self.who(rank))) from error
             raise RunError(f"{self.who(rank)} failed: {first_line(error.cause)}") from error
@@ -176,6 +176,15 @@ class WorkerDied(RunError):
 def most_telling(errors: Sequence[BaseException]) -> BaseException:
     """Of errors that happened together, the death that caused the others, else the first."""
     return next((error for error in errors if isinstance(error, WorkerDied)), errors[0])
+
+
+def own_error(error: BaseException) -> RunError | InputError | None:
+    """Return the error of this project that a worker raised, which ends the run: no other attempt cures it.
+
+    None where the worker failed otherwise: its process died, or a library raised something.
+    """
+    cause = getattr(error, "cause", None) or error
+    return cause if isinstance(cause, RunError | InputError) else None
 
 
 def first_line(error: BaseException) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 from rlhf.train.artifact import MANIFEST, Artifact, open_artifact
 from rlhf.train.disk import HARMLESS, root_of, writable
-from rlhf.types import InputError
+from rlhf.types import InputError, RunError
 
 CONFIG, CONFIG_DRAFT, LOCK, MODEL = "config.json", ".config.json", ".lock", "model"
 RESUMABLE_KEYS = ("dry_run", "output", "train.num_steps", "stop_at_reward", "stop_window", "checkpoint.", "log.",
@@ -93,7 +93,12 @@ def open_run_folder(path: str, config: Mapping[str, Any], may_change: Sequence[s
         with writable(path):
             replace_file(root / CONFIG, json.dumps(config, indent=1, ensure_ascii=False))
             remove_leftovers(root)
-        yield RunFolder(root)
+        try:
+            yield RunFolder(root)
+        except RunError:
+            # What ranks were writing together when one of them failed.
+            remove_leftovers(root)
+            raise
 
 
 @contextmanager
@@ -123,7 +128,7 @@ def held(root: Path, path: str) -> Iterator[None]:
 
 
 def remove_leftovers(root: Path) -> None:
-    """Remove folders that a killed run left half-written. Files and links of such a name are someone else's."""
+    """Remove folders that a run left half-written. Files and links of such a name are someone else's."""
     for leftover in (*root.glob("**/.tmp-*"), *root.glob("**/.old-*")):
         if leftover.is_dir() and not leftover.is_symlink():
             shutil.rmtree(leftover)

@@ -3,7 +3,6 @@
 import gc
 import re
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,26 +12,12 @@ from rlhf.train.pipeline import open_pipeline
 from rlhf.train.run_folder import RunFolder, open_run_folder
 from rlhf.train.sweep import open_sweep
 from rlhf.types import InputError, RunError
-
-SMALL_BYTES = 400_000
+from tests.conftest import SMALL_BYTES
 
 
 def visit(path: Path | str) -> RunFolder:
     with open_run_folder(str(path), {"a": 1}) as folder:
         return folder
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 400 kB."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    options = f"size={SMALL_BYTES // 1000}k"
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", place], check=False, capture_output=True)
-    if mounted.returncode:
-        pytest.skip("this user may not mount")
-    yield place
-    subprocess.run(["umount", place], check=True)
 
 
 def add_checkpoint(folder: RunFolder, step: int, write) -> Path:
