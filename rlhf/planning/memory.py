@@ -48,8 +48,8 @@ def learner(
     trained = total if lora_rank is None else adapter
     held = total + adapter
     weights = width * held / (num_ranks if backend.zero_stage == 3 else 1)
-    # Under ZeRO 1 every rank accumulates all gradients in the model's precision, else its share in fp32.
-    gradients = width * trained if backend.zero_stage == 1 else 4 * trained / num_ranks
+    # Under ZeRO 1 every rank accumulates all gradients in fp32, else its share.
+    gradients = 4 * trained / (1 if backend.zero_stage == 1 else num_ranks)
     optimizer = 0.0 if backend.offload_optimizer else 12 * trained / num_ranks
     gathered = width * min(total, LIVE_PARAMETERS) if backend.zero_stage == 3 and num_ranks > 1 else 0.0
     whole_head = width * shape.head_parameters if vocabulary and lora_rank is None else 0.0

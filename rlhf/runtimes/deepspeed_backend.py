@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import datetime
+import io
 import logging
 import math
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -84,7 +85,9 @@ class DeepSpeedBackend:
         self.engine = self.model
         if optimizer is not None or self.sharded:
             parameters = [p for p in self.model.parameters() if p.requires_grad] if optimizer else None
-            self.engine, *_ = deepspeed.initialize(model=self.model, model_parameters=parameters, config=settings)
+            # BF16_Optimizer prints memory figures, whatever the level of the log.
+            with redirect_stdout(io.StringIO()):
+                self.engine, *_ = deepspeed.initialize(model=self.model, model_parameters=parameters, config=settings)
         self.engine.to(self.device).train(optimizer is not None)
 
     def forward(self, batch: MicroBatch, scorer: ModelScorer[OutputsT], *, grad: bool) -> OutputsT:
@@ -112,6 +115,9 @@ class DeepSpeedBackend:
         # A gradient that is not finite is found in the reduced norm, so every rank skips the same step.
         norm = float(self.engine.get_global_grad_norm())
         applied = bool(self.engine.was_step_applied()) and math.isfinite(norm)
+        if not applied and self.states_on_host and self.config.zero_stage < 3:
+            # DeepSpeed 0.19.8 adds the next step's gradients to those it skipped.
+            self.engine.optimizer.averaged_gradients = dict.fromkeys(self.engine.optimizer.averaged_gradients)
         return norm, applied
 
     def gather(self, value: T) -> list[T]:
@@ -263,13 +269,12 @@ def deepspeed_config(
         "train_batch_size": num_ranks,
         "gradient_accumulation_steps": 1,
         "zero_optimization": zero,
-        "bf16": {"enabled": config.precision is Precision.bf16},
+        # ZeRO 1 in bf16 then has BF16_Optimizer, which so adds each gradient to its fp32 sum as soon as it is there.
+        "bf16": {"enabled": config.precision is Precision.bf16, "immediate_grad_update": True},
     }
     if optimizer:
-        if config.zero_stage > 1:
-            # In bf16 a sum over many micro-batches loses what is small beside it. Under ZeRO 1 DeepSpeed would change
-            # to an optimiser with other checkpoints.
-            settings["data_types"] = {"grad_accum_dtype": "fp32"}
+        # In bf16 a sum over many micro-batches loses what is small beside it.
+        settings["data_types"] = {"grad_accum_dtype": "fp32"}
         settings["gradient_clipping"] = optimizer.gradient_clipping
         # torch_adam: DeepSpeed's own kernels compile at the first use, minutes on a CPU machine.
         compiled = config.offload_optimizer and device.type == "cuda"

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rlhf.models.lora import LoRAConfig
 from rlhf.runtimes.base import BackendConfig, OptimizerConfig, Precision
 from rlhf.types import TrainingRow
 from tests.oracles import adamw
@@ -163,3 +164,46 @@ def test_a_gradient_that_is_not_finite_on_one_rank_is_skipped_on_all(
     moved = [name for name in first["after"] if not (first["after"][name] == first["before"][name]).all()]
     assert moved
     assert all(np.isfinite(first["after"][name]).all() for name in moved)
+
+
+def continue_on_rank(model: str, lora: LoRAConfig, steps: list[list[TrainingRow]], folder: Path) -> list[Any]:
+    """Parameters and norm after a further step: of a bf16 model under ZeRO 1, and of one that continues from it."""
+    from rlhf.models.causal_lm import SamplingDistribution, TokenScorer
+    from rlhf.ops.microbatch import MicroBatch
+    from rlhf.runtimes.deepspeed_backend import DeepSpeedBackend
+
+    config = BackendConfig(precision=Precision.bf16, zero_stage=1)
+
+    def step(backend: DeepSpeedBackend, rows: list[TrainingRow]) -> float:
+        mine = rows[backend.rank :: backend.num_ranks]
+        for row in mine:
+            micro = MicroBatch.from_rows([row.token_ids], [row.loss_mask], [0.0], {}, packed=True)
+            outputs = backend.forward(micro, TokenScorer(SamplingDistribution()), grad=True)
+            backend.backward(-outputs.logprobs.sum() / 100, last=row is mine[-1])
+        return backend.step(LR)[0]
+
+    first = DeepSpeedBackend(model, config, OptimizerConfig(lr=LR), lora=lora)
+    for rows in steps[:-1]:
+        step(first, rows)
+    first.save(folder)
+    first.gather(None)
+    resumed = DeepSpeedBackend(model, config, OptimizerConfig(lr=LR), lora=lora)
+    resumed.load(folder)
+    found = []
+    for backend in (first, resumed):
+        norm = step(backend, steps[-1])
+        trained = {name: p.detach().float().numpy() for name, p in backend.model.named_parameters() if p.requires_grad}
+        found.append((norm, trained))
+    return found
+
+
+@pytest.mark.parametrize("rank", [None, 4])
+def test_bf16_under_zero1_continues_to_the_same_parameters(
+    on_ranks: Any, models: dict[str, Path], tmp_path: Path, rank: int | None
+) -> None:
+    steps = [make_rows(seed, 6) for seed in range(3)]
+    ranks = on_ranks(continue_on_rank, str(models["tied"]), LoRAConfig(rank=rank), steps, tmp_path)
+    ((norm, expected), *_), *_ = ranks
+    for found, parameters in itertools.chain(*ranks):
+        assert found == norm
+        assert all((parameters[name] == expected[name]).all() for name in expected)

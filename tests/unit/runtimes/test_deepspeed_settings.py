@@ -1,6 +1,7 @@
 """What DeepSpeed is told on a GPU and on a CPU."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,25 +25,44 @@ def test_adamw_is_fused_where_its_parameters_are_on_a_gpu(device, offload, fused
     assert settings["data_types"] == {"grad_accum_dtype": "fp32"}
 
 
-@pytest.mark.parametrize("zero_stage", [2, 3])
-def test_small_gradients_count_beside_large_ones_over_many_micro_batches(zero_stage, one_rank, tmp_path):
-    """In bf16 a sum over 32 micro-batches loses what is below 1/256 of it: the norm would be off by 1e-3 and more."""
-    build_tiny_model(tmp_path, alphabet="0123456789")
-    config = BackendConfig(precision=Precision.bf16, zero_stage=zero_stage)
-    optimizer = OptimizerConfig(lr=1e-3, gradient_clipping=0.0)
-    backend = DeepSpeedBackend(str(tmp_path), config, optimizer)
-    scorer = TokenScorer(SamplingDistribution())
-    generator = np.random.default_rng(0)
-    rows = [generator.integers(3, 12, 20).astype(np.int32) for _ in range(32)]
-    micros = [MicroBatch.from_rows([row], [np.arange(20) > 0], [0.0], {}, packed=True) for row in rows]
+STAGES = [(1, False), (2, False), (3, False), (1, True), (2, True), (3, True)]
+"""ZeRO stages, with the optimiser's states on the accelerator and on the host."""
 
-    def gradients_of(batches: list[MicroBatch]) -> tuple[dict[str, torch.Tensor], float]:
-        for micro in batches:
-            backend.backward(backend.forward(micro, scorer, grad=True).logprobs.sum(), last=micro is batches[-1])
-        named = {name: safe_get_full_grad(each) for name, each in backend.model.named_parameters()}
-        return {name: grad.double() for name, grad in named.items() if grad is not None}, backend.step(0.0)[0]
 
-    alone = [gradients_of([micro])[0] for micro in micros]
+@pytest.mark.parametrize(("zero_stage", "offload"), STAGES)
+def test_small_gradients_count_beside_large_ones_over_many_micro_batches(zero_stage, offload, one_rank, tmp_path):
+    """In bf16 a sum over 32 micro-batches loses what is below 1/256 of it: the norm would be off by 6e-5 and more."""
+    backend, micros = bf16_model(tmp_path, zero_stage, offload)
+    alone = [gradients_of(backend, [micro])[0] for micro in micros]
     sums = [sum(gradients[name] for gradients in alone) for name in alone[0]]
     expected = math.sqrt(sum(float(each.square().sum()) for each in sums))
-    assert gradients_of(micros)[1] == pytest.approx(expected, rel=1e-5)
+    assert gradients_of(backend, micros)[1] == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(("zero_stage", "offload"), STAGES)
+def test_a_skipped_step_leaves_nothing_for_the_next(zero_stage, offload, one_rank, tmp_path):
+    backend, micros = bf16_model(tmp_path, zero_stage, offload)
+    healthy = gradients_of(backend, micros[:2])[1]
+    outputs = backend.forward(micros[0], TokenScorer(SamplingDistribution()), grad=True)
+    backend.backward(outputs.logprobs.sum() * float("nan"), last=True)
+    assert not backend.step(1e-3)[1]
+    assert gradients_of(backend, micros[:2])[1] == healthy
+
+
+def bf16_model(folder: Path, zero_stage: int, offload: bool) -> tuple[DeepSpeedBackend, list[MicroBatch]]:
+    """A tiny model, and 32 micro-batches of a row each."""
+    build_tiny_model(folder, alphabet="0123456789")
+    config = BackendConfig(precision=Precision.bf16, zero_stage=zero_stage, offload_optimizer=offload)
+    backend = DeepSpeedBackend(str(folder), config, OptimizerConfig(lr=1e-3, gradient_clipping=0.0))
+    generator = np.random.default_rng(0)
+    rows = [generator.integers(3, 12, 20).astype(np.int32) for _ in range(32)]
+    return backend, [MicroBatch.from_rows([row], [np.arange(20) > 0], [0.0], {}, packed=True) for row in rows]
+
+
+def gradients_of(backend: DeepSpeedBackend, micros: list[MicroBatch]) -> tuple[dict[str, torch.Tensor], float]:
+    """Gradients of micro-batches that are one step, and their norm; the step changes nothing."""
+    scorer = TokenScorer(SamplingDistribution())
+    for micro in micros:
+        backend.backward(backend.forward(micro, scorer, grad=True).logprobs.sum(), last=micro is micros[-1])
+    named = {name: safe_get_full_grad(each) for name, each in backend.model.named_parameters()}
+    return {name: grad.double() for name, grad in named.items() if grad is not None}, backend.step(0.0)[0]
