@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -32,7 +33,7 @@ class NodeProbe:
     """A process on a node that answers for it."""
 
     def examine(
-        self, node: str, meeting: Path, nonce: str, temporary: Path, read: Sequence[str], accelerated: bool
+        self, node: str, meeting: Path | None, nonce: str, temporary: Path, read: Sequence[str], accelerated: bool
     ) -> NodeReport:
         return examine(node, meeting, nonce, temporary, read=read, accelerated=accelerated)
 
@@ -77,32 +78,41 @@ class NodeProbe:
 
 
 def check_nodes(
-    output: Path, config: PreflightConfig, engine_share: float | None = None, read: Sequence[str] = ()
+    output: Path | None, config: PreflightConfig, engine_share: float | None = None, read: Sequence[str] = ()
 ) -> None:
     """See that a run can work on the driver's node and on all with accelerators. Raises RunError with what is wrong.
 
-    `read` are absolute paths of the model folders that workers load. `engine_share` of an accelerator's memory is what
-    an engine takes; None where the run has none. A single node without GPUs answers in this process; others answer
-    through an actor each, which reserves no accelerator.
+    `output` is the folder it writes; None where it writes nothing. `read` are absolute paths of the model folders that
+    workers load. `engine_share` of an accelerator's memory is what an engine takes; None where the run has none. A
+    single node without GPUs answers in this process; others answer through an actor each, which reserves no
+    accelerator.
     """
     here = ray.get_runtime_context().get_node_id()
     found = [node for node in nodes().values() if node.num_accelerators or node.id == here]
     found.sort(key=lambda node: node.id != here)  # the others are compared with the driver's
-    nonce, meeting = secrets.token_hex(8), output / MEETING
-    meeting.mkdir()
-    try:
-        (meeting / NONCE).write_text(nonce, encoding="utf-8")
+    nonce = secrets.token_hex(8)
+    with meeting_place(output, nonce) if output else nullcontext() as meeting:
         if len(found) == 1 and not found[0].accelerated:
             refuse(judge([examine(found[0].name, meeting, nonce, found[0].temporary)], config))
         else:
             ask_all(found, meeting, nonce, config, engine_share, read)
+
+
+@contextmanager
+def meeting_place(output: Path, nonce: str) -> Iterator[Path]:
+    """A folder in the output folder that holds `nonce`, where nodes write too."""
+    meeting = output / MEETING
+    meeting.mkdir()
+    try:
+        (meeting / NONCE).write_text(nonce, encoding="utf-8")
+        yield meeting
     finally:
         shutil.rmtree(meeting)
 
 
 def ask_all(
     found: Sequence[Node],
-    meeting: Path,
+    meeting: Path | None,
     nonce: str,
     config: PreflightConfig,
     engine_share: float | None,
@@ -118,7 +128,8 @@ def ask_all(
         }
         reports = [report for (report,) in answers(asked, config.timeout_s)]
         granted = int(ray.available_resources().get(ACCELERATOR, 0))
-        reports = [signed(report, meeting) for report in reports]
+        if meeting:
+            reports = [signed(report, meeting) for report in reports]
         refuse(judge(reports, config, engine_share=engine_share, num_granted=granted))
         check_pairs([node.name for node in found], probes, config.timeout_s)
         check_nccl(found, reports, config.timeout_s)

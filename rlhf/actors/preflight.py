@@ -76,7 +76,7 @@ class NodeReport:
     free_bytes: Mapping[str, int]
     """By folder; one that is not there is left out."""
     shares_output: bool
-    """Whether it read what the driver wrote to the output folder, and wrote there itself."""
+    """Whether it read what the driver wrote to the output folder, and wrote there itself; true where there is none."""
     unseen: Sequence[str] = ()
     """Folders that the run reads and that are not there."""
     wanted_torch: str | None = None
@@ -86,17 +86,17 @@ class NodeReport:
 
 
 def examine(
-    node: str, meeting: Path, nonce: str, temporary: Path, *, read: Sequence[str] = (), accelerated: bool = False
+    node: str, meeting: Path | None, nonce: str, temporary: Path, *, read: Sequence[str] = (), accelerated: bool = False
 ) -> NodeReport:
-    """This node's report. `meeting` is a folder in the output folder that holds the driver's `nonce`; `read` are
-    folders that workers load models from."""
-    folders = [folder for folder in (meeting.parent, temporary) if folder.is_dir()]
+    """This node's report. `meeting` is a folder in the output folder with the driver's `nonce`; None where the run
+    writes nothing. `read` are folders that workers load models from."""
+    folders = [folder for folder in (*([meeting.parent] if meeting else []), temporary) if folder.is_dir()]
     return NodeReport(
         node=node,
         versions=versions(),
         shm_bytes=shutil.disk_usage(SHARED_MEMORY).total if SHARED_MEMORY.is_dir() else 0,
         free_bytes={str(folder): shutil.disk_usage(folder).free for folder in folders},
-        shares_output=sign(meeting, nonce, node),
+        shares_output=meeting is None or sign(meeting, nonce, node),
         unseen=[folder for folder in read if not Path(folder).is_dir()],
         wanted_torch=wanted_torch(),
         accelerators=examine_accelerators() if accelerated else None,

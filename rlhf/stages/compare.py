@@ -10,23 +10,22 @@ from pathlib import Path
 import numpy as np
 
 from rlhf.actors.learner_worker import LearnerSpec, LearnerWorker
-from rlhf.actors.node_checks import check_nodes
 from rlhf.actors.placement import Bundles, cluster, reserved
 from rlhf.actors.plan import Plan
 from rlhf.actors.roles import ModelRole, fetch
 from rlhf.actors.workers import Spawner
-from rlhf.config import CompareConfig, as_plain, as_read
+from rlhf.config import CompareConfig, as_plain
 from rlhf.models.causal_lm import read_model_config
 from rlhf.models.reward_model import check_vocabulary
 from rlhf.runtimes.base import BackendConfig
 from rlhf.stages import job as jobs
 from rlhf.stages.compare_report import measure_policy, write_comparison
 from rlhf.stages.engines import engines, started
-from rlhf.stages.inputs import model_folders
 from rlhf.stages.job import Job, prepare
 from rlhf.stages.kinds import REPORT
 from rlhf.stages.report import CONSOLE
 from rlhf.stages.snapshots import with_snapshots
+from rlhf.stages.start import check_machines
 from rlhf.stages.success import sample
 from rlhf.stages.template_date import dated
 from rlhf.train.artifact import MANIFEST, Artifact, committing, open_artifact
@@ -63,8 +62,7 @@ def run(config: CompareConfig) -> Artifact | None:
             CONSOLE.print(f"{report} is there already: this comparison is finished.", soft_wrap=True)
         else:
             with cluster(plan):
-                share, read = config.sampler.accelerator_memory_fraction, model_folders(as_read(config))
-                check_nodes(folder.root, config.preflight, share, read)
+                check_machines(config, folder.root)
                 compare(config, asked, plan, report)
         return open_artifact(report)
 

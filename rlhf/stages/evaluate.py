@@ -12,6 +12,7 @@ from rlhf.stages.engines import engines
 from rlhf.stages.job import Job, prepare
 from rlhf.stages.report import CONSOLE, show_table
 from rlhf.stages.snapshots import with_snapshots
+from rlhf.stages.start import check_machines
 from rlhf.stages.success import Success, measure_success
 from rlhf.stages.template_date import dated
 
@@ -20,8 +21,10 @@ def run(config: OnlineConfig) -> Success:
     config = with_snapshots(dated(config))
     job = prepare(config)
     job = dataclasses.replace(job, plan=job.plan.only("sampler", "reward"))
-    with cluster(job.plan), reserved(job.plan, config.placement.timeout_s) as bundles:
-        success = asyncio.run(evaluate(job, bundles))
+    with cluster(job.plan):
+        check_machines(config, None)
+        with reserved(job.plan, config.placement.timeout_s) as bundles:
+            success = asyncio.run(evaluate(job, bundles))
     show_table("Completions", ("prompt", "completion"), success.samples)
     CONSOLE.print(f"success={success.rate:.3f}")
     return success

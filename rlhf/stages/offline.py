@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
-from rlhf.actors.node_checks import check_nodes
 from rlhf.actors.placement import check_capacity, cluster
 from rlhf.actors.plan import Plan, RolePlan, make_plan
 from rlhf.algorithms.base import Loss
-from rlhf.config import as_plain, as_read
+from rlhf.config import as_plain
 from rlhf.data.base import Parts
 from rlhf.data.quarantine import Quarantine
 from rlhf.data.template_clock import fix_date
@@ -28,10 +27,10 @@ from rlhf.models.lora import check_lora
 from rlhf.models.rope import with_rope_scaling
 from rlhf.models.tokenizer import completion_text, eos_token_ids, stop_token_ids
 from rlhf.offline_config import OfflineConfig
-from rlhf.stages.inputs import model_folders
 from rlhf.stages.model_files import manifest_of, write_tokenizer
 from rlhf.stages.offline_rank import BEFORE_TRAINING, LAYOUT, STOP, Corpora, OfflineJob, train_on_ranks
 from rlhf.stages.report import CONSOLE, show_left_out, show_loss_masks, show_plan, show_special_tokens, show_table
+from rlhf.stages.start import check_machines
 from rlhf.train.artifact import Artifact, open_artifact
 from rlhf.train.offline import Corpus
 from rlhf.train.rows import ROWS, check_rows, digest_of_corpus
@@ -169,7 +168,7 @@ def run(
             CONSOLE.print(f"{folder.model} is there already: this run is finished.")
         else:
             with cluster(plan):
-                check_nodes(folder.root, config.preflight, read=model_folders(as_read(config)))
+                check_machines(config, folder.root)
                 check_capacity(plan)
                 job = from_anywhere(job)
                 known = first(job, folder) if first else {}

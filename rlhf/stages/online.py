@@ -9,23 +9,22 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from rlhf.actors.learner_worker import LearnerSpec, LearnerWorker
-from rlhf.actors.node_checks import check_nodes
 from rlhf.actors.nodes import has_accelerators
 from rlhf.actors.placement import Bundles, cluster, reserved
 from rlhf.actors.roles import CriticRole, LearningRole, ModelRole, PolicyRole, SamplerPool, fetch
 from rlhf.actors.weight_sync import BucketSync
 from rlhf.actors.workers import Spawner, Workers
-from rlhf.config import OnlineConfig, as_plain, as_read
+from rlhf.config import OnlineConfig, as_plain
 from rlhf.data.prompts import PromptOrder
 from rlhf.models.heads import Head
 from rlhf.runtimes.base import OptimizerConfig
 from rlhf.stages.dry_run import show_prompts, try_rewards
 from rlhf.stages.engines import reward_model_spec, sampler_spec, spawn_samplers, started
-from rlhf.stages.inputs import model_folders
 from rlhf.stages.job import Job, prepare, show_arithmetic, transport_of
 from rlhf.stages.model_files import manifest_of, write_tokenizer
 from rlhf.stages.report import CONSOLE, show_plan, show_special_tokens
 from rlhf.stages.snapshots import with_snapshots
+from rlhf.stages.start import check_machines
 from rlhf.stages.success import Success, conclude, measure_success, success_before
 from rlhf.stages.template_date import dated
 from rlhf.stages.tracking import metrics_log
@@ -98,8 +97,7 @@ def run(config: OnlineConfig) -> Artifact | None:
             CONSOLE.print(f"{folder.model} is there already: this run is finished.")
         else:
             with cluster(job.plan):
-                share, read = config.sampler.accelerator_memory_fraction, model_folders(as_read(config))
-                check_nodes(folder.root, config.preflight, share, read)
+                check_machines(config, folder.root)
                 with reserved(job.plan, config.placement.timeout_s) as bundles:
                     run_until_stopped(job, folder, bundles)
         return open_artifact(folder.model)

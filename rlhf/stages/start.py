@@ -1,0 +1,22 @@
+"""How every stage starts: what its first start fixes, and the check of the machines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TypeVar
+
+from rlhf.actors.node_checks import check_nodes
+from rlhf.config import OnlineConfig, as_read
+from rlhf.offline_config import RunConfig
+from rlhf.stages.inputs import model_folders
+
+T = TypeVar("T", bound=RunConfig)
+
+
+def check_machines(config: RunConfig, root: Path | None) -> None:
+    """See that every node can do its part of the run, before accelerators are held. Raises RunError with what is wrong.
+
+    `root` is the run's folder; None where it writes nothing.
+    """
+    engine_share = config.sampler.accelerator_memory_fraction if isinstance(config, OnlineConfig) else None
+    check_nodes(root, config.preflight, engine_share, model_folders(as_read(config)))
