@@ -187,10 +187,7 @@ def _tool_call(call: object, name: str) -> dict[str, Any]:
 
 def _calls(text: str, name: str) -> list[dict[str, Any]]:
     """ShareGPT's call, or list of calls, as JSON text."""
-    try:
-        called = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f'{name} is no JSON ({error}): write {{"name": ..., "arguments": ...}}') from None
+    called = _parsed(text, name, remedy='write {"name": ..., "arguments": ...}')
     functions = called if isinstance(called, list) else [called]
     return [{"type": "function", "function": function} for function in functions]
 

@@ -24,10 +24,8 @@ from rlhf.stages.engines import engines, started
 from rlhf.stages.job import Job, prepare
 from rlhf.stages.kinds import REPORT
 from rlhf.stages.report import CONSOLE
-from rlhf.stages.snapshots import with_snapshots
-from rlhf.stages.start import check_machines
+from rlhf.stages.start import as_first_started, check_machines
 from rlhf.stages.success import sample
-from rlhf.stages.template_date import dated
 from rlhf.train.artifact import MANIFEST, Artifact, committing, open_artifact
 from rlhf.train.batching import minibatch, packing_of
 from rlhf.train.clock import Clock
@@ -48,7 +46,7 @@ def plan_roles(config: CompareConfig) -> Plan:
 def run(config: CompareConfig) -> Artifact | None:
     """Sample, score and report, or with `dry_run` only check. Raises InputError before Ray starts where the input is
     wrong."""
-    config = with_snapshots(dated(config))
+    config = as_first_started(config)
     asked = {name: prepare(replace(config, model=folder)) for name, folder in config.policies.items()}
     read_model_config(config.model)
     for name, job in asked.items():

@@ -11,14 +11,12 @@ from rlhf.config import OnlineConfig
 from rlhf.stages.engines import engines
 from rlhf.stages.job import Job, prepare
 from rlhf.stages.report import CONSOLE, show_table
-from rlhf.stages.snapshots import with_snapshots
-from rlhf.stages.start import check_machines
+from rlhf.stages.start import as_first_started, check_machines
 from rlhf.stages.success import Success, measure_success
-from rlhf.stages.template_date import dated
 
 
 def run(config: OnlineConfig) -> Success:
-    config = with_snapshots(dated(config))
+    config = as_first_started(config)
     job = prepare(config)
     job = dataclasses.replace(job, plan=job.plan.only("sampler", "reward"))
     with cluster(job.plan):

@@ -23,10 +23,8 @@ from rlhf.stages.engines import reward_model_spec, sampler_spec, spawn_samplers,
 from rlhf.stages.job import Job, prepare, show_arithmetic, transport_of
 from rlhf.stages.model_files import manifest_of, write_tokenizer
 from rlhf.stages.report import CONSOLE, show_plan, show_special_tokens
-from rlhf.stages.snapshots import with_snapshots
-from rlhf.stages.start import check_machines
+from rlhf.stages.start import as_first_started, check_machines
 from rlhf.stages.success import Success, conclude, measure_success, success_before
-from rlhf.stages.template_date import dated
 from rlhf.stages.tracking import metrics_log
 from rlhf.train.artifact import Artifact, open_artifact
 from rlhf.train.batching import packing_of
@@ -79,7 +77,7 @@ class Roles:
 
 def run(config: OnlineConfig) -> Artifact | None:
     """Train, or with `dry_run` only check. Raises InputError before Ray starts where the input is wrong."""
-    config = with_snapshots(dated(config))
+    config = as_first_started(config)
     job = prepare(config)
     show_arithmetic(job)
     show_special_tokens(job.tokenizer, job.stop_token_ids, job.distribution.banned_token_ids)

@@ -12,8 +12,7 @@ from rlhf.data.kto import mismatched
 from rlhf.models.causal_lm import read_model_config, refuse_experts
 from rlhf.models.reward_model import check_vocabulary
 from rlhf.stages import offline
-from rlhf.stages.snapshots import with_snapshots
-from rlhf.stages.template_date import dated
+from rlhf.stages.start import as_first_started
 from rlhf.train.artifact import Artifact
 from rlhf.train.offline import Corpus
 from rlhf.types import InputError, Unit
@@ -29,7 +28,7 @@ PANELS = {
 
 def run(config: PreferenceRunConfig) -> Artifact | None:
     """Train, or with `dry_run` only check. Raises InputError before Ray starts where the input is wrong."""
-    config = with_snapshots(dated(config))
+    config = as_first_started(config)
     tokenizer, context = offline.open_model(config)
     algorithm, reference = config.algorithm, config.reference
     if algorithm.reads_reference and reference.model is not None:

@@ -17,8 +17,7 @@ from rlhf.stages.folds import cross_validate
 from rlhf.stages.model_files import manifest_of
 from rlhf.stages.offline_rank import OfflineJob
 from rlhf.stages.reward_report import report_on_rank
-from rlhf.stages.snapshots import with_snapshots
-from rlhf.stages.template_date import dated
+from rlhf.stages.start import as_first_started
 from rlhf.train.artifact import Artifact
 from rlhf.train.offline import Corpus
 from rlhf.types import InputError
@@ -37,7 +36,7 @@ PANELS = {
 
 def run(config: RewardModelRunConfig) -> Artifact | None:
     """Train, or with `dry_run` only check. Raises InputError before Ray starts where the input is wrong."""
-    config = with_snapshots(dated(config))
+    config = as_first_started(config)
     tokenizer, context = offline.open_model(config)
     compares = isinstance(config.algorithm, RewardModelConfig)
     check_model(config, tokenizer)

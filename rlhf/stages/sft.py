@@ -5,8 +5,7 @@ from __future__ import annotations
 from rlhf.algorithms.sft import SFTConfig
 from rlhf.config import SFTRunConfig
 from rlhf.stages import offline
-from rlhf.stages.snapshots import with_snapshots
-from rlhf.stages.template_date import dated
+from rlhf.stages.start import as_first_started
 from rlhf.train.artifact import Artifact
 from rlhf.train.offline import Corpus
 
@@ -21,7 +20,7 @@ PANELS = {
 
 def run(config: SFTRunConfig) -> Artifact | None:
     """Train, or with `dry_run` only check. Raises InputError before Ray starts where the input is wrong."""
-    config = with_snapshots(dated(config))
+    config = as_first_started(config)
     tokenizer, context = offline.open_model(config)
     parts, quarantine = offline.load_parts(config, tokenizer, context)
     corpora = offline.corpora_of(parts, Corpus.of)

@@ -9,8 +9,18 @@ from rlhf.actors.node_checks import check_nodes
 from rlhf.config import OnlineConfig, as_read
 from rlhf.offline_config import RunConfig
 from rlhf.stages.inputs import model_folders
+from rlhf.stages.snapshots import with_snapshots
+from rlhf.stages.template_date import dated
 
 T = TypeVar("T", bound=RunConfig)
+
+
+def as_first_started(config: T) -> T:
+    """The configuration with what a run keeps from its first start on: the template's date, and the Hub's commits.
+
+    Raises InputError and RunError where an id of the Hub names nothing that can be had.
+    """
+    return with_snapshots(dated(config))
 
 
 def check_machines(config: RunConfig, root: Path | None) -> None:

@@ -221,7 +221,7 @@ def test_a_format_is_told_without_guessing_or_not_at_all(write_rows, bytes_token
         ({"conversations": [{"from": "bot", "value": "q"}]}, "turn 1 of 'conversations' is from 'bot': use one of hum"),
         ({"conversations": SHAREGPT[1:]}, "the dialogue starts with the assistant's turn: put a user message"),
         ({"conversations": [SHAREGPT[0], {"from": "function_call", "value": "{"}]},
-         "turn 2 of 'conversations' is no JSON (Expecting property name enclosed in double quotes"),
+         "turn 2 of 'conversations' is text that is not JSON (Expecting property name enclosed in double quotes"),
         ({"instruction": "q", "output": ""}, "the field 'output' is empty: fill it in, or remove the row"),
         ({"instruction": "q"}, "the row has no field 'output', its fields are 'instruction': set format to the one"),
         ({"instruction": "q", "output": 3}, "the field 'output' is a number, not text: correct it, or remove the row"),
