@@ -29,6 +29,9 @@ from rlhf.types import Completion, RunError, Sampling
 
 KEEP_WEIGHTS, DISCARD_WEIGHTS = 1, 2
 """Levels of vLLM's sleep: weights go to host memory, or nowhere."""
+USAGE = UsageContext.LLM_CLASS
+"""As a class for many prompts at once, whose steps take two to eight times the tokens of an online server's: after each
+sync all running requests are computed again."""
 
 
 class VLLMSampler:
@@ -56,10 +59,8 @@ class VLLMSampler:
         self.request_ids = (str(i) for i in itertools.count())
 
     def build(self) -> LLMEngine:
-        # As a class for many prompts at once, whose steps take eight times the tokens of an online server's: after
-        # each sync all running requests are computed again.
         try:
-            engine = LLMEngine.from_engine_args(self.arguments, usage_context=UsageContext.LLM_CLASS)
+            engine = LLMEngine.from_engine_args(self.arguments, usage_context=USAGE)
         except Exception as error:
             raise RunError(
                 f"vLLM starts no engine for model {self.arguments.model!r}: {' '.join(str(error).split())[:300]}; the "

@@ -99,8 +99,9 @@ async def shared() -> tuple[Learner, Learner, SleepingEngine, list[str]]:
     return policy, reference, engine, events
 
 
-def bucket_sync() -> BucketSync:
-    return BucketSync(WeightSyncConfig(timeout_s=5), Transport.object_store, Precision.fp32, [1, 2], 4, Clock())
+def bucket_sync(precision: Precision = Precision.fp32, tolerance: float | None = None) -> BucketSync:
+    config = WeightSyncConfig(timeout_s=5, probe_tolerance=tolerance)
+    return BucketSync(config, Transport.object_store, precision, [1, 2], 4, Clock())
 
 
 SYNC = ["load_begin", *["load"] * NUM_BUCKETS, "load_finish", "release"]
@@ -138,3 +139,38 @@ async def test_what_was_kept_for_the_engines_is_released_after_the_last_has_fini
     policy, _, engine, events = await shared()
     await bucket_sync().push(policy, engine)
     assert events.index("load_finish") < events.index("release") < events.index("policy leaves")
+
+
+class OtherEngine(SleepingEngine):
+    """An engine whose logprobs differ from the learner's, which are 0, by so many nats on average."""
+
+    nats: float
+
+    async def logprobs(self, token_ids: list[int]) -> list[np.ndarray]:
+        assert token_ids == [1, 2]
+        return [np.array([0.0, 2 * self.nats])]
+
+
+@pytest.mark.parametrize(
+    ("precision", "tolerance", "accepted", "refused"),
+    [
+        (Precision.bf16, None, 0.29, 0.31),
+        (Precision.fp32, None, 9e-5, 2e-4),
+        (Precision.bf16, 0.05, 0.04, 0.06),
+        (Precision.bf16, None, 0.0, float("nan")),
+    ],
+)
+async def test_the_probe_allows_for_rounding_and_sees_other_weights(
+    precision: Precision, tolerance: float | None, accepted: float, refused: float
+) -> None:
+    lease = Lease()
+    policy, engine = Learner("policy", lease, []), OtherEngine(lease, [])
+    async with lease.held("policy"):
+        lease.admit("policy", policy)
+    engine.nats = accepted
+    assert await bucket_sync(precision, tolerance).push(policy, engine) == 4
+    engine.nats = refused
+    with pytest.raises(
+        RunError, match=r"^weight sync: after version 4 engine 0 gives the probe sequence logprobs that"
+    ):
+        await bucket_sync(precision, tolerance).push(policy, engine)

@@ -31,15 +31,55 @@ def test_both_loaders_take_the_class():
 
 
 def test_an_engine_runs_under_the_second_model_runner_where_triton_is(models, monkeypatch):
-    from vllm.usage.usage_lib import UsageContext
-
-    from rlhf.runtimes.vllm_sampler import engine_arguments
+    from rlhf.runtimes.vllm_sampler import USAGE, engine_arguments
 
     sampler = SamplerConfig(context_tokens=64, kv_cache_bytes=32 << 20, accelerator_memory_fraction=0.1)
     arguments = engine_arguments(str(models["tied"]), sampler, Precision.bf16, [0, 2], sleeps=False)
-    config = arguments.create_engine_config(UsageContext.LLM_CLASS)
+    config = arguments.create_engine_config(USAGE)
     assert not config.use_v2_model_runner
     monkeypatch.setattr("vllm.config.vllm.HAS_TRITON", True)
     assert config._get_v2_model_runner_unsupported_features() == []
     assert config.use_v2_model_runner
     assert config.model_config.logits_processors == [BanTokens]
+
+
+GIB = 1 << 30
+
+
+@pytest.mark.parametrize(
+    ("name", "memory", "tokens", "others"),
+    [("NVIDIA H100 80GB HBM3", 80 * GIB, 16384, 8192), ("NVIDIA A100-SXM4-80GB", 80 * GIB, 8192, 2048)],
+)
+def test_a_step_on_a_gpu_takes_the_tokens_of_a_class_for_many_prompts(
+    models, monkeypatch, name, memory, tokens, others
+):
+    """vLLM's default for engines that say nothing is 2048: nothing of ours is in the way of its larger one."""
+    from vllm.usage.usage_lib import UsageContext
+
+    from rlhf.runtimes.vllm_sampler import USAGE, engine_arguments
+
+    with monkeypatch.context() as machine:
+        machine.setattr("torch.cuda.is_available", lambda: True)
+        arguments = engine_arguments(str(models["tied"]), SamplerConfig(), Precision.bf16, [], sleeps=True)
+    assert arguments.max_num_batched_tokens is None
+    assert arguments.enable_chunked_prefill is None
+    gpu = SimpleNamespace(
+        get_device_total_memory=lambda: memory, get_device_name=lambda: name, is_tpu=lambda: False, is_cpu=lambda: False
+    )
+    monkeypatch.setattr("vllm.engine.arg_utils.current_platform", gpu)
+    defaults, _ = arguments.get_batch_defaults(world_size=1)
+    assert (defaults[USAGE], defaults[UsageContext.OPENAI_API_SERVER]) == (tokens, others)
+
+
+@pytest.mark.parametrize(("context", "tokens"), [(64, 4096), (8192, 8192)])
+def test_a_step_on_a_cpu_takes_the_longest_prompt_whole(models, context, tokens):
+    from rlhf.runtimes.vllm_sampler import USAGE, engine_arguments
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    sampler = SamplerConfig(context_tokens=context, kv_cache_bytes=32 << 20, accelerator_memory_fraction=0.1)
+    arguments = engine_arguments(str(models["tied"]), sampler, Precision.bf16, [], sleeps=False)
+    arguments.hf_overrides = {"max_position_embeddings": 8192}
+    scheduler = arguments.create_engine_config(USAGE).scheduler_config
+    assert scheduler.max_num_batched_tokens == tokens
+    assert not scheduler.enable_chunked_prefill

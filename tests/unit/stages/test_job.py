@@ -11,6 +11,7 @@ import pytest
 from rlhf.config import OnlineConfig, compose
 from rlhf.models.tiny import fit_tiny_reward_model
 from rlhf.stages.job import Job, prepare, transport_of
+from rlhf.stages.online import probe_sequence
 from rlhf.types import InputError
 from tests.conftest import ALPHABET
 
@@ -149,3 +150,18 @@ def test_a_critic_of_another_vocabulary_is_refused(job, judges):
     with pytest.raises(InputError, match=r"critic.model=.*: its vocabulary is not that of the policy"):
         job(*PPO, f"critic.model={judges['other']}")
     assert job(*PPO, f"critic.model={judges['same']}").plan.has("critic"), "a reward model is a critic to begin with"
+
+
+def test_the_probe_is_the_runs_first_prompts_as_they_are_rendered(job):
+    """Real text, not random tokens, on which rounding alone moves logprobs several times as far."""
+    prepared = job("algorithm=grpo", "weight_sync.probe_tokens=50")
+    rendered = [token for prompt in prepared.prompts for token in prompt.token_ids]
+    probe = probe_sequence(prepared)
+    assert len(probe) == 50
+    assert probe[: len(rendered)] == rendered[:50]
+    assert prepared.tokenizer.decode(probe).startswith("0+1=1+1=2+1=3+1=0+1=")
+    assert probe == probe_sequence(job("algorithm=grpo", "weight_sync.probe_tokens=50", "seed=7"))
+    # Few prompts come round again, and the engine's context holds the probe with the token that vLLM samples.
+    long = probe_sequence(job("algorithm=grpo", "weight_sync.probe_tokens=500"))
+    assert len(long) == 63
+    assert long[len(rendered) :] == (rendered * 3)[: 63 - len(rendered)]
