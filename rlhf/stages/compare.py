@@ -15,7 +15,7 @@ from rlhf.actors.plan import Plan
 from rlhf.actors.roles import ModelRole, fetch
 from rlhf.actors.workers import Spawner
 from rlhf.config import CompareConfig, as_plain
-from rlhf.models.causal_lm import read_model_config
+from rlhf.models.causal_lm import SamplingDistribution, read_model_config
 from rlhf.models.reward_model import check_vocabulary
 from rlhf.runtimes.base import BackendConfig
 from rlhf.stages import job as jobs
@@ -69,10 +69,10 @@ def compare(config: CompareConfig, asked: Mapping[str, Job], plan: Plan, report:
     """Sample one policy after the other, and commit what there is to say of them."""
     groups = {name: sample_policy(job, plan.only("sampler", "reward")) for name, job in asked.items()}
     batches = {name: as_batch(config, said) for name, said in groups.items()}
-    scored = score(config, next(iter(asked.values())), plan.only("policy"), batches)
+    scored = score(config, asked, plan.only("policy"), batches)
     figures = {}
     for name, model in config.policies.items():
-        nats, prompts = divergence(batches[name], scored[model][name], scored[config.model][name])
+        nats, prompts = divergence(batches[name], *scored[name])
         figures[name] = measure_policy(config, model, groups[name], nats, prompts)
     shown = {name: said[: config.success.num_shown] for name, said in groups.items()}
     texts = {
@@ -106,19 +106,25 @@ def as_batch(config: CompareConfig, groups: Sequence[Group]) -> Batch:
     return Batch(step=0, minibatches=(minibatch(rows, packing),), order=(0,))
 
 
-def score(config: CompareConfig, job: Job, plan: Plan, batches: Mapping[str, Batch]) -> dict[str, dict[str, Logprobs]]:
-    """By model and policy: every policy scores what it said itself, the reference what all of them said."""
-    policies_of: dict[str, list[str]] = {}
-    for name, folder in config.policies.items():
-        policies_of.setdefault(folder, []).append(name)
-    policies_of[config.model] = list(batches)
-    found: dict[str, dict[str, Logprobs]] = {}
-    for model, names in policies_of.items():
+def score(
+    config: CompareConfig, asked: Mapping[str, Job], plan: Plan, batches: Mapping[str, Batch]
+) -> dict[str, tuple[Logprobs, Logprobs]]:
+    """By policy: its own logprobs of what it said, and the reference's, both under the distribution it sampled from.
+
+    A model is loaded once for all that it scores under the same temperature and banned tokens.
+    """
+    names_of: dict[tuple[str, SamplingDistribution], list[str]] = {}
+    for name, job in asked.items():
+        for model in dict.fromkeys((config.policies[name], config.model)):
+            names_of.setdefault((model, job.distribution), []).append(name)
+    found: dict[tuple[str, str], Logprobs] = {}
+    for (model, _), names in names_of.items():
         CONSOLE.print(f"scoring by {model}", soft_wrap=True)
         with reserved(plan, config.placement.timeout_s) as bundles:
-            columns = asyncio.run(score_on_ranks(job, model, plan, bundles, [batches[name] for name in names]))
-        found[model] = dict(zip(names, columns, strict=True))
-    return found
+            job, said = asked[names[0]], [batches[name] for name in names]
+            columns = asyncio.run(score_on_ranks(job, model, plan, bundles, said))
+        found |= {(model, name): column for name, column in zip(names, columns, strict=True)}
+    return {name: (found[config.policies[name], name], found[config.model, name]) for name in asked}
 
 
 async def score_on_ranks(
