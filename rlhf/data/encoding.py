@@ -61,13 +61,7 @@ class ScoreEncoder:
 
     def __call__(self, where: str, dialogue: Dialogue, *, key: str, score: float = 0.0) -> TrainingRow:
         check_turns(dialogue.messages, key)
-        if self.tokenizer.chat_template:
-            refuse_losses(self.tokenizer, dialogue.messages, dialogue.tools)
-        elif dialogue.tools:
-            raise InputError(
-                f"the row has tools, and {self.tokenizer.name_or_path} has no chat template that reads them: set "
-                "tools_key to null"
-            )
+        refuse_unscored(self.tokenizer, dialogue)
         if len(dialogue.messages) - 1 in dialogue.masked:
             raise BadRow(f"the field '{key}' ends with a turn of weight 0: remove the row", Defect.unlearnable)
         check_answers(self.tokenizer, self.special, dialogue, key, last_turn_only=True)
@@ -84,6 +78,17 @@ class ScoreEncoder:
             columns=columns,
             source=where,
             prompt_id=dialogue.prompt_id,
+        )
+
+
+def refuse_unscored(tokenizer: PreTrainedTokenizerBase, dialogue: Dialogue) -> None:
+    """Refuse what a reward model would leave out of a dialogue without a word."""
+    if tokenizer.chat_template:
+        refuse_losses(tokenizer, dialogue.messages, dialogue.tools)
+    elif dialogue.tools:
+        raise InputError(
+            f"the row has tools, and {tokenizer.name_or_path} has no chat template that reads them: set tools_key to "
+            "null"
         )
 
 

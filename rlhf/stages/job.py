@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,9 @@ from typing import TYPE_CHECKING, Any
 from rlhf.actors.plan import Plan, RolePlan, lay_out, make_plan
 from rlhf.algorithms.base import Algorithm
 from rlhf.config import OnlineConfig
+from rlhf.data.dialogues import Dialogue
+from rlhf.data.encoding import refuse_unscored
+from rlhf.data.files import located
 from rlhf.data.prompts import load_prompts
 from rlhf.data.template_clock import fix_date
 from rlhf.models.causal_lm import (
@@ -23,7 +27,7 @@ from rlhf.models.chat_template import load_chat_tokenizer
 from rlhf.models.heads import Head, config_for
 from rlhf.models.reward_model import check_reward_model, check_vocabulary
 from rlhf.models.tokenizer import load_tokenizer, special_ids_to_ban, stop_token_ids
-from rlhf.rewards.base import ModelInput, load_reward
+from rlhf.rewards.base import ModelInput, RewardConfig, load_reward
 from rlhf.rewards.reward_model import NAME
 from rlhf.runtimes.base import Transport
 from rlhf.stages.report import show_table
@@ -63,6 +67,7 @@ def prepare(config: OnlineConfig) -> Job:
         context_tokens=config.sampler.context_tokens,
         max_completion_tokens=config.sampling.max_tokens,
     )
+    check_judged(config.reward, prompts)
     if config.train.num_minibatches > config.stream.prompts_per_step:
         raise InputError(
             f"train.num_minibatches={config.train.num_minibatches}: there are only stream.prompts_per_step="
@@ -227,6 +232,16 @@ def check_judge(key: str, folder: str, config: OnlineConfig, tokenizer: PreTrain
             f"{key}={folder}: it was made for {longest} tokens, a rollout may have "
             f"sampler.context_tokens={config.sampler.context_tokens}; lower that, or choose another reward model"
         )
+
+
+def check_judged(reward: RewardConfig, prompts: Sequence[Prompt]) -> None:
+    """Raise InputError where a reward model that reads text would leave out a part of a prompt, such as its tools."""
+    folders = [reward.model, *reward.ensemble] if reward.model and reward.model_input is ModelInput.text else []
+    for tokenizer in map(load_tokenizer, folders):
+        for prompt in prompts:
+            with located(prompt.source):
+                answered = [*prompt.messages, {"role": "assistant", "content": "."}]
+                refuse_unscored(tokenizer, Dialogue(answered, prompt.tools))
 
 
 def show_arithmetic(job: Job) -> None:

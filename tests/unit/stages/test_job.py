@@ -138,6 +138,33 @@ def test_reward_models_that_do_not_fit_the_run(job, judges, models):
     assert job(f"reward.model={judges['other']}", "reward.model_input=text").plan.has("reward")
 
 
+TOOLS = [{"type": "function", "function": {"name": "add", "parameters": {"type": "object", "properties": {}}}}]
+READS_TOOLS = "{% for tool in tools or [] %}{{ tool.function.name }} {% endfor %}"
+
+
+def test_a_reward_model_of_text_reads_a_prompts_tools_or_the_run_is_refused(job, judges, models, encoder, tmp_path):
+    rows = tmp_path / "tools.jsonl"
+    rows.write_text(json.dumps({"prompt": "1+1=", "answer": "2", "tools": TOOLS}) + "\n")
+    folders = {}
+    for name, source in (("policy", models["tied"]), ("reads", judges["same"])):
+        folders[name] = Path(shutil.copytree(source, tmp_path / name))
+        template = folders[name] / "chat_template.jinja"
+        template.write_text(READS_TOOLS + template.read_text())
+    text = [f"model={folders['policy']}", f"data.path={rows}", "reward.model_input=text"]
+    with pytest.raises(
+        InputError, match=f":1: the row has tools, which the chat template of {judges['same']} leaves out"
+    ):
+        job(*text, f"reward.model={judges['same']}")
+    with pytest.raises(InputError, match=f":1: the row has tools, and {encoder} has no chat template that reads them"):
+        job(*text, f"reward.model={encoder}")
+    with pytest.raises(InputError, match=f"the chat template of {judges['other']} leaves out: set tools_key to null"):
+        job(*text, f"reward.model={folders['reads']}", f"reward.ensemble=[{judges['other']}]")
+    assert job(*text, f"reward.model={folders['reads']}").prompts[0].tools == TOOLS
+    # Token ids hold the tools already.
+    assert job(*text[:2], f"reward.model={judges['same']}").prompts[0].tools == TOOLS
+    assert job(*text, f"reward.model={judges['same']}", "data.tools_key=null").prompts[0].tools is None
+
+
 def test_a_mixture_of_experts_is_refused_with_the_reason(job, models, tmp_path):
     path = folder_with(models, tmp_path / "moe", num_experts=128)
     with pytest.raises(InputError, match=r"it is a mixture of experts \(num_experts=128\), whose ranks hang"):
