@@ -31,7 +31,7 @@ from rlhf.train.batching import minibatch, packing_of
 from rlhf.train.clock import Clock
 from rlhf.train.layout import choose_layout
 from rlhf.train.online import row_group
-from rlhf.train.run_folder import open_run_folder
+from rlhf.train.run_folder import look_at_run_folder, open_run_folder
 from rlhf.types import Batch, Group
 
 Logprobs = list[np.ndarray]
@@ -53,6 +53,7 @@ def run(config: CompareConfig) -> Artifact | None:
         check_vocabulary("model", config.model, config.policies[name], job.tokenizer)
     plan = plan_roles(config)
     if config.dry_run:
+        look_at_run_folder(config.output, as_plain(config))
         return None
     with open_run_folder(config.output, as_plain(config)) as folder:
         report = folder.root / REPORT

@@ -9,7 +9,7 @@ from rlhf.rewards.lookup import find_function
 from rlhf.stages.kinds import FILES
 from rlhf.train.artifact import MANIFEST, Artifact, committing, open_artifact
 from rlhf.train.pipeline import FunctionConfig
-from rlhf.train.run_folder import open_run_folder
+from rlhf.train.run_folder import look_at_run_folder, open_run_folder
 from rlhf.types import InputError
 
 
@@ -24,6 +24,7 @@ def run(config: FunctionConfig) -> Artifact | None:
             f"({error})"
         ) from None
     if config.dry_run:
+        look_at_run_folder(config.output, as_plain(config))
         return None
     with open_run_folder(config.output, as_plain(config)) as folder:
         files = folder.root / FILES

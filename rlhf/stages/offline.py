@@ -34,7 +34,7 @@ from rlhf.stages.start import check_machines
 from rlhf.train.artifact import Artifact, open_artifact
 from rlhf.train.offline import Corpus
 from rlhf.train.rows import ROWS, check_rows, digest_of_corpus
-from rlhf.train.run_folder import RunFolder, check_more_steps, is_finished, open_run_folder
+from rlhf.train.run_folder import RunFolder, check_more_steps, is_finished, look_at_run_folder, open_run_folder
 from rlhf.train.stop import Stop, until_stopped
 from rlhf.train.tracking import METRICS, PLOT, ProgressBar, Tail, plot, read_rows
 from rlhf.types import InputError, Stopped, Unit
@@ -153,20 +153,16 @@ def run(
         show_special_tokens(tokenizer, job.stop_token_ids)
     show_plan(plan)
     show_left_out(quarantine)
+    job = replace(job, manifest={**job.manifest, ROWS: digests_of(job.corpora)})
     if config.dry_run:
         rows = [row for unit in job.corpora.train.units[:NUM_SHOWN] for row in unit]
         show_loss_masks(tokenizer, [(row.token_ids, row.loss_mask) for row in rows])
+        is_done(job, look_at_run_folder(config.output, as_plain(config), MAY_CHANGE))
         return None
-    job = replace(job, manifest={**job.manifest, ROWS: digests_of(job.corpora)})
-    num_steps = config.train.steps_over(len(job.corpora.train))
     with open_run_folder(config.output, as_plain(config), MAY_CHANGE) as folder:
-        check_rows(folder, job.manifest[ROWS], {TRAIN: "data.path", HELD_OUT: "held_out"})
-        check_more_steps(folder, num_steps)
+        finished = is_done(job, folder)
         quarantine.write(folder.root)
-        finished = is_finished(folder, num_steps)
-        if finished:
-            CONSOLE.print(f"{folder.model} is there already: this run is finished.")
-        else:
+        if not finished:
             with cluster(plan):
                 check_machines(config, folder.root)
                 check_capacity(plan)
@@ -177,6 +173,17 @@ def run(
         if not finished:
             show_end(job, folder, artifact)
         return artifact
+
+
+def is_done(job: OfflineJob, folder: RunFolder) -> bool:
+    """Whether the run has ended, which is then shown. Raises InputError where it cannot go on as it began."""
+    num_steps = job.config.train.steps_over(len(job.corpora.train))
+    check_rows(folder, job.manifest[ROWS], {TRAIN: "data.path", HELD_OUT: "held_out"})
+    check_more_steps(folder, num_steps)
+    finished = is_finished(folder, num_steps)
+    if finished:
+        CONSOLE.print(f"{folder.model} is there already: this run is finished.")
+    return finished
 
 
 def plan_ranks(config: OfflineConfig) -> Plan:

@@ -33,7 +33,7 @@ from rlhf.train.clock import Clock
 from rlhf.train.layout import choose_layout
 from rlhf.train.online import Callback, OnlineTrainer
 from rlhf.train.rows import ROWS, check_rows, digest_of_prompts
-from rlhf.train.run_folder import RunFolder, check_more_steps, is_finished, open_run_folder
+from rlhf.train.run_folder import RunFolder, check_more_steps, is_finished, look_at_run_folder, open_run_folder
 from rlhf.train.stop import Stop, until_stopped
 from rlhf.train.stream import RolloutStream
 from rlhf.train.tracking import PLOT, MetricsLog, ProgressBar, RolloutLog, StopAtReward, plot
@@ -87,18 +87,26 @@ def run(config: OnlineConfig) -> Artifact | None:
     if config.reward.functions:
         asyncio.run(try_rewards(config.reward, job.tokenizer, job.prompts, show=config.dry_run))
     if config.dry_run:
+        is_done(job, look_at_run_folder(config.output, as_plain(config)))
         return None
     with open_run_folder(config.output, as_plain(config)) as folder:
-        check_rows(folder, {"prompts": digest_of_prompts(job.prompts)}, {"prompts": "data.path"})
-        check_more_steps(folder, config.train.num_steps)
-        if is_finished(folder, config.train.num_steps):
-            CONSOLE.print(f"{folder.model} is there already: this run is finished.")
-        else:
+        if not is_done(job, folder):
             with cluster(job.plan):
                 check_machines(config, folder.root)
                 with reserved(job.plan, config.placement.timeout_s) as bundles:
                     run_until_stopped(job, folder, bundles)
         return open_artifact(folder.model)
+
+
+def is_done(job: Job, folder: RunFolder) -> bool:
+    """Whether the run has ended, which is then shown. Raises InputError where it cannot go on as it began."""
+    num_steps = job.config.train.num_steps
+    check_rows(folder, {"prompts": digest_of_prompts(job.prompts)}, {"prompts": "data.path"})
+    check_more_steps(folder, num_steps)
+    finished = is_finished(folder, num_steps)
+    if finished:
+        CONSOLE.print(f"{folder.model} is there already: this run is finished.")
+    return finished
 
 
 def run_until_stopped(job: Job, folder: RunFolder, bundles: Bundles) -> None:

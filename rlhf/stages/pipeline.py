@@ -13,13 +13,23 @@ from rlhf.stages.pipeline_report import figures_of, show_stages, write_report
 from rlhf.stages.report import CONSOLE
 from rlhf.stages.steps import Step, located, steps_of
 from rlhf.train.artifact import open_artifact
-from rlhf.train.pipeline import Pipeline, PipelineConfig, Stage, State, open_pipeline, seconds_before
+from rlhf.train.pipeline import (
+    Pipeline,
+    PipelineConfig,
+    Stage,
+    State,
+    open_pipeline,
+    root_of_pipeline,
+    seconds_before,
+)
+from rlhf.train.run_folder import check_free
 
 
 def run(config: PipelineConfig, conf: Path) -> None:
     """Make every stage that is not there yet, in their order. Raises InputError before the first where one is wrong."""
     steps = steps_of(config, conf)
     if config.dry_run:
+        check_free(root_of_pipeline(config.output), config.output)
         return dry_run(steps)
     stages = {step.name: Stage(kind=step.kind_name, parents=step.parents) for step in steps}
     with open_pipeline(config.output, stages) as pipeline, ExitStack() as stack:
@@ -76,5 +86,7 @@ def dry_run(steps: Sequence[Step]) -> None:
     show_stages([(step, stale.get(step.name, "kept")) for step in steps])
     for step in checked:
         CONSOLE.rule(f"{step.name} ({step.kind_name})", align="left")
+        # What was made from other inputs would be set aside first.
+        folder = step.folder.with_name(f".new-{step.name}") if step.is_of_another else step.folder
         with located(step.name):
-            load(step.kind.run)(replace(step.config, dry_run=True))
+            load(step.kind.run)(replace(step.config, dry_run=True, output=str(folder)))

@@ -19,8 +19,8 @@ from rlhf.stages.report import CONSOLE
 from rlhf.stages.snapshots import sources_of
 from rlhf.stages.sweep_report import conclude_sweep
 from rlhf.stages.template_date import dated
-from rlhf.train.run_folder import CONFIG, RunFolder, check_config, flatten, is_finished
-from rlhf.train.sweep import Member, Scheduler, State, SweepRunConfig, open_sweep
+from rlhf.train.run_folder import CONFIG, RunFolder, check_config, check_free, flatten, is_finished
+from rlhf.train.sweep import Member, Scheduler, State, SweepRunConfig, open_sweep, root_of_sweep
 
 
 def run(arguments: Sequence[str], repository: Path) -> None:
@@ -35,6 +35,7 @@ def run(arguments: Sequence[str], repository: Path) -> None:
         check_config(root / member.name / CONFIG, str(root / member.name), as_plain(dated(configs[member.name])))
         CONSOLE.print(f"member {member.name}", soft_wrap=True)
     if configs[members[0].name].dry_run:
+        check_free(root_of_sweep(str(root)), str(root))
         return
     jobs = RayJobs(config.address, repository, ["python", "launch/ppo.py"])
     with open_sweep(str(root), members) as sweep:

@@ -51,6 +51,15 @@ def writable(path: str) -> Iterator[None]:
         ) from None
 
 
+def why_not_made_in(place: Path) -> int | None:
+    """The number of the error that making a file in `place` would raise; None where nothing is in the way."""
+    if not place.is_dir():
+        return errno.ENOTDIR
+    if os.statvfs(place).f_flag & os.ST_RDONLY:
+        return errno.EROFS
+    return None if os.access(place, os.W_OK | os.X_OK) else errno.EACCES
+
+
 def why_not_written(folder: Path, error: BaseException) -> RunError | None:
     """Explain an error raised while a folder was written; None where neither disk nor permissions are to blame."""
     number = number_of(error)

@@ -147,15 +147,21 @@ def open_pipeline(path: str, stages: Mapping[str, Stage]) -> Iterator[Pipeline]:
 
     Raises InputError where another process holds it, or it is the folder of a single run.
     """
-    root = root_of(path)
-    if (root / CONFIG).exists():
-        raise InputError(f"output={path}: it holds a single run; name another folder for the pipeline")
+    root = root_of_pipeline(path)
     with held(root, path):
         before = read_seconds(root / PIPELINE)
         known = {name: replace(stage, **before.get(name, {})) for name, stage in stages.items()}
         pipeline = Pipeline(root, known)
         pipeline.write()
         yield pipeline
+
+
+def root_of_pipeline(path: str) -> Path:
+    """The folder that `output` names. Raises InputError where it is that of a single run."""
+    root = root_of(path)
+    if (root / CONFIG).exists():
+        raise InputError(f"output={path}: it holds a single run; name another folder for the pipeline")
+    return root
 
 
 def read_seconds(file: Path) -> dict[str, dict[str, Any]]:

@@ -11,10 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from rlhf.train.artifact import MANIFEST, Artifact, open_artifact
-from rlhf.train.disk import HARMLESS, root_of, writable
+from rlhf.train.disk import HARMLESS, root_of, why_not_made_in, writable
 from rlhf.types import InputError, RunError
 
 CONFIG, CONFIG_DRAFT, LOCK, MODEL = "config.json", ".config.json", ".lock", "model"
@@ -78,16 +78,7 @@ def open_run_folder(path: str, config: Mapping[str, Any], may_change: Sequence[s
     `RESUMABLE_KEYS`. Raises InputError where another process holds it, another configuration made it, its contents are
     of something else, it cannot be written, or Ray would delete it.
     """
-    root = root_of(path)
-    if UPLOADED in root.parts:
-        raise InputError(
-            f"output={path}: in a Ray job that is a folder of the upload, which Ray deletes ({root}); give an absolute "
-            "path that every node sees"
-        )
-    with writable(path):
-        found = {entry.name for entry in root.iterdir()} if root.exists() else set()
-    if found - {LOCK, CONFIG_DRAFT} - HARMLESS and CONFIG not in found:
-        raise InputError(f"output={path}: it holds files of something else; name a new or empty folder")
+    root = checked_root(path)
     with held(root, path):
         check_config(root / CONFIG, path, config, may_change)
         with writable(path):
@@ -101,6 +92,29 @@ def open_run_folder(path: str, config: Mapping[str, Any], may_change: Sequence[s
             raise
 
 
+def look_at_run_folder(path: str, config: Mapping[str, Any], may_change: Sequence[str] = ()) -> RunFolder:
+    """The run's folder as `open_run_folder` would find it, which makes and holds nothing and refuses the same."""
+    root = checked_root(path)
+    check_free(root, path)
+    check_config(root / CONFIG, path, config, may_change)
+    return RunFolder(root)
+
+
+def checked_root(path: str) -> Path:
+    """The folder that `output` names. Raises InputError where Ray would delete it, or it is of something else."""
+    root = root_of(path)
+    if UPLOADED in root.parts:
+        raise InputError(
+            f"output={path}: in a Ray job that is a folder of the upload, which Ray deletes ({root}); give an absolute "
+            "path that every node sees"
+        )
+    with writable(path):
+        found = {entry.name for entry in root.iterdir()} if root.exists() else set()
+    if found - {LOCK, CONFIG_DRAFT} - HARMLESS and CONFIG not in found:
+        raise InputError(f"output={path}: it holds files of something else; name a new or empty folder")
+    return root
+
+
 @contextmanager
 def held(root: Path, path: str) -> Iterator[None]:
     """The folder, made if need be, for this process alone until the block ends. InputError where another holds it."""
@@ -108,23 +122,40 @@ def held(root: Path, path: str) -> Iterator[None]:
         root.mkdir(parents=True, exist_ok=True)
         opened = (root / LOCK).open("a+")
     with opened as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            raise InputError(
-                f"output={path}: process {lock.read().strip()} is running there; stop it or name another folder"
-            ) from None
-        except OSError as error:
-            raise InputError(
-                f"output={path}: its file system has no locks ({error.strerror}), which keep two processes apart; name "
-                "a folder on another"
-            ) from None
+        take(lock, path)
         with writable(path):
             lock.truncate(0)
             lock.write(str(os.getpid()))
             lock.flush()
         yield
+
+
+def check_free(root: Path, path: str) -> None:
+    """Raise InputError where `held` would: the folder cannot be made or written, or another process holds it."""
+    with writable(path):
+        existing = next(place for place in (root, *root.parents) if place.exists())
+        if number := why_not_made_in(existing):
+            raise OSError(number, os.strerror(number), path)
+        opened = (root / LOCK).open("r+") if (root / LOCK).exists() else None
+    if opened:
+        with opened:
+            take(opened, path)
+
+
+def take(lock: IO[str], path: str) -> None:
+    """Lock the folder's file, until it is closed. Raises InputError where another process did."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.seek(0)
+        raise InputError(
+            f"output={path}: process {lock.read().strip()} is running there; stop it or name another folder"
+        ) from None
+    except OSError as error:
+        raise InputError(
+            f"output={path}: its file system has no locks ({error.strerror}), which keep two processes apart; name "
+            "a folder on another"
+        ) from None
 
 
 def remove_leftovers(root: Path) -> None:

@@ -119,9 +119,7 @@ def open_sweep(path: str, members: Sequence[Member]) -> Iterator[Sweep]:
 
     Raises InputError where another process holds it, or it is the folder of a single run.
     """
-    root = root_of(path)
-    if (root / CONFIG).exists():
-        raise InputError(f"output={path}: it holds a single run; name another folder for the sweep")
+    root = root_of_sweep(path)
     with held(root, path):
         before = {member.name: member for member in read_sweep(root).members} if (root / SWEEP).is_file() else {}
         sweep = Sweep(
@@ -133,6 +131,14 @@ def open_sweep(path: str, members: Sequence[Member]) -> Iterator[Sweep]:
         )
         sweep.write()
         yield sweep
+
+
+def root_of_sweep(path: str) -> Path:
+    """The folder that `output` names. Raises InputError where it is that of a single run."""
+    root = root_of(path)
+    if (root / CONFIG).exists():
+        raise InputError(f"output={path}: it holds a single run; name another folder for the sweep")
+    return root
 
 
 class Jobs(Protocol):

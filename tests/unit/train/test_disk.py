@@ -9,7 +9,7 @@ import pytest
 
 from rlhf.train.artifact import committing, open_artifact
 from rlhf.train.pipeline import open_pipeline
-from rlhf.train.run_folder import RunFolder, open_run_folder
+from rlhf.train.run_folder import RunFolder, look_at_run_folder, open_run_folder
 from rlhf.train.sweep import open_sweep
 from rlhf.types import InputError, RunError
 from tests.conftest import SMALL_BYTES
@@ -60,6 +60,8 @@ def test_a_read_only_disk_is_an_input_error(small_disk):
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
     with pytest.raises(InputError, match=r"^output=\S+: nothing can be written there \(Read-only file system\); name"):
         visit(small_disk / "run")
+    with pytest.raises(InputError, match=r"^output=\S+: nothing can be written there \(Read-only file system\); name"):
+        look_at_run_folder(str(small_disk / "run"), {})
 
 
 def test_something_in_the_way_is_an_input_error(tmp_path):
@@ -75,6 +77,8 @@ def test_something_in_the_way_is_an_input_error(tmp_path):
                        lambda path: open_sweep(path, [])):  # fmt: skip
             with pytest.raises(InputError, match=re.escape(sentence)), opened(str(tmp_path / name)):
                 pass
+        with pytest.raises(InputError, match=re.escape(sentence)):
+            look_at_run_folder(str(tmp_path / name), {})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link"]
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from rlhf.config import OnlineConfig, as_plain
 from rlhf.train.artifact import committing
-from rlhf.train.run_folder import RunFolder, is_finished, open_run_folder
+from rlhf.train.run_folder import RunFolder, is_finished, look_at_run_folder, open_run_folder
 from rlhf.types import InputError
 
 CONFIG = {
@@ -217,3 +217,22 @@ def test_a_folder_of_a_jobs_upload_is_refused(tmp_path, monkeypatch):
     assert list(package.iterdir()) == []
     with open_run_folder(str(tmp_path / "run"), {}) as folder:
         assert folder.root == tmp_path / "run"
+
+
+def test_a_look_at_a_folder_makes_nothing_and_says_what_a_start_would_say(tmp_path):
+    new = tmp_path / "deep" / "run"
+    assert look_at_run_folder(str(new), CONFIG).root == new
+    assert not list(tmp_path.iterdir())
+    with open_run_folder(str(new), CONFIG), pytest.raises(InputError, match=r"process \d+ is running there; stop it"):
+        look_at_run_folder(str(new), CONFIG)
+    (new / ".tmp-model").mkdir()
+    before = sorted(new.iterdir())
+    look_at_run_folder(str(new), changed(CONFIG, "train.num_steps", 9))
+    with pytest.raises(InputError, match=r"a run of another configuration \(seed was 0 and is 1\)"):
+        look_at_run_folder(str(new), changed(CONFIG, "seed", 1))
+    assert sorted(new.iterdir()) == before
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").touch()
+    with pytest.raises(InputError, match="it holds files of something else"):
+        look_at_run_folder(str(tmp_path / "mine"), CONFIG)
+    visit(new)
