@@ -97,3 +97,18 @@ def values_in(override: str) -> Iterator[tuple[int, int]]:
 def quoted(text: str) -> str:
     """Text as a quoted value of Hydra's grammar."""
     return QuotedString(text, Quote.single).with_quotes()
+
+
+PLAIN = re.compile(r"(?!(?:null|true|false|nan|inf)$)[a-z_/.][\w./-]*", re.ASCII | re.IGNORECASE)
+"""Text that Hydra reads as the same text without quotes."""
+
+
+def as_value(value: object) -> str:
+    """A text, a number, a boolean, None, or a list of them, as the value of an override."""
+    if isinstance(value, list):
+        return f"[{','.join(map(as_value, value))}]"
+    if isinstance(value, str):
+        return value if PLAIN.fullmatch(value) else quoted(value)
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return repr(value)

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shlex
 import textwrap
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
+from omegaconf import MISSING
 from rich.markup import escape
 
-from rlhf.config import OnlineConfig, SuccessConfig
+from rlhf.config import OnlineConfig, SuccessConfig, as_plain
+from rlhf.overrides import as_value
 from rlhf.stages.report import CONSOLE
-from rlhf.train.run_folder import RunFolder
+from rlhf.train.run_folder import RunFolder, flatten
 from rlhf.train.stream import GroupSource
 from rlhf.train.tracking import PLOT
 from rlhf.types import Group, Prompt, Reference, Sampling, Score
@@ -23,6 +27,10 @@ MEASUREMENT_EPOCH = -1
 """Seeds follow from the epoch; no epoch of training has this number."""
 
 SHOWN_CHARACTERS = 160
+EVALUATED = ("seed", "template_date", "backend.precision", "backend.max_tokens_per_microbatch", "placement.reward",
+             "placement.timeout_s", "placement.start_timeout_s", "preflight.", "data.", "reward.", "sampling.",
+             "sampler.", "success.")  # fmt: skip
+"""What an evaluation reads of a configuration. The chat template is in the model's folder."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +99,18 @@ def conclude(config: OnlineConfig, folder: RunFolder, before: Success, after: Su
     else:
         CONSOLE.print("continue: the same command with a larger train.num_steps", soft_wrap=True)
     CONSOLE.print(f"chat: python launch/chat.py {folder.model}", soft_wrap=True)
-    evaluate = f"python launch/evaluate.py model={folder.model} output=unused data.path={config.data.path}"
-    CONSOLE.print(f"evaluate: {evaluate} (and the other keys of this run)", soft_wrap=True)
+    CONSOLE.print(f"evaluate: {how_to_evaluate(config, folder.model)}", soft_wrap=True, markup=False, emoji=False)
     CONSOLE.print(f"steps={num_steps} success_before={before.rate:.3f} success_after={after.rate:.3f}", soft_wrap=True)
+
+
+def how_to_evaluate(config: OnlineConfig, model: Path) -> str:
+    """The command that measures a model of this run as the run did, for a shell."""
+    # Model and output are given below; any algorithm will do, as nothing is learnt.
+    usual = OnlineConfig(model=MISSING, output=MISSING, algorithm=config.algorithm)
+    before, now = flatten(as_plain(usual)), flatten(as_plain(config))
+    words = [f"model={as_value(str(model))}", "output=unused"]
+    for key, value in now.items():
+        if key.startswith(EVALUATED) and (key not in before or before[key] != value):
+            # Under dicts, such as reward.options, a key is a new one.
+            words.append(f"{'' if key in before else '++'}{key}={as_value(value)}")
+    return shlex.join(["python", "launch/evaluate.py", *words])
