@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import os
 import re
@@ -16,7 +15,8 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import MissingMandatoryValue
 from omegaconf.errors import OmegaConfBaseException
 
-from rlhf.config import all_schemas, unknown_key
+from rlhf.config import all_schemas
+from rlhf.key_names import unknown_key
 from rlhf.overrides import hydra_arguments
 from rlhf.train.disk import why_not_written
 from rlhf.types import InputError, RunError, Stopped
@@ -94,7 +94,7 @@ def explain(error: BaseException) -> str:
         )
     if match := re.search(r"Could not override '([^']+)'.*?not in '(\w+)'", text):
         schema = next((s for s in all_schemas() if s.__name__ == match[2]), None)
-        return unknown_key(match[1], [f.name for f in dataclasses.fields(schema)] if schema else [])
+        return unknown_key(match[1], schema)
     if match := re.search(r"Could not override '([^']+)'\. To append to your config use (\+.*?) Key '", text):
         return f"{match[1]}: new entries take a plus sign, as in {match[2]}"
     if match := re.search(r"Could not find '([^']+)/([^'/]+)' Available options in '[^']+': (.*)", text):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
-from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +30,7 @@ from rlhf.data.prompts import PromptDataConfig
 from rlhf.data.steps import StepDataConfig
 from rlhf.data.supervised import SupervisedDataConfig
 from rlhf.data.text import TextDataConfig
+from rlhf.key_names import unknown_key, unknown_keys
 from rlhf.offline_config import PreferenceRunConfig, RewardModelRunConfig, RunConfig, SFTRunConfig
 from rlhf.overrides import as_overrides
 from rlhf.paths import expand_home, is_path
@@ -203,8 +202,7 @@ def resolve(composed: DictConfig, schema: type[T]) -> T:
     """
     unknown = list(unknown_keys(composed))
     if unknown:
-        key, known = unknown[0]
-        raise InputError(unknown_key(key, known))
+        raise InputError(unknown_key(*unknown[0]))
     expand_homes(composed)
     config = OmegaConf.to_object(composed)
     assert isinstance(config, schema)
@@ -228,7 +226,7 @@ def from_words(words: list[str], schema: type[T]) -> T:
     known = [declared.name for declared in dataclasses.fields(schema)]  # type: ignore[arg-type]
     for key in given:
         if key not in known:
-            raise InputError(unknown_key(key, known))
+            raise InputError(unknown_key(key, schema))
     return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), given))  # type: ignore[return-value]
 
 
@@ -257,25 +255,6 @@ def expand_homes(node: DictConfig, prefix: str = "") -> None:
             node[name] = expand_home(key, value)
         elif is_path(key) and isinstance(value, ListConfig):
             node[name] = [expand_home(key, path) for path in value]
-
-
-def unknown_keys(node: DictConfig, prefix: str = "") -> Iterator[tuple[str, list[str]]]:
-    """Keys that no dataclass declares: `+key=value` adds them without a word."""
-    schema = OmegaConf.get_type(node)
-    # A dict takes any key; what it holds may be a dataclass.
-    known = [declared.name for declared in dataclasses.fields(schema)] if dataclasses.is_dataclass(schema) else None
-    for key in map(str, node):
-        if known is not None and key not in known:
-            yield f"{prefix}{key}", known
-        elif not OmegaConf.is_missing(node, str(key)) and isinstance(node[key], DictConfig):
-            yield from unknown_keys(node[key], f"{prefix}{key}.")
-
-
-def unknown_key(key: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(key.rpartition(".")[2], known, n=1)
-    parent = key.rpartition(".")[0]
-    hint = f"did you mean {parent + '.' if parent else ''}{close[0]}?" if close else f"known are {', '.join(known)}"
-    return f"{key}: there is no such key; {hint}"
 
 
 def all_schemas() -> list[type[Any]]:

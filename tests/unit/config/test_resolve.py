@@ -134,6 +134,24 @@ def test_what_must_be_set_is_named(override):
         ("+train.num_step=3", "train.num_step: there is no such key; did you mean train.num_steps?"),
         ("algorithm.groupsize=4", "algorithm.groupsize: there is no such key; did you mean algorithm.group_size?"),
         ("algoritm=grpo", "algoritm: there is no such key; did you mean algorithm?"),
+        ("learning_rate=1e-5", "learning_rate: there is no such key; did you mean optimizer.lr?"),
+        ("+learning_rate=1e-5", "learning_rate: there is no such key; did you mean optimizer.lr?"),
+        ("optimizer.learning_rate=1e-5", "optimizer.learning_rate: there is no such key; did you mean optimizer.lr?"),
+        (
+            "critic.learning_rate=1e-5",
+            "critic.learning_rate: there is no such key; did you mean critic.optimizer.lr?",
+        ),
+        ("lr=1e-5", "lr: there is no such key; did you mean optimizer.lr?"),
+        ("max_steps=5", "max_steps: there is no such key; did you mean train.num_steps?"),
+        (
+            "max_tokens=5",
+            "max_tokens: there is no such key; did you mean sampling.max_tokens?",
+        ),
+        (
+            "timeout_s=5",
+            "timeout_s: there is no such key; did you mean placement.timeout_s or preflight.timeout_s or "
+            "reward.timeout_s?",
+        ),
         (
             "+checkpoint.foo=1",
             "checkpoint.foo: there is no such key; known are every, keep, verify",
