@@ -45,7 +45,7 @@ def run_on_ranks(
         has_accelerators(), num_ranks, backend.collective_timeout_s, num_cpus=num_cpus
     )
     trainer = TorchTrainer(
-work_on_rank,
+        work_on_rank,
         # Ray Train's controller unpickles what it hands to the ranks. A reference spares it the ranks' imports.
         train_loop_config={WORK: ray.put((function, argument, root))},
         torch_config=torch_config,

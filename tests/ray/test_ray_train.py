@@ -21,6 +21,8 @@ def fill_the_disk(root: str) -> None:
             file.write("x")
         (Path(root) / ".tmp-model").mkdir()
         time.sleep(600)
+    while not (Path(root) / ".tmp-model").exists():
+        time.sleep(0.1)
     (Path(root) / ".tmp-model" / "weights").write_bytes(bytes(2 * SMALL_BYTES))
 
 
