@@ -11,7 +11,8 @@ import pytest
 from hypothesis import settings
 
 # The same examples in every run: a suite that fails by chance is not believed. New ones: --hypothesis-profile=default.
-settings.register_profile("suite", derandomize=True)
+# No deadline of an example: a busy machine takes seconds for what takes milliseconds.
+settings.register_profile("suite", derandomize=True, deadline=None)
 settings.load_profile("suite")
 
 # Without bytecode each of the hundreds of processes that tests start compiles the sources again, for 0.6 s.
