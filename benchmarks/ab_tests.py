@@ -13,9 +13,9 @@ from functools import partial
 import numpy as np
 from scipy import stats
 
-from serve.fixed import power_of, users_per_arm, welch
-from serve.mismatch import mismatch
-from serve.sequential import compare, exceeds, log_wealth, pairs, quantile_worse
+from serve.statistics.fixed import power_of, users_per_arm, welch
+from serve.statistics.mismatch import mismatch
+from serve.statistics.sequential import compare, exceeds, log_wealth, pairs, quantile_worse
 
 ALPHA = 0.05
 BAR = math.log(2 / ALPHA)

@@ -18,8 +18,8 @@ from scipy import stats
 
 from rlhf.evaluation.win_rate import win_rate
 from rlhf.ops.intervals import Z, estimate_mean, estimate_share, mean_interval, share_interval
-from serve.fixed import welch
-from serve.sequential import compare
+from serve.statistics.fixed import welch
+from serve.statistics.sequential import compare
 
 RATES = np.linspace(0.02, 0.98, 17)
 WITHOUT_RATES = 5

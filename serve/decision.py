@@ -8,14 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from serve.fixed import sizes, welch
 from serve.guardrails import Finding, inspect_guardrail, shown
-from serve.metrics import REQUEST_METRICS, User, observed_users, request_values, scale, user_values
-from serve.mismatch import ALPHA, mismatch
+from serve.metrics import REQUEST_METRICS, User, observed_users, trial, unanswered
 from serve.records import Traffic
 from serve.release_settings import ReleaseConfig, Test
-from serve.sequential import Comparison, compare
+from serve.statistics.fixed import least_users, sizes, stratified, until_planned
+from serve.statistics.mismatch import ALPHA, mismatch
+from serve.statistics.responders import responders
+from serve.statistics.sequential import Comparison, Trial, compare
 from serve.verdict import Experiment, Outcome, Verdict
+from serve.visits import Unit, Visit, unit_of, visits
 
 
 def judge(config: ReleaseConfig, experiment: Experiment, traffic: Traffic, now: float) -> Verdict:
@@ -60,30 +62,33 @@ class Look:
     now: float
 
     @cached_property
-    def users(self) -> tuple[list[User], list[User]]:
-        """Of the candidate and of the predecessor, those whose observation is over."""
-        candidate, predecessor = (
-            observed_users(
-                self.traffic,
-                variant,
-                observation_s=self.config.observation_s,
-                retention_after_s=self.config.retention_after_s,
-                now=self.now,
-            )
-            for variant in (self.experiment.candidate, self.experiment.predecessor)
+    def users(self) -> list[User]:
+        """Users of both arms whose observation is over, in order of exposure."""
+        return observed_users(
+            self.traffic,
+            self.experiment,
+            observation_s=self.config.observation_s,
+            retention_after_s=self.config.retention_after_s,
+            now=self.now,
         )
-        return candidate, predecessor
 
-    def values(self, metric: str) -> tuple[np.ndarray, np.ndarray]:  # [num_candidate], [num_predecessor]
-        """Of the candidate and of the predecessor, in the metric's own unit, in order of entry."""
-        step = self.experiment
+    @cached_property
+    def visits(self) -> list[list[Visit]]:
+        """Requests as guardrails count them, by period."""
+        config = self.config
+        return visits(
+            self.traffic,
+            self.experiment,
+            period_s=config.guardrail_period_s,
+            window_s=config.guardrail_window_s,
+            now=self.now,
+        )
+
+    def units(self, metric: str) -> list[list[Unit]]:
+        """Values of a guardrail's metric by period; of user metrics there is one."""
         if metric in REQUEST_METRICS:
-            return (
-                request_values(metric, self.traffic, step.candidate, shadow=step.shadow),
-                request_values(metric, self.traffic, step.predecessor, shadow=False),
-            )
-        candidate, predecessor = self.users
-        return user_values(metric, candidate), user_values(metric, predecessor)
+            return [[visit.unit(metric) for visit in period] for period in self.visits]
+        return [[unit_of(metric, user) for user in self.users]]
 
     @property
     def passed_s(self) -> float:
@@ -94,12 +99,6 @@ class Look:
         """Whether the step has had its time."""
         return self.passed_s >= self.config.max_step_s
 
-    @property
-    def share(self) -> float:
-        """The candidate's part of what both arms get; in the shadow of the requests answered by both."""
-        copied = self.config.shadow_fraction
-        return copied / (1 + copied) if self.experiment.shadow else self.experiment.weight
-
     def duration(self) -> Finding:
         least = self.config.min_step_s
         waits = (f"the step has run {self.passed_s:.0f} of {least:g} s",) if self.passed_s < least else ()
@@ -108,7 +107,7 @@ class Look:
     def guardrails(self) -> dict[str, Finding]:
         """By name. Nobody sees the shadow, so no user metric is asked for there."""
         return {
-            name: inspect_guardrail(name, guardrail, *self.values(guardrail.metric), share=self.share)
+            name: inspect_guardrail(name, guardrail, self.units(guardrail.metric), alpha=self.config.alpha_guardrail)
             for name, guardrail in self.config.guardrails.items()
             if guardrail.metric in REQUEST_METRICS or not self.experiment.shadow
         }
@@ -129,7 +128,9 @@ class Look:
     def shadow(self) -> Finding:
         """Whether the candidate has answered enough where nobody saw it."""
         step, wanted = self.experiment, self.config.shadow_requests
-        count = sum(request.shadow and request.variant == step.candidate for request in self.traffic.requests)
+        count = sum(
+            request.shadow_of is not None and request.variant == step.candidate for request in self.traffic.requests
+        )
         return Finding(
             passes=(f"{count} requests answered in the shadow, no guardrail breached",),
             waits=(f"{count} of {wanted} requests answered in the shadow",) if count < wanted else (),
@@ -138,72 +139,122 @@ class Look:
 
     def goal(self) -> Finding:
         """Whether users are better off. The last step is passed if so, earlier ones unless they are worse off."""
-        goal, arms = self.config.goal, self.values(self.config.goal.metric)
+        goal, values = self.config.goal, self.values
         names = (self.experiment.candidate, self.experiment.predecessor)
         few = tuple(
-            f"{goal.metric} of {len(values)} of {goal.min_users} users of {name}"
-            for name, values in zip(names, arms, strict=True)
-            if len(values) < goal.min_users
+            f"{goal.metric} of {count} of {goal.min_users} users of {name}"
+            for name, count in zip(names, own_values(values), strict=True)
+            if count < goal.min_users
         )
-        found = self.compared(*arms)
-        better = (1 if goal.higher_is_better else -1) * (found.decided if found else 0)
+        found, problem = self.compared(values.filled(self.in_unit_interval(self.unanswered)))
+        better = self.direction * (found.decided if found and not problem else 0)
         sentence = f"{goal.metric} {self.told(found)}"
-        undecided = () if better > 0 or not self.experiment.last else (f"{sentence}: not significantly better",)
+        if better > 0:
+            verdict, undecided = "significantly better", None
+        else:
+            verdict, undecided = (
+                "nothing speaks against it",
+                "not significantly better" if self.experiment.last else None,
+            )
+        reason = problem or undecided
         return Finding(
             against=f"{sentence}: significantly worse" if better < 0 else None,
-            passes=(f"{sentence}: significantly better" if better > 0 else f"{sentence}: nothing speaks against it",),
-            waits=few or undecided,
-            final=goal.test is Test.fixed and found is not None,
-            evidence={"goal": self.goal_evidence(arms, found, better)},
+            passes=(f"{sentence}: {verdict}",),
+            waits=few or ((f"{sentence}: {reason}",) if reason else ()),
+            final=bool(problem) or (goal.test is Test.fixed and found is not None),
+            evidence={"goal": self.goal_evidence(values, found, better)},
         )
 
-    def compared(self, ours: np.ndarray, theirs: np.ndarray) -> Comparison | None:
-        """The goal's test in [0, 1]; None while the fixed test's users are not there."""
+    @cached_property
+    def values(self) -> Trial:
+        """The goal's values in [0, 1]; NaN where a user has none."""
         goal = self.config.goal
-        ours, theirs = (scale(values, goal.low, goal.high) for values in (ours, theirs))
-        if goal.test is Test.sequential:
-            return compare(ours, theirs, share=self.share, alpha=goal.alpha)
-        assert goal.users_per_arm is not None
-        return welch(ours, theirs, users_per_arm=goal.users_per_arm, share=self.share, alpha=goal.alpha)
+        return trial(goal.metric, self.users, goal.low, goal.high)
 
-    def goal_evidence(
-        self, arms: tuple[np.ndarray, np.ndarray], found: Comparison | None, better: int
-    ) -> dict[str, Any]:
-        """In the metric's own unit. `difference` and its bounds are of the users the test compared."""
-        goal, (ours, theirs) = self.config.goal, arms
+    @property
+    def unanswered(self) -> float:
+        """Value of a user without one, in the metric's own unit."""
+        goal = self.config.goal
+        return unanswered(goal.metric, goal.low, goal.high) if goal.unanswered is None else goal.unanswered
+
+    @property
+    def direction(self) -> int:
+        return 1 if self.config.goal.higher_is_better else -1
+
+    @property
+    def alphas(self) -> dict[str, float]:
+        """Probabilities of calling the candidate's mean higher, and lower, where it is not."""
+        better, worse = self.config.false_promotions, self.config.alpha_worse
+        return dict(zip(("alpha_higher", "alpha_lower"), (better, worse)[:: self.direction], strict=True))
+
+    def compared(self, values: Trial) -> tuple[Comparison | None, str | None]:
+        """The goal's test, and why it says nothing; None while the fixed test's users have not come."""
+        goal = self.config.goal
+        if goal.test is Test.sequential:
+            found = compare(values, **self.alphas)
+            return found, None if found.readable else "no one difference fits all users, it changed over time"
+        assert goal.users_per_arm is not None
+        planned = until_planned(values, users_per_arm=goal.users_per_arm, share=self.experiment.weight)
+        if planned is None:
+            return None, None
+        least = least_users(planned.values)
+        few = f"too lopsided for a t-test of fewer than {least} users in the smaller arm (users_per_arm)"
+        return stratified(planned, **self.alphas), few if goal.users_per_arm < least else None
+
+    def goal_evidence(self, values: Trial, found: Comparison | None, better: int) -> dict[str, Any]:
+        """Figures in the metric's own unit. `difference` and its bounds are of the users the test compared."""
+        goal, counted = self.config.goal, values.filled(self.in_unit_interval(self.unanswered))
+        means = (None if not len(arm) else self.from_unit_interval(float(arm.mean())) for arm in counted.arms)
+        arms = ("candidate", "predecessor")
         evidence: dict[str, Any] = {
             "metric": goal.metric,
             "test": str(goal.test),
-            "alpha": goal.alpha,
+            **self.alphas,
             "higher_is_better": goal.higher_is_better,
-            "candidate": clipped_mean(ours, goal.low, goal.high),
-            "predecessor": clipped_mean(theirs, goal.low, goal.high),
-            "num_candidate": len(ours),
-            "num_predecessor": len(theirs),
+            "unanswered": self.unanswered,
+            **dict(zip(arms, means, strict=True)),
+            "num_candidate": len(counted.arms[0]),
+            "num_predecessor": len(counted.arms[1]),
             "min_users": goal.min_users,
             "num_exposed": len(self.traffic.exposures),
-            "num_observed": {"candidate": len(self.users[0]), "predecessor": len(self.users[1])},
+            "with_own_value": dict(zip(arms, own_values(values), strict=True)),
             "better": better,
         }
         if goal.users_per_arm is not None:
-            evidence["horizon"] = sizes(goal.users_per_arm, self.share)
+            evidence["horizon"] = sizes(goal.users_per_arm, self.experiment.weight)
         if found:
-            evidence |= {name: self.in_unit(getattr(found, name)) for name in ("difference", "low", "high")}
-            evidence["p_value"] = found.p_value
+            evidence |= self.figures(found)
+        if len(values) and np.isnan(values.values).any():
+            readings = responders(values, **self.alphas)
+            rates = asdict(readings.rates)
+            evidence["responders"] = {**self.figures(readings.values), "response_rate": rates}
         return evidence
+
+    def figures(self, found: Comparison) -> dict[str, float | None]:
+        span = self.config.goal.high - self.config.goal.low
+        figures = {name: getattr(found, name) for name in ("difference", "low", "high")}
+        scaled = {name: None if figure is None else figure * span for name, figure in figures.items()}
+        return {**scaled, "p_value": found.p_value}
 
     def told(self, found: Comparison | None) -> str:
         if found is None:
             return f"is not tested before {self.config.goal.users_per_arm} users of the smaller arm"
-        difference, low, high = (shown(self.in_unit(value)) for value in (found.difference, found.low, found.high))
+        difference, low, high = (shown(self.figures(found)[name]) for name in ("difference", "low", "high"))
         return f"differs by {difference} ({low} to {high})"
 
-    def in_unit(self, difference: float | None) -> float | None:
-        return None if difference is None else difference * (self.config.goal.high - self.config.goal.low)
+    def in_unit_interval(self, value: float) -> float:
+        goal = self.config.goal
+        return (value - goal.low) / (goal.high - goal.low)
+
+    def from_unit_interval(self, value: float) -> float:
+        goal = self.config.goal
+        return goal.low + value * (goal.high - goal.low)
 
 
-def clipped_mean(values: np.ndarray, low: float, high: float) -> float | None:
-    return float(np.clip(values, low, high).mean()) if len(values) else None
+def own_values(values: Trial) -> tuple[int, int]:
+    """Users of candidate and predecessor who have a value of their own."""
+    own = ~np.isnan(values.values)
+    return int((own & values.candidate).sum()), int((own & ~values.candidate).sum())
 
 
 def rounded(numbers: Any) -> dict[str, float]:

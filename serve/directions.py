@@ -23,6 +23,8 @@ class Choice:
     variant: str
     experiment: str | None = None
     """None: the request is part of none."""
+    split: Split | None = None
+    """The draw that put its user into an arm; None where chance did not."""
     shadow: str | None = None
     """The variant that answers too, where nobody sees it."""
 
@@ -60,23 +62,25 @@ class Directions:
         return [self.name, *self.seats]
 
     def choose(self, model: str, user: str | None, request_id: str) -> Choice:
-        """Raises Refusal 404 where there is no such model.
+        """Return who answers. Raises Refusal 404 where there is no such model.
 
-        A variant asked by its own name, and a request by nobody in particular, are part of no experiment.
+        A variant asked by its own name is part of no experiment. A request that names no user gets the model in
+        production, as nobody could say which arm it belongs to, and is copied in the shadow step as any other.
         """
         if model in self.seats:
             return Choice(variant=model)
         if model != self.name:
             raise Refusal(404, f"model: there is no {model!r}; known are {', '.join(self.models)}", param="model")
-        if self.split is None or user is None:
+        if self.split is None:
             return Choice(variant=self.production)
+        shadowed = uniform(self.split.salt, request_id) < self.shadow_fraction
+        shadow = self.split.candidate if shadowed else None
+        if user is None:
+            return Choice(variant=self.production, experiment=self.split.experiment if shadow else None, shadow=shadow)
         place = self.split.place(user)
-        shadowed = uniform(self.split.experiment, request_id) < self.shadow_fraction
-        return Choice(
-            variant=place.variant,
-            experiment=None if place.listed else self.split.experiment,
-            shadow=self.split.candidate if shadowed and not place.listed else None,
-        )
+        if place.listed:
+            return Choice(variant=place.variant)
+        return Choice(variant=place.variant, experiment=self.split.experiment, split=self.split, shadow=shadow)
 
 
 def served(
@@ -116,7 +120,7 @@ def read(store: Store, config: ServeConfig) -> Directions:
     if release and experiment:
         split = Split(
             experiment=experiment.name,
-            salt=release.id,
+            salt=experiment.salt,
             weights=experiment.weights,
             candidate=experiment.candidate,
             predecessor=experiment.predecessor,

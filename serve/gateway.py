@@ -23,6 +23,7 @@ from serve.doors import Caller, Refusal
 from serve.recorder import Recorder
 from serve.records import Endpoint, Exposure
 from serve.settings import ServeConfig
+from serve.split import Split
 from serve.store import Store
 
 LOG = logging.getLogger(__name__)
@@ -74,14 +75,14 @@ class Gateway:
         check_limits(asked, limits)
         id = f"{'chatcmpl' if endpoint is Endpoint.chat else 'cmpl'}-{uuid.uuid4().hex}"
         user = caller.user(asked.user)
-        choice = self.directions.choose(asked.model, user, id)
+        choice = self.directions.choose(asked.model, user if asked.user else None, id)
         if self.ongoing >= limits.ongoing_requests:
             message = f"{self.ongoing} requests are under way: try again in {limits.retry_after_s} s"
             raise Refusal(429, message, retry_after_s=limits.retry_after_s)
         self.ongoing += 1
         answered = self.underway(id, user or NOBODY, endpoint, asked, choice)
         try:
-            await self.expose(answered)
+            await self.expose(answered, choice.split)
             if choice.shadow is not None:
                 self.cast_shadow(choice.shadow, answered)
             async with asyncio.timeout(limits.timeout_s):
@@ -124,18 +125,24 @@ class Gateway:
             self.ongoing -= 1
             await self.recorder.record(answered.record())
 
-    async def expose(self, answered: Answered) -> None:
-        """Keep that the experiment shows the user an arm, before it does."""
-        experiment, user = answered.experiment, answered.user
-        if experiment is None or (experiment, user) in self.exposed:
+    async def expose(self, answered: Answered, split: Split | None) -> None:
+        """Keep that the experiment shows the user an arm, and with which probability, before it does."""
+        if split is None or (split.experiment, answered.user) in self.exposed:
             return
-        exposure = Exposure(experiment=experiment, user=user, variant=answered.seat.variant, at=answered.at)
+        exposure = Exposure(
+            experiment=split.experiment,
+            user=answered.user,
+            variant=answered.seat.variant,
+            at=answered.at,
+            weights=split.weights,
+            salt=split.salt,
+        )
         try:
             await asyncio.to_thread(self.store.expose, exposure)
         except SQLAlchemyError as error:
             LOG.error("an exposure was not kept: %s", error)
         else:
-            self.exposed.add((experiment, user))
+            self.exposed.add((split.experiment, answered.user))
 
     def cast_shadow(self, variant: str, answered: Answered) -> None:
         if len(self.shadows) >= SHADOWS:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from serve.records import Feedback, FeedbackKind, Observed, Traffic
+from serve.statistics.sequential import Trial
+from serve.verdict import Experiment
 
 ERROR = 500
 """HTTP statuses from here on are the service's own failures."""
@@ -19,8 +21,12 @@ OUTCOME = "outcome:"
 
 @dataclass(slots=True, kw_only=True)
 class User:
-    """What one user did from the first exposure until `observation_s` later."""
+    """Actions of one user from the first exposure until `observation_s` later."""
 
+    candidate: bool
+    """Whether the candidate answers this user."""
+    probability: float
+    """Probability of the candidate's arm when the user was exposed."""
     exposure_s: float
     """Unix seconds of the first exposure."""
     requests: dict[str, Observed] = field(default_factory=dict)
@@ -42,17 +48,30 @@ class User:
         ]
 
 
-def observed_users(
-    traffic: Traffic, variant: str, *, observation_s: float, retention_after_s: float, now: float
-) -> list[User]:
-    """The users of an arm whose time of observation is over, in the order in which it ended.
+def exposed_users(traffic: Traffic, experiment: Experiment) -> dict[str, User]:
+    """Users whom chance put into one of the experiment's two arms, in order of exposure."""
+    return {
+        exposure.user: User(
+            candidate=exposure.variant == experiment.candidate,
+            probability=exposure.weights[experiment.candidate],
+            exposure_s=exposure.at,
+        )
+        for exposure in traffic.exposures
+        if 0 < exposure.weights.get(experiment.candidate, 0.0) < 1
+    }
 
-    What comes later never changes them, so that a test may be looked at after each.
+
+def observed_users(
+    traffic: Traffic, experiment: Experiment, *, observation_s: float, retention_after_s: float, now: float
+) -> list[User]:
+    """Return the users whose time of observation is over, in order of exposure.
+
+    Later events never change them, so that a test may be looked at after each.
     """
     users = {
-        exposure.user: User(exposure_s=exposure.at)
-        for exposure in traffic.exposures
-        if exposure.variant == variant and exposure.at + observation_s <= now
+        name: user
+        for name, user in exposed_users(traffic, experiment).items()
+        if user.exposure_s + observation_s <= now
     }
 
     def within(user: str, at: float) -> User | None:
@@ -60,17 +79,18 @@ def observed_users(
         return found if found and 0 <= at - found.exposure_s < observation_s else None
 
     for request in traffic.requests:
-        if request.variant == variant and not request.shadow and (user := within(request.user, request.at)):
+        user = within(request.user, request.at)
+        if user and request.shadow_of is None and (request.variant == experiment.candidate) is user.candidate:
             user.requests[request.id] = request
             user.retained |= request.at - user.exposure_s >= retention_after_s
     for event in traffic.feedback:
         if user := within(event.user, event.at):
             user.feedback.append(event)
-    return sorted(users.values(), key=lambda user: user.exposure_s)
+    return list(users.values())
 
 
 def mean(values: Iterable[float]) -> float | None:
-    """None of nothing."""
+    """Mean; None if empty."""
     values = list(values)
     return math.fsum(values) / len(values) if values else None
 
@@ -133,27 +153,30 @@ def is_user_metric(metric: str) -> bool:
     return metric in USER_METRICS or (metric.startswith(OUTCOME) and metric != OUTCOME)
 
 
+OPINIONS = ("thumbs", "rating")
+"""Metrics, beside outcomes, of which saying nothing is neither good nor bad."""
+
+
+def unanswered(metric: str, low: float, high: float) -> float:
+    """Value of a user without one: the middle for an opinion, the least for a count."""
+    return (low + high) / 2 if metric in OPINIONS or metric.startswith(OUTCOME) else low
+
+
 def user_value(metric: str, user: User) -> float | None:
-    """A user's value in the metric's own unit; None of a user who has nothing to say about it."""
+    """A user's value in the metric's own unit; None where the user has none."""
     if metric.startswith(OUTCOME):
         return mean(user.said(FeedbackKind.outcome, metric.removeprefix(OUTCOME)))
     return USER_METRICS[metric](user)
 
 
-def user_values(metric: str, users: Iterable[User]) -> np.ndarray:  # [num_users with a value] float64
-    """In the users' order, in the metric's own unit."""
-    values = (user_value(metric, user) for user in users)
-    return np.array([value for value in values if value is not None], float)
-
-
-def request_values(
-    metric: str, traffic: Traffic, variant: str, *, shadow: bool
-) -> np.ndarray:  # [num_requests with a value] float64
-    """In the order in which the answers ended, in the metric's own unit. A failed request has no latency."""
-    requests = [request for request in traffic.requests if request.variant == variant and request.shadow == shadow]
-    requests.sort(key=lambda request: request.at + request.latency_s)
-    values = (REQUEST_METRICS[metric](request) for request in requests)
-    return np.array([value for value in values if value is not None], float)
+def trial(metric: str, users: Sequence[User], low: float, high: float) -> Trial:
+    """Values of users of both arms, clipped to [low, high], which becomes [0, 1]; NaN where a user has none."""
+    values = [user_value(metric, user) for user in users]
+    return Trial(
+        candidate=np.array([user.candidate for user in users], bool),
+        probability=np.array([user.probability for user in users], float),
+        values=scale(np.array([np.nan if value is None else value for value in values], float), low, high),
+    )
 
 
 def scale(values: np.ndarray, low: float, high: float) -> np.ndarray:  # both [n]

@@ -46,6 +46,8 @@ class Release:
     phase: Phase
     step: int
     """Index in `plan` of the step that runs, or ran last."""
+    salt: str
+    """Random: nobody can know beforehand which arm a user gets."""
     started: float
     """Unix seconds."""
     since: float
@@ -78,6 +80,7 @@ class Release:
             weight=weight,
             last=self.step == len(self.plan) - 1,
             since=self.since,
+            salt=f"{self.salt}/{step_name(weight)}",
         )
 
     @property
@@ -98,7 +101,9 @@ class Release:
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> Release:
-        return cls(**{**fields, "plan": tuple(fields["plan"]), "phase": Phase(fields["phase"])})
+        # Releases from before salts were recorded drew arms with their id.
+        salted = {"salt": fields["id"], **fields}
+        return cls(**{**salted, "plan": tuple(fields["plan"]), "phase": Phase(fields["phase"])})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,8 +134,8 @@ def step_name(weight: float) -> str:
     return f"canary-{100 * weight:g}" if weight else "shadow"
 
 
-def start(id: str, candidate: str, predecessor: str, config: ReleaseConfig, now: float) -> Release:
-    """A new release in its first step. InputError where there is nothing to compare."""
+def start(id: str, candidate: str, predecessor: str, config: ReleaseConfig, now: float, *, salt: str) -> Release:
+    """Return a new release in its first step. InputError where there is nothing to compare."""
     if candidate == predecessor:
         raise InputError(f"candidate={candidate!r} is what is in production; an experiment needs two arms")
     plan = (*((0.0,) if config.shadow_fraction else ()), *config.steps)
@@ -141,6 +146,7 @@ def start(id: str, candidate: str, predecessor: str, config: ReleaseConfig, now:
         plan=plan,
         phase=phase_of(plan[0]),
         step=0,
+        salt=salt,
         started=now,
         since=now,
     )

@@ -106,17 +106,22 @@ class Exposure:
     variant: str
     at: float
     """Unix seconds."""
+    weights: Mapping[str, float]
+    """Probability of every arm at that moment."""
+    salt: str
+    """What the user's arm was drawn with."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observed:
-    """Of a request what metrics need."""
+    """The request fields that metrics read."""
 
     id: str
     user: str
     variant: str
     at: float
-    shadow: bool
+    shadow_of: str | None
+    """Id of the request that it copies."""
     conversation: str
     turn: int
     prompt_hash: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -68,13 +69,14 @@ class ReleaseDesk:
         saved, release = self.latest()
         if saved is not None and release is not None and release.experiment is not None:
             raise InputError(f"release {release.id} of {release.candidate} is under way; promote it or roll it back")
-        phases.start("r0", name, str(self.store.production()), self.config.release, self.clock())
+        phases.start("r0", name, str(self.store.production()), self.config.release, self.clock(), salt="")
         return self.register(name, folder)
 
     def start(self, name: str, by: str, reason: str) -> None:
         """Begin the first step of a registered candidate."""
         id = f"r{len(self.store.releases()) + 1}"
-        release = phases.start(id, name, str(self.store.production()), self.config.release, self.clock())
+        salt = secrets.token_hex(16)
+        release = phases.start(id, name, str(self.store.production()), self.config.release, self.clock(), salt=salt)
         transition = Transition(
             release=id,
             at=release.started,

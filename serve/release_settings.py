@@ -17,7 +17,7 @@ class Test(StrEnum):
     sequential = "sequential"
     """Always valid: looked at as often as one likes."""
     fixed = "fixed"
-    """Welch's t-test, looked at once `users_per_arm` are there."""
+    """Welch's t-test within blocks of time, looked at once `users_per_arm` are there."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -32,12 +32,13 @@ class GoalConfig:
     """Least value a user can have; lower ones are taken as this."""
     high: float = 1.0
     """Greatest value a user can have."""
-    alpha: float = 0.05
-    """Probability of seeing a difference where there is none."""
+    unanswered: float | None = None
+    """Value of a user who was shown an arm and has none, so that silence is counted, not left out. None: the middle of
+    `low` and `high` for thumbs, ratings and outcomes, `low` for what is counted."""
     test: Test = Test.sequential
     """How it is tested."""
     min_users: int = 100
-    """Users with a value that each arm needs before a step is passed."""
+    """Users with a value of their own that each arm needs before a step is passed."""
     users_per_arm: int | None = None
     """The fixed test's horizon: `serve/release.py power` computes it."""
 
@@ -64,9 +65,7 @@ class GuardrailConfig:
     high: float = 1.0
     """Greatest value of one user or request. Of quantiles it means nothing."""
     min_samples: int = 100
-    """Users or requests of the candidate without which no step is passed."""
-    alpha: float = 0.01
-    """Probability of a false alarm during a step."""
+    """Users of the candidate without whom no step is passed; with a relative limit of the predecessor too."""
 
 
 LIMITS = ("at_most", "at_least", "at_most_ratio", "worse_by")
@@ -94,6 +93,16 @@ class ReleaseConfig:
     once."""
     retention_after_s: float = 3600.0
     """A request this long after the first one of a step makes the user retained."""
+    guardrail_window_s: float = 60.0
+    """A guardrail on requests counts those of a user that end within this time of the user's first."""
+    guardrail_period_s: float = 86400.0
+    """Such a guardrail counts a user once in a period of this length, however many requests come."""
+    false_promotions: float = 0.05
+    """Probability that a candidate no better than its predecessor is promoted."""
+    false_withdrawals: float = 0.05
+    """Probability that a candidate as good as its predecessor is withdrawn, over the whole release: half for the goal,
+    shared by the steps with users, half for the guardrails, shared by them and all steps; without guardrails all for
+    the goal."""
     allow: list[str] = field(default_factory=list)
     """Users who always see the candidate; they are not part of the experiment."""
     deny: list[str] = field(default_factory=list)
@@ -102,6 +111,17 @@ class ReleaseConfig:
     """What the candidate is to be better at."""
     guardrails: dict[str, GuardrailConfig] = field(default_factory=dict)
     """What must not become worse, by a name of one's own."""
+
+    @property
+    def alpha_worse(self) -> float:
+        """False withdrawals because of the goal in one step."""
+        shared = 2 if self.guardrails else 1
+        return self.false_withdrawals / shared / len(self.steps)
+
+    @property
+    def alpha_guardrail(self) -> float:
+        """False alarms of one guardrail in one step."""
+        return self.false_withdrawals / 2 / (len(self.guardrails) * (len(self.steps) + bool(self.shadow_fraction)))
 
     def __post_init__(self) -> None:
         check_steps(self)
@@ -123,7 +143,10 @@ def check_steps(config: ReleaseConfig) -> None:
         raise InputError(f"release.steps={config.steps}: give at least one share between 0 and 1, each above the last")
     if not 0 <= config.shadow_fraction <= 1:
         raise InputError(f"release.shadow_fraction={config.shadow_fraction}: give a share from 0 to 1")
-    for name in ("interval_s", "observation_s", "max_step_s"):
+    for name in ("false_promotions", "false_withdrawals"):
+        if not 0 < getattr(config, name) < 1:
+            raise InputError(f"release.{name}={getattr(config, name)}: give a probability between 0 and 1")
+    for name in ("interval_s", "observation_s", "max_step_s", "guardrail_window_s", "guardrail_period_s"):
         if not 0 < getattr(config, name) < math.inf:
             raise InputError(f"release.{name}={getattr(config, name)}: give seconds above 0")
     if not 0 <= config.min_step_s <= config.max_step_s:
@@ -137,6 +160,8 @@ def check_goal(goal: GoalConfig) -> None:
     if not is_user_metric(goal.metric):
         raise InputError(f"release.goal.metric={goal.metric!r}: name one of {known(of_requests=False)}")
     check_range("release.goal", goal)
+    if goal.unanswered is not None and not goal.low <= goal.unanswered <= goal.high:
+        raise InputError(f"release.goal.unanswered={goal.unanswered}: give a value from low={goal.low} to {goal.high}")
     if goal.min_users < 1:
         raise InputError(f"release.goal.min_users={goal.min_users}: give at least 1")
     if goal.test is Test.fixed and (goal.users_per_arm is None or goal.users_per_arm < max(2, goal.min_users)):
@@ -186,5 +211,3 @@ def check_range(place: str, config: GoalConfig | GuardrailConfig) -> None:
             f"{place}.high={config.high}: every value of {config.metric} is at least "
             f"{LEAST[config.metric]:g}, so all would be the same; give the greatest that counts"
         )
-    if not 0 < config.alpha < 1:
-        raise InputError(f"{place}.alpha={config.alpha}: give a probability between 0 and 1")

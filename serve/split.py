@@ -48,7 +48,7 @@ class Split:
 
     experiment: str
     salt: str
-    """Experiments of one salt give a user the same draws; those of different salts are independent."""
+    """Experiments of one salt give a user the same draws; those of different salts are independent of each other."""
     weights: Mapping[str, float]
     """Share of the users by arm."""
     candidate: str

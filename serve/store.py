@@ -223,6 +223,7 @@ def _observed(experiment: str, now: float) -> Select[Any]:
         "user",
         "variant",
         "at",
+        "shadow_of",
         "conversation",
         "turn",
         "prompt_hash",
@@ -234,7 +235,6 @@ def _observed(experiment: str, now: float) -> Select[Any]:
     return (
         select(
             *(REQUESTS.c[name] for name in names),
-            REQUESTS.c.shadow_of.is_not(None).label("shadow"),
             tokens.label("completion_tokens"),
         )
         .where(REQUESTS.c.experiment == experiment, REQUESTS.c.at <= now)

@@ -122,6 +122,8 @@ EXPOSURES = Table(
     Column("user", Text, primary_key=True, index=True),
     Column("variant", Text, nullable=False),
     Column("at", Double, nullable=False),
+    json_column("weights", nullable=False),
+    Column("salt", Text, nullable=False),
 )
 
 CONSENTS = Table(

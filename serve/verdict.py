@@ -35,6 +35,8 @@ class Experiment:
     """Whether production is what comes next."""
     since: float
     """Unix seconds at which the step began."""
+    salt: str
+    """What users' arms are drawn with: each step has its own, so that they are drawn afresh in each."""
 
     @property
     def shadow(self) -> bool:

@@ -3,9 +3,21 @@
 import itertools
 from collections.abc import Sequence
 
-from serve.records import Endpoint, Feedback, FeedbackKind, Request, Response
+import numpy as np
+from scipy import stats
+
+from serve.records import Endpoint, Exposure, Feedback, FeedbackKind, Request, Response
 
 numbers = itertools.count()
+
+
+def generator(seed: int = 0) -> np.random.Generator:
+    return np.random.Generator(np.random.PCG64(seed))
+
+
+def false_alarms_are_at_most(alpha: float, num_alarms: int, num_experiments: int) -> bool:
+    """Whether so many alarms could come from a probability of alpha; wrongly no in one of 10,000 tests."""
+    return bool(stats.binom.sf(num_alarms - 1, num_experiments, alpha) > 1e-4)
 
 
 def asked(
@@ -56,4 +68,10 @@ def said(request: Request, kind: str, value: float | None = None, **fields) -> F
             "value": value,
             **fields,
         }
+    )
+
+
+def exposed(user: str, variant: str, at: float, experiment: str = "r1/canary-1") -> Exposure:
+    return Exposure(
+        experiment=experiment, user=user, variant=variant, at=at, weights={"old": 0.99, "new": 0.01}, salt="salt"
     )

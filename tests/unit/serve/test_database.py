@@ -13,10 +13,9 @@ from alembic.runtime.migration import MigrationContext
 from rlhf.types import InputError
 from serve.database import connect, migrate, parse
 from serve.ledger import StaleRelease
-from serve.records import Exposure
 from serve.store import Store
 from serve.tables import METADATA
-from tests.unit.serve.samples import asked
+from tests.unit.serve.samples import asked, exposed
 
 DEADLINE_S = 300
 
@@ -90,7 +89,7 @@ def test_a_folder_that_is_not_there_is_named(tmp_path):
 def expose_in_process(url: str, variant: str, start, results) -> None:
     store = Store(url)
     start.wait(DEADLINE_S)
-    exposures = [Exposure(experiment="e", user=f"user{n}", variant=variant, at=1.0) for n in range(50)]
+    exposures = [exposed(f"user{n}", variant, 1.0, "e") for n in range(50)]
     results.put((variant, [exposure.user for exposure in exposures if store.expose(exposure)]))
     store.close()
 

@@ -50,7 +50,16 @@ def simulate(experiment, models, *, hours, users_per_hour=1200, seed=0, weight=N
     for number, at in enumerate(experiment.since + np.sort(rng.uniform(0, hours * HOUR, int(hours * users_per_hour)))):
         user, id = f"u{number}", f"q{number}"
         arm = "new" if rng.random() < weight else "old"
-        exposures.append(Exposure(experiment=experiment.name, user=user, variant=arm, at=at))
+        exposures.append(
+            Exposure(
+                experiment=experiment.name,
+                user=user,
+                variant=arm,
+                at=at,
+                weights=experiment.weights,
+                salt=experiment.salt,
+            )
+        )
         for variant in (arm, "new") if experiment.shadow else (arm,):
             model, shadow = models[variant], variant != arm
             requests.append(
@@ -59,7 +68,7 @@ def simulate(experiment, models, *, hours, users_per_hour=1200, seed=0, weight=N
                     user=user,
                     variant=variant,
                     at=at,
-                    shadow=shadow,
+                    shadow_of=id if shadow else None,
                     conversation=id,
                     turn=1,
                     prompt_hash="h",
@@ -90,7 +99,7 @@ def until(traffic, now):
 
 def run(models, config=CONFIG, *, users_per_hour=1200, hours=50, seed=0):
     """A release's states, one after each look, and its audit trail."""
-    release = start("r1", "new", "old", config, 0.0)
+    release = start("r1", "new", "old", config, 0.0, salt="s")
     trail, now, step, traffic = [], 0.0, None, None
     while release.experiment and release.phase != "paused" and now < 300 * HOUR:
         if release.experiment.name != step:
@@ -149,7 +158,7 @@ def test_a_breach_outweighs_a_better_goal():
     _, trail = run({"old": Model(), "new": Model(thumbs_up=0.9, edits=0.8)}, hours=8)
     assert trail[-1].after == "rolled_back"
     assert "guardrail edits" in trail[-1].reason
-    assert "worse_by=0.1 of the predecessor's" in trail[-1].reason
+    assert "above the limit" in trail[-1].reason
     assert "thumbs" not in trail[-1].reason
 
 
@@ -162,7 +171,7 @@ def test_without_feedback_a_candidate_is_held_and_then_a_person_is_asked():
 
 
 def experiment(weight=0.5, *, last=True):
-    return Experiment(name="r1/x", candidate="new", predecessor="old", weight=weight, last=last, since=0.0)
+    return Experiment(name="r1/x", candidate="new", predecessor="old", weight=weight, last=last, since=0.0, salt="s")
 
 
 @pytest.mark.parametrize(("last", "outcome"), [(True, Outcome.hold), (False, Outcome.promote)])
@@ -198,12 +207,12 @@ def test_an_unreadable_split_does_not_protect_a_candidate_that_breaks_things():
         (
             replace(CONFIG, guardrails={"first": GuardrailConfig(metric="first_token_p95_s", at_most=1.0)}),
             3 * HOUR,
-            "guardrail first: first_token_p95_s has 0 of 100 samples of the candidate",
+            "guardrail first: first_token_p95_s has 0 of 100 users of the candidate",
         ),
         (
             replace(CONFIG, guardrails={"p99": GuardrailConfig(metric="latency_p99_s", at_most_ratio=2.0)}),
             1800.0,
-            "too few samples of the predecessor",
+            "too few requests of the predecessor",
         ),
     ],
 )

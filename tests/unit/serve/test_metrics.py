@@ -2,16 +2,17 @@ import numpy as np
 import pytest
 
 from rlhf.types import InputError
-from serve.metrics import observed_users, request_values, scale, user_values
+from serve.metrics import observed_users, scale, trial, unanswered, user_value
 from serve.records import Exposure, Feedback, FeedbackKind, Observed, Traffic
 from serve.release_settings import GoalConfig, GuardrailConfig, ReleaseConfig
 from serve.release_settings import Test as GoalTest
+from serve.verdict import Experiment
 
 DAY = 86400.0
 
 
 def observed(id, user="ada", at=0.0, **fields):
-    fields = {"variant": "new", "shadow": False, "conversation": id, "turn": 1, "prompt_hash": id} | fields
+    fields = {"variant": "new", "shadow_of": None, "conversation": id, "turn": 1, "prompt_hash": id} | fields
     fields = {"status": 200, "latency_s": 1.0, "first_token_s": None, "completion_tokens": 7} | fields
     return Observed(id=id, user=user, at=at, **fields)
 
@@ -20,15 +21,26 @@ def said(kind, value=None, user="ada", at=1.0, request="q", name=None):
     return Feedback(id=f"{user}{at}", request_id=request, user=user, at=at, kind=kind, value=value, name=name)
 
 
+STEP = Experiment(name="r1/canary-5", candidate="new", predecessor="old", weight=0.05, last=False, since=0.0, salt="s")
+
+
+def users(traffic, now=10 * DAY):
+    return observed_users(traffic, STEP, observation_s=DAY, retention_after_s=3600.0, now=now)
+
+
 def values(metric, traffic, now=10 * DAY):
-    return list(
-        user_values(metric, observed_users(traffic, "new", observation_s=DAY, retention_after_s=3600.0, now=now))
-    )
+    """Of the candidate's users, those who have one."""
+    found = [user_value(metric, user) for user in users(traffic, now) if user.candidate]
+    return [value for value in found if value is not None]
+
+
+def shown(user, at, variant="new", weights=None):
+    weights = STEP.weights if weights is None else weights
+    return Exposure(experiment=STEP.name, user=user, variant=variant, at=at, weights=weights, salt="s")
 
 
 def traffic(requests=(), feedback=(), exposures=(("ada", 0.0),)):
-    shown = [Exposure(experiment="r1/canary-5", user=user, variant="new", at=at) for user, at in exposures]
-    return Traffic(exposures=shown, requests=requests, feedback=feedback)
+    return Traffic(exposures=[shown(*exposure) for exposure in exposures], requests=requests, feedback=feedback)
 
 
 def test_a_user_counts_once_however_often_they_speak():
@@ -46,7 +58,7 @@ def test_every_user_metric_by_hand():
         observed("d", at=4000.0, conversation="c2", turn=5, prompt_hash="again"),
         observed("failed", at=30.0, status=500, conversation="c3", turn=9),
         observed("old", at=40.0, variant="old", turn=9),
-        observed("hidden", at=50.0, shadow=True, turn=9),
+        observed("hidden", at=50.0, shadow_of="a", turn=9),
     ]
     feedback = [
         said(FeedbackKind.edit, request="a"),
@@ -76,25 +88,29 @@ def test_a_value_never_changes_after_the_user_entered():
     assert values("thumbs", traffic(feedback=before + early + late)) == [1.0]
 
 
-def test_users_enter_in_the_order_in_which_their_observation_ends():
-    feedback = [said(FeedbackKind.thumb, value, user=user, at=60.0) for user, value in (("ada", 1), ("bob", -1))]
-    assert values("thumbs", traffic(feedback=feedback, exposures=[("bob", 50.0), ("ada", 40.0)])) == [1.0, 0.0]
-
-
-def test_request_metrics_by_hand_and_in_the_order_of_their_ends():
-    requests = [
-        observed("slow", at=0.0, latency_s=9.0, first_token_s=0.5, completion_tokens=3),
-        observed("quick", at=1.0, latency_s=1.0, completion_tokens=4),
-        observed("broken", at=2.0, latency_s=0.1, status=503, completion_tokens=None),
-        observed("refused", at=3.0, latency_s=0.1, status=400, completion_tokens=None),
-        observed("shadow", at=4.0, shadow=True, latency_s=70.0),
+def test_a_trial_has_all_users_of_both_arms_in_order_of_exposure():
+    exposures = [("ada", 40.0), ("cid", 45.0, "old"), ("bob", 50.0), ("dan", 60.0)]
+    thumbs = [
+        said(FeedbackKind.thumb, value, user=user, at=70.0) for user, value in (("ada", -1), ("bob", 1), ("cid", 1))
     ]
-    seen = traffic(requests)
-    assert list(request_values("latency_p95_s", seen, "new", shadow=False)) == [1.0, 9.0]
-    assert list(request_values("first_token_p95_s", seen, "new", shadow=False)) == [0.5]
-    assert list(request_values("completion_tokens", seen, "new", shadow=False)) == [4, 3]
-    assert list(request_values("error_rate", seen, "new", shadow=False)) == [0, 1, 0, 0]
-    assert list(request_values("latency_p99_s", seen, "new", shadow=True)) == [70.0]
+    found = trial("thumbs", users(traffic(feedback=thumbs, exposures=exposures)), 0.0, 2.0)
+    assert list(found.candidate) == [True, False, True, True]
+    assert list(found.probability) == [0.05] * 4
+    assert found.values == pytest.approx([0.0, 0.5, 0.5, np.nan], nan_ok=True)
+
+
+def test_who_was_not_drawn_is_in_no_trial():
+    # In the shadow step everybody sees the predecessor; exposures from before probabilities were recorded have none.
+    certain = [shown("ada", 0.0, "old", {"new": 0.0, "old": 1.0}), shown("bob", 0.0, "old", {})]
+    assert users(Traffic(exposures=certain)) == []
+
+
+def test_silence_has_a_value():
+    assert unanswered("thumbs", 0.0, 1.0) == 0.5
+    assert unanswered("rating", 1.0, 5.0) == 3.0
+    assert unanswered("outcome:sale", 0.0, 10.0) == 5.0
+    assert unanswered("edits", 0.0, 1.0) == 0.0
+    assert unanswered("turns", 1.0, 9.0) == 1.0
 
 
 def test_values_are_clipped_and_scaled():
@@ -109,7 +125,7 @@ def test_values_are_clipped_and_scaled():
         (lambda: GoalConfig(metric="outcome:"), r"name one of"),
         (lambda: GoalConfig(metric="rating"), r"release.goal.high=1.0: every value of rating is at least 1"),
         (lambda: GoalConfig(low=1.0), r"low=1.0, high=1.0"),
-        (lambda: GoalConfig(alpha=0.0), r"release.goal.alpha=0.0"),
+        (lambda: GoalConfig(unanswered=2.0), r"release.goal.unanswered=2.0: give a value from low=0.0 to 1.0"),
         (lambda: GoalConfig(min_users=0), r"min_users=0"),
         (lambda: GoalConfig(test=GoalTest.fixed), r"users_per_arm=None: the fixed test needs its horizon"),
         (lambda: GuardrailConfig(at_most=1.0), r"release.guardrails.g.metric='': name one of .*error_rate"),
@@ -135,6 +151,10 @@ def test_mistakes_in_goal_and_guardrails_are_one_sentence(make, sentence):
         {"steps": [0.5, 1.0]},
         {"shadow_fraction": 1.5},
         {"interval_s": 0.0},
+        {"false_promotions": 0.0},
+        {"false_withdrawals": 1.0},
+        {"guardrail_window_s": 0.0},
+        {"guardrail_period_s": float("inf")},
         {"min_step_s": 10.0, "max_step_s": 5.0},
         {"allow": ["ada"], "deny": ["ada"]},
         {"goal": GoalConfig(metric="retention"), "retention_after_s": DAY},

@@ -32,7 +32,7 @@ def verdict(outcome: Outcome) -> Verdict:
 
 
 def begin(config: ReleaseConfig = CONFIG) -> Release:
-    return start("r1", "new", "old", config, 100.0)
+    return start("r1", "new", "old", config, 100.0, salt="salt")
 
 
 def walk(release, looks):
@@ -168,7 +168,7 @@ def test_production_is_not_promoted_twice():
 
 def test_a_model_is_not_compared_with_itself():
     with pytest.raises(InputError, match="two arms"):
-        start("r1", "old", "old", CONFIG, 0.0)
+        start("r1", "old", "old", CONFIG, 0.0, salt="salt")
 
 
 @pytest.mark.parametrize(
@@ -177,3 +177,15 @@ def test_a_model_is_not_compared_with_itself():
 def test_a_state_that_cannot_be_is_not_loaded(change):
     with pytest.raises(AssertionError):
         Release.from_json({**begin().to_json(), **change})
+
+
+def test_each_step_draws_its_users_afresh_with_a_salt_that_nobody_knows_beforehand():
+    (first, second, *_), _ = walk(begin(), [(Outcome.promote, None)] * 2)
+    assert first.experiment.salt != second.experiment.salt
+    assert first.experiment.salt.startswith(first.salt)
+
+
+def test_a_release_saved_before_salts_were_recorded_draws_with_its_id():
+    saved = begin().to_json()
+    del saved["salt"]
+    assert Release.from_json(saved).salt == "r1"

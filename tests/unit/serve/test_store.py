@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from rlhf.types import InputError
-from serve.records import Exposure, Traffic, Variant
+from serve.records import Traffic, Variant
 from serve.store import PAGE, Store, UnknownRequest
-from tests.unit.serve.samples import asked, said
+from tests.unit.serve.samples import asked, exposed, said
 
 
 def kept(store: Store, request_id: str):
@@ -80,7 +80,7 @@ def test_withdrawn_consent_leaves_no_text_and_all_counts(store):
 def test_a_deleted_user_is_gone(store):
     for user in ("ann", "bob"):
         store.set_consent(user, True, 1.0)
-        store.expose(Exposure(experiment="r1/canary-1", user=user, variant="new", at=1.0))
+        store.expose(exposed(user, "new", 1.0))
     mine, theirs = asked("a", "b", "c"), asked(user="bob")
     copy = asked(shadow_of=mine.id)
     store.record([mine, copy, theirs])
@@ -156,7 +156,7 @@ def test_feedback_is_of_ones_own_answers(store):
 
 
 def test_only_the_first_exposure_counts(store):
-    first = Exposure(experiment="r1/canary-1", user="ann", variant="old", at=5.0)
+    first = exposed("ann", "old", 5.0)
     assert store.expose(first)
     assert not store.expose(dataclasses.replace(first, variant="new", at=4.0))
     assert store.expose(dataclasses.replace(first, experiment="r1/canary-5", variant="new"))
@@ -179,7 +179,7 @@ def test_traffic_is_of_one_experiment_until_now_and_without_texts(store):
     ]
     store.record(requests[3:])  # answered sooner than what came before
     store.record(requests[:3])
-    store.expose(Exposure(experiment="r1/canary-1", user="ann", variant="new", at=10.0))
+    store.expose(exposed("ann", "new", 10.0))
     edit = said(requests[0], "edit", text="z", choice=1)
     store.add_feedback(edit)
     store.add_feedback(said(requests[0], "thumb", 1, at=25.0))
@@ -188,10 +188,10 @@ def test_traffic_is_of_one_experiment_until_now_and_without_texts(store):
     assert [request.id for request in found.requests] == ["a", "copy", "b", "a3"]
     kept = [*requests[:3], requests[4]]
     assert [request.prompt_hash for request in found.requests] == [request.prompt_hash for request in kept]
-    assert [request.shadow for request in found.requests] == [False, True, False, False]
+    assert [request.shadow_of for request in found.requests] == [None, "a", None, None]
     assert [request.completion_tokens for request in found.requests] == [6, 3, None, 3]
     assert found.feedback == [dataclasses.replace(edit, text=None)]
-    assert found.exposures == [Exposure(experiment="r1/canary-1", user="ann", variant="new", at=10.0)]
+    assert found.exposures == [exposed("ann", "new", 10.0)]
     assert len(store.traffic("r1/canary-1", 11.5).requests) == 3
     assert store.traffic("r9/shadow", 99.0) == Traffic(exposures=[], requests=[], feedback=[])
 

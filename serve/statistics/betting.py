@@ -1,0 +1,111 @@
+"""Bets against a claim about a mean: tests that hold however often one looks.
+
+A bettor who pays 1 for `x / limit` against the claim "the mean of these non-negative values is at most `limit`" gains
+nothing on average if the claim is true, whatever share (stake) of the money is at risk. So the wealth, which starts at
+1, ever reaches 1/alpha with probability at most alpha (Ville 1939), and a claim against which that much was won is
+rejected (Waudby-Smith and Ramdas 2024, "Estimating means of bounded random variables by betting").
+
+Guaranteed at every sample size and for all looks together, without normality or equal variances: a true claim is
+rejected with probability at most alpha. Needed for it: the mean of each value, given all earlier ones, satisfies the
+claim, and its limit was known before the value.
+
+Values are in order of entry, and more of them only ever follow at the end. Then earlier bets never change, and the best
+wealth so far decides: a rejected claim stays rejected.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+STAKES = 0.9 * 0.5 ** np.arange(8)
+"""Eight bettors start with an eighth of the money each and keep to one stake. The best stake is about effect/variance
+(Kelly 1956), which nobody knows beforehand: the one nearest to it soon owns most of the money, at a cost of at most
+ln 8 of its logarithm. Users needed: `benchmarks/ab_tests.py`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """Result of a bet against the claim that a mean is at most its limit.
+
+    `mean`, `limit` and `num_samples` are those at which the claim was rejected, or the latest where it was not.
+    """
+
+    mean: float | None
+    """None without samples."""
+    limit: float | None
+    """None without the predecessor's samples, where it follows from them."""
+    p_value: float
+    """p-value of the claim: 1/wealth, valid at all looks together."""
+    exceeded: bool
+    num_samples: int
+    """Users or requests, of the predecessor too where the limit follows from them."""
+
+
+def log_wealth(
+    values: np.ndarray,  # [N], not negative, in order of entry
+    limit: float | np.ndarray,  # [] or [N], not negative, each known before its value
+) -> np.ndarray:  # [N]
+    """Best logarithm so far of the wealth from betting against "the mean is at most `limit`"; at least 0.
+
+    It falls with the limit, as every single bet does: what rejects a limit rejects all lower ones.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        payoffs = values / limit
+    # A mean of 0 allows nothing above 0, and one such value is proof.
+    payoffs = np.where(np.asarray(limit) > 0, payoffs, np.where(values > 0, np.inf, 1.0))
+    bettors = np.log1p(STAKES[:, None] * (payoffs - 1)).cumsum(axis=1)
+    wealth = np.logaddexp.reduce(bettors, axis=0) - math.log(len(STAKES))
+    return np.maximum.accumulate(np.maximum(wealth, 0.0))
+
+
+def latest(log_wealths: np.ndarray) -> float:
+    return float(log_wealths[-1]) if len(log_wealths) else 0.0
+
+
+def first_rejection(log_wealths: np.ndarray, alpha: float) -> int | None:
+    """Number of samples at which the claim was rejected; None where it was not."""
+    place = int(np.searchsorted(log_wealths, -math.log(alpha)))
+    return place + 1 if place < len(log_wealths) else None
+
+
+def exceeds(
+    values: np.ndarray,  # [N], not negative
+    limit: float,
+    *,
+    alpha: float,
+) -> Evidence:
+    """Test whether the mean is above `limit` (at least 0).
+
+    A quantile's limit is a mean's too: p95 <= L says that at most 0.05 of the requests take longer, so test
+    `values > L` against 0.05. For "at least", test 1 - values.
+    """
+    wealth = log_wealth(values, limit)
+    rejected = first_rejection(wealth, alpha)
+    count = len(values) if rejected is None else rejected
+    return Evidence(
+        mean=float(values[:count].mean()) if count else None,
+        limit=limit,
+        p_value=math.exp(-latest(wealth)),
+        exceeded=rejected is not None,
+        num_samples=count,
+    )
+
+
+def share_of_alpha(alpha: float, period: int) -> float:
+    """Part of `alpha` for the test of one period, counted from 0; all periods together use at most `alpha`.
+
+    Users who come again are counted again in a later period, so that periods are not independent and each is a test of
+    its own: 1/2, 1/6, 1/12, ... of alpha, which sum to 1.
+    """
+    return alpha / ((period + 1) * (period + 2))
+
+
+def over_periods(tests: Sequence[Evidence]) -> Evidence:
+    """Combine tests of consecutive periods, each made with its `share_of_alpha`: the first rejection, else the last."""
+    found = next((test for test in tests if test.exceeded), tests[-1])
+    p_value = min(test.p_value * (number + 1) * (number + 2) for number, test in enumerate(tests))
+    return replace(found, p_value=min(1.0, p_value))
