@@ -51,7 +51,7 @@ class PowerConfig:
     effect: float = MISSING
     """Difference of means that is to be found, in the same unit."""
     alpha: float = 0.05
-    """Probability of finding one where there is none."""
+    """Probability of finding one where there is none: `release.false_promotions`."""
     power: float = 0.8
     """Probability of finding it."""
     share: float = 0.5
