@@ -108,7 +108,8 @@ async def test_what_the_store_says_is_followed_and_stays_while_it_says_nothing(g
         await asyncio.sleep(REFRESH_S)
         await until(lambda: gateway.directions is not known)
     assert hash_key("sk-1") in gateway.directions.keys
-    before, after = ([place.choose("assistant", user, "") for user in MANY] for place in (known, gateway.directions))
+    crowd = [f"user{number}" for number in range(2000)]
+    before, after = ([place.choose("assistant", user, "") for user in crowd] for place in (known, gateway.directions))
     arms = Counter((one.variant, other.variant) for one, other in zip(before, after, strict=True))
     assert len(arms) == 4, "each step draws users afresh, whatever their arm in the one before"
     assert {choice.experiment for choice in after} == {"r1/canary-50"}
