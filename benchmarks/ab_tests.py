@@ -13,12 +13,16 @@ from functools import partial
 import numpy as np
 from scipy import stats
 
-from serve.statistics.fixed import power_of, users_per_arm, welch
+from serve.guardrails import inspect_guardrail
+from serve.release_settings import GuardrailConfig
+from serve.statistics.betting import exceeds, first_rejection, log_wealth
+from serve.statistics.fixed import power_of, stratified, users_per_arm
 from serve.statistics.mismatch import mismatch
-from serve.statistics.sequential import compare, exceeds, log_wealth, pairs, quantile_worse
+from serve.statistics.sequential import Trial, compare, effects
+from serve.visits import Unit
 
 ALPHA = 0.05
-BAR = math.log(2 / ALPHA)
+HALVES = {"alpha_higher": ALPHA / 2, "alpha_lower": ALPHA / 2}
 NUM_EXPERIMENTS = 2000
 BATCHES = 40
 Draw = Callable[[np.random.Generator, float, tuple[int, ...]], np.ndarray]
@@ -63,6 +67,15 @@ def first_look(hits: np.ndarray) -> float:
     return float(hits.argmax() + 1) if hits.any() else math.inf
 
 
+def drawn(random: np.random.Generator, values: Values, num: int, share: float, effect: float = 0.0) -> Trial:
+    """Users in order of exposure."""
+    candidate = random.random(num) < share
+    found = np.empty(num)
+    for arm, mean in ((candidate, values.mean + effect), (~candidate, values.mean)):
+        found[arm] = values.draw(random, mean, (int(arm.sum()),))
+    return Trial(candidate=candidate, probability=np.full(num, share), values=found)
+
+
 def naive_rejects(ours: np.ndarray, theirs: np.ndarray) -> bool:
     """Whether Welch's test at 1.96 standard errors rejects after any of the batches."""
     moments = []
@@ -81,16 +94,14 @@ def equal_arms() -> None:
             random = np.random.Generator(np.random.PCG64(1))
             found, naive, covered = [], [], []
             for _ in range(NUM_EXPERIMENTS):
-                arms = random.random(num) < share
-                ours = values.draw(random, values.mean, (int(arms.sum()),))
-                theirs = values.draw(random, values.mean, (int((~arms).sum()),))
-                result = compare(ours, theirs, share=share, alpha=ALPHA)
+                trial = drawn(random, values, num, share)
+                result = compare(trial, **HALVES)
                 found.append(result.decided != 0)
                 covered.append(result.low <= 0 <= result.high)
-                naive.append(naive_rejects(ours, theirs))
+                naive.append(naive_rejects(*trial.arms))
             rows.append([values.name, f"{share:.0%}", num, percent(found), percent(covered), percent(naive)])
     table(
-        f"A/A: {NUM_EXPERIMENTS} experiments; sequential: a look after every pair, Welch: after {BATCHES} batches",
+        f"A/A: {NUM_EXPERIMENTS} experiments; sequential: a look after every user, Welch: after {BATCHES} batches",
         ["values", "candidate", "users", "sequential", "0 always in interval", "Welch, peeking"],
         rows,
     )
@@ -111,11 +122,13 @@ def power() -> None:
         calculated = power_of(num, sd=sd, effect=effect, share=share)
         fixed, looks = [], []
         for _ in range(500):
-            ours = values.draw(random, values.mean + effect, (4 * num,))
-            theirs = values.draw(random, values.mean, (round(4 * num * ratio),))
-            fixed.append(welch(ours, theirs, users_per_arm=num, share=share, alpha=ALPHA).decided == 1)
-            left, right = pairs(ours, theirs, share)
-            looks.append(first_look(log_wealth(1 + left - right, 1.0) >= BAR))
+            trial = drawn(random, values, round(4 * num / min(share, 1 - share)), share, effect)
+            until = int(np.searchsorted(trial.candidate.cumsum(), num)) + 1
+            fixed.append(stratified(trial.only(slice(until)), alpha_higher=ALPHA, alpha_lower=ALPHA).decided == 1)
+            estimates, least = effects(trial)
+            # In users of the smaller arm.
+            end = first_rejection(log_wealth(estimates - least, -least), ALPHA)
+            looks.append(math.inf if end is None else end * min(share, 1 - share))
         looks = np.array(looks)
         rows.append([
             values.name, effect, f"{share:.0%}", num, percent([calculated]), percent(fixed), percent(looks <= num),
@@ -123,8 +136,8 @@ def power() -> None:
             f"{np.minimum(looks, 4 * num).mean() / num:.2f}", f"{np.quantile(looks, 0.8, method='higher') / num:.2f}",
         ])  # fmt: skip
     table(
-        "Power: 500 experiments with an effect; n is the smaller arm's size for 80 % with Welch's test",
-        ["values", "effect", "candidate", "n", "calculated", "Welch at n", "sequential by n", "by 2n", "median/n",
+        "Power: 500 experiments with an effect; n is the smaller arm's size for 80 % with the fixed test, one-sided",
+        ["values", "effect", "candidate", "n", "calculated", "fixed at n", "sequential by n", "by 2n", "median/n",
          "mean/n", "80 % by /n"],
         rows,
     )  # fmt: skip
@@ -171,8 +184,11 @@ def quantiles(delays: list[float]) -> list[object]:
     return [f"{np.quantile(delays, q, method='higher'):.0f}" for q in (0.5, 0.9)] if delays else ["", ""]
 
 
-def is_slower(ours: np.ndarray, theirs: np.ndarray, alpha: float, num: int) -> bool:
-    return quantile_worse(ours[:num], theirs[: 3 * num], 0.95, ratio=1.2, alpha=alpha).exceeded
+SLOWER = GuardrailConfig(metric="latency_p95_s", at_most_ratio=1.2)
+
+
+def is_slower(users: list[Unit], alpha: float, num: int) -> bool:
+    return inspect_guardrail("slow", SLOWER, [users[:num]], alpha=alpha).against is not None
 
 
 def guardrails() -> None:
@@ -195,15 +211,20 @@ def guardrails() -> None:
         random = np.random.Generator(np.random.PCG64(5))
         fired, delays = [], []
         for _ in range(200):
-            theirs = random.lognormal(0, 0.5, 6000)
-            ours = slower * random.lognormal(0, 0.5, 2000)
-            rings = partial(is_slower, ours, theirs, alpha)
-            fired.append(rings(2000))
-            delays.append(delay(rings, 2000))
+            users = [
+                Unit(candidate=[slower * seconds], probability=0.25)
+                if random.random() < 0.25
+                else Unit(predecessor=[seconds], probability=0.25)
+                for seconds in random.lognormal(0, 0.5, 4000)
+            ]
+            rings = partial(is_slower, users, alpha)
+            fired.append(rings(4000))
+            delays.append(delay(rings, 4000))
         rows.append([slower, percent(fired), *(quantiles(delays) if slower > 1.2 else ["", ""])])
     table(
-        f"Guardrail: p95 at most 1.2 times the predecessor's, alpha {alpha}, 200 experiments, 2000 requests to 6000",
-        ["times slower", "fired", "median requests", "90 % by"],
+        f"Guardrail: p95 at most 1.2 times the predecessor's, alpha {alpha}, 200 experiments, 4000 users, "
+        "a quarter of them the candidate's",
+        ["times slower", "fired", "median users", "90 % by"],
         rows,
     )
 
@@ -215,8 +236,13 @@ def plot(path: str) -> None:
     random = np.random.Generator(np.random.PCG64(6))
     ours, theirs = binary(random, 0.35, (4000,)), binary(random, 0.3, (4000,))
     sizes = np.arange(20, 4001, 20)
+    trial = Trial(
+        candidate=np.tile([True, False], 4000),
+        probability=np.full(8000, 0.5),
+        values=np.stack([ours, theirs], axis=1).reshape(-1),
+    )
     figure, axes = plt.subplots(figsize=(8, 4))
-    sequences = [compare(ours[:size], theirs[:size], share=0.5, alpha=ALPHA) for size in sizes]
+    sequences = [compare(trial.only(slice(2 * size)), **HALVES) for size in sizes]
     tests = [stats.ttest_ind(ours[:size], theirs[:size], equal_var=False).confidence_interval() for size in sizes]
     for each, label in ((sequences, "sequential: right at all looks together"), (tests, "Welch: right at one look")):
         axes.fill_between(sizes, [one.low for one in each], [one.high for one in each], alpha=0.3, label=label)

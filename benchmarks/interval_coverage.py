@@ -3,7 +3,7 @@
 `python -m benchmarks.interval_coverage`: under three minutes on one core. Each row is over true rates from 0.02 to
 0.98 (or a single skewed distribution): the mean and the least coverage, beside the textbook's interval of the same
 data: Student's t over prompts, the percentiles of a bootstrap (win rates), Student's t over completions (KL), Wilson
-over pairs (accuracy). Of `serve/`: Welch's interval once, the sequential one after all users.
+over pairs (accuracy). Of `serve/`: the fixed test's interval once, the sequential one after all users.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from scipy import stats
 
 from rlhf.evaluation.win_rate import win_rate
 from rlhf.ops.intervals import Z, estimate_mean, estimate_share, mean_interval, share_interval
-from serve.statistics.fixed import welch
-from serve.statistics.sequential import compare
+from serve.statistics.fixed import stratified
+from serve.statistics.sequential import Trial, compare
 
 RATES = np.linspace(0.02, 0.98, 17)
 WITHOUT_RATES = 5
@@ -144,11 +144,10 @@ def served(random: np.random.Generator, num: int, *, users: int, sequential: boo
     for rate in RATES[1:-1:5]:
         ends = []
         for _ in range(num // 20):
-            ours, theirs = ((random.random(users) < each).astype(float) for each in (rate, rate - 0.05))
-            if sequential:
-                result = compare(ours, theirs, share=0.5, alpha=0.05)
-            else:
-                result = welch(ours, theirs, users_per_arm=users, share=0.5, alpha=0.05)
+            candidate = random.random(2 * users) < 0.5
+            values = (random.random(2 * users) < np.where(candidate, rate, rate - 0.05)).astype(float)
+            trial = Trial(candidate=candidate, probability=np.full(2 * users, 0.5), values=values)
+            result = (compare if sequential else stratified)(trial, alpha_higher=0.025, alpha_lower=0.025)
             ends.append((result.low, result.high))
         found.append((covers(tuple(np.array(ends).T), 0.05), float("nan")))
     return found
@@ -183,7 +182,7 @@ def cases() -> Iterator[Case]:
                 partial(graded, prompts=prompts, samples=samples),
             )
     for users in (50, 200):
-        yield "serve: Welch", f"{users} users per arm", partial(served, users=users, sequential=False)
+        yield "serve: fixed", f"{users} users per arm", partial(served, users=users, sequential=False)
         yield "serve: sequential", f"{users} users per arm", partial(served, users=users, sequential=True)
 
 

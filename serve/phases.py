@@ -34,6 +34,17 @@ class Phase(StrEnum):
 UNDER_WAY = (Phase.shadow, Phase.canary, Phase.paused)
 
 
+class Watch(StrEnum):
+    """Whether a promoted candidate is still compared with its predecessor, which some users keep meanwhile."""
+
+    none = "none"
+    """Not yet, or not any more."""
+    running = "running"
+    """Nothing speaks against it so far."""
+    alarm = "alarm"
+    """A guardrail is breached, or the goal is worse: a person decides."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Release:
     """A candidate on its way. Every transition makes a new one."""
@@ -52,6 +63,11 @@ class Release:
     """Unix seconds."""
     since: float
     """Unix seconds at which the step began, or the release ended."""
+    watch_s: float = 0.0
+    """Seconds of the watch after a promotion; 0: there is none. Fixed when the release starts, as `holdback` is."""
+    holdback: float = 0.0
+    """Share of users who keep the predecessor during the watch."""
+    watch: Watch = Watch.none
     reason: str = ""
     """Of the last transition."""
 
@@ -61,26 +77,33 @@ class Release:
         assert min(self.plan, default=-1) >= 0, self.plan
         assert 0 <= self.step < len(self.plan)
         assert self.phase not in (Phase.shadow, Phase.canary) or self.phase is phase_of(self.plan[self.step])
+        assert self.phase is Phase.promoted or self.watch is Watch.none
 
     @property
     def state(self) -> str:
-        """`shadow`, `canary-25`, `paused`, `promoted` or `rolled_back`."""
+        """`shadow`, `canary-25`, `paused`, `watched`, `alarm`, `promoted` or `rolled_back`."""
+        if self.watch is not Watch.none:
+            return "watched" if self.watch is Watch.running else self.watch
         return step_name(self.plan[self.step]) if self.phase is Phase.canary else self.phase
 
     @property
     def experiment(self) -> Experiment | None:
-        """The step that runs. A paused one still does; None after the end."""
-        if self.phase not in UNDER_WAY:
+        """The step that runs, the watch included. A paused one still does; None after the end."""
+        if self.watch is not Watch.none:
+            name, weight, last = "watch", 1 - self.holdback, False
+        elif self.phase in UNDER_WAY:
+            weight = self.plan[self.step]
+            name, last = step_name(weight), self.step == len(self.plan) - 1
+        else:
             return None
-        weight = self.plan[self.step]
         return Experiment(
-            name=f"{self.id}/{step_name(weight)}",
+            name=f"{self.id}/{name}",
             candidate=self.candidate,
             predecessor=self.predecessor,
             weight=weight,
-            last=self.step == len(self.plan) - 1,
+            last=last,
             since=self.since,
-            salt=f"{self.salt}/{step_name(weight)}",
+            salt=f"{self.salt}/{name}",
         )
 
     @property
@@ -103,7 +126,8 @@ class Release:
     def from_json(cls, fields: Mapping[str, Any]) -> Release:
         # Releases from before salts were recorded drew arms with their id.
         salted = {"salt": fields["id"], **fields}
-        return cls(**{**salted, "plan": tuple(fields["plan"]), "phase": Phase(fields["phase"])})
+        watch = Watch(fields.get("watch", Watch.none))
+        return cls(**{**salted, "plan": tuple(fields["plan"]), "phase": Phase(fields["phase"]), "watch": watch})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,6 +171,8 @@ def start(id: str, candidate: str, predecessor: str, config: ReleaseConfig, now:
         phase=phase_of(plan[0]),
         step=0,
         salt=salt,
+        watch_s=config.watch_s,
+        holdback=config.holdback,
         started=now,
         since=now,
     )
@@ -161,6 +187,8 @@ def advance(
     matters where `would_promote` says so.
     """
     move = _Move(release, now, verdict.outcome, CONTROLLER, "; ".join(verdict.reasons), verdict.evidence)
+    if release.watch is not Watch.none:
+        return watched(move, verdict)
     if release.phase not in UNDER_WAY or verdict.outcome is Outcome.hold:
         return release, None
     if verdict.outcome is Outcome.roll_back:
@@ -174,10 +202,22 @@ def advance(
     return move.to(phase_of(release.plan[release.step + 1]), step=release.step + 1)
 
 
+def watched(move: _Move, verdict: Verdict) -> tuple[Release, Transition | None]:
+    """What a verdict makes of a promoted release: an alarm, or after its time the end of the watch."""
+    release = move.release
+    if verdict.outcome is Outcome.roll_back and release.watch is Watch.running:
+        return move.watching(Watch.alarm)
+    if release.watch is Watch.running and move.now - release.since >= release.watch_s:
+        return replace(move, outcome=Outcome.promote, reason=f"watched for {release.watch_s:g} s").watching(Watch.none)
+    return release, None
+
+
 def promote(
     release: Release, *, by: str, reason: str, now: float, unverified: str | None
 ) -> tuple[Release, Transition]:
-    """An operator makes the candidate production, whatever step it is in. InputError after the end."""
+    """An operator makes the candidate production, whatever step it is in, or ends its watch. InputError after that."""
+    if release.watch is not Watch.none:
+        return _Move(release, now, Outcome.promote, by, reason).watching(Watch.none)
     if release.phase not in UNDER_WAY:
         raise InputError(f"release {release.id} is {release.phase} and cannot be promoted; start a new one")
     return _Move(release, now, Outcome.promote, by, reason).promoted(unverified)
@@ -204,17 +244,23 @@ class _Move:
     def promoted(self, unverified: str | None) -> tuple[Release, Transition]:
         """Production, unless there would be no way back."""
         if unverified is None:
-            return self.to(Phase.promoted)
+            return self.to(Phase.promoted, watch=Watch.running if self.release.watch_s else Watch.none)
         sentence = f"not promoted, as {self.release.predecessor} could not be returned to: {unverified}"
         return replace(self, reason=sentence, outcome=Outcome.inconclusive).to(Phase.paused)
 
-    def to(self, phase: Phase, step: int | None = None) -> tuple[Release, Transition]:
+    def watching(self, watch: Watch) -> tuple[Release, Transition]:
+        """Still promoted, and since when."""
+        after, transition = self.to(Phase.promoted, watch=watch)
+        return replace(after, since=self.release.since), transition
+
+    def to(self, phase: Phase, step: int | None = None, watch: Watch = Watch.none) -> tuple[Release, Transition]:
         """`since` stays while the same step runs on paused, so that its data do."""
         after = replace(
             self.release,
             phase=phase,
             step=self.release.step if step is None else step,
             since=self.release.since if phase is Phase.paused else self.now,
+            watch=watch,
             reason=self.reason,
         )
         return after, Transition(

@@ -10,7 +10,7 @@ from typing import Any
 from rlhf.types import InputError, RunError
 from serve import phases
 from serve.decision import judge
-from serve.phases import Phase, Release, Transition
+from serve.phases import UNDER_WAY, Phase, Release, Transition, Watch
 from serve.records import Variant
 from serve.settings import ServeConfig
 from serve.store import Store
@@ -67,14 +67,18 @@ class ReleaseDesk:
     def check_start(self, name: str, folder: str) -> Variant:
         """Register a candidate whose release could start now. InputError where it could not."""
         saved, release = self.latest()
-        if saved is not None and release is not None and release.experiment is not None:
+        if saved is not None and release is not None and release.phase in UNDER_WAY:
             raise InputError(f"release {release.id} of {release.candidate} is under way; promote it or roll it back")
         phases.start("r0", name, str(self.store.production()), self.config.release, self.clock(), salt="")
         return self.register(name, folder)
 
     def start(self, name: str, by: str, reason: str) -> None:
-        """Begin the first step of a registered candidate."""
+        """Begin the first step of a registered candidate; a watch of the release before ends."""
         id = f"r{len(self.store.releases()) + 1}"
+        saved, before = self.latest()
+        if saved is not None and before is not None and before.watch is not Watch.none:
+            ended = phases.promote(before, by=by, reason=f"release {id} begins", now=self.clock(), unverified=None)
+            self.save(saved, *ended)
         salt = secrets.token_hex(16)
         release = phases.start(id, name, str(self.store.production()), self.config.release, self.clock(), salt=salt)
         transition = Transition(

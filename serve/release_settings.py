@@ -93,6 +93,11 @@ class ReleaseConfig:
     once."""
     retention_after_s: float = 3600.0
     """A request this long after the first one of a step makes the user retained."""
+    watch_s: float = 7 * 86400.0
+    """Seconds after a promotion during which the candidate is still compared with its predecessor; a breach or a worse
+    goal is an alarm, and a person decides. 0: no watch."""
+    holdback: float = 0.05
+    """Share of users who keep the predecessor during the watch."""
     guardrail_window_s: float = 60.0
     """A guardrail on requests counts those of a user that end within this time of the user's first."""
     guardrail_period_s: float = 86400.0
@@ -100,9 +105,9 @@ class ReleaseConfig:
     false_promotions: float = 0.05
     """Probability that a candidate no better than its predecessor is promoted."""
     false_withdrawals: float = 0.05
-    """Probability that a candidate as good as its predecessor is withdrawn, over the whole release: half for the goal,
-    shared by the steps with users, half for the guardrails, shared by them and all steps; without guardrails all for
-    the goal."""
+    """Probability that a candidate as good as its predecessor is withdrawn, or raises an alarm in its watch: half for
+    the goal, shared by the steps with users, half for the guardrails, shared by them and all steps; without guardrails
+    all for the goal."""
     allow: list[str] = field(default_factory=list)
     """Users who always see the candidate; they are not part of the experiment."""
     deny: list[str] = field(default_factory=list)
@@ -116,12 +121,13 @@ class ReleaseConfig:
     def alpha_worse(self) -> float:
         """False withdrawals because of the goal in one step."""
         shared = 2 if self.guardrails else 1
-        return self.false_withdrawals / shared / len(self.steps)
+        return self.false_withdrawals / shared / (len(self.steps) + bool(self.watch_s))
 
     @property
     def alpha_guardrail(self) -> float:
         """False alarms of one guardrail in one step."""
-        return self.false_withdrawals / 2 / (len(self.guardrails) * (len(self.steps) + bool(self.shadow_fraction)))
+        steps = bool(self.shadow_fraction) + len(self.steps) + bool(self.watch_s)
+        return self.false_withdrawals / 2 / (len(self.guardrails) * steps)
 
     def __post_init__(self) -> None:
         check_steps(self)
@@ -149,6 +155,10 @@ def check_steps(config: ReleaseConfig) -> None:
     for name in ("interval_s", "observation_s", "max_step_s", "guardrail_window_s", "guardrail_period_s"):
         if not 0 < getattr(config, name) < math.inf:
             raise InputError(f"release.{name}={getattr(config, name)}: give seconds above 0")
+    if not 0 <= config.watch_s < math.inf:
+        raise InputError(f"release.watch_s={config.watch_s}: give seconds, 0 for no watch")
+    if not 0 < config.holdback < 1:
+        raise InputError(f"release.holdback={config.holdback}: give a share between 0 and 1; watch_s=0 leaves it out")
     if not 0 <= config.min_step_s <= config.max_step_s:
         raise InputError(f"release.min_step_s={config.min_step_s}: give 0 to release.max_step_s={config.max_step_s}")
     if both := sorted(set(config.allow) & set(config.deny)):

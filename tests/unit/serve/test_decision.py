@@ -27,6 +27,7 @@ CONFIG = ReleaseConfig(
     max_step_s=48 * HOUR,
     observation_s=HOUR,
     retention_after_s=HOUR / 2,
+    watch_s=0.0,
     goal=GoalConfig(min_users=50),
     guardrails=GUARDRAILS,
 )
@@ -278,3 +279,37 @@ def test_evidence_is_in_the_metrics_own_unit():
     assert goal["candidate"] == pytest.approx(4.2, abs=0.15)
     assert goal["predecessor"] == pytest.approx(3.0, abs=0.15)
     assert goal["low"] < 1.2 < goal["high"]
+
+
+def test_a_worse_candidate_raises_an_alarm_in_its_watch():
+    step = experiment(0.95, last=False)
+    worse = simulate(step, {"old": Model(thumbs_up=0.7), "new": Model(thumbs_up=0.3)}, hours=2)
+    verdict = judge(CONFIG, step, worse, 3 * HOUR)
+    assert verdict.outcome is Outcome.roll_back
+    assert "significantly worse" in verdict.reasons[0]
+
+
+def test_false_withdrawals_are_shared_by_goal_guardrails_and_steps():
+    # Shadow and two steps; two guardrails.
+    two = {name: GUARDRAILS[name] for name in ("latency", "errors")}
+    config = ReleaseConfig(steps=[0.1, 0.5], watch_s=0, false_withdrawals=0.06, guardrails=two)
+    assert config.alpha_worse == pytest.approx(0.03 / 2)
+    assert config.alpha_guardrail == pytest.approx(0.03 / (2 * 3))
+    alone = ReleaseConfig(steps=[0.1, 0.5], false_withdrawals=0.06)
+    assert alone.alpha_worse == pytest.approx(0.06 / 3)
+    step = experiment()
+    evidence = judge(config, step, simulate(step, {"old": Model(), "new": Model()}, hours=2), 3 * HOUR).evidence
+    assert (evidence["goal"]["alpha_higher"], evidence["goal"]["alpha_lower"]) == (0.05, config.alpha_worse)
+    assert evidence["guardrails"]["errors"]["alpha"] == config.alpha_guardrail
+
+
+def test_what_users_who_answered_say_stands_beside_what_counts_for_all():
+    step = experiment()
+    traffic = simulate(step, {"old": Model(thumbs_up=0.3), "new": Model(thumbs_up=0.8)}, hours=2)
+    some = [event for event in traffic.feedback if event.kind is not FeedbackKind.thumb or int(event.id[1:]) % 4 == 0]
+    goal = judge(CONFIG, step, replace(traffic, feedback=some), 3 * HOUR).evidence["goal"]
+    assert goal["unanswered"] == 0.5
+    assert goal["difference"] == pytest.approx(0.5 / 4, abs=0.05)
+    assert goal["responders"]["difference"] == pytest.approx(0.5, abs=0.15)
+    assert goal["responders"]["response_rate"]["difference"] == pytest.approx(0.0, abs=0.05)
+    assert goal["with_own_value"]["candidate"] == pytest.approx(goal["num_candidate"] / 4, rel=0.2)

@@ -154,6 +154,8 @@ def test_mistakes_in_goal_and_guardrails_are_one_sentence(make, sentence):
         {"false_promotions": 0.0},
         {"false_withdrawals": 1.0},
         {"guardrail_window_s": 0.0},
+        {"watch_s": -1.0},
+        {"holdback": 0.0},
         {"guardrail_period_s": float("inf")},
         {"min_step_s": 10.0, "max_step_s": 5.0},
         {"allow": ["ada"], "deny": ["ada"]},

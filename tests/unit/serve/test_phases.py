@@ -10,18 +10,21 @@ from serve.phases import Phase, Release, advance, promote, roll_back, start
 from serve.release_settings import ReleaseConfig
 from serve.verdict import Outcome, Verdict
 
-CONFIG = ReleaseConfig()
+CONFIG = ReleaseConfig(watch_s=10.0, holdback=0.1)
+UNWATCHED = ReleaseConfig(watch_s=0.0)
 NUM_STEPS = 5
 LAWFUL = {
     ("shadow", "canary-1"),
     ("canary-1", "canary-5"),
     ("canary-5", "canary-25"),
     ("canary-25", "canary-50"),
-    ("canary-50", "promoted"),
+    ("canary-50", "watched"),
+    ("watched", "alarm"),
+    ("watched", "promoted"),
     *((state, end) for state in ("shadow", "canary-1", "canary-5", "canary-25", "canary-50") for end in ("paused",)),
     *(
         (state, "rolled_back")
-        for state in ("shadow", "canary-1", "canary-5", "canary-25", "canary-50", "paused", "promoted")
+        for state in ("shadow", "canary-1", "canary-5", "canary-25", "canary-50", "paused", "watched", "promoted")
     ),
 }
 BROKEN = "model.safetensors is not what was written"
@@ -61,7 +64,7 @@ def test_only_lawful_transitions_whatever_the_verdicts(looks):
     assert [(t.before, t.after) for t in transitions] == [step for step in path if step[0] != step[1]]
     for release in releases:
         assert sum(release.weights.values()) == pytest.approx(1)
-        assert (release.experiment is None) == (release.phase in (Phase.promoted, Phase.rolled_back))
+        assert (release.experiment is None) == (release.state in ("promoted", "rolled_back"))
 
 
 @settings(max_examples=80, deadline=None)
@@ -69,8 +72,9 @@ def test_only_lawful_transitions_whatever_the_verdicts(looks):
 def test_production_takes_every_step_and_a_verified_way_back(looks):
     releases, transitions = walk(begin(), looks)
     if releases[-1].phase is Phase.promoted:
-        assert [t.outcome for t in transitions] == [Outcome.promote] * NUM_STEPS
-        assert [t.after for t in transitions] == ["canary-1", "canary-5", "canary-25", "canary-50", "promoted"]
+        taken = transitions[:NUM_STEPS]
+        assert [t.outcome for t in taken] == [Outcome.promote] * NUM_STEPS
+        assert [t.after for t in taken] == ["canary-1", "canary-5", "canary-25", "canary-50", "watched"]
         index = next(i for i, release in enumerate(releases) if release.phase is Phase.promoted)
         assert looks[index - 1] == (Outcome.promote, None)
 
@@ -88,7 +92,7 @@ def test_a_release_saved_and_loaded_goes_on_the_same(looks, cut):
 
 
 def test_each_step_is_an_experiment_of_its_own_with_a_growing_weight():
-    releases, _ = walk(begin(), [(Outcome.promote, None)] * NUM_STEPS)
+    releases, _ = walk(begin(UNWATCHED), [(Outcome.promote, None)] * NUM_STEPS)
     experiments = [release.experiment for release in releases]
     assert [step.name for step in experiments[:-1]] == [
         "r1/shadow",
@@ -142,7 +146,7 @@ def test_without_a_way_back_nothing_becomes_production():
 
 
 def test_an_operator_returns_to_the_predecessor_even_after_promotion():
-    promoted, _ = promote(begin(), by="ada", reason="tried elsewhere", now=200.0, unverified=None)
+    promoted, _ = promote(begin(UNWATCHED), by="ada", reason="tried elsewhere", now=200.0, unverified=None)
     assert promoted.weights == {"old": 0.0, "new": 1.0}
     back, transition = roll_back(promoted, by="bob", reason="complaints", now=300.0)
     assert back.weights == {"old": 1.0, "new": 0.0}
@@ -161,9 +165,37 @@ def test_rolled_back_is_final():
 
 
 def test_production_is_not_promoted_twice():
-    promoted, _ = promote(begin(), by="ada", reason="tried elsewhere", now=200.0, unverified=None)
+    promoted, _ = promote(begin(UNWATCHED), by="ada", reason="tried elsewhere", now=200.0, unverified=None)
     with pytest.raises(InputError, match="r1 is promoted and cannot be promoted"):
         promote(promoted, by="ada", reason="again", now=300.0, unverified=None)
+
+
+def test_a_promoted_candidate_is_watched_beside_users_who_keep_the_predecessor():
+    (*_, watched), _ = walk(begin(), [(Outcome.promote, None)] * NUM_STEPS)
+    assert (watched.phase, watched.state, watched.since) == (Phase.promoted, "watched", 105.0)
+    assert watched.weights == pytest.approx({"old": 0.1, "new": 0.9})
+    assert watched.experiment.name == "r1/watch"
+    assert watched.experiment.since == 105.0
+    assert not watched.would_promote(verdict(Outcome.promote))
+    for outcome in (Outcome.promote, Outcome.hold, Outcome.inconclusive):
+        assert advance(watched, verdict(outcome), now=114.0, unverified=None) == (watched, None)
+        over, transition = advance(watched, verdict(outcome), now=115.0, unverified=None)
+        assert (over.state, over.since, over.experiment) == ("promoted", 105.0, None)
+        assert (transition.before, transition.after, transition.reason) == ("watched", "promoted", "watched for 10 s")
+
+
+def test_a_breach_in_the_watch_is_an_alarm_and_a_person_decides():
+    (*_, watched), _ = walk(begin(), [(Outcome.promote, None)] * NUM_STEPS)
+    alarmed, transition = advance(watched, verdict(Outcome.roll_back), now=110.0, unverified=None)
+    assert (alarmed.phase, alarmed.state, alarmed.weights) == (Phase.promoted, "alarm", watched.weights)
+    assert (transition.before, transition.after, transition.outcome) == ("watched", "alarm", Outcome.roll_back)
+    assert alarmed.reason == transition.reason == "because of roll_back"
+    for outcome in Outcome:
+        assert advance(alarmed, verdict(outcome), now=900.0, unverified=None) == (alarmed, None)
+    kept, _ = promote(alarmed, by="ada", reason="a false alarm", now=901.0, unverified=None)
+    assert (kept.state, kept.weights) == ("promoted", {"old": 0.0, "new": 1.0})
+    back, _ = roll_back(alarmed, by="ada", reason="it is worse", now=901.0)
+    assert (back.state, back.weights) == ("rolled_back", {"old": 1.0, "new": 0.0})
 
 
 def test_a_model_is_not_compared_with_itself():
@@ -172,7 +204,15 @@ def test_a_model_is_not_compared_with_itself():
 
 
 @pytest.mark.parametrize(
-    "change", [{"phase": "canary"}, {"step": 5}, {"plan": [0.0, 0.5, 0.25]}, {"candidate": "old"}, {"plan": []}]
+    "change",
+    [
+        {"phase": "canary"},
+        {"step": 5},
+        {"plan": [0.0, 0.5, 0.25]},
+        {"candidate": "old"},
+        {"plan": []},
+        {"watch": "alarm"},
+    ],
 )
 def test_a_state_that_cannot_be_is_not_loaded(change):
     with pytest.raises(AssertionError):

@@ -89,8 +89,8 @@ def test_the_share_of_responders_starts_as_planned_and_follows():
     trial = simulate(np.full(2000, 0.5), 0.25)
     share = earlier_share(trial)
     assert share[0] == 0.25
-    assert share[1] == pytest.approx((20 * 0.25 * (1 - 1 / 500) + trial.candidate[0]) / (20 * (1 - 1 / 500) + 1))
-    assert share[-1] == pytest.approx(trial.candidate[-500:].mean(), abs=0.05)
+    assert share[1] == pytest.approx((20 * 0.25 * (1 - 1 / 100) + trial.candidate[0]) / (20 * (1 - 1 / 100) + 1))
+    assert share[-1] == pytest.approx(trial.candidate[-300:].mean(), abs=0.1)
 
 
 def test_a_difference_is_found_and_covered():

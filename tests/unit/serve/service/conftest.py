@@ -45,7 +45,7 @@ def make_config(folders: dict[str, Path]) -> Callable[..., ServeConfig]:
             production="old",
             limits=LimitsConfig(**{"body_bytes": 4096, "messages": 4, "max_tokens": 64, "attempts": 2, **limits}),
             store=StoreConfig(consent_by_default=True),
-            release=ReleaseConfig(shadow_fraction=0, steps=[0.5], allow=["vip"], deny=["shy"]),
+            release=ReleaseConfig(shadow_fraction=0, steps=[0.5], allow=["vip"], deny=["shy"], watch_s=0),
         )
 
     return make

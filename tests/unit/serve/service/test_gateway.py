@@ -45,7 +45,7 @@ async def arms_of(gateway: Gateway, users: list[str]) -> dict[str, str]:
 
 def experiment(gateway: Gateway, **fields: object) -> None:
     """A release of `new` is under way."""
-    gateway.config.release = ReleaseConfig(**{"shadow_fraction": 0, "steps": [0.5], **fields})
+    gateway.config.release = ReleaseConfig(**{"shadow_fraction": 0, "steps": [0.5], "watch_s": 0, **fields})
     ReleaseDesk(gateway.store, gateway.config, lambda: NOW).start("new", "op", "")
     gateway.directions = directions.read(gateway.store, gateway.config)
 

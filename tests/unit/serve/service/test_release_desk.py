@@ -36,7 +36,7 @@ def clock() -> Clock:
 @pytest.fixture
 def own(store: Store, config: ServeConfig, tmp_path: Path) -> dict[str, Path]:
     """Folders that the test may spoil, under the names of the registered ones."""
-    config.release = ReleaseConfig(shadow_requests=5, min_step_s=10, max_step_s=100, steps=[0.25, 0.5])
+    config.release = ReleaseConfig(shadow_requests=5, min_step_s=10, max_step_s=100, steps=[0.25, 0.5], watch_s=0)
     found = {name: Path(shutil.copytree(folder, tmp_path / name)) for name, folder in config.models.items()}
     config.models = {name: str(folder) for name, folder in found.items()}
     return found
@@ -97,6 +97,28 @@ def test_a_model_may_move(desk, store, own, tmp_path):
     moved = shutil.copytree(own["new"], tmp_path / "moved")
     assert desk.check_start("new", str(moved)).version == store.variant("new").version
     assert store.variant("new").folder == str(moved)
+
+
+def test_a_promoted_candidate_is_watched_until_the_next_release(desk, store, clock, caplog):
+    desk.config.release.watch_s = 50.0
+    desk.start("new", "ann", "")
+    desk.promote("ann", "I know it")
+    release = desk.latest()[1]
+    assert (store.production(), release.phase, release.state) == ("new", Phase.promoted, "watched")
+    split = directions.read(store, desk.config).split
+    assert (split.experiment, split.weights) == ("r1/watch", pytest.approx({"old": 0.05, "new": 0.95}))
+    clock.now += 20
+    assert desk.look() is None
+    assert desk.status()["look"]["outcome"] == "hold"
+    desk.start("old", "ann", "back")
+    assert [entry["after"] for entry in store.transitions(1)] == ["shadow", "watched", "promoted"]
+    assert store.transitions(1)[-1]["reason"] == "release r2 begins"
+    desk.roll_back("ann", "")
+    desk.start("old", "ann", "again")
+    desk.promote("ann", "")
+    clock.now += 50
+    assert desk.look().after == "promoted"
+    assert directions.read(store, desk.config).split is None
 
 
 def test_one_release_at_a_time(desk, own):

@@ -1,0 +1,247 @@
+"""False decisions about candidates that equal their predecessor, under traffic that changes over time.
+
+`python -m benchmarks.changing_traffic`: three quarters of an hour on one core with 2,000 experiments for each row;
+`--experiments 200` for a first look, `--part tests|guardrails|ladder` for one of the tables, `--figure FILE.png`
+draws the ladder's.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from rich.progress import track
+
+from benchmarks.ab_tests import percent, table
+from serve.guardrails import inspect_guardrail
+from serve.release_settings import GuardrailConfig
+from serve.statistics.betting import first_rejection, log_wealth
+from serve.statistics.fixed import least_users, stratified, until_planned
+from serve.statistics.responders import earlier_share
+from serve.statistics.sequential import Trial, effects
+from serve.visits import Unit
+
+ALPHA = 0.05
+HALVES = {"alpha_higher": ALPHA / 2, "alpha_lower": ALPHA / 2}
+Scenario = Callable[[np.ndarray, np.random.Generator], np.ndarray]
+"""(time of each user in [0, 1], random) -> mean of a user's value then."""
+
+
+def bursts(time: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Forty stretches, each with a mean of its own."""
+    return random.uniform(0.1, 0.9, 40)[(time * 40).astype(int).clip(max=39)]
+
+
+SCENARIOS: dict[str, Scenario] = {
+    "stationary, 0.3": lambda time, random: np.full_like(time, 0.3),
+    "stationary, 0.01": lambda time, random: np.full_like(time, 0.01),
+    "0 before noon, 1 after": lambda time, random: (time >= 0.5).astype(float),
+    "trend 0.3 to 0.7": lambda time, random: 0.3 + 0.4 * time,
+    "slow trend 0.45 to 0.55": lambda time, random: 0.45 + 0.1 * time,
+    "14 days' rhythm": lambda time, random: 0.4 + 0.3 * np.sin(28 * np.pi * time),
+    "outage": lambda time, random: np.where((time > 0.4) & (time < 0.5), 0.02, 0.6),
+    "bursts": bursts,
+}
+RATES: dict[str, Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]] = {
+    "all answer": lambda time: (np.ones_like(time), np.ones_like(time)),
+    "0.6 and 0.3 answer": lambda time: (np.full_like(time, 0.6), np.full_like(time, 0.3)),
+    "0.2 to 0.8, and 0.3": lambda time: (0.2 + 0.6 * time, np.full_like(time, 0.3)),
+    "both 0.1 to 0.7": lambda time: (0.1 + 0.6 * time, 0.1 + 0.6 * time),
+}
+
+
+def draw(
+    random: np.random.Generator, mean: np.ndarray, answering: tuple[np.ndarray, np.ndarray], share: float
+) -> Trial:
+    """Users with a value of 0 or 1, NaN where they say nothing."""
+    candidate = random.random(len(mean)) < share
+    values = (random.random(len(mean)) < mean).astype(float)
+    values[random.random(len(mean)) >= np.where(candidate, *answering)] = np.nan
+    return Trial(candidate=candidate, probability=np.full(len(mean), share), values=values)
+
+
+def rejected_at(trial: Trial, alpha: float) -> int | None:
+    """Users after which the arms are called different, half of `alpha` for either direction."""
+    ends = []
+    for values in (trial.values, 1 - trial.values):
+        estimates, least = effects(replace(trial, values=values))
+        ends.append(first_rejection(log_wealth(estimates - least, -least), alpha / 2))
+    return min((end for end in ends if end is not None), default=None)
+
+
+def differs(trial: Trial) -> tuple[bool | None, bool, bool | None]:
+    """Whether all users, responders, and the fixed test of responders call the arms different.
+
+    None where that would be no mistake, as arms that answer unlike do differ, or where the test has too few users.
+    """
+    some = trial.only(~np.isnan(trial.values))
+    everybody = rejected_at(trial.filled(0.5), ALPHA) is not None
+    answers = rejected_at(replace(some, probability=earlier_share(some)), ALPHA) is not None
+    share = float(some.candidate.mean())
+    smaller = int(0.8 * min(some.candidate.sum(), (~some.candidate).sum()))
+    planned = until_planned(some, users_per_arm=max(smaller, 2), share=share) if smaller >= 20 else None
+    if planned is None or least_users(planned.values) > smaller:
+        return everybody, answers, None
+    return everybody, answers, stratified(planned, **HALVES).decided != 0
+
+
+def tests(experiments: int) -> None:
+    rows = []
+    settings = [(name, share, rate) for name in SCENARIOS for share in (0.5, 0.4, 0.05, 0.01) for rate in RATES]
+    for name, share, rate in track(settings, description="tests"):
+        random = np.random.Generator(np.random.PCG64(1))
+        time = np.linspace(0, 1, 2000 if share >= 0.4 else 10_000)
+        found = [
+            differs(draw(random, SCENARIOS[name](time, random), RATES[rate](time), share)) for _ in range(experiments)
+        ]
+        columns = [[one for one in column if one is not None] for column in zip(*found, strict=True)]
+        # The declared value of silence makes arms that answer unlike different: finding that is right.
+        alike = rate in ("all answer", "both 0.1 to 0.7")
+        shown = [percent(column) if column else "" for column in columns]
+        rows.append([name, f"{share:.0%}", rate, shown[0] if alike else "", *shown[1:]])
+    table(
+        f"Called different though equal at every moment, alpha {ALPHA}, {experiments} experiments",
+        ["values", "candidate", "who answers", "all users", "responders", "fixed, responders"],
+        rows,
+    )
+
+
+LOADS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "steady": np.ones_like,
+    "1.7 times after a quarter": lambda time: np.where(time < 0.25, 1.0, 1.7),
+    "days": lambda time: 1 + 0.6 * np.sin(28 * np.pi * time),
+    "bursts of 4 times": lambda time: np.where((time * 50).astype(int) % 5 == 0, 4.0, 1.0),
+}
+GUARDRAILS = {
+    "p95, 1.2 times": GuardrailConfig(metric="latency_p95_s", at_most_ratio=1.2),
+    "p95, 1.0 times": GuardrailConfig(metric="latency_p95_s", at_most_ratio=1.0),
+    "errors, 1.0 times": GuardrailConfig(metric="error_rate", at_most_ratio=1.0),
+}
+
+
+def visitors(
+    random: np.random.Generator, load: np.ndarray, requests: int, share: float
+) -> tuple[list[Unit], list[Unit]]:
+    """Latencies and errors of users, each with a line and a luck of their own."""
+    latencies, errors = [], []
+    for moment in load:
+        arm = "candidate" if random.random() < share else "predecessor"
+        seconds = moment * random.lognormal(0, 0.7) * random.lognormal(0, 0.5, requests)
+        luck = random.random() < 0.02 * moment
+        latencies.append(Unit(**{arm: list(seconds)}, probability=share))
+        errors.append(Unit(**{arm: list((random.random(requests) < 0.9 * luck).astype(float))}, probability=share))
+    return latencies, errors
+
+
+def guardrails(experiments: int) -> None:
+    rows = []
+    settings = [(load, requests, share) for load in LOADS for requests in (2, 50) for share in (0.5, 0.05)]
+    for load, requests, share in track(settings, description="guardrails"):
+        random = np.random.Generator(np.random.PCG64(2))
+        fired: dict[str, list[bool]] = {name: [] for name in GUARDRAILS}
+        for _ in range(max(1, experiments // 4)):
+            latencies, errors = visitors(random, LOADS[load](np.linspace(0, 1, 1500)), requests, share)
+            for name, config in GUARDRAILS.items():
+                units = errors if config.metric == "error_rate" else latencies
+                fired[name].append(inspect_guardrail(name, config, [units], alpha=0.02).against is not None)
+        rows.append([load, requests, f"{share:.0%}", *(percent(each) for each in fired.values())])
+    table(
+        f"Alarms about an equal candidate, 1,500 users, alpha 0.02 (half of it for the first period), "
+        f"{max(1, experiments // 4)} experiments",
+        ["load", "requests of a user", "candidate", *GUARDRAILS],
+        rows,
+    )
+
+
+STEPS = (0.01, 0.05, 0.25, 0.5)
+Taste = Callable[[np.random.Generator, np.ndarray], np.ndarray]
+"""(random, mean of each user) -> values in [0, 1]."""
+TRAFFIC: dict[str, tuple[str, Taste]] = {
+    "stationary": ("stationary, 0.3", lambda random, mean: (random.random(len(mean)) < mean).astype(float)),
+    "days": ("14 days' rhythm", lambda random, mean: (random.random(len(mean)) < mean).astype(float)),
+    "trend": ("trend 0.3 to 0.7", lambda random, mean: (random.random(len(mean)) < mean).astype(float)),
+    "bursts": ("bursts", lambda random, mean: (random.random(len(mean)) < mean).astype(float)),
+    "clustered": ("bursts", lambda random, mean: np.repeat(random.random(len(mean) // 20 + 1), 20)[: len(mean)]),
+    "heavy tails": ("trend 0.3 to 0.7", lambda random, mean: np.minimum(mean * random.pareto(1.1, len(mean)) / 10, 1)),
+}
+
+
+def release(random: np.random.Generator, traffic: str) -> str:
+    """How a release of an equal candidate ends: goal over all steps, two guardrails over all steps and the shadow."""
+    name, taste = TRAFFIC[traffic]
+    alpha_lower, alpha_guardrail = ALPHA / 2 / len(STEPS), ALPHA / 2 / (2 * (len(STEPS) + 1))
+    for share in STEPS:
+        time = np.linspace(0, 1, 3000)
+        candidate = random.random(3000) < share
+        values = taste(random, SCENARIOS[name](time, random))
+        trial = Trial(candidate=candidate, probability=np.full(3000, share), values=values)
+        for guarded in (values > 0.9, random.random(3000) < 0.02 * (1 + (time > 0.25))):
+            up, least = effects(replace(trial, values=guarded.astype(float)))
+            if first_rejection(log_wealth(up - least, -least), alpha_guardrail / 2) is not None:
+                return "withdrawn by a guardrail"
+        up, least = effects(trial)
+        down, least_down = effects(replace(trial, values=1 - values))
+        worse = first_rejection(log_wealth(down - least_down, -least_down), alpha_lower)
+        better = first_rejection(log_wealth(up - least, -least), ALPHA) if share == STEPS[-1] else None
+        if worse is not None and (better is None or worse < better):
+            return "withdrawn as worse"
+        if better is not None:
+            return "promoted"
+    return "undecided"
+
+
+def ladder(experiments: int, figure: str | None) -> None:
+    """All steps of releases of candidates that equal their predecessor."""
+    ends: dict[str, list[str]] = {}
+    for traffic in track(list(TRAFFIC), description="ladder"):
+        random = np.random.Generator(np.random.PCG64(3))
+        ends[traffic] = [release(random, traffic) for _ in range(experiments)]
+    kinds = ["promoted", "withdrawn as worse", "withdrawn by a guardrail"]
+    shares = {traffic: [np.mean([end == kind for end in found]) for kind in kinds] for traffic, found in ends.items()}
+    rows = [[traffic, *(f"{100 * share:.1f} %" for share in found)] for traffic, found in shares.items()]
+    table(
+        f"Releases of equal candidates, steps {STEPS}, 3,000 users each, {experiments} releases; stated: at most "
+        f"{ALPHA:.0%} promoted, at most {ALPHA:.0%} withdrawn",
+        ["traffic", *kinds],
+        rows,
+    )
+    if figure:
+        plot(shares, kinds, figure)
+
+
+def plot(shares: dict[str, list[float]], kinds: list[str], path: str) -> None:
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(8, 4))
+    places = np.arange(len(shares))
+    for number, kind in enumerate(kinds):
+        heights = [100 * found[number] for found in shares.values()]
+        axes.bar(places + 0.25 * (number - 1), heights, 0.25, label=kind)
+    axes.axhline(100 * ALPHA, color="black", linestyle=":", label="stated rate")
+    axes.set(xticks=places, xticklabels=list(shares), ylabel="% of equal candidates")
+    axes.legend()
+    figure.tight_layout()
+    figure.savefig(Path(path), dpi=120)
+
+
+PARTS: dict[str, Callable[[int], None]] = {"tests": tests, "guardrails": guardrails}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--experiments", type=int, default=2000)
+    parser.add_argument("--part", choices=[*PARTS, "ladder"])
+    parser.add_argument("--figure", metavar="FILE")
+    arguments = parser.parse_args()
+    parts = {**PARTS, "ladder": partial(ladder, figure=arguments.figure)}
+    for name, part in parts.items():
+        if arguments.part in (None, name):
+            part(arguments.experiments)
+
+
+if __name__ == "__main__":
+    main()
