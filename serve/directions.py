@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlhf.types import RunError
-from serve.doors import Refusal
+from serve.doors import Caller, Refusal, Role
 from serve.engine import app_name
 from serve.phases import Release
 from serve.records import Key, Variant
@@ -57,20 +57,22 @@ class Directions:
     shadow_fraction: float = 0.0
     """Of its requests, those that the candidate answers too."""
 
-    @property
-    def models(self) -> list[str]:
-        return [self.name, *self.seats]
+    def models(self, caller: Caller) -> list[str]:
+        """Names that a caller may ask for. A candidate in its shadow step is an operator's alone."""
+        shadowed = self.split.candidate if self.split and not self.split.weights[self.split.candidate] else None
+        return [self.name, *(name for name in self.seats if name != shadowed or caller.role is Role.operator)]
 
-    def choose(self, model: str, user: str | None, request_id: str) -> Choice:
+    def choose(self, model: str, user: str | None, request_id: str, caller: Caller) -> Choice:
         """Return who answers. Raises Refusal 404 where there is no such model.
 
         A variant asked by its own name is part of no experiment. A request that names no user gets the model in
         production, as nobody could say which arm it belongs to, and is copied in the shadow step as any other.
         """
-        if model in self.seats:
-            return Choice(variant=model)
+        known = self.models(caller)
+        if model not in known:
+            raise Refusal(404, f"model: there is no {model!r}; known are {', '.join(known)}", param="model")
         if model != self.name:
-            raise Refusal(404, f"model: there is no {model!r}; known are {', '.join(self.models)}", param="model")
+            return Choice(variant=model)
         if self.split is None:
             return Choice(variant=self.production)
         shadowed = uniform(self.split.salt, request_id) < self.shadow_fraction

@@ -75,7 +75,7 @@ class Gateway:
         check_limits(asked, limits)
         id = f"{'chatcmpl' if endpoint is Endpoint.chat else 'cmpl'}-{uuid.uuid4().hex}"
         user = caller.user(asked.user)
-        choice = self.directions.choose(asked.model, user if asked.user else None, id)
+        choice = self.directions.choose(asked.model, user if asked.user else None, id, caller)
         if self.ongoing >= limits.ongoing_requests:
             message = f"{self.ongoing} requests are under way: try again in {limits.retry_after_s} s"
             raise Refusal(429, message, retry_after_s=limits.retry_after_s)

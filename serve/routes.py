@@ -124,7 +124,8 @@ def add_asking(api: FastAPI, gateway: Gateway) -> None:
     @api.get("/v1/models")
     async def models(caller: User) -> dict[str, Any]:
         cards = [
-            {"id": name, "object": "model", "created": 0, "owned_by": "rlhf"} for name in gateway.directions.models
+            {"id": name, "object": "model", "created": 0, "owned_by": "rlhf"}
+            for name in gateway.directions.models(caller)
         ]
         return {"object": "list", "data": cards}
 

@@ -109,7 +109,9 @@ async def test_what_the_store_says_is_followed_and_stays_while_it_says_nothing(g
         await until(lambda: gateway.directions is not known)
     assert hash_key("sk-1") in gateway.directions.keys
     crowd = [f"user{number}" for number in range(2000)]
-    before, after = ([place.choose("assistant", user, "") for user in crowd] for place in (known, gateway.directions))
+    before, after = (
+        [place.choose("assistant", user, "", ANYONE) for user in crowd] for place in (known, gateway.directions)
+    )
     arms = Counter((one.variant, other.variant) for one, other in zip(before, after, strict=True))
     assert len(arms) == 4, "each step draws users afresh, whatever their arm in the one before"
     assert {choice.experiment for choice in after} == {"r1/canary-50"}
@@ -147,6 +149,16 @@ async def test_a_shadow_fails_alone_and_is_counted(gateway, engines, error, stat
     assert await said(gateway, user="ann") == "old"
     await shadows_end(gateway)
     assert {request.variant: request.status for request in kept(gateway)} == {"old": 200, "new": status}
+
+
+async def test_the_candidate_of_a_shadow_is_hidden_from_users(gateway):
+    experiment(gateway, shadow_fraction=1)
+    assert gateway.directions.models(ANYONE) == ["assistant", "old"]
+    with pytest.raises(Refusal, match="there is no 'new'; known are assistant, old"):
+        await ask(gateway, model="new", user="ann")
+    operator = Caller(Role.operator, "op")
+    assert gateway.directions.models(operator) == ["assistant", "new", "old"]
+    assert gateway.directions.choose("new", None, "q", operator).variant == "new"
 
 
 async def test_requests_without_a_user_get_production_and_are_copied_in_the_shadow(gateway, store):
