@@ -92,8 +92,8 @@ def differs(trial: Trial) -> tuple[bool | None, bool, bool | None]:
 def tests(experiments: int) -> None:
     rows = []
     settings = [(name, share, rate) for name in SCENARIOS for share in (0.5, 0.4, 0.05, 0.01) for rate in RATES]
-    for name, share, rate in track(settings, description="tests"):
-        random = np.random.Generator(np.random.PCG64(1))
+    for row, (name, share, rate) in enumerate(track(settings, description="tests")):
+        random = np.random.Generator(np.random.PCG64([1, row]))
         time = np.linspace(0, 1, 2000 if share >= 0.4 else 10_000)
         found = [
             differs(draw(random, SCENARIOS[name](time, random), RATES[rate](time), share)) for _ in range(experiments)
@@ -140,8 +140,8 @@ def visitors(
 def guardrails(experiments: int) -> None:
     rows = []
     settings = [(load, requests, share) for load in LOADS for requests in (2, 50) for share in (0.5, 0.05)]
-    for load, requests, share in track(settings, description="guardrails"):
-        random = np.random.Generator(np.random.PCG64(2))
+    for row, (load, requests, share) in enumerate(track(settings, description="guardrails")):
+        random = np.random.Generator(np.random.PCG64([2, row]))
         fired: dict[str, list[bool]] = {name: [] for name in GUARDRAILS}
         for _ in range(max(1, experiments // 4)):
             latencies, errors = visitors(random, LOADS[load](np.linspace(0, 1, 1500)), requests, share)
@@ -197,8 +197,8 @@ def release(random: np.random.Generator, traffic: str) -> str:
 def ladder(experiments: int, figure: str | None) -> None:
     """All steps of releases of candidates that equal their predecessor."""
     ends: dict[str, list[str]] = {}
-    for traffic in track(list(TRAFFIC), description="ladder"):
-        random = np.random.Generator(np.random.PCG64(3))
+    for row, traffic in enumerate(track(list(TRAFFIC), description="ladder")):
+        random = np.random.Generator(np.random.PCG64([3, row]))
         ends[traffic] = [release(random, traffic) for _ in range(experiments)]
     kinds = ["promoted", "withdrawn as worse", "withdrawn by a guardrail"]
     shares = {traffic: [np.mean([end == kind for end in found]) for kind in kinds] for traffic, found in ends.items()}

@@ -75,6 +75,10 @@ class Answered:
     kept: bool = False
     """Whether its end has been noted."""
 
+    def leave(self, seat: Seat) -> None:
+        """Be answered there, as part of no experiment."""
+        self.seat, self.experiment = seat, None
+
     def take(self, body: Mapping[str, Any]) -> None:
         """Note what a whole answer or a piece of one says."""
         if body.get("usage"):

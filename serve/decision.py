@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
@@ -217,6 +218,7 @@ class Look:
             "num_predecessor": len(counted.arms[1]),
             "min_users": goal.min_users,
             "num_exposed": len(self.traffic.exposures),
+            "most_users_of_an_owner": self.largest_owner(),
             "with_own_value": dict(zip(arms, own_values(values), strict=True)),
             "better": better,
         }
@@ -229,6 +231,11 @@ class Look:
             rates = asdict(readings.rates)
             evidence["responders"] = {**self.figures(readings.values), "response_rate": rates}
         return evidence
+
+    def largest_owner(self) -> dict[str, Any] | None:
+        """The owner whose keys named most of the users, and how many; None without keys."""
+        owners = Counter(exposure.owner for exposure in self.traffic.exposures if exposure.owner)
+        return dict(zip(("owner", "num_users"), owners.most_common(1)[0], strict=True)) if owners else None
 
     def figures(self, found: Comparison) -> dict[str, float | None]:
         span = self.config.goal.high - self.config.goal.low

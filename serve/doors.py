@@ -43,6 +43,8 @@ class Caller:
     role: Role
     owner: str
     """The key's; empty without one."""
+    users: int | None = None
+    """Most users of the key's owner who take part in one step of a release; None: all."""
 
     def user(self, named: str | None) -> str | None:
         """The end user: who a key's owner names belongs to that owner. None: nobody in particular."""
@@ -82,7 +84,7 @@ def let_in(authorization: str | None, keys: Mapping[str, Key], *, loopback: bool
     if authorization:
         scheme, _, key = authorization.partition(" ")
         if scheme.lower() == "bearer" and (known := keys.get(hash_key(key.strip()))):
-            return Caller(Role(known.role), known.owner)
+            return Caller(Role(known.role), known.owner, known.users)
     if any(key.role == Role.user for key in keys.values()) or not loopback:
         problem = "the API key is not known" if authorization else "an API key is missing"
         raise Refusal(401, f"{problem}: send it as `Authorization: Bearer KEY`")

@@ -43,7 +43,8 @@ class Gateway:
         self.recorder = Recorder(store)
         self.directions: Directions = directions.read(store, config)
         self.ongoing = 0
-        self.exposed: set[tuple[str, str]] = set()
+        self.exposed: dict[tuple[str, str], bool] = {}
+        """By experiment and user: whether the user takes part."""
         self.shadows: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
@@ -82,8 +83,9 @@ class Gateway:
         self.ongoing += 1
         answered = self.underway(id, user or NOBODY, endpoint, asked, choice)
         try:
-            await self.expose(answered, choice.split)
-            if choice.shadow is not None:
+            if choice.split is not None and not await self.expose(answered, choice.split, caller):
+                answered.leave(self.directions.seats[self.directions.production])
+            elif choice.shadow is not None:
                 self.cast_shadow(choice.shadow, answered)
             async with asyncio.timeout(limits.timeout_s):
                 return await self.reply(answered)
@@ -125,10 +127,14 @@ class Gateway:
             self.ongoing -= 1
             await self.recorder.record(answered.record())
 
-    async def expose(self, answered: Answered, split: Split | None) -> None:
-        """Keep that the experiment shows the user an arm, and with which probability, before it does."""
-        if split is None or (split.experiment, answered.user) in self.exposed:
-            return
+    async def expose(self, answered: Answered, split: Split, caller: Caller) -> bool:
+        """Keep that the experiment shows the user an arm, and with which probability, before it does.
+
+        Returns whether the user takes part: an owner's users may be limited.
+        """
+        place = (split.experiment, answered.user)
+        if place in self.exposed:
+            return self.exposed[place]
         exposure = Exposure(
             experiment=split.experiment,
             user=answered.user,
@@ -136,13 +142,15 @@ class Gateway:
             at=answered.at,
             weights=split.weights,
             salt=split.salt,
+            owner=caller.owner,
         )
         try:
-            await asyncio.to_thread(self.store.expose, exposure)
+            takes_part = await asyncio.to_thread(self.store.expose, exposure, most=caller.users)
         except SQLAlchemyError as error:
             LOG.error("an exposure was not kept: %s", error)
-        else:
-            self.exposed.add((split.experiment, answered.user))
+            return True
+        self.exposed[place] = takes_part
+        return takes_part
 
     def cast_shadow(self, variant: str, answered: Answered) -> None:
         if len(self.shadows) >= SHADOWS:

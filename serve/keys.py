@@ -12,6 +12,7 @@ from rlhf.command_line import command_line
 from rlhf.config import from_words
 from rlhf.types import InputError
 from serve.doors import Role, hash_key, make_key
+from serve.records import Key
 from serve.store import Store
 
 SHOWN = 12
@@ -34,8 +35,13 @@ class AddConfig(ListConfig):
     """Whose key it is: users whom it names are its owner's."""
     role: Role = Role.user
     """`user` or `operator`."""
+    users: int | None = None
+    """Most users named by this owner who take part in one step of a release; further ones get the model in production.
+    None: all, for a service that speaks for its users. Give 1 to a person or a script."""
 
     def __post_init__(self) -> None:
+        if self.users is not None and self.users < 0:
+            raise InputError(f"users={self.users}: give 0 or more, or leave it out")
         # OWNER/USER is how users are told apart.
         if not self.owner or "/" in self.owner:
             raise InputError(f"owner={self.owner}: give a name without a slash, as in owner=ann")
@@ -67,7 +73,7 @@ def run(store: Store, config: ListConfig) -> str:
     """What is said of it. Raises InputError where no key, or more than one, is named."""
     if isinstance(config, AddConfig):
         key = make_key()
-        store.add_key(hash_key(key), config.role, config.owner, time.time())
+        store.add_key(hash_key(key), config.role, config.owner, time.time(), config.users)
         return f"{key}\nIt is shown this once: the store keeps its hash alone.\n"
     known = store.all_keys()
     if isinstance(config, RemoveConfig):
@@ -76,7 +82,11 @@ def run(store: Store, config: ListConfig) -> str:
             raise InputError(f"hash={config.hash}: {len(found)} keys begin like this; give one as `list` shows it")
         store.remove_key(found[0])
         return ""
-    return "".join(f"{key.hash[:SHOWN]} {key.role} {key.owner}\n" for key in known)
+    return "".join(f"{key.hash[:SHOWN]} {key.role} {key.owner}{limit(key)}\n" for key in known)
+
+
+def limit(key: Key) -> str:
+    return "" if key.users is None else f" at most {key.users} users"
 
 
 if __name__ == "__main__":

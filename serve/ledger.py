@@ -52,9 +52,9 @@ class Ledger(Database):
         row = connection.execute(select(VARIANTS).where(VARIANTS.c.name == name)).mappings().first()
         return Variant(**row) if row else None
 
-    def add_key(self, hash: str, role: str, owner: str, at: float) -> None:
+    def add_key(self, hash: str, role: str, owner: str, at: float, users: int | None = None) -> None:
         with self.writer.begin() as connection:
-            connection.execute(insert(KEYS).values(hash=hash, role=role, owner=owner, at=at))
+            connection.execute(insert(KEYS).values(hash=hash, role=role, owner=owner, at=at, users=users))
 
     def key(self, hash: str) -> Key | None:
         with self.engine.connect() as connection:

@@ -110,6 +110,8 @@ class Exposure:
     """Probability of every arm at that moment."""
     salt: str
     """What the user's arm was drawn with."""
+    owner: str = ""
+    """Owner of the key that named the user; empty without keys."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,3 +170,5 @@ class Key:
     owner: str
     at: float
     """Unix seconds at which it was made."""
+    users: int | None = None
+    """Most users of its owner who take part in one step of a release; None: all."""

@@ -79,10 +79,24 @@ class Store(Ledger):
                 row["text"] = None
             connection.execute(insert(FEEDBACK).values(row))
 
-    def expose(self, exposure: Exposure) -> bool:
-        """Whether this is the first time that the experiment shows the user an arm; only that one is kept."""
+    def expose(self, exposure: Exposure, *, most: int | None = None) -> bool:
+        """Keep the first time that the experiment shows the user an arm, and return whether the user takes part.
+
+        `most`: users of one owner who do; further ones do not. Several processes may let in some more together.
+        """
+        place = (EXPOSURES.c.experiment == exposure.experiment, EXPOSURES.c.user == exposure.user)
         with self.writer.begin() as connection:
-            return self.insert_new(connection, EXPOSURES, asdict(exposure))
+            if most is not None:
+                known = connection.execute(select(EXPOSURES.c.user).where(*place)).first() is not None
+                if not known and self._exposed_of(connection, exposure) >= most:
+                    return False
+            self.insert_new(connection, EXPOSURES, asdict(exposure))
+            return True
+
+    def _exposed_of(self, connection: Connection, exposure: Exposure) -> int:
+        """Users of the same owner who take part already."""
+        same = (EXPOSURES.c.experiment == exposure.experiment, EXPOSURES.c.owner == exposure.owner)
+        return int(connection.execute(select(func.count()).select_from(EXPOSURES).where(*same)).scalar_one())
 
     def traffic(self, experiment: str, now: float) -> Traffic:
         """All that the experiment has seen until `now`."""

@@ -124,6 +124,8 @@ EXPOSURES = Table(
     Column("at", Double, nullable=False),
     json_column("weights", nullable=False),
     Column("salt", Text, nullable=False),
+    Column("owner", Text, nullable=False),
+    Index(None, "experiment", "owner"),
 )
 
 CONSENTS = Table(
@@ -141,6 +143,7 @@ KEYS = Table(
     Column("role", Text, nullable=False),
     Column("owner", Text, nullable=False),
     Column("at", Double, nullable=False),
+    Column("users", Integer),
 )
 
 RELEASES = Table(

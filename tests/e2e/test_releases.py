@@ -131,8 +131,9 @@ def is_decided(status: dict[str, Any]) -> bool:
 def has_seen_enough_users(status: dict[str, Any]) -> bool:
     """Whether the step that runs was judged with the users it needs, if they had said something; or all is over."""
     evidence = status.get("look", {}).get("evidence", {})
-    counts = evidence.get("goal", {}).get("num_observed", {}).values()
-    return is_decided(status) or (bool(counts) and min(counts) >= MIN_USERS)
+    goal = evidence.get("goal", {})
+    counts = (goal.get("num_candidate", 0), goal.get("num_predecessor", 0))
+    return is_decided(status) or min(counts) >= MIN_USERS
 
 
 def states(status: dict[str, Any]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Exposures record the probability of every arm and the salt."""
+"""Exposures record the probability of every arm, the salt and the key's owner; keys limit how many take part."""
 
 from __future__ import annotations
 
@@ -14,4 +14,7 @@ def upgrade() -> None:
     op.add_column(
         "exposures", sa.Column("weights", sa.JSON(none_as_null=True), nullable=False, server_default=sa.text("'{}'"))
     )
-    op.add_column("exposures", sa.Column("salt", sa.Text(), nullable=False, server_default=sa.text("''")))
+    for name in ("salt", "owner"):
+        op.add_column("exposures", sa.Column(name, sa.Text(), nullable=False, server_default=sa.text("''")))
+    op.create_index("ix_exposures_experiment_owner", "exposures", ["experiment", "owner"])
+    op.add_column("keys", sa.Column("users", sa.Integer(), nullable=True))

@@ -71,7 +71,6 @@ def said(request: Request, kind: str, value: float | None = None, **fields) -> F
     )
 
 
-def exposed(user: str, variant: str, at: float, experiment: str = "r1/canary-1") -> Exposure:
-    return Exposure(
-        experiment=experiment, user=user, variant=variant, at=at, weights={"old": 0.99, "new": 0.01}, salt="salt"
-    )
+def exposed(user: str, variant: str, at: float, experiment: str = "r1/canary-1", owner: str = "") -> Exposure:
+    weights = {"old": 0.99, "new": 0.01}
+    return Exposure(experiment=experiment, user=user, variant=variant, at=at, weights=weights, salt="salt", owner=owner)

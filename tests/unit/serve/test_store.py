@@ -158,12 +158,25 @@ def test_feedback_is_of_ones_own_answers(store):
 def test_only_the_first_exposure_counts(store):
     first = exposed("ann", "old", 5.0)
     assert store.expose(first)
-    assert not store.expose(dataclasses.replace(first, variant="new", at=4.0))
+    assert store.expose(dataclasses.replace(first, variant="new", at=4.0))
     assert store.expose(dataclasses.replace(first, experiment="r1/canary-5", variant="new"))
     assert store.expose(dataclasses.replace(first, user="bob", variant="new"))
     assert store.exposure_counts("r1/canary-1") == {"new": 1, "old": 1}
     assert store.exposure_counts("r2/shadow") == {}
     assert store.traffic("r1/canary-5", 9.0).exposures[0].variant == "new"
+
+
+def test_an_owner_brings_no_more_users_than_the_key_allows(store):
+    def name(user, owner, most=2, experiment="r1/canary-1"):
+        return store.expose(exposed(user, "new", 1.0, experiment, owner), most=most)
+
+    invented = [name(f"bot/{number}", "bot") for number in range(5)]
+    assert invented == [True, True, False, False, False]
+    assert name("bot/1", "bot"), "who takes part stays"
+    assert name("shop/ann", "shop")
+    assert name("shop/bob", "shop", most=None)
+    assert name("bot/4", "bot", experiment="r1/canary-5")
+    assert store.exposure_counts("r1/canary-1") == {"new": 4}
 
 
 def test_traffic_is_of_one_experiment_until_now_and_without_texts(store):

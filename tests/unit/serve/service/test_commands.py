@@ -50,6 +50,9 @@ def test_keys_are_added_shown_and_removed(run, sqlite_url):
     assert (code, listed) == (0, f"{hash_key(key)[:12]} operator ann\n")
     assert run(keys.main, "remove", url, f"hash={hash_key(key)}")[0] == 0
     assert run(keys.main, "list", url) == (0, "", "")
+    assert run(keys.main, "add", url, "owner=bot", "users=1")[0] == 0
+    assert run(keys.main, "list", url)[1].endswith(" user bot at most 1 users\n")
+    assert "users=-1: give 0 or more" in run(keys.main, "add", url, "owner=bot", "users=-1")[2]
 
 
 def test_a_hash_that_looks_like_a_number_is_none(run, sqlite_url):

@@ -151,6 +151,21 @@ async def test_a_shadow_fails_alone_and_is_counted(gateway, engines, error, stat
     assert {request.variant: request.status for request in kept(gateway)} == {"old": 200, "new": status}
 
 
+async def test_users_beyond_their_owners_limit_get_production_and_take_no_part(gateway, store):
+    experiment(gateway, steps=[0.99])
+    bot = Caller(Role.user, "bot", users=3)
+    for _ in range(2):
+        for number in range(6):
+            body = {"model": "assistant", "messages": [{"role": "user", "content": "hi"}], "user": str(number)}
+            await gateway.answer(Endpoint.chat, AskedChat.model_validate(body), bot)
+    requests = kept(gateway)
+    assert Counter(request.experiment for request in requests) == {"r1/canary-99": 6, None: 6}
+    assert {request.variant for request in requests if request.experiment is None} == {"old"}
+    assert sum(store.exposure_counts("r1/canary-99").values()) == 3
+    (largest,) = {exposure.owner for exposure in store.traffic("r1/canary-99", time.time() + 9).exposures}
+    assert largest == "bot"
+
+
 async def test_the_candidate_of_a_shadow_is_hidden_from_users(gateway):
     experiment(gateway, shadow_fraction=1)
     assert gateway.directions.models(ANYONE) == ["assistant", "old"]
