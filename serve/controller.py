@@ -10,6 +10,7 @@ from typing import Any
 
 from ray import serve
 from ray.exceptions import RayTaskError
+from ray.serve.schema import ApplicationStatus
 from sqlalchemy.exc import SQLAlchemyError
 
 from rlhf.types import InputError, RunError
@@ -84,8 +85,11 @@ class Controller:
         variants |= {coming.name: coming} if coming else {}
         engine, replicas = self.config.engine, self.config.replicas
         wanted = {app_name(one, engine, replicas): one for one in variants.values() if one.base is None}
-        there = {app for app in serve.status().applications if app.startswith(PREFIX)}
-        for app in wanted.keys() - there:
+        found = serve.status().applications
+        there = {app for app in found if app.startswith(PREFIX)}
+        # One whose engines all ended is deployed again: Serve itself would leave it.
+        failed = {app for app in there if found[app].status is ApplicationStatus.DEPLOY_FAILED}
+        for app in wanted.keys() - (there - failed):
             deploy(app, wanted[app], self.config)
         if gone := there - wanted.keys():
             # Until then gateways may still send requests there.

@@ -17,6 +17,9 @@ from serve.settings import ReplicasConfig
 
 PREFIX = "model-"
 HEALTH_PERIOD_S = 2.0
+ENVIRONMENT = {"VLLM_CONFIGURE_LOGGING": "0"}
+"""vLLM's import would replace the handlers of Serve's logs by its own. A replica that has to log that the controller of
+Serve is gone would then raise, and end with it."""
 CPU_ENVIRONMENT = {"OMP_NUM_THREADS": "1"}
 
 
@@ -76,7 +79,7 @@ def application(variant: Variant, config: ServerConfig, replicas: ReplicasConfig
         ray_actor_options={
             "num_cpus": 1,
             "num_gpus": config.tensor_parallel_size if accelerated else 0,
-            "runtime_env": {"env_vars": {} if accelerated else CPU_ENVIRONMENT},
+            "runtime_env": {"env_vars": ENVIRONMENT if accelerated else ENVIRONMENT | CPU_ENVIRONMENT},
         },
     )
     return deployment.bind(variant.folder, variant.name, config)

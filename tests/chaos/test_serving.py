@@ -66,6 +66,10 @@ class Service:
             if name.startswith("ray::ServeReplica") and f":{deployment}" in name and "initialize" not in name
         }
 
+    def process(self, name: str) -> int | None:
+        """The one with this name; None while there is none."""
+        return next((pid for pid, title in self.run.descendants().items() if title.startswith(name)), None)
+
     def wait_for_two_engines(self, killed: int = 0) -> None:
         """Until two replicas compute: on a busy machine one may answer long before the other has its engine."""
         wait_until(lambda: sum(len(engine_cores(pid)) for pid in self.replicas("engine") - {killed}) == 2)
@@ -111,7 +115,7 @@ def service(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -
         "engine.precision=fp32", "engine.context_tokens=256", "engine.kv_cache_bytes=33554432",
         "engine.max_num_seqs=8", "engine.max_adapters=1", "release.interval_s=0.5", "release.shadow_fraction=0",
         "release.steps=[0.5]", "release.min_step_s=0", "release.observation_s=2", "release.retention_after_s=1",
-        "release.goal.low=-1", "release.goal.min_users=20",
+        "release.goal.low=-1", "release.goal.min_users=20", "release.watch_s=0",
     ]  # fmt: skip
     run = Run(overrides, folder / "log", script="serve/up.py")
     url = f"http://127.0.0.1:{port}"
@@ -191,6 +195,17 @@ def test_an_idle_replica_whose_engine_died_is_replaced(service: Service) -> None
     core.kill()
     service.wait_for_two_engines(victim)
     check_answers([service.ask() for _ in range(20)])
+
+
+def test_engines_outlive_serves_controller(service: Service) -> None:
+    """Ray starts it again; what answers meanwhile are the same engines."""
+    engines = service.replicas("engine")
+    controller = service.process("ray::ServeController")
+    check_answers(under_load(service, lambda: os.kill(controller, signal.SIGKILL)))
+    wait_until(lambda: service.process("ray::ServeController") not in (None, controller))
+    check_answers([service.ask() for _ in range(20)])
+    assert service.replicas("engine") == engines
+    service.operate("GET", "/release")
 
 
 def test_too_many_clients_are_told_to_come_back(service: Service) -> None:
