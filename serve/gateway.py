@@ -42,6 +42,8 @@ class Gateway:
         self.config, self.store, self.call = config, store, call
         self.recorder = Recorder(store)
         self.directions: Directions = directions.read(store, config)
+        self.unread: str | None = None
+        """Why the store could not be read the last time; None where it could."""
         self.ongoing = 0
         self.exposed: dict[tuple[str, str], bool] = {}
         """By experiment and user: whether the user takes part."""
@@ -57,6 +59,7 @@ class Gateway:
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
+            await self.recorder.flush()
 
     async def follow(self) -> None:
         while True:
@@ -64,11 +67,19 @@ class Gateway:
             try:
                 found = await asyncio.to_thread(directions.read, self.store, self.config)
             except (SQLAlchemyError, InputError, RunError) as error:
+                self.unread = str(error)
                 LOG.error("the store cannot be read, what it last said stays: %s", error)
                 continue
+            self.unread = None
             if found.split != self.directions.split:
                 self.exposed.clear()
             self.directions = found
+
+    def problems(self) -> list[str]:
+        """What keeps this gateway from doing all it should; empty where nothing does."""
+        num_waiting, reason = len(self.recorder.waiting), self.recorder.problem
+        reading = [f"the store cannot be read: {self.unread}"] if self.unread else []
+        return reading + ([f"{num_waiting} records wait for the store: {reason}"] if reason else [])
 
     async def answer(self, endpoint: Endpoint, asked: Asked, caller: Caller) -> Response:
         """Raises Refusal."""
@@ -124,8 +135,10 @@ class Gateway:
         """However a request ends it is recorded, errors of its variant included, and under way no more; once."""
         if not answered.kept:
             answered.kept = True
-            self.ongoing -= 1
-            await self.recorder.record(answered.record())
+            try:
+                await self.recorder.record(answered.record())
+            finally:
+                self.ongoing -= 1
 
     async def expose(self, answered: Answered, split: Split, caller: Caller) -> bool:
         """Keep that the experiment shows the user an arm, and with which probability, before it does.
@@ -144,11 +157,7 @@ class Gateway:
             salt=split.salt,
             owner=caller.owner,
         )
-        try:
-            takes_part = await asyncio.to_thread(self.store.expose, exposure, most=caller.users)
-        except SQLAlchemyError as error:
-            LOG.error("an exposure was not kept: %s", error)
-            return True
+        takes_part = await self.recorder.expose(exposure, most=caller.users)
         self.exposed[place] = takes_part
         return takes_part
 

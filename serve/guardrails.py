@@ -58,16 +58,17 @@ def inspect_guardrail(
         ]
     )
     units = [unit for period in periods for unit in period]
-    arms = {"candidate": [unit.candidate for unit in units], "predecessor": [unit.predecessor for unit in units]}
-    counts = {arm: sum(bool(values) for values in arms[arm]) for arm in arms}
+    moving = levels if relative else None
+    counts = num_users(moving.compared if moving else units)
     at = f"guardrail {name}: {config.metric}"
     waits = [
         f"{at} has {count} of {config.min_samples} users of the {arm} with a value"
         for arm, count in counts.items()
         if count < config.min_samples and (relative or arm == "candidate")
     ]
-    if relative and levels and not waits and not levels.known:
+    if moving and not moving.known:
         waits = [f"{at} has too few requests of the predecessor to know its quantile"]
+    arms = {"candidate": [unit.candidate for unit in units], "predecessor": [unit.predecessor for unit in units]}
     return Finding(
         against=f"{at} {breach(config, test)}" if test.exceeded else None,
         waits=tuple(waits),
@@ -81,6 +82,14 @@ def inspect_guardrail(
             "test": asdict(test),
         },
     )
+
+
+def num_users(units: Sequence[Unit]) -> dict[str, int]:
+    """Users with a value by arm."""
+    return {
+        "candidate": sum(bool(unit.candidate) for unit in units),
+        "predecessor": sum(bool(unit.predecessor) for unit in units),
+    }
 
 
 def limit_of(config: GuardrailConfig) -> tuple[str, float]:
@@ -150,6 +159,8 @@ class QuantileLevels:
         self.quantile = quantile
         self.recent: deque[float] = deque(maxlen=RECENT)
         self.level, self.since = float("nan"), 0
+        self.compared: list[Unit] = []
+        """Users who came when the level was known."""
 
     @property
     def known(self) -> bool:
@@ -177,14 +188,14 @@ def quantile_test(config: GuardrailConfig, units: Sequence[Unit], levels: Quanti
         reached = known([share_above(unit.candidate, np.nextafter(given, -np.inf)) for unit in units])
         return exceeds(1 - reached, levels.quantile, alpha=alpha)
     ratio, by = (given, 0.0) if kind == "at_most_ratio" else (1.0, given)
-    kept, ours, theirs = [], [], []
+    first, ours, theirs = len(levels.compared), [], []
     for unit in units:
         if levels.known:
-            kept.append(unit)
+            levels.compared.append(unit)
             ours.append(share_above(unit.candidate, ratio * levels.level + by))
             theirs.append(share_above(unit.predecessor, levels.level))
         levels.add(unit.predecessor or ())
-    return compare_users(kept, ours, theirs, nothing=0.0, alpha=alpha)
+    return compare_users(levels.compared[first:], ours, theirs, nothing=0.0, alpha=alpha)
 
 
 def share_above(values: Sequence[float] | None, level: float) -> float:

@@ -1,44 +1,134 @@
-"""Requests on their way to the store: those that wait are kept together, in one transaction."""
+"""Records on their way to the store: written together, in the background, and again where the store fails."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
-from serve.records import Request
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as NoConnection
+
+from serve.records import Exposure, Request
 from serve.store import Store
 
 LOG = logging.getLogger(__name__)
+PATIENCE_S = 1.0
+"""Seconds that an answer waits for its record, so that feedback finds it; a slow store delays no answer for longer."""
+QUEUE_RECORDS = 10_000
+QUEUE_CHARACTERS = 64_000_000
+"""Records, and characters in them, that wait for the store at most. Further ones are lost, and counted."""
+BATCH = 500
+"""Records of one transaction at most."""
+PAUSES_S = (0.2, 1.0, 5.0)
+"""Seconds between two tries while the store fails; the last one from then on."""
+FLUSH_S = 10.0
+"""Seconds that a gateway that ends gives its last records."""
+UNREACHABLE = (OperationalError, InterfaceError, NoConnection, OSError)
+"""Errors of a store that is locked, full, stopped or out of reach: a later try may succeed."""
+
+
+@dataclass(slots=True)
+class Entry:
+    """A record that waits."""
+
+    record: Request | Exposure
+    done: asyncio.Future[bool]
+    """Result once it is written: of an exposure whether its user takes part."""
+    most: int | None = None
+    """Limit on the users of an exposure's owner."""
+    size: int = 0
+    """Characters of its texts."""
 
 
 @dataclass(slots=True)
 class Recorder:
-    """Writes for one event loop."""
+    """Writes for one event loop, in order."""
 
     store: Store
-    waiting: list[tuple[Request, asyncio.Future[None]]] = field(default_factory=list)
+    waiting: dict[int, Entry] = field(default_factory=dict)
+    """By number, in order."""
+    characters: int = 0
+    """Characters in what waits."""
     writing: asyncio.Task[None] | None = None
+    count: int = 0
     lost: int = 0
-    """Requests that the store did not take. Their users have their answers all the same."""
+    """Records that the store did not take, or that found the queue full. Their users have their answers."""
+    problem: str | None = None
+    """Why the store takes nothing at the moment; None where it does."""
 
     async def record(self, request: Request) -> None:
-        """Returns once it is kept, so that feedback on it finds it."""
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.waiting.append((request, done))
+        """Return once it is kept, so that feedback on it finds it, or after `PATIENCE_S`."""
+        texts = [str(request.messages), *(response.text or "" for response in request.responses)]
+        await self.put(request, size=sum(map(len, texts)))
+
+    async def expose(self, exposure: Exposure, *, most: int | None) -> bool:
+        """Return whether the user takes part, as `Store.expose` does; False where a limit is not looked up in time."""
+        takes_part = await self.put(exposure, most=most)
+        return most is None if takes_part is None else takes_part
+
+    async def put(self, record: Request | Exposure, *, most: int | None = None, size: int = 0) -> bool | None:
+        """Queue a record and wait a moment for its result; None where it is not there by then."""
+        if len(self.waiting) >= QUEUE_RECORDS or self.characters + size > QUEUE_CHARACTERS:
+            self.lose(1, f"{len(self.waiting)} records wait for it already")
+            return None
+        done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self.count += 1
+        self.waiting[self.count] = Entry(record, done, most, size)
+        self.characters += size
         if self.writing is None or self.writing.done():
             self.writing = asyncio.create_task(self.write())
-        # Whoever asked may be gone by then; what was answered is kept.
-        await asyncio.shield(done)
+        # A client may go meanwhile, and the wait may end: the record is written all the same.
+        await asyncio.wait([done], timeout=PATIENCE_S)
+        return done.result() if done.done() else None
 
     async def write(self) -> None:
+        """Write what waits, until nothing does."""
+        failures = 0
         while self.waiting:
-            batch, self.waiting = self.waiting, []
+            batch = dict(islice(self.waiting.items(), BATCH))
             try:
-                await asyncio.to_thread(self.store.record, [request for request, _ in batch])
-            except Exception:
-                self.lost += len(batch)
-                LOG.exception("the store did not take %d requests (%d so far)", len(batch), self.lost)
-            for _, done in batch:
-                if not done.done():
-                    done.set_result(None)
+                results = await asyncio.to_thread(self.keep, list(batch.values()))
+            except UNREACHABLE as error:
+                # Without the statement, whose values are what users wrote.
+                self.problem = " ".join(str(getattr(error, "orig", error)).split())
+                if not failures:
+                    LOG.error("the store takes no records, %d wait: %s", len(self.waiting), self.problem)
+                await asyncio.sleep(PAUSES_S[min(failures, len(PAUSES_S) - 1)])
+                failures += 1
+                continue
+            self.problem, failures = None, 0
+            for (number, entry), result in zip(batch.items(), results, strict=True):
+                del self.waiting[number]
+                self.characters -= entry.size
+                if not entry.done.done():
+                    entry.done.set_result(result)
+
+    def keep(self, batch: Sequence[Entry]) -> list[bool]:
+        """Write entries, together where all can be written; a wrong one is lost alone. Raises `UNREACHABLE`."""
+        requests = [entry.record for entry in batch if isinstance(entry.record, Request)]
+        try:
+            self.store.record(requests)
+        except UNREACHABLE:
+            raise
+        except Exception as error:  # noqa: BLE001  whatever is wrong with a record, the others are kept
+            if len(batch) > 1:
+                return [self.keep([entry])[0] for entry in batch]
+            self.lose(1, f"{type(error).__name__}: {getattr(error, 'orig', error)}")
+        return [
+            self.store.expose(entry.record, most=entry.most) if isinstance(entry.record, Exposure) else True
+            for entry in batch
+        ]
+
+    def lose(self, number: int, reason: str) -> None:
+        self.lost += number
+        LOG.error("the store did not take %d records (%d so far): %s", number, self.lost, reason)
+
+    async def flush(self) -> None:
+        """Give what waits a last chance."""
+        if self.writing is not None:
+            await asyncio.wait([self.writing], timeout=FLUSH_S)
+        if self.waiting:
+            self.lose(len(self.waiting), "the gateway ends")

@@ -121,6 +121,13 @@ def add_asking(api: FastAPI, gateway: Gateway) -> None:
     async def health() -> dict[str, str]:
         return {"status": "ok"}
 
+    @api.get("/ready")
+    async def ready() -> Response:
+        """Whether all works, for a load balancer: answers go on while the store does not."""
+        problems = gateway.problems()
+        body = {"problems": problems, "records_waiting": len(gateway.recorder.waiting), "lost": gateway.recorder.lost}
+        return JSONResponse({"status": "degraded" if problems else "ok", **body}, 503 if problems else 200)
+
     @api.get("/v1/models")
     async def models(caller: User) -> dict[str, Any]:
         cards = [

@@ -74,6 +74,16 @@ def test_the_level_follows_the_predecessors_recent_requests():
     assert levels.level == 2.0
 
 
+def test_a_quantile_waits_for_users_whom_it_could_test():
+    """Those who came before the predecessor's quantile was known were counted, and a slow candidate passed."""
+    config = GuardrailConfig(metric="latency_p95_s", at_most_ratio=5.0, min_samples=20)
+    slow = [Unit(candidate=[50.0] * 4, predecessor=[1.0] * 4)] * 26
+    assert "too few requests of the predecessor" in inspect_guardrail("p", config, [slow[:24]], alpha=1e-9).waits[0]
+    known = inspect_guardrail("p", config, [slow], alpha=1e-9)
+    assert known.waits[0].endswith("has 1 of 20 users of the candidate with a value")
+    assert known.evidence["num_candidate"] == 1
+
+
 def test_the_sentence_shows_the_figures_that_decided():
     """Later users bring the mean of all below the limit; the sentence is of those at whom the limit was broken."""
     broken = [Unit(candidate=[1.0, 0.0])] * 40 + [Unit(candidate=[0.0])] * 4000

@@ -196,12 +196,17 @@ def test_what_an_engine_refuses_is_refused_in_its_words(client, engines):
 
 
 def test_a_store_that_fails_fails_no_answer(client, gateway, store, caplog):
+    assert client.get("/ready").json()["status"] == "ok"
     with store.writer.begin() as connection:
         for table in ("feedback", "responses", "requests", "consents"):
             connection.exec_driver_sql(f"DROP TABLE {table}")
     assert client.post("/v1/chat/completions", json=CHAT).json()["choices"]
     assert "[DONE]" in client.post("/v1/chat/completions", json={**CHAT, "stream": True}).text
-    assert (gateway.recorder.lost, gateway.ongoing) == (2, 0)
+    assert (len(gateway.recorder.waiting), gateway.recorder.lost, gateway.ongoing) == (2, 0, 0)
+    ready = client.get("/ready")
+    assert (ready.status_code, ready.json()["status"], ready.json()["records_waiting"]) == (503, "degraded", 2)
+    assert "2 records wait for the store: no such table" in ready.json()["problems"][0]
+    assert client.get("/health").status_code == 200
     said = client.post("/v1/feedback", json=FEEDBACK)
     assert (said.status_code, said.headers["retry-after"]) == (503, "1")
     assert said.json()["error"]["message"] == "the store does not answer: try again"

@@ -12,6 +12,7 @@ from tests.unit.serve.service.conftest import KEYS
 CHAT = {"model": "assistant", "messages": [{"role": "user", "content": "hi"}]}
 ROUTES = {
     ("GET", "/health"): (None, None, 200),
+    ("GET", "/ready"): (None, None, 200),
     ("GET", "/v1/models"): (Role.user, None, 200),
     ("POST", "/v1/chat/completions"): (Role.user, CHAT, 200),
     ("POST", "/v1/completions"): (Role.user, {"model": "assistant", "prompt": "hi"}, 200),

@@ -1,11 +1,20 @@
-"""Requests are kept together, and nobody waits for ever."""
+"""Records are kept together; a slow, locked or broken store delays nobody for long, and loses nothing with room."""
 
 import asyncio
+import time
 
 import pytest
+from sqlalchemy.exc import OperationalError
 
-from serve.recorder import Recorder
-from tests.unit.serve.samples import asked
+from serve import recorder as module
+from serve.recorder import PATIENCE_S, QUEUE_CHARACTERS, Recorder
+from tests.unit.serve.samples import asked, exposed
+
+
+async def until_written(recorder: Recorder) -> None:
+    async with asyncio.timeout(60):
+        while recorder.waiting:
+            await asyncio.sleep(0.01)
 
 
 async def test_what_waits_is_kept_together_in_order(store):
@@ -29,12 +38,92 @@ async def test_who_goes_leaves_the_request_and_the_others_there(store):
 
 
 @pytest.mark.parametrize("bad", [asked(id="again"), asked(id="new", prompt_tokens=2**80)])
-async def test_what_the_store_does_not_take_is_counted_and_the_next_is_kept(store, bad, caplog):
+async def test_what_the_store_does_not_take_is_lost_alone(store, bad, caplog):
     """The second is no error of the database: its driver cannot pass such a number on."""
     recorder = Recorder(store)
     await recorder.record(asked(id="again"))
-    await asyncio.wait_for(recorder.record(bad), 5)
-    assert recorder.lost == 1
-    assert "did not take 1 requests (1 so far)" in caplog.text
-    await recorder.record(asked(id="next"))
-    assert store.dialogue("next")
+    await asyncio.gather(recorder.record(asked(id="before")), recorder.record(bad), recorder.record(asked(id="after")))
+    await until_written(recorder)
+    assert (recorder.lost, recorder.problem) == (1, None)
+    assert "did not take 1 records (1 so far)" in caplog.text
+    assert store.dialogue("before")
+    assert store.dialogue("after")
+
+
+async def test_a_locked_store_delays_an_answer_by_a_second_and_gets_its_records_later(store):
+    recorder = Recorder(store)
+    with store.writer.begin() as connection:
+        # PostgreSQL locks a table by request, SQLite all by any writer.
+        if connection.dialect.name == "postgresql":
+            connection.exec_driver_sql("LOCK TABLE requests, exposures")
+        begun = time.monotonic()
+        took_part = await asyncio.gather(
+            recorder.record(asked(id="a")),
+            recorder.expose(exposed("ann", "new", 1.0), most=None),
+            recorder.expose(exposed("bot/1", "new", 1.0, owner="bot"), most=1),
+        )
+        assert PATIENCE_S <= time.monotonic() - begun < 30 * PATIENCE_S
+        assert took_part == [None, True, False], "a limit that cannot be looked up lets nobody in"
+        assert len(recorder.waiting) == 3
+    await until_written(recorder)
+    assert recorder.lost == 0
+    assert store.dialogue("a")
+    assert sum(store.exposure_counts("r1/canary-1").values()) == 2
+
+
+class Failing:
+    """A store that is out of reach for its first calls."""
+
+    def __init__(self, store, failures: int) -> None:
+        self.store, self.failures = store, failures
+
+    def record(self, requests) -> None:
+        if self.failures:
+            self.failures -= 1
+            raise OperationalError("INSERT", {}, ConnectionRefusedError("connection refused"))
+        self.store.record(requests)
+
+
+async def test_an_unreachable_store_is_tried_again(store, caplog):
+    recorder = Recorder(Failing(store, 2))
+    first = asyncio.create_task(recorder.record(asked(id="a")))
+    await asyncio.sleep(0.05)
+    assert recorder.problem == "connection refused"
+    await recorder.record(asked(id="b"))
+    await first
+    await until_written(recorder)
+    assert (recorder.lost, recorder.problem, recorder.characters) == (0, None, 0)
+    assert store.dialogue("a")
+    assert store.dialogue("b")
+    assert caplog.text.count("the store takes no records") == 1
+
+
+async def test_what_waits_is_bounded_and_what_is_lost_counted(store, monkeypatch, caplog):
+    monkeypatch.setattr(module, "QUEUE_RECORDS", 3)
+    monkeypatch.setattr(module, "PATIENCE_S", 0.05)
+    recorder = Recorder(Failing(store, 10**9))
+    await asyncio.gather(*(recorder.record(asked(id=str(number))) for number in range(5)))
+    assert (len(recorder.waiting), recorder.lost) == (3, 2)
+    assert "did not take 1 records (2 so far): 3 records wait for it already" in caplog.text
+    long = Recorder(Failing(store, 10**9))
+    await long.record(asked("x" * QUEUE_CHARACTERS))
+    assert (len(long.waiting), long.lost) == (0, 1)
+    for each in (recorder, long):
+        if each.writing:
+            each.writing.cancel()
+
+
+async def test_the_end_of_a_gateway_gives_what_waits_a_last_chance(store, monkeypatch):
+    recorder = Recorder(store)
+    recording = asyncio.create_task(recorder.record(asked(id="last")))
+    await asyncio.sleep(0)
+    await recorder.flush()
+    await recording
+    assert store.dialogue("last")
+    monkeypatch.setattr(module, "FLUSH_S", 0.05)
+    monkeypatch.setattr(module, "PATIENCE_S", 0.05)
+    broken = Recorder(Failing(store, 10**9))
+    await broken.record(asked(id="gone"))
+    await broken.flush()
+    assert broken.lost == 1
+    broken.writing.cancel()
