@@ -59,11 +59,14 @@ class Controller:
         """What an operator asked for: the state after it, or why not. An error is returned, since Ray would wrap one
         that is raised."""
         assert name in COMMANDS, name
+        if name == "status":
+            # Without the lock, which a start holds for as long as the candidate's engines take.
+            return await asyncio.to_thread(self.desk.status)
         async with self.lock:
             try:
                 if name == "start":
                     await asyncio.to_thread(self.start, **arguments)
-                elif name != "status":
+                else:
                     await asyncio.to_thread(getattr(self.desk, name), **arguments)
                     await asyncio.to_thread(self.reconcile)
                 return await asyncio.to_thread(self.desk.status)
