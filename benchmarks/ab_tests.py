@@ -15,10 +15,10 @@ from scipy import stats
 
 from serve.guardrails import inspect_guardrail
 from serve.release_settings import GuardrailConfig
-from serve.statistics.betting import exceeds, first_rejection, log_wealth
-from serve.statistics.fixed import power_of, stratified, users_per_arm
-from serve.statistics.mismatch import mismatch
-from serve.statistics.sequential import Trial, compare, effects
+from serve.stats.betting import exceeds, first_rejection, log_wealth
+from serve.stats.fixed import power_of, stratified, users_per_arm
+from serve.stats.mismatch import mismatch
+from serve.stats.sequential import Trial, compare, effects
 from serve.visits import Unit
 
 ALPHA = 0.05

@@ -19,10 +19,10 @@ from rich.progress import track
 from benchmarks.ab_tests import percent, table
 from serve.guardrails import inspect_guardrail
 from serve.release_settings import GuardrailConfig
-from serve.statistics.betting import first_rejection, log_wealth
-from serve.statistics.fixed import least_users, stratified, until_planned
-from serve.statistics.responders import earlier_share
-from serve.statistics.sequential import Trial, effects
+from serve.stats.betting import first_rejection, log_wealth
+from serve.stats.fixed import least_users, stratified, until_planned
+from serve.stats.responders import earlier_share
+from serve.stats.sequential import Trial, effects
 from serve.visits import Unit
 
 ALPHA = 0.05

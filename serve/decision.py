@@ -13,10 +13,10 @@ from serve.guardrails import Finding, inspect_guardrail, shown
 from serve.metrics import REQUEST_METRICS, User, observed_users, trial, unanswered
 from serve.records import Traffic
 from serve.release_settings import ReleaseConfig, Test
-from serve.statistics.fixed import least_users, sizes, stratified, until_planned
-from serve.statistics.mismatch import ALPHA, mismatch
-from serve.statistics.responders import responders
-from serve.statistics.sequential import Comparison, Trial, compare
+from serve.stats.fixed import least_users, sizes, stratified, until_planned
+from serve.stats.mismatch import ALPHA, mismatch
+from serve.stats.responders import responders
+from serve.stats.sequential import Comparison, Trial, compare
 from serve.verdict import Experiment, Outcome, Verdict
 from serve.visits import Unit, Visit, unit_of, visits
 

@@ -15,8 +15,8 @@ import numpy as np
 
 from serve.metrics import QUANTILES, scale, unanswered
 from serve.release_settings import LIMITS, GuardrailConfig
-from serve.statistics.betting import Evidence, exceeds, over_periods, share_of_alpha
-from serve.statistics.sequential import Trial, worse, worse_paired
+from serve.stats.betting import Evidence, exceeds, over_periods, share_of_alpha
+from serve.stats.sequential import Trial, worse, worse_paired
 from serve.visits import Unit
 
 RECENT = 1000

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from serve.records import Feedback, FeedbackKind, Observed, Traffic
-from serve.statistics.sequential import Trial
+from serve.stats.sequential import Trial
 from serve.verdict import Experiment
 
 ERROR = 500

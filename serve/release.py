@@ -14,7 +14,7 @@ from omegaconf import MISSING
 from rlhf.command_line import command_line
 from rlhf.config import from_words
 from rlhf.types import InputError, RunError
-from serve.statistics.fixed import users_per_arm
+from serve.stats.fixed import users_per_arm
 
 LONGEST_START_S = 1800.0
 """A candidate's engines run before its release begins; a large model takes minutes."""

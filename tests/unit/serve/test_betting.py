@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from serve.statistics.betting import STAKES, exceeds, log_wealth, over_periods, share_of_alpha
+from serve.stats.betting import STAKES, exceeds, log_wealth, over_periods, share_of_alpha
 from tests.unit.serve.samples import false_alarms_are_at_most, generator
 
 

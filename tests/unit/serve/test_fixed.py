@@ -7,8 +7,8 @@ import pytest
 from scipy import stats
 
 from rlhf.types import InputError
-from serve.statistics.fixed import blocks_of, least_users, power_of, sizes, stratified, until_planned, users_per_arm
-from serve.statistics.sequential import Trial
+from serve.stats.fixed import blocks_of, least_users, power_of, sizes, stratified, until_planned, users_per_arm
+from serve.stats.sequential import Trial
 
 
 def generator(seed=0):
@@ -27,15 +27,16 @@ ALPHAS = {"alpha_higher": 0.025, "alpha_lower": 0.025}
 
 
 def test_one_block_is_welchs_test():
-    # Fewer than two blocks' users in the smaller arm, and more variance in both than between them.
+    # Fewer than two blocks' users in the smaller arm.
     ours, theirs = generator().random(30), generator(1).random(120)
     found = stratified(trial(ours, theirs), **ALPHAS)
-    both = np.concatenate([ours, theirs]).var(ddof=1)
-    variances = max(ours.var(ddof=1), both) / 30, max(theirs.var(ddof=1), both) / 120
-    t = (ours.mean() - theirs.mean()) / math.sqrt(sum(variances))
-    freedom = sum(variances) ** 2 / (variances[0] ** 2 / 29 + variances[1] ** 2 / 119)
+    common = (29 * ours.var(ddof=1) + 119 * theirs.var(ddof=1)) / 148
+    own = ours.var(ddof=1) / 30, theirs.var(ddof=1) / 120
+    variance = max(sum(own), common * (1 / 30 + 1 / 120))
+    t = (ours.mean() - theirs.mean()) / math.sqrt(variance)
+    freedom = sum(own) ** 2 / (own[0] ** 2 / 29 + own[1] ** 2 / 119)
     assert found.p_value == pytest.approx(2 * stats.t.sf(abs(t), freedom))
-    half = stats.t.ppf(0.975, freedom) * math.sqrt(sum(variances))
+    half = stats.t.ppf(0.975, freedom) * math.sqrt(variance)
     assert (found.low, found.high) == pytest.approx((found.difference - half, found.difference + half))
     assert (found.num_candidate, found.num_predecessor) == (30, 120)
 

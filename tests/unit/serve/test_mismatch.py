@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 from scipy.special import betaln
 
-from serve.statistics.mismatch import CONCENTRATIONS, mismatch
+from serve.stats.mismatch import CONCENTRATIONS, mismatch
 
 HALVES = {"new": 0.5, "old": 0.5}
 

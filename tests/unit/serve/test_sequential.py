@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from serve.statistics.betting import log_wealth
-from serve.statistics.responders import earlier_share, responders
-from serve.statistics.sequential import Trial, compare, effects, predictions, worse, worse_paired
+from serve.stats.betting import log_wealth
+from serve.stats.responders import earlier_share, responders
+from serve.stats.sequential import Trial, compare, effects, predictions, worse, worse_paired
 from tests.unit.serve.samples import false_alarms_are_at_most, generator
 
 ALPHA = 0.05

@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.signal import lfilter
 
-from serve.statistics.betting import Evidence, first_rejection, latest, log_wealth
+from serve.stats.betting import Evidence, first_rejection, latest, log_wealth
 
 BISECTIONS = 18
 """Halvings of [-1, 1]: bounds are exact to 1e-5, on the wide side."""

@@ -10,7 +10,7 @@ import numpy as np
 from scipy import stats
 
 from rlhf.types import InputError
-from serve.statistics.sequential import Comparison, Trial
+from serve.stats.sequential import Comparison, Trial
 
 USERS_PER_BLOCK = 20
 """Users of the smaller arm in a block of time: enough for a variance, few enough that values are alike within one."""
@@ -52,13 +52,14 @@ def stratified(trial: Trial, *, alpha_higher: float, alpha_lower: float) -> Comp
     """
     blocks = blocks_of(trial)
     weights = np.array([len(block) for block in blocks]) / len(trial)
-    differences, variances, freedoms = (np.array(each) for each in zip(*map(moments, blocks), strict=True))
-    difference, variance = float(weights @ differences), float(weights**2 @ variances)
+    differences, own, common, freedoms = (np.array(each) for each in zip(*map(moments, blocks), strict=True))
+    # An arm whose few users all say the same varies more than it shows: never less than with the arms' common variance.
+    difference, variance = float(weights @ differences), max(float(weights**2 @ own), float(weights**2 @ common))
     if variance == 0:
         low, high, p_value = difference, difference, float(difference == 0)
     else:
         # Welch-Satterthwaite.
-        freedom = variance**2 / float(weights**4 @ (variances**2 / freedoms))
+        freedom = float(weights**2 @ own) ** 2 / float(weights**4 @ (own**2 / freedoms)) if own.any() else 1.0
         deviation = math.sqrt(variance)
         low = difference - float(stats.t.isf(alpha_higher, freedom)) * deviation
         high = difference + float(stats.t.isf(alpha_lower, freedom)) * deviation
@@ -85,15 +86,15 @@ def blocks_of(trial: Trial) -> list[Trial]:
         number -= 1
 
 
-def moments(block: Trial) -> tuple[float, float, float]:
-    """Difference of the arms' means, its variance and its degrees of freedom."""
-    ours, theirs = block.arms
-    both = block.values.var(ddof=1)
-    # An arm whose few users all say the same has more variance than it shows: never less than both together.
-    parts = [max(arm.var(ddof=1), both) / len(arm) for arm in (ours, theirs)]
-    weights = [part**2 / (len(arm) - 1) for part, arm in zip(parts, (ours, theirs), strict=True)]
-    freedom = sum(parts) ** 2 / sum(weights) if sum(weights) else 1.0
-    return float(ours.mean() - theirs.mean()), float(sum(parts)), freedom
+def moments(block: Trial) -> tuple[float, float, float, float]:
+    """Difference of the arms' means, its variance by each arm's own and by their common one, and degrees of freedom."""
+    arms = block.arms
+    own = [arm.var(ddof=1) / len(arm) for arm in arms]
+    common = sum(arm.var() * len(arm) for arm in arms) / (len(block) - 2)
+    shares = [part**2 / (len(arm) - 1) for part, arm in zip(own, arms, strict=True)]
+    freedom = sum(own) ** 2 / sum(shares) if sum(shares) else 1.0
+    difference = float(arms[0].mean() - arms[1].mean())
+    return difference, float(sum(own)), float(common * sum(1 / len(arm) for arm in arms)), freedom
 
 
 def check(**numbers: float) -> None:

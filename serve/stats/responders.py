@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.signal import lfilter
 
-from serve.statistics.sequential import Comparison, Trial, compare
+from serve.stats.sequential import Comparison, Trial, compare
 
 MEMORY = 100.0
 """Responders over which the candidate's share among them is averaged: with 500 it lags where response rates move, and
