@@ -20,10 +20,10 @@ from ray.serve.handle import DeploymentHandle
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
-from serve.asking import Asked
 from serve.directions import Seat
 from serve.doors import Refusal
 from serve.records import Endpoint, Request, Response
+from serve.schema import GenerationRequest
 from serve.settings import LimitsConfig
 
 LOG = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ class Answered:
     id: str
     user: str
     endpoint: Endpoint
-    asked: Asked
+    asked: GenerationRequest
     seat: Seat
     experiment: str | None
     shadow_of: str | None = None
@@ -88,7 +88,8 @@ class Answered:
             text = said.get("content") or said.get("text") or ""
             self.texts[choice["index"]] = self.texts.get(choice["index"], "") + text
             self.reasons[choice["index"]] = choice.get("finish_reason") or self.reasons.get(choice["index"])
-            if text and self.first_token_s is None:
+            is_said = text or said.get("reasoning") or said.get("tool_calls")
+            if is_said and self.first_token_s is None:
                 self.first_token_s = self.elapsed_s
 
     @property

@@ -62,15 +62,19 @@ class Directions:
         shadowed = self.split.candidate if self.split and not self.split.weights[self.split.candidate] else None
         return [self.name, *(name for name in self.seats if name != shadowed or caller.role is Role.operator)]
 
+    def require(self, model: str, caller: Caller) -> None:
+        """Raises Refusal 404 where the caller may not ask for this model."""
+        known = self.models(caller)
+        if model not in known:
+            raise Refusal(404, f"model: there is no {model!r}; known are {', '.join(known)}", param="model")
+
     def choose(self, model: str, user: str | None, request_id: str, caller: Caller) -> Choice:
         """Return who answers. Raises Refusal 404 where there is no such model.
 
         A variant asked by its own name is part of no experiment. A request that names no user gets the model in
         production, as nobody could say which arm it belongs to, and is copied in the shadow step as any other.
         """
-        known = self.models(caller)
-        if model not in known:
-            raise Refusal(404, f"model: there is no {model!r}; known are {', '.join(known)}", param="model")
+        self.require(model, caller)
         if model != self.name:
             return Choice(variant=model)
         if self.split is None:

@@ -158,7 +158,12 @@ def unusable(request: Request) -> str | None:
         return "shadow"
     if request.status != 200 or request.error is not None:
         return "failed"
-    return "no_consent" if request.messages is None else None
+    if request.sampling.get("echo"):
+        # Its texts begin with the prompt.
+        return "echo"
+    if request.messages is None:
+        return "no_text" if any(response.text is not None for response in request.responses) else "no_consent"
+    return None
 
 
 def distinct(rows: Sequence[Row], rejects: list[Reject]) -> list[Row]:

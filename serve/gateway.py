@@ -17,11 +17,12 @@ from starlette.responses import Response
 from rlhf.types import InputError, RunError
 from serve import directions
 from serve.answering import Answered, Call, Stream, begin, refused
-from serve.asking import Asked, check_limits
+from serve.asking import check_limits
 from serve.directions import Choice, Directions
 from serve.doors import Caller, Refusal
 from serve.recorder import Recorder
 from serve.records import Endpoint, Exposure
+from serve.schema import GenerationRequest
 from serve.settings import ServeConfig
 from serve.split import Split
 from serve.store import Store
@@ -81,7 +82,7 @@ class Gateway:
         reading = [f"the store cannot be read: {self.unread}"] if self.unread else []
         return reading + ([f"{num_waiting} records wait for the store: {reason}"] if reason else [])
 
-    async def answer(self, endpoint: Endpoint, asked: Asked, caller: Caller) -> Response:
+    async def answer(self, endpoint: Endpoint, asked: GenerationRequest, caller: Caller) -> Response:
         """Raises Refusal."""
         limits = self.config.limits
         check_limits(asked, limits)
@@ -107,7 +108,7 @@ class Gateway:
                 raise
             raise refusal from None
 
-    def underway(self, id: str, user: str, endpoint: Endpoint, asked: Asked, choice: Choice) -> Answered:
+    def underway(self, id: str, user: str, endpoint: Endpoint, asked: GenerationRequest, choice: Choice) -> Answered:
         return Answered(
             id=id,
             user=user,

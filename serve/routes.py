@@ -116,6 +116,10 @@ def add_errors(api: FastAPI) -> None:
         return await refuse(request, Refusal(500, "an error of this service: its log says more"))
 
 
+def model_card(name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": "rlhf"}
+
+
 def add_asking(api: FastAPI, gateway: Gateway) -> None:
     @api.get("/health")
     async def health() -> dict[str, str]:
@@ -130,11 +134,12 @@ def add_asking(api: FastAPI, gateway: Gateway) -> None:
 
     @api.get("/v1/models")
     async def models(caller: User) -> dict[str, Any]:
-        cards = [
-            {"id": name, "object": "model", "created": 0, "owned_by": "rlhf"}
-            for name in gateway.directions.models(caller)
-        ]
-        return {"object": "list", "data": cards}
+        return {"object": "list", "data": [model_card(name) for name in gateway.directions.models(caller)]}
+
+    @api.get("/v1/models/{name:path}")
+    async def model(caller: User, name: str) -> dict[str, Any]:
+        gateway.directions.require(name, caller)
+        return model_card(name)
 
     @api.post("/v1/chat/completions")
     async def chat(caller: User, body: Body) -> Response:

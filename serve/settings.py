@@ -42,6 +42,8 @@ class LimitsConfig:
     """Of a completion; what a request gets that names none."""
     choices: int = 4
     """`n`: completions of one request."""
+    prompts: int = 32
+    """Completions of a request that has several prompts: prompts times `n`."""
     messages: int = 256
     """Messages of a chat request."""
     ongoing_requests: int = 256

@@ -36,11 +36,17 @@ class Engines:
 async def answers(variant: str, endpoint: Endpoint, body: Mapping[str, Any]) -> AsyncIterator[tuple[int, Any]]:
     if body.get("stream"):
         yield 200, None
-        for event in events(variant, endpoint, body["n"]):
+        for event in events(variant, endpoint, num_choices(body)):
             yield 200, event
     else:
-        choices = [choice(endpoint, i, f"{variant} says {i}", "stop", "message") for i in range(body["n"])]
+        choices = [choice(endpoint, i, f"{variant} says {i}", "stop", "message") for i in range(num_choices(body))]
         yield 200, {"id": "internal", "model": variant, "choices": choices, "usage": USAGE}
+
+
+def num_choices(body: Mapping[str, Any]) -> int:
+    prompts = body.get("prompt")
+    several = isinstance(prompts, list) and not isinstance(prompts[0], int)
+    return body["n"] * (len(prompts) if several else 1)
 
 
 def events(variant: str, endpoint: Endpoint, n: int) -> list[str]:
@@ -83,6 +89,16 @@ def failing(error: Exception, *, times: int = 1000, after: int = 0) -> Behaviour
             number += 1
 
     return behave
+
+
+async def without_tools(variant: str, endpoint: Endpoint, body: Mapping[str, Any]) -> AsyncIterator[tuple[int, Any]]:
+    """Refuses tools, as vLLM does without a parser of their calls."""
+    if "tools" in body and body.get("tool_choice") != "none":
+        message = '"auto" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set'
+        yield 400, {"error": {"message": message, "type": "BadRequestError", "param": None, "code": 400}}
+        return
+    async for answer in answers(variant, endpoint, body):
+        yield answer
 
 
 async def overlong(variant: str, endpoint: Endpoint, body: Mapping[str, Any]) -> AsyncIterator[tuple[int, Any]]:

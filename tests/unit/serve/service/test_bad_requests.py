@@ -8,9 +8,9 @@ from starlette.testclient import TestClient
 
 from rlhf.types import InputError, RunError
 from serve import directions, routes
-from serve.asking import STOP_STRINGS
 from serve.doors import Role, hash_key
 from serve.ledger import StaleRelease
+from serve.schema import STOP_STRINGS
 from tests.unit.serve.service.conftest import command
 from tests.unit.serve.service.engines import failing, overlong
 from tests.unit.serve.service.test_doors import CHAT
@@ -41,10 +41,10 @@ BAD = {
     "no messages": (CHATS, b'{"model": "assistant"}', 400, "messages", "messages: Field required"),
     "empty messages": (CHATS, but(messages=[]), 400, "messages", "at least 1 item"),
     "many messages": (CHATS, but(messages=CHAT["messages"] * 5), 400, "messages", "5 are more than 4"),
-    "wrong role": (CHATS, message(role="tool"), 400, "messages.0.role", "'system', 'developer', 'user' or 'assistant'"),
+    "wrong role": (CHATS, message(role="bot"), 400, "messages.0.role", "'user', 'assistant' or 'tool'"),
     "no text": (CHATS, message(content=None), 400, "messages.0.content", "messages.0.content: "),
     "an image": (CHATS, message(content=[{"type": "image_url"}]), 400, "messages.0.content", "messages.0.content: "),
-    "field of a message": (CHATS, message(tool_calls=[]), 400, "messages.0.tool_calls", "no such field"),
+    "field of a message": (CHATS, message(weight=1), 400, "messages.0.weight", "no such field"),
     "n of 0": (CHATS, but(n=0), 400, "n", "n: Input should be greater than or equal to 1"),
     "n of many": (CHATS, but(n=5), 400, "n", "n: 5 is more than 4; ask for fewer"),
     "n of a fraction": (CHATS, but(n=1.5), 400, "n", "n: Input should be a valid integer"),
@@ -77,8 +77,7 @@ BAD = {
     "half a character": (CHATS, but(user="\ud800"), 400, None, "the body is not JSON"),
     "deep JSON": (CHATS, but(messages=0).replace(b"0", b"[" * 999 + b"]" * 999), 400, None, "recursion limit"),
     "long body": (CHATS, message(content="a" * 5000), 413, None, "more than 4096 bytes: send less"),
-    "empty prompt": (COMPLETIONS, b'{"model": "assistant", "prompt": ""}', 400, "prompt", "at least 1 character"),
-    "prompts": (COMPLETIONS, b'{"model": "assistant", "prompt": ["a"]}', 400, "prompt", "a valid string"),
+    "empty prompt": (COMPLETIONS, b'{"model": "assistant", "prompt": ""}', 400, "prompt", "none of them empty"),
     "chat as completion": (COMPLETIONS, but(prompt="a"), 400, "messages", "there is no such field here"),
     "feedback on nothing": (SAY, opinion(), 404, None, "request_id=unknown: this user has no such request"),
     "unknown feedback": (SAY, opinion(kind="stars"), 400, "kind", "'thumb', 'rating', 'edit', 'chosen' or 'outcome'"),

@@ -14,6 +14,7 @@ ROUTES = {
     ("GET", "/health"): (None, None, 200),
     ("GET", "/ready"): (None, None, 200),
     ("GET", "/v1/models"): (Role.user, None, 200),
+    ("GET", "/v1/models/{name:path}"): (Role.user, None, 200),
     ("POST", "/v1/chat/completions"): (Role.user, CHAT, 200),
     ("POST", "/v1/completions"): (Role.user, {"model": "assistant", "prompt": "hi"}, 200),
     ("POST", "/v1/feedback"): (Role.user, {"request_id": "unknown", "kind": "thumb", "value": 1}, 404),
@@ -48,7 +49,9 @@ def test_every_route_with_every_key(keyed_client, method, path):
     allowed = {None: ["none", "wrong", *KEYS], Role.user: [*KEYS], Role.operator: ["operator"]}[needed]
     for name in ("none", "wrong", "user", "operator"):
         headers = {} if name == "none" else {"authorization": f"Bearer {KEYS.get(name, 'sk-wrong')}"}
-        answer = keyed_client.request(method, path.replace("{user:path}", "a/b"), json=body, headers=headers)
+        answer = keyed_client.request(
+            method, path.replace("{user:path}", "a/b").replace("{name:path}", "old"), json=body, headers=headers
+        )
         expected = status if name in allowed else 403 if name in KEYS else 401
         assert answer.status_code == expected, (name, answer.text)
         assert ("www-authenticate" in answer.headers) == (expected == 401)

@@ -13,7 +13,7 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from starlette.responses import Response
 
 from serve import directions, routes
-from serve.asking import AskedChat
+from serve.chat_schema import ChatCompletionRequest
 from serve.doors import Caller, Refusal, Role, hash_key
 from serve.gateway import NOBODY, REFRESH_S, SHADOWS, Gateway
 from serve.phases import Release
@@ -30,7 +30,7 @@ DEADLINE_S = 120
 
 async def ask(gateway: Gateway, **fields: object) -> Response:
     body = {"model": "assistant", "messages": [{"role": "user", "content": "hi"}], **fields}
-    return await gateway.answer(Endpoint.chat, AskedChat.model_validate(body), ANYONE)
+    return await gateway.answer(Endpoint.chat, ChatCompletionRequest.model_validate(body), ANYONE)
 
 
 async def said(gateway: Gateway, **fields: object) -> str:
@@ -157,7 +157,7 @@ async def test_users_beyond_their_owners_limit_get_production_and_take_no_part(g
     for _ in range(2):
         for number in range(6):
             body = {"model": "assistant", "messages": [{"role": "user", "content": "hi"}], "user": str(number)}
-            await gateway.answer(Endpoint.chat, AskedChat.model_validate(body), bot)
+            await gateway.answer(Endpoint.chat, ChatCompletionRequest.model_validate(body), bot)
     requests = kept(gateway)
     assert Counter(request.experiment for request in requests) == {"r1/canary-99": 6, None: 6}
     assert {request.variant for request in requests if request.experiment is None} == {"old"}
@@ -178,7 +178,7 @@ async def test_the_candidate_of_a_shadow_is_hidden_from_users(gateway):
 
 async def test_requests_without_a_user_get_production_and_are_copied_in_the_shadow(gateway, store):
     experiment(gateway, shadow_fraction=1)
-    body = AskedChat.model_validate({"model": "assistant", "messages": [{"role": "user", "content": "hi"}]})
+    body = ChatCompletionRequest.model_validate({"model": "assistant", "messages": [{"role": "user", "content": "hi"}]})
     for caller in (ANYONE, Caller(Role.user, "shop")):
         await gateway.answer(Endpoint.chat, body, caller)
     await shadows_end(gateway)
