@@ -39,14 +39,10 @@ class CompletionRequest(GenerationRequest):
         return echo
 
     @cached_property
-    def prompts(self) -> list[str] | list[list[int]]:
-        match self.prompt:
-            case str():
-                return [self.prompt]
-            case [int(), *_]:
-                return [self.prompt]  # type: ignore[list-item]
-            case _:
-                return self.prompt  # type: ignore[return-value]
+    def prompts(self) -> list[Any]:
+        """Texts, or lists of token ids."""
+        is_single = isinstance(self.prompt, str) or isinstance(self.prompt[0], int)
+        return [self.prompt] if is_single else [*self.prompt]
 
     @cached_property
     def dialogue(self) -> list[dict[str, Any]] | None:

@@ -154,8 +154,9 @@ class GenerationRequest(OpenAISchema):
         body.setdefault("max_tokens", limits.max_tokens)
         if not self.stream:
             return body
-        options = self.stream_options or StreamOptions()
-        often = {"continuous_usage_stats": True} if options.include_usage and options.continuous_usage_stats else {}
+        options = self.stream_options
+        is_often = options is not None and options.include_usage and options.continuous_usage_stats
+        often = {"continuous_usage_stats": True} if is_often else {}
         return {**body, "stream_options": {"include_usage": True, **often}}
 
     @property

@@ -63,7 +63,9 @@ def events(variant: str, endpoint: Endpoint, n: int) -> list[str]:
 
 
 def choice(endpoint: Endpoint, index: int, text: str, reason: str | None, part: str) -> dict[str, Any]:
-    said = {part: {"content": text}} if endpoint is Endpoint.chat else {"text": text}
+    message = {"role": "assistant", "refusal": None, "annotations": None, "audio": None, "function_call": None}
+    fields = {**(message if part == "message" else {}), "content": text}
+    said = {part: fields} if endpoint is Endpoint.chat else {"text": text}
     return {"index": index, "finish_reason": reason, **said}
 
 
