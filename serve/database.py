@@ -69,8 +69,8 @@ class Database:
         connection.execute(statement.on_conflict_do_update(index_elements=keys, set_=others))
 
 
-def migrate(url: str) -> None:
-    """Bring the database at `url` to the newest schema; of SQLite the file is created. Others may do so at once."""
+def migrate(url: str, revision: str = "head") -> None:
+    """Bring the database at `url` to a schema, the newest; of SQLite the file is created. Others may do so at once."""
     parsed = parse(url)
     engine = connect(parsed)
     config = Config()
@@ -80,7 +80,7 @@ def migrate(url: str) -> None:
             if engine.dialect.name == "postgresql":
                 connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})")
             config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+            command.upgrade(config, revision)
     finally:
         engine.dispose()
 

@@ -52,6 +52,8 @@ class Directions:
     """Of every variant that is served."""
     keys: Mapping[str, Key]
     """By their hash."""
+    user_keys_required: bool
+    """Whether users need a key on loopback too: one has been made for some user, though it may be revoked."""
     split: Split | None = None
     """The experiment that runs."""
     shadow_fraction: float = 0.0
@@ -139,6 +141,7 @@ def read(store: Store, config: ServeConfig) -> Directions:
         production=production,
         seats=seats(served(store, config, production, latest), config),
         keys={key.hash: key for key in store.all_keys()},
+        user_keys_required=store.user_keys_required(),
         split=split,
         shadow_fraction=shadow_fraction,
     )

@@ -11,9 +11,13 @@ from sqlalchemy.exc import IntegrityError
 
 from rlhf.types import InputError, RunError
 from serve.database import Database
+from serve.doors import Role
 from serve.phases import UNDER_WAY
 from serve.records import Key, Variant
-from serve.tables import KEYS, PRODUCTION, RELEASES, TRANSITIONS, VARIANTS
+from serve.tables import KEYS, PRODUCTION, RELEASES, SETTINGS, TRANSITIONS, VARIANTS
+
+USER_KEYS = {"name": "user_keys", "value": "required"}
+"""The setting of a store that has had a user's key."""
 
 
 class StaleRelease(RunError):
@@ -55,6 +59,14 @@ class Ledger(Database):
     def add_key(self, hash: str, role: str, owner: str, at: float, users: int | None = None) -> None:
         with self.writer.begin() as connection:
             connection.execute(insert(KEYS).values(hash=hash, role=role, owner=owner, at=at, users=users))
+            if role == Role.user:
+                self.insert_new(connection, SETTINGS, USER_KEYS)
+
+    def user_keys_required(self) -> bool:
+        """Whether any user has ever had a key: removing the last one lets nobody in without."""
+        with self.engine.connect() as connection:
+            known = select(SETTINGS.c.value).where(SETTINGS.c.name == USER_KEYS["name"])
+            return connection.execute(known).scalar() is not None
 
     def key(self, hash: str) -> Key | None:
         with self.engine.connect() as connection:

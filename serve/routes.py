@@ -33,8 +33,9 @@ Command = Callable[..., Awaitable[dict[str, Any]]]
 def role_needed(role: Role) -> Callable[[Request], Caller]:
     def caller(request: Request) -> Caller:
         gateway: Gateway = request.app.state.gateway
-        loopback = is_loopback(gateway.config.doors.host)
-        found = let_in(request.headers.get("authorization"), gateway.directions.keys, loopback=loopback)
+        directions = gateway.directions
+        keyless = is_loopback(gateway.config.doors.host) and not directions.user_keys_required
+        found = let_in(request.headers.get("authorization"), directions.keys, keyless=keyless)
         need(role, found)
         return found
 

@@ -146,6 +146,13 @@ KEYS = Table(
     Column("users", Integer),
 )
 
+SETTINGS = Table(
+    "settings",
+    METADATA,
+    Column("name", Text, primary_key=True),
+    Column("value", Text, nullable=False),
+)
+
 RELEASES = Table(
     "releases",
     METADATA,

@@ -45,6 +45,20 @@ def test_migrations_at_once_are_done_once(bare_url):
     Store(bare_url).close()
 
 
+@pytest.mark.parametrize(("role", "required"), [("user", True), ("operator", False)])
+def test_a_store_of_the_first_schema_requires_keys_where_a_user_has_one(bare_url, role, required):
+    migrate(bare_url, "0001")
+    engine = connect(parse(bare_url))
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f"INSERT INTO keys (hash, role, owner, at) VALUES ('h', '{role}', 'ann', 1.0)")
+    engine.dispose()
+    migrate(bare_url)
+    store = Store(bare_url)
+    store.remove_key("h")
+    assert store.user_keys_required() is required
+    store.close()
+
+
 def test_a_database_without_the_schema_is_refused(bare_url):
     with pytest.raises(InputError, match=r"start (this version of )?the service once"):
         Store(bare_url)

@@ -5,9 +5,10 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
 from rlhf.types import InputError
+from serve import directions
 from serve.doors import Caller, Refusal, Role, check_doors, hash_key, let_in, make_key
 from serve.records import Key
-from tests.unit.serve.service.conftest import KEYS
+from tests.unit.serve.service.conftest import KEYS, NOW, running
 
 CHAT = {"model": "assistant", "messages": [{"role": "user", "content": "hi"}]}
 ROUTES = {
@@ -72,18 +73,33 @@ def test_without_keys_everyone_on_this_machine_is_a_user(open_client):
         assert open_client.get("/release", headers=headers).status_code == 403
 
 
-def test_on_loopback_an_operators_key_alone_closes_nothing_to_users():
+def test_an_operators_key_alone_closes_nothing_to_users():
     keys = {key.hash: key for key in [known_key("sk-1", Role.operator)]}
-    assert let_in(None, keys, loopback=True) == Caller(Role.user, "")
-    assert let_in("bearer  sk-1 ", keys, loopback=True) == Caller(Role.operator, "ann")
+    assert let_in(None, keys, keyless=True) == Caller(Role.user, "")
+    assert let_in("bearer  sk-1 ", keys, keyless=True) == Caller(Role.operator, "ann")
     with pytest.raises(Refusal, match="is missing"):
-        let_in(None, keys, loopback=False)
+        let_in(None, keys, keyless=False)
+
+
+def test_revoking_the_last_users_key_opens_nothing(gateway, store):
+    def statuses() -> list[int]:
+        gateway.directions = directions.read(store, gateway.config)
+        with running(gateway) as client:
+            headers = [{}, {"authorization": f"Bearer {KEYS['user']}"}]
+            return [client.get("/v1/models", headers=one).status_code for one in headers]
+
+    store.add_key(hash_key(KEYS["operator"]), Role.operator, "op", NOW)
+    assert statuses() == [200, 200]
+    store.add_key(hash_key(KEYS["user"]), Role.user, "shop", NOW)
+    assert statuses() == [401, 200]
+    store.remove_key(hash_key(KEYS["user"]))
+    assert statuses() == [401, 401], "nor after a restart, which reads the same store"
 
 
 @pytest.mark.parametrize("header", ["sk-1", "Basic sk-1", "Bearer", "Bearer sk-1 sk-1", "Bearer \xff", ""])
 def test_what_is_no_bearer_of_a_known_key_is_refused(header):
     with pytest.raises(Refusal) as refused:
-        let_in(header, {hash_key("sk-1"): known_key("sk-1", Role.user)}, loopback=True)
+        let_in(header, {hash_key("sk-1"): known_key("sk-1", Role.user)}, keyless=False)
     assert refused.value.status == 401
 
 
