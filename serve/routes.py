@@ -23,6 +23,7 @@ from serve.doors import Caller, Refusal, Role, is_loopback, let_in, need
 from serve.gateway import NOBODY, Gateway
 from serve.records import Endpoint, Feedback
 from serve.store import UnknownRequest
+from serve.transport import Transport, is_json
 
 LOG = logging.getLogger(__name__)
 
@@ -48,11 +49,14 @@ Operator = Annotated[Caller, Depends(role_needed(Role.operator))]
 
 
 async def body_of(request: Request) -> bytes:
-    """Raises Refusal 413 where it is too long, before all of it has been read."""
+    """Raises Refusal 413 where it is too long, before all of it has been read, and 415 where it is not said to be JSON:
+    a web page can send any other kind to this machine without asking first (CORS)."""
     limit = request.app.state.gateway.config.limits.body_bytes
     body = b""
     async for part in request.stream():
         body += part
+        if body and not is_json(request.headers.get("content-type")):
+            raise Refusal(415, "Content-Type: the body has to be JSON; send `Content-Type: application/json`")
         if len(body) > limit:
             raise Refusal(413, f"the body has more than {limit} bytes: send less")
     return body
@@ -71,6 +75,7 @@ def build(gateway: Gateway, command: Command) -> FastAPI:
 
     api = FastAPI(openapi_url=None, lifespan=lifespan)
     api.state.gateway = gateway
+    api.add_middleware(Transport, doors=gateway.config.doors)
     add_errors(api)
     add_asking(api, gateway)
     add_saying(api, gateway)

@@ -75,6 +75,9 @@ class DoorsConfig:
     """Address of the HTTP proxies."""
     port: int = 8000
     """Their port."""
+    names: list[str] = field(default_factory=list)
+    """Further names that requests may give as their Host while the service listens on loopback, as a reverse proxy on
+    this machine passes them on. Requests with any name but these and loopback's are refused there."""
 
 
 @dataclass(kw_only=True, slots=True)

@@ -13,6 +13,7 @@ from serve.doors import Role, hash_key
 from serve.gateway import Gateway
 from serve.release_desk import ReleaseDesk
 from serve.release_settings import ReleaseConfig
+from serve.routes import Command
 from serve.settings import LimitsConfig, ServeConfig, StoreConfig
 from serve.store import Store
 from tests.unit.serve.service.engines import Engines
@@ -97,8 +98,9 @@ async def command(name: str, /, **arguments: str) -> dict:
 
 
 @contextmanager
-def running(gateway: Gateway) -> Iterator[TestClient]:
-    with TestClient(routes.build(gateway, command), raise_server_exceptions=False) as client:
+def running(gateway: Gateway, command: Command = command, url: str = "http://127.0.0.1:8000") -> Iterator[TestClient]:
+    """What the release controller says is `command`'s."""
+    with TestClient(routes.build(gateway, command), url, raise_server_exceptions=False) as client:
         yield client
 
 

@@ -4,19 +4,19 @@ import json
 
 import httpx
 import pytest
-from starlette.testclient import TestClient
 
 from rlhf.types import InputError, RunError
 from serve import directions, routes
 from serve.doors import Role, hash_key
 from serve.ledger import StaleRelease
 from serve.schema import STOP_STRINGS
-from tests.unit.serve.service.conftest import command
+from tests.unit.serve.service.conftest import command, running
 from tests.unit.serve.service.engines import failing, overlong
 from tests.unit.serve.service.test_doors import CHAT
 
 COMPLETION = {"model": "assistant", "prompt": "hi"}
 FEEDBACK = {"request_id": "unknown", "kind": "thumb", "value": 1}
+JSON = {"content-type": "application/json"}
 CHATS = "POST /v1/chat/completions"
 COMPLETIONS = "POST /v1/completions"
 SAY = "POST /v1/feedback"
@@ -97,7 +97,7 @@ BAD = {
 def test_a_bad_request_has_a_status_a_sentence_and_its_field(open_client, case):
     route, body, status, param, sentence = BAD[case]
     method, path = route.split()
-    answer = open_client.request(method, path, content=body)
+    answer = open_client.request(method, path, content=body, headers=JSON)
     error = answer.json()["error"]
     assert (answer.status_code, error["code"], error["param"]) == (status, status, param), error
     assert error["type"] == "invalid_request_error"
@@ -121,7 +121,7 @@ async def test_a_body_of_unknown_length_is_read_no_further_than_its_limit(gatewa
             yield b" " * 1000
 
     transport = httpx.ASGITransport(routes.build(gateway, command))
-    async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost", headers=JSON) as client:
         assert (await client.post("/v1/chat/completions", content=parts())).status_code == 413
     assert parts_read == 5
 
@@ -140,7 +140,7 @@ def test_what_a_release_controller_refuses(gateway, error, status):
 
     gateway.store.add_key(hash_key("sk-1"), Role.operator, "op", 0.0)
     gateway.directions = directions.read(gateway.store, gateway.config)
-    with TestClient(routes.build(gateway, refusing)) as client:
+    with running(gateway, refusing) as client:
         answer = client.post("/release/promote", json={}, headers={"authorization": "Bearer sk-1"})
     assert (answer.status_code, answer.json()["error"]["message"]) == (status, str(error))
 
@@ -219,7 +219,7 @@ def test_an_error_that_nobody_expects_is_a_sentence(gateway, engines, caplog):
     engines.behaviours["old"] = failing(ZeroDivisionError("a secret"))
     gateway.store.add_key(hash_key("sk-1"), Role.operator, "op", 0.0)
     gateway.directions = directions.read(gateway.store, gateway.config)
-    with TestClient(routes.build(gateway, broken), raise_server_exceptions=False) as client:
+    with running(gateway, broken) as client:
         status = client.get("/release", headers={"authorization": "Bearer sk-1"})
         asked = client.post("/v1/chat/completions", json=CHAT)
         streamed = client.post("/v1/chat/completions", json={**CHAT, "stream": True})

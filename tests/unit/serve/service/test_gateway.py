@@ -214,7 +214,7 @@ async def test_beyond_its_limit_a_gateway_says_when_to_come_back(make_config, st
     gateway = Gateway(make_config(ongoing_requests=1, retry_after_s=7), store, engines)
     transport = httpx.ASGITransport(routes.build(gateway, command))
     body = {"model": "assistant", "messages": [{"role": "user", "content": "hi"}]}
-    async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         first = asyncio.create_task(client.post("/v1/chat/completions", json=body))
         await until(lambda: engines.asked)
         refused = await client.post(path, json=body if "chat" in path else {"model": "assistant", "prompt": "hi"})
