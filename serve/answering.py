@@ -63,6 +63,8 @@ class Answered:
     asked: GenerationRequest
     seat: Seat
     experiment: str | None
+    request_id: str
+    """The HTTP request's, which the log and the response name."""
     shadow_of: str | None = None
     at: float = field(default_factory=time.time)
     started: float = field(default_factory=time.perf_counter)
@@ -96,6 +98,11 @@ class Answered:
     def elapsed_s(self) -> float:
         return time.perf_counter() - self.started
 
+    @property
+    def label(self) -> str:
+        """Names it in the log."""
+        return f"{self.id} (request {self.request_id})"
+
     def fail(self, error: BaseException) -> Refusal:
         """Note what went wrong; what its user is told of it."""
         match error:
@@ -106,7 +113,7 @@ class Answered:
             case asyncio.CancelledError():
                 refusal = Refusal(499, "the client went away")
             case _:
-                LOG.error("%s: an unexpected error", self.id, exc_info=error)
+                LOG.error("%s: an unexpected error", self.label, exc_info=error)
                 self.status, self.error = 500, f"{type(error).__name__}: {error}"
                 return Refusal(500, f"an error of this service: its log says more under {self.id}")
         self.status, self.error = refusal.status, refusal.message
@@ -157,7 +164,7 @@ async def begin(answered: Answered, body: Mapping[str, Any], limits: LimitsConfi
             raise Refusal(429, "the model is busy: try again", retry_after_s=limits.retry_after_s) from None
         except BROKEN as error:
             LOG.warning(
-                "%s: try %d of %d at %s: %s", answered.id, attempt, limits.attempts, answered.seat.variant, error
+                "%s: try %d of %d at %s: %s", answered.label, attempt, limits.attempts, answered.seat.variant, error
             )
     raise Refusal(503, "the model does not answer at the moment: try again", retry_after_s=limits.retry_after_s)
 
@@ -204,11 +211,11 @@ async def events(
             if shown(piece, answered):
                 yield f"{DATA}{json.dumps(piece)}\n\n"
     except BROKEN as error:
-        LOG.warning("%s: the engine died in the middle of an answer: %s", answered.id, error)
+        LOG.warning("%s: the engine died in the middle of an answer: %s", answered.label, error)
         died = Refusal(503, "the model's engine died in the middle of this answer: ask again")
-        yield f"{DATA}{json.dumps(answered.fail(died).body)}\n\n"
+        yield f"{DATA}{json.dumps(answered.fail(died).body_for(answered.request_id))}\n\n"
     except Exception as error:  # noqa: BLE001  `fail` logs what is unexpected
-        yield f"{DATA}{json.dumps(answered.fail(error).body)}\n\n"
+        yield f"{DATA}{json.dumps(answered.fail(error).body_for(answered.request_id))}\n\n"
     await keep()
     yield f"{DATA}{DONE}\n\n"
 

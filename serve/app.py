@@ -55,7 +55,7 @@ class GatewayReplica:
         return found
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
-        return routes.build(self.gateway, self.command)
+        return routes.build(self.gateway, self.command, send_ids=False)
 
 
 def build(arguments: dict[str, str]) -> Application:

@@ -29,11 +29,12 @@ class Refusal(Exception):
         super().__init__(message)
         self.status, self.message, self.param, self.retry_after_s = status, message, param, retry_after_s
 
-    @property
-    def body(self) -> dict[str, object]:
-        """As OpenAI's clients read it."""
-        kind = "server_error" if self.status >= 500 else "invalid_request_error"
-        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.status}}
+    def body_for(self, request_id: str) -> dict[str, object]:
+        """Return it as OpenAI's clients read it. An error of the service names the request, for whoever reads its log."""
+        ours = self.status >= 500
+        message = f"{self.message} (request {request_id})" if ours else self.message
+        kind = "server_error" if ours else "invalid_request_error"
+        return {"error": {"message": message, "type": kind, "param": self.param, "code": self.status}}
 
 
 @dataclass(frozen=True, slots=True)

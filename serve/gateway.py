@@ -82,7 +82,7 @@ class Gateway:
         reading = [f"the store cannot be read: {self.unread}"] if self.unread else []
         return reading + ([f"{num_waiting} records wait for the store: {reason}"] if reason else [])
 
-    async def answer(self, endpoint: Endpoint, asked: GenerationRequest, caller: Caller) -> Response:
+    async def answer(self, endpoint: Endpoint, asked: GenerationRequest, caller: Caller, request_id: str) -> Response:
         """Raises Refusal."""
         limits = self.config.limits
         check_limits(asked, limits)
@@ -93,7 +93,7 @@ class Gateway:
             message = f"{self.ongoing} requests are under way: try again in {limits.retry_after_s} s"
             raise Refusal(429, message, retry_after_s=limits.retry_after_s)
         self.ongoing += 1
-        answered = self.underway(id, user or NOBODY, endpoint, asked, choice)
+        answered = self.underway(id, user or NOBODY, endpoint, asked, choice, request_id)
         try:
             if choice.split is not None and not await self.expose(answered, choice.split, caller):
                 answered.leave(self.directions.seats[self.directions.production])
@@ -108,7 +108,9 @@ class Gateway:
                 raise
             raise refusal from None
 
-    def underway(self, id: str, user: str, endpoint: Endpoint, asked: GenerationRequest, choice: Choice) -> Answered:
+    def underway(
+        self, id: str, user: str, endpoint: Endpoint, asked: GenerationRequest, choice: Choice, request_id: str
+    ) -> Answered:
         return Answered(
             id=id,
             user=user,
@@ -116,6 +118,7 @@ class Gateway:
             asked=asked,
             seat=self.directions.seats[choice.variant],
             experiment=choice.experiment,
+            request_id=request_id,
         )
 
     async def reply(self, answered: Answered) -> Response:
@@ -172,6 +175,7 @@ class Gateway:
             asked=answered.asked.model_copy(update={"stream": False, "stream_options": None}),
             seat=self.directions.seats[variant],
             experiment=answered.experiment,
+            request_id=answered.request_id,
             shadow_of=answered.id,
         )
         task = asyncio.create_task(self.answer_in_shadow(copy))

@@ -116,7 +116,7 @@ class Recorder:
         except Exception as error:  # noqa: BLE001  whatever is wrong with a record, the others are kept
             if len(batch) > 1:
                 return [self.keep([entry])[0] for entry in batch]
-            self.lose(1, f"{type(error).__name__}: {getattr(error, 'orig', error)}")
+            self.lose(1, f"{requests[0].id}: {type(error).__name__}: {getattr(error, 'orig', error)}")
         return [
             self.store.expose(entry.record, most=entry.most) if isinstance(entry.record, Exposure) else True
             for entry in batch

@@ -23,7 +23,7 @@ from serve.doors import Caller, Refusal, Role, is_loopback, let_in, need
 from serve.gateway import NOBODY, Gateway
 from serve.records import Endpoint, Feedback
 from serve.store import UnknownRequest
-from serve.transport import Transport, is_json
+from serve.transport import Transport, id_of, is_json, respond
 
 LOG = logging.getLogger(__name__)
 
@@ -65,8 +65,11 @@ async def body_of(request: Request) -> bytes:
 Body = Annotated[bytes, Depends(body_of)]
 
 
-def build(gateway: Gateway, command: Command) -> FastAPI:
-    """The service's routes. Documentation pages are left out: they would be routes without a role."""
+def build(gateway: Gateway, command: Command, *, send_ids: bool = True) -> FastAPI:
+    """Return the service's routes. Documentation pages are left out: they would be routes without a role.
+
+    `send_ids`: whether responses bear an `x-request-id`; Serve's proxy adds one itself.
+    """
 
     @asynccontextmanager
     async def lifespan(api: FastAPI) -> AsyncIterator[None]:
@@ -75,7 +78,7 @@ def build(gateway: Gateway, command: Command) -> FastAPI:
 
     api = FastAPI(openapi_url=None, lifespan=lifespan)
     api.state.gateway = gateway
-    api.add_middleware(Transport, doors=gateway.config.doors)
+    api.add_middleware(Transport, doors=gateway.config.doors, send_ids=send_ids)
     add_errors(api)
     add_asking(api, gateway)
     add_saying(api, gateway)
@@ -86,10 +89,7 @@ def build(gateway: Gateway, command: Command) -> FastAPI:
 def add_errors(api: FastAPI) -> None:
     @api.exception_handler(Refusal)
     async def refuse(request: Request, refusal: Refusal) -> Response:
-        headers = {"retry-after": str(refusal.retry_after_s)} if refusal.retry_after_s else {}
-        if refusal.status == 401:
-            headers["www-authenticate"] = "Bearer"
-        return JSONResponse(refusal.body, refusal.status, headers)
+        return respond(refusal, id_of(request))
 
     @api.exception_handler(InputError)
     async def wrong(request: Request, error: InputError) -> Response:
@@ -108,18 +108,14 @@ def add_errors(api: FastAPI) -> None:
 
     @api.exception_handler(SQLAlchemyError)
     async def unkept(request: Request, error: SQLAlchemyError) -> Response:
-        LOG.error("%s %s: the store does not answer: %s", request.method, request.url.path, error)
+        place = f"request {id_of(request)}: {request.method} {request.url.path}"
+        LOG.error("%s: the store does not answer: %s", place, error)
         seconds = request.app.state.gateway.config.limits.retry_after_s
         return await refuse(request, Refusal(503, "the store does not answer: try again", retry_after_s=seconds))
 
     @api.exception_handler(ClientDisconnect)
     async def gone(request: Request, error: ClientDisconnect) -> Response:
         return await refuse(request, Refusal(499, "the client went away before the end of its body"))
-
-    @api.exception_handler(Exception)
-    async def unexpected(request: Request, error: Exception) -> Response:
-        """The server logs the error itself: Starlette raises it again once this is sent."""
-        return await refuse(request, Refusal(500, "an error of this service: its log says more"))
 
 
 def model_card(name: str) -> dict[str, Any]:
@@ -148,12 +144,13 @@ def add_asking(api: FastAPI, gateway: Gateway) -> None:
         return model_card(name)
 
     @api.post("/v1/chat/completions")
-    async def chat(caller: User, body: Body) -> Response:
-        return await gateway.answer(Endpoint.chat, read(body, ASKED[Endpoint.chat]), caller)
+    async def chat(caller: User, body: Body, request: Request) -> Response:
+        return await gateway.answer(Endpoint.chat, read(body, ASKED[Endpoint.chat]), caller, id_of(request))
 
     @api.post("/v1/completions")
-    async def completion(caller: User, body: Body) -> Response:
-        return await gateway.answer(Endpoint.completion, read(body, ASKED[Endpoint.completion]), caller)
+    async def completion(caller: User, body: Body, request: Request) -> Response:
+        asked = read(body, ASKED[Endpoint.completion])
+        return await gateway.answer(Endpoint.completion, asked, caller, id_of(request))
 
 
 def add_saying(api: FastAPI, gateway: Gateway) -> None:

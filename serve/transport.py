@@ -2,35 +2,75 @@
 
 from __future__ import annotations
 
+import logging
+import re
+import uuid
 from collections.abc import Sequence
+from typing import cast
 from urllib.parse import urlsplit
 
+from fastapi import Request
 from fastapi.responses import JSONResponse
-from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve.doors import Refusal, is_loopback
 from serve.settings import DoorsConfig
 
+LOG = logging.getLogger(__name__)
+REQUEST_ID = "x-request-id"
+SHORT = re.compile(r"[!-~]{1,128}")
+"""Request ids that are taken over from clients: printable ASCII, no spaces."""
+
 
 class Transport:
-    """Refuses requests that name another host.
+    """Gives every request an id, refuses those that name another host, and answers errors that nobody expects.
 
     Without keys whoever reaches loopback is a user, and a web page reaches it from the browser on the same machine once
     its own name resolves to 127.0.0.1. Its requests still bear that name. Elsewhere users need keys, which no page has.
     """
 
-    def __init__(self, app: ASGIApp, doors: DoorsConfig) -> None:
-        self.app, self.doors = app, doors
+    def __init__(self, app: ASGIApp, doors: DoorsConfig, *, send_ids: bool) -> None:
+        self.app, self.doors, self.send_ids = app, doors, send_ids
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        host = Headers(scope=scope).get("host")
-        # A browser always sends one; health checks of HTTP/1.0 do not.
+        headers = Headers(scope=scope)
+        given, host = headers.get(REQUEST_ID, ""), headers.get("host")
+        id = given if SHORT.fullmatch(given) else f"req-{uuid.uuid4().hex}"
+        scope.setdefault("state", {})["request_id"] = id
+        began = False
+
+        async def send_named(message: Message) -> None:
+            nonlocal began
+            if message["type"] == "http.response.start":
+                began = True
+                if self.send_ids:
+                    MutableHeaders(scope=message)[REQUEST_ID] = id
+            await send(message)
+
+        # A browser always sends a host; health checks of HTTP/1.0 do not.
         if host is not None and is_loopback(self.doors.host) and not is_own(host, self.doors.names):
-            return await JSONResponse(misdirected(host).body, 421)(scope, receive, send)
-        await self.app(scope, receive, send)
+            return await respond(misdirected(host), id)(scope, receive, send_named)
+        try:
+            await self.app(scope, receive, send_named)
+        except Exception as error:
+            LOG.error("request %s: %s %s: an unexpected error", id, scope["method"], scope["path"], exc_info=error)
+            if began:
+                raise
+            await respond(Refusal(500, "an error of this service: its log says more"), id)(scope, receive, send_named)
+
+
+def id_of(request: Request) -> str:
+    return cast(str, request.state.request_id)
+
+
+def respond(refusal: Refusal, request_id: str) -> JSONResponse:
+    headers = {"retry-after": str(refusal.retry_after_s)} if refusal.retry_after_s else {}
+    if refusal.status == 401:
+        headers["www-authenticate"] = "Bearer"
+    return JSONResponse(refusal.body_for(request_id), refusal.status, headers)
 
 
 def is_own(host: str, names: Sequence[str]) -> bool:
@@ -43,10 +83,8 @@ def is_own(host: str, names: Sequence[str]) -> bool:
 
 
 def misdirected(host: str) -> Refusal:
-    return Refusal(
-        421,
-        f"Host: this service listens on loopback and is not {host[:100]!r}; ask localhost, or add the name to doors.names",
-    )
+    message = f"Host: on loopback this service is not {host[:100]!r}; ask localhost, or add the name to doors.names"
+    return Refusal(421, message)
 
 
 def is_json(content_type: str | None) -> bool:

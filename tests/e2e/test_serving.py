@@ -181,10 +181,13 @@ def test_a_bad_request_gets_one_sentence_and_the_engine_lives(
     assert httpx.post(url, json=asked("1+1="), timeout=DEADLINE_S).status_code == 200
 
 
+JSON = {"content-type": "application/json"}
+
+
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff\xfe", b'{"temperature": NaN}', b"[" * 2000, b"[]"], ids=range(6))
 def test_a_body_that_is_no_request(service: Service, body: bytes) -> None:
     for path in ("chat/completions", "completions"):
-        answer = httpx.post(f"{service.url}/v1/{path}", content=body, timeout=DEADLINE_S)
+        answer = httpx.post(f"{service.url}/v1/{path}", content=body, headers=JSON, timeout=DEADLINE_S)
         assert answer.status_code == 400, answer.text
         assert answer.json()["error"]["message"]
 

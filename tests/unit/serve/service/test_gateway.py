@@ -30,7 +30,7 @@ DEADLINE_S = 120
 
 async def ask(gateway: Gateway, **fields: object) -> Response:
     body = {"model": "assistant", "messages": [{"role": "user", "content": "hi"}], **fields}
-    return await gateway.answer(Endpoint.chat, ChatCompletionRequest.model_validate(body), ANYONE)
+    return await gateway.answer(Endpoint.chat, ChatCompletionRequest.model_validate(body), ANYONE, "req-1")
 
 
 async def said(gateway: Gateway, **fields: object) -> str:
@@ -157,7 +157,7 @@ async def test_users_beyond_their_owners_limit_get_production_and_take_no_part(g
     for _ in range(2):
         for number in range(6):
             body = {"model": "assistant", "messages": [{"role": "user", "content": "hi"}], "user": str(number)}
-            await gateway.answer(Endpoint.chat, ChatCompletionRequest.model_validate(body), bot)
+            await gateway.answer(Endpoint.chat, ChatCompletionRequest.model_validate(body), bot, "req-1")
     requests = kept(gateway)
     assert Counter(request.experiment for request in requests) == {"r1/canary-99": 6, None: 6}
     assert {request.variant for request in requests if request.experiment is None} == {"old"}
@@ -180,7 +180,7 @@ async def test_requests_without_a_user_get_production_and_are_copied_in_the_shad
     experiment(gateway, shadow_fraction=1)
     body = ChatCompletionRequest.model_validate({"model": "assistant", "messages": [{"role": "user", "content": "hi"}]})
     for caller in (ANYONE, Caller(Role.user, "shop")):
-        await gateway.answer(Endpoint.chat, body, caller)
+        await gateway.answer(Endpoint.chat, body, caller, "req-1")
     await shadows_end(gateway)
     assert sorted((request.user, request.variant) for request in kept(gateway)) == [
         (NOBODY, "new"),
@@ -191,7 +191,7 @@ async def test_requests_without_a_user_get_production_and_are_copied_in_the_shad
     assert store.exposure_counts("r1/shadow") == {}
     ReleaseDesk(gateway.store, gateway.config, lambda: NOW).roll_back("op", "")
     experiment(gateway, steps=[0.99])
-    await gateway.answer(Endpoint.chat, body, Caller(Role.user, "shop"))
+    await gateway.answer(Endpoint.chat, body, Caller(Role.user, "shop"), "req-1")
     (last,) = [request for request in kept(gateway) if request.experiment is None]
     assert (last.user, last.variant) == ("shop", "old"), "a key's owner is no user: whose arm would it be?"
 

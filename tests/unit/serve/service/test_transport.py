@@ -1,11 +1,17 @@
 """What HTTP itself says of a request: its host and the kind of its body."""
 
 import json
+import re
 
 import pytest
+from ray.exceptions import ActorDiedError
+from starlette.testclient import TestClient
 
+from serve import directions, routes
+from serve.doors import Role, hash_key
 from serve.transport import is_own
-from tests.unit.serve.service.conftest import running
+from tests.unit.serve.service.conftest import command, running
+from tests.unit.serve.service.engines import failing
 from tests.unit.serve.service.test_doors import CHAT
 
 RAW = json.dumps(CHAT).encode()
@@ -66,3 +72,54 @@ def test_no_other_origin_is_let_in(open_client):
     read = open_client.get("/v1/models", headers=origin)
     assert (asked.status_code, read.status_code) == (405, 200)
     assert not [name for answer in (asked, read) for name in answer.headers if name.startswith("access-control")]
+
+
+@pytest.mark.parametrize("given", ["a", "req-1", "A/b:c=9~", "x" * 128])
+def test_a_requests_own_id_is_taken_over(open_client, given):
+    answer = open_client.get("/health", headers={"x-request-id": given})
+    assert answer.headers.get_list("x-request-id") == [given]
+
+
+@pytest.mark.parametrize("given", [None, "", "x" * 129, "two words", "\x7f", "\xe9"])
+def test_any_other_request_gets_an_id(open_client, given):
+    headers = {} if given is None else {"x-request-id": given.encode("latin-1")}
+    answers = [open_client.get("/health", headers=headers) for _ in range(2)]
+    ids = {answer.headers["x-request-id"] for answer in answers}
+    assert len(ids) == 2
+    assert all(re.fullmatch("req-[0-9a-f]{32}", id) for id in ids)
+
+
+def test_every_kind_of_response_bears_its_id_and_errors_of_the_service_name_it(gateway, engines, caplog):
+    async def broken(name: str, /, **arguments: str) -> dict:
+        raise ZeroDivisionError
+
+    engines.behaviours["old"] = failing(ActorDiedError(), after=1)
+    gateway.store.add_key(hash_key("sk-1"), Role.operator, "op", 0.0)
+    gateway.directions = directions.read(gateway.store, gateway.config)
+    requests = {
+        200: ("POST", "/v1/chat/completions", {**CHAT, "stream": True}),
+        404: ("GET", "/nowhere", None),
+        405: ("GET", "/v1/completions", None),
+        400: ("POST", "/v1/chat/completions", {}),
+        421: ("GET", "/health", None),
+        500: ("GET", "/release", None),
+        503: ("POST", "/v1/completions", {"model": "assistant", "prompt": "hi"}),
+    }
+    with running(gateway, broken) as client:
+        for status, (method, path, body) in requests.items():
+            if status == 503:
+                engines.behaviours["old"] = failing(ActorDiedError())
+            headers = {"x-request-id": f"mine-{status}", "authorization": "Bearer sk-1"}
+            headers |= {"host": "evil.example"} if status == 421 else {}
+            answer = client.request(method, path, json=body, headers=headers)
+            assert answer.status_code == status, answer.text
+            assert answer.headers.get_list("x-request-id") == [f"mine-{status}"]
+            named = f"(request mine-{status})" in answer.text
+            assert named == (status in (200, 500, 503)), "the stream ends with an error of the service"
+    for status in (200, 500, 503):
+        assert f"request mine-{status}" in caplog.text
+
+
+def test_behind_serves_proxy_which_adds_the_header_there_is_no_second_one(gateway):
+    with TestClient(routes.build(gateway, command, send_ids=False), "http://localhost") as client:
+        assert "x-request-id" not in client.get("/health", headers={"x-request-id": "a"}).headers
