@@ -30,7 +30,7 @@ class Refusal(Exception):
         self.status, self.message, self.param, self.retry_after_s = status, message, param, retry_after_s
 
     def body_for(self, request_id: str) -> dict[str, object]:
-        """Return it as OpenAI's clients read it. An error of the service names the request, for whoever reads its log."""
+        """Return it as OpenAI's clients read it. An error of the service names the request, as its log does."""
         ours = self.status >= 500
         message = f"{self.message} (request {request_id})" if ours else self.message
         kind = "server_error" if ours else "invalid_request_error"

@@ -19,11 +19,12 @@ from starlette.responses import Response
 
 from rlhf.types import InputError, RunError
 from serve.asking import ASKED, Consent, Reason, Said, Start, read
+from serve.bodies import Bodies
 from serve.doors import Caller, Refusal, Role, is_loopback, let_in, need
 from serve.gateway import NOBODY, Gateway
 from serve.records import Endpoint, Feedback
 from serve.store import UnknownRequest
-from serve.transport import Transport, id_of, is_json, respond
+from serve.transport import Transport, id_of, respond
 
 LOG = logging.getLogger(__name__)
 
@@ -38,6 +39,7 @@ def role_needed(role: Role) -> Callable[[Request], Caller]:
         keyless = is_loopback(gateway.config.doors.host) and not directions.user_keys_required
         found = let_in(request.headers.get("authorization"), directions.keys, keyless=keyless)
         need(role, found)
+        request.state.caller = found
         return found
 
     caller.role = role  # type: ignore[attr-defined]  # a test asks every route for it
@@ -49,17 +51,9 @@ Operator = Annotated[Caller, Depends(role_needed(Role.operator))]
 
 
 async def body_of(request: Request) -> bytes:
-    """Raises Refusal 413 where it is too long, before all of it has been read, and 415 where it is not said to be JSON:
-    a web page can send any other kind to this machine without asking first (CORS)."""
-    limit = request.app.state.gateway.config.limits.body_bytes
-    body = b""
-    async for part in request.stream():
-        body += part
-        if body and not is_json(request.headers.get("content-type")):
-            raise Refusal(415, "Content-Type: the body has to be JSON; send `Content-Type: application/json`")
-        if len(body) > limit:
-            raise Refusal(413, f"the body has more than {limit} bytes: send less")
-    return body
+    """Raises Refusal."""
+    bodies: Bodies = request.app.state.bodies
+    return await bodies.read(request, request.state.caller)
 
 
 Body = Annotated[bytes, Depends(body_of)]
@@ -77,7 +71,7 @@ def build(gateway: Gateway, command: Command, *, send_ids: bool = True) -> FastA
             yield
 
     api = FastAPI(openapi_url=None, lifespan=lifespan)
-    api.state.gateway = gateway
+    api.state.gateway, api.state.bodies = gateway, Bodies(gateway.config.limits)
     api.add_middleware(Transport, doors=gateway.config.doors, send_ids=send_ids)
     add_errors(api)
     add_asking(api, gateway)

@@ -54,6 +54,11 @@ class LimitsConfig:
     """Tries of a request whose engine died before its first byte."""
     timeout_s: float = 600.0
     """Longest that a request may take."""
+    body_s: float = 30.0
+    """Seconds within which a request's body has to be there."""
+    unread_bodies: int = 32
+    """Bodies of one key's owner, and of one address, that may take longer than a second at a time in one gateway
+    replica. Further ones get 408, so that half-sent requests shut nobody out."""
 
 
 @dataclass(kw_only=True, slots=True)

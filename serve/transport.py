@@ -68,6 +68,9 @@ def id_of(request: Request) -> str:
 
 def respond(refusal: Refusal, request_id: str) -> JSONResponse:
     headers = {"retry-after": str(refusal.retry_after_s)} if refusal.retry_after_s else {}
+    if refusal.status in (408, 413):
+        # The rest of the body may never come.
+        headers["connection"] = "close"
     if refusal.status == 401:
         headers["www-authenticate"] = "Bearer"
     return JSONResponse(refusal.body_for(request_id), refusal.status, headers)
