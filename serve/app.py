@@ -80,7 +80,7 @@ def prepare(config: ServeConfig) -> str:
     """The store's URL, with tables, the configured models and an operator's key in it; the key itself in the service's
     folder."""
     folder = Path(config.output).expanduser().resolve()
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(0o700, parents=True, exist_ok=True)
     url = config.store.url or f"sqlite:///{folder / 'store.sqlite'}"
     migrate(url)
     store = Store(url)

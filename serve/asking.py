@@ -12,28 +12,27 @@ from serve.doors import Refusal
 from serve.records import Endpoint, FeedbackKind
 from serve.schema import Finite, GenerationRequest, Schema
 from serve.settings import LimitsConfig
+from serve.text import PLAIN, Plain, shown
 
 SchemaT = TypeVar("SchemaT", bound=Schema)
-ECHOED_CHARACTERS = 80
-"""Most of an unknown field's name that an error repeats."""
 
 
 class Said(Schema):
     """Feedback: `serve.records.Feedback` says what each kind needs."""
 
-    request_id: str
+    request_id: Plain
     kind: Annotated[FeedbackKind, Field(strict=False)]
-    user: str | None = None
+    user: Plain | None = None
     choice: int = Field(0, ge=0)
     value: Finite | None = None
     text: str | None = None
-    name: str | None = Field(None, max_length=64)
+    name: Annotated[str, Field(max_length=64), PLAIN] | None = None
 
 
 class Consent(Schema):
     """Whether texts of a user may be kept."""
 
-    user: str | None = None
+    user: Plain | None = None
     given: bool
 
 
@@ -41,14 +40,14 @@ class Start(Schema):
     """A candidate."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
-    folder: str
-    reason: str = ""
+    folder: Plain
+    reason: Plain = ""
 
 
 class Reason(Schema):
     """Why an operator does what they do."""
 
-    reason: str = ""
+    reason: Plain = ""
 
 
 ASKED: dict[Endpoint, type[GenerationRequest]] = {
@@ -65,7 +64,7 @@ def read(raw: bytes, kind: type[SchemaT]) -> SchemaT:
         first = error.errors(include_url=False, include_context=False)[0]
         unknown = first["type"] == "extra_forbidden"
         *places, last = map(str, first["loc"] or [""])
-        path = ".".join([*filter(is_place, places), *([last] if unknown or is_place(last) else [])])[:ECHOED_CHARACTERS]
+        path = shown(".".join([*filter(is_place, places), *([last] if unknown or is_place(last) else [])]))
         if first["type"] == "json_invalid":
             raise Refusal(400, f"the body is not JSON: {first['msg']}") from None
         if unknown:
@@ -84,9 +83,11 @@ def check_limits(asked: GenerationRequest, limits: LimitsConfig) -> None:
     """Raises Refusal 400 where a request asks for more than it may."""
     tokens = getattr(asked, "max_completion_tokens", None) or asked.max_tokens or 0
     if tokens > limits.max_tokens:
-        raise Refusal(400, f"max_tokens: {tokens} is more than {limits.max_tokens}; ask for less", param="max_tokens")
+        raise Refusal(
+            400, f"max_tokens: {shown(tokens)} is more than {limits.max_tokens}; ask for less", param="max_tokens"
+        )
     if asked.n > limits.choices:
-        raise Refusal(400, f"n: {asked.n} is more than {limits.choices}; ask for fewer", param="n")
+        raise Refusal(400, f"n: {shown(asked.n)} is more than {limits.choices}; ask for fewer", param="n")
     match asked:
         case ChatCompletionRequest() if len(asked.messages) > limits.messages:
             message = f"messages: {len(asked.messages)} are more than {limits.messages}; leave out the oldest"

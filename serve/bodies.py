@@ -59,8 +59,8 @@ class Bodies:
         """Count a body as slow, or end it where its senders have as many as they may."""
         if any(self.slow[sender] >= self.limits.unread_bodies for sender in reading.senders):
             reading.refused = (
-                f"the body is not complete after {SLOW_S:g} s, and neither are {self.limits.unread_bodies} others of this "
-                "key or address: end those first"
+                f"the body is not complete after {SLOW_S:g} s, and neither are {self.limits.unread_bodies} others of "
+                "this key or address: end those first"
             )
             reading.deadline.reschedule(asyncio.get_running_loop().time())
         else:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from rlhf.train.artifact import without_nan
 from rlhf.types import InputError
 from serve.tables import storable
 
+LOG = logging.getLogger(__name__)
 MIGRATIONS = Path(__file__).parent / "migrations"
 BUSY_TIMEOUT_S = 30
 """What a writer waits for another one: SQLite has one at a time, PostgreSQL one per row."""
@@ -72,6 +75,8 @@ class Database:
 def migrate(url: str, revision: str = "head") -> None:
     """Bring the database at `url` to a schema, the newest; of SQLite the file is created. Others may do so at once."""
     parsed = parse(url)
+    if parsed.get_backend_name() == "sqlite":
+        make_private(Path(parsed.database or ""))
     engine = connect(parsed)
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
@@ -83,6 +88,22 @@ def migrate(url: str, revision: str = "head") -> None:
             command.upgrade(config, revision)
     finally:
         engine.dispose()
+
+
+def make_private(path: Path) -> None:
+    """Let its owner alone read and write an SQLite database, which is created where it is not there.
+
+    SQLite gives its log and its index the permissions of the database.
+    """
+    with suppress(OSError):  # SQLite's own words follow
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    for one in (path, *(path.with_name(path.name + suffix) for suffix in ("-wal", "-shm"))):
+        try:
+            one.chmod(0o600)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            LOG.warning("%s: others may read it (%s); give it to this service's user, or chmod 600 it", one, error)
 
 
 def script() -> ScriptDirectory:

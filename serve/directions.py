@@ -14,6 +14,7 @@ from serve.records import Key, Variant
 from serve.settings import ServeConfig
 from serve.split import Split, uniform
 from serve.store import Store
+from serve.text import shown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +69,7 @@ class Directions:
         """Raises Refusal 404 where the caller may not ask for this model."""
         known = self.models(caller)
         if model not in known:
-            raise Refusal(404, f"model: there is no {model!r}; known are {', '.join(known)}", param="model")
+            raise Refusal(404, f"model: there is no {shown(model)!r}; known are {', '.join(known)}", param="model")
 
     def choose(self, model: str, user: str | None, request_id: str, caller: Caller) -> Choice:
         """Return who answers. Raises Refusal 404 where there is no such model.

@@ -24,6 +24,7 @@ from serve.doors import Caller, Refusal, Role, is_loopback, let_in, need
 from serve.gateway import NOBODY, Gateway
 from serve.records import Endpoint, Feedback
 from serve.store import UnknownRequest
+from serve.text import check_plain, shown
 from serve.transport import Transport, id_of, respond
 
 LOG = logging.getLogger(__name__)
@@ -95,7 +96,7 @@ def add_errors(api: FastAPI) -> None:
 
     @api.exception_handler(HTTPException)
     async def elsewhere(request: Request, error: HTTPException) -> Response:
-        sentence = f"{request.method} {request.url.path}: {error.detail}"
+        sentence = f"{request.method} {shown(request.url.path)}: {error.detail}"
         answer = await refuse(request, Refusal(error.status_code, sentence))
         answer.headers.update(error.headers or {})
         return answer
@@ -169,6 +170,10 @@ def add_saying(api: FastAPI, gateway: Gateway) -> None:
 def add_operating(api: FastAPI, gateway: Gateway, command: Command) -> None:
     @api.delete("/users/{user:path}")
     async def delete_user(caller: Operator, user: str) -> dict[str, int]:
+        try:
+            check_plain(user)
+        except ValueError as error:
+            raise Refusal(400, f"user: {error}", param="user") from None
         return await asyncio.to_thread(gateway.store.delete_user, user)
 
     @api.get("/release")

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from serve.settings import LimitsConfig
+from serve.text import PLAIN, Plain
 
 STOP_STRINGS, STOP_CHARACTERS, STOP_TOKENS, LOGPROBS, BIASES = 4, 64, 64, 20, 300
 SCHEMA_BYTES, SCHEMA_DEPTH, PATTERN_CHARACTERS = 1 << 14, 32, 256
@@ -91,9 +92,9 @@ class ResponseFormat(OpenAISchema):
 class GenerationRequest(OpenAISchema):
     """Fields of chat and completion requests. Those with `exclude` never reach the engine."""
 
-    model: Label
-    user: str | None = Field(None, min_length=1, max_length=256, exclude=True)
-    metadata: dict[str, str] | None = Field(None, exclude=True)
+    model: Annotated[Label, PLAIN]
+    user: Annotated[str, Field(min_length=1, max_length=256), PLAIN] | None = Field(None, exclude=True)
+    metadata: dict[Plain, Plain] | None = Field(None, exclude=True)
     """`conversation` joins the turns of one; other keys are the sender's own."""
     n: int = Field(1, ge=1)
     max_tokens: int | None = Field(None, ge=1)

@@ -14,6 +14,7 @@ from rlhf.types import InputError
 from serve.ledger import Ledger
 from serve.records import Endpoint, Exposure, Feedback, FeedbackKind, Observed, Request, Response, Traffic
 from serve.tables import CONSENTS, EXPOSURES, FEEDBACK, REQUESTS, RESPONSES, storable
+from serve.text import shown
 
 PAGE = 500
 """Requests read at once."""
@@ -65,13 +66,14 @@ class Store(Ledger):
             asked = select(REQUESTS.c.user, REQUESTS.c.shadow_of).where(REQUESTS.c.id == feedback.request_id)
             request = connection.execute(asked).first()
             if request is None or request.user != feedback.user or request.shadow_of is not None:
-                raise UnknownRequest(
-                    f"request_id={feedback.request_id}: this user has no such request; give the `id` of an answer"
-                )
+                name = shown(feedback.request_id)
+                raise UnknownRequest(f"request_id={name}: this user has no such request; give the `id` of an answer")
             answers = select(RESPONSES.c.index).where(RESPONSES.c.request_id == feedback.request_id)
             indices = sorted(connection.execute(answers).scalars())
             if feedback.choice not in indices:
-                raise InputError(f"choice={feedback.choice}: the request has answers {indices}; name one of them")
+                raise InputError(
+                    f"choice={shown(feedback.choice)}: the request has answers {indices}; name one of them"
+                )
             if feedback.kind is FeedbackKind.chosen and len(indices) < 2:
                 raise InputError(f"kind=chosen: the request has {len(indices)} answer; ask for several with `n`")
             row = asdict(feedback)

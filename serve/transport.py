@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve.doors import Refusal, is_loopback
 from serve.settings import DoorsConfig
+from serve.text import shown
 
 LOG = logging.getLogger(__name__)
 REQUEST_ID = "x-request-id"
@@ -86,7 +87,7 @@ def is_own(host: str, names: Sequence[str]) -> bool:
 
 
 def misdirected(host: str) -> Refusal:
-    message = f"Host: on loopback this service is not {host[:100]!r}; ask localhost, or add the name to doors.names"
+    message = f"Host: on loopback this service is not {shown(host)!r}; ask localhost, or add the name to doors.names"
     return Refusal(421, message)
 
 

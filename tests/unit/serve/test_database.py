@@ -95,6 +95,20 @@ def test_an_unusable_url_is_refused_in_one_sentence(url, sentence):
         assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize("there", [False, True])
+def test_an_sqlite_store_is_its_owners_alone(tmp_path, there):
+    path = tmp_path / "store.db"
+    if there:
+        path.touch()
+        path.chmod(0o644)
+    migrate(f"sqlite:///{path}")
+    store = Store(f"sqlite:///{path}")
+    store.record([asked()])
+    files = {file.name: file.stat().st_mode & 0o777 for file in tmp_path.iterdir()}
+    assert files == dict.fromkeys(("store.db", "store.db-wal", "store.db-shm"), 0o600)
+    store.close()
+
+
 def test_a_folder_that_is_not_there_is_named(tmp_path):
     with pytest.raises(InputError, match=r"no/store.db: the database cannot be used \(unable to open"):
         migrate(f"sqlite:///{tmp_path}/no/store.db")

@@ -67,6 +67,20 @@ BAD = {
     "many logprobs": (CHATS, but(logprobs=True, top_logprobs=21), 400, "top_logprobs", "less than or equal to 20"),
     "empty user": (CHATS, but(user=""), 400, "user", "at least 1 character"),
     "long user": (CHATS, but(user="a" * 257), 400, "user", "at most 256 characters"),
+    "user with NUL": (CHATS, but(user="a\0b"), 400, "user", "user: it has the character U+0000; leave it out"),
+    "user with an escape": (CHATS, but(user="\x1b[2J"), 400, "user", "the character U+001B"),
+    "model with NUL": (CHATS, but(model="\0"), 400, "model", "the character U+0000"),
+    "key of metadata": (CHATS, but(metadata={"a\x85": "b"}), 400, "metadata", "the character U+0085"),
+    "value of metadata": (CHATS, but(metadata={"a": "\x7f"}), 400, "metadata.a", "the character U+007F"),
+    "long model": (CHATS, but(model="m" * 999), 404, "model", f"there is no '{'m' * 200}...'; known"),
+    "long field": (CHATS, but(**{"f" * 999: 1}), 400, "f" * 200 + "...", "f...: there is no such field here"),
+    "long key of a bias": (CHATS, but(logit_bias={"b" * 999: 101}), 400, f"logit_bias.{'b' * 189}...", "b...: Input"),
+    "many digits of tokens": (CHATS, but(max_tokens=10**999), 400, "max_tokens", "0... is more than 64"),
+    "long request_id": (SAY, opinion(request_id="r" * 999), 404, None, "r...: this user has no such request"),
+    "request_id with NUL": (SAY, opinion(request_id="\0"), 400, "request_id", "the character U+0000"),
+    "name with NUL": (SAY, opinion(kind="outcome", name="\0"), 400, "name", "the character U+0000"),
+    "consent of NUL": ("PUT /v1/consent", b'{"user": "\\u0000", "given": true}', 400, "user", "the character U+0000"),
+    "long route": (f"GET /{'x' * 999}", b"", 404, None, "x...: Not Found"),
     "unknown field": (CHATS, but(best_of=2), 400, "best_of", "best_of: there is no such field here; leave it out"),
     "field that is no word": (CHATS, but(**{"top-p": 1}), 400, "top-p", "top-p: there is no such field here"),
     "no body": (CHATS, b"", 400, None, "the body is not JSON"),
@@ -103,6 +117,7 @@ def test_a_bad_request_has_a_status_a_sentence_and_its_field(open_client, case):
     assert error["type"] == "invalid_request_error"
     assert sentence in error["message"]
     assert "\n" not in error["message"]
+    assert len(error["message"]) < 500
     assert open_client.post("/v1/chat/completions", json=CHAT).status_code == 200
     assert open_client.app.state.gateway.ongoing == 0
 
@@ -149,8 +164,8 @@ def test_what_may_be_asked_is_answered(open_client):
     """Every field at its limit."""
     asked = {
         **CHAT,
-        "user": "a" * 256,
-        "metadata": {"conversation": "c", "of my own": "x"},
+        "user": "某人\t" + "a" * 253,
+        "metadata": {"conversation": "c", "of my own": "x\r\n\t🙂"},
         "n": 4,
         "max_completion_tokens": 64,
         "temperature": 2,

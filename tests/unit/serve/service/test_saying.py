@@ -79,3 +79,9 @@ def test_operators_are_named_in_what_they_command(shop):
     answer = shop.post("/release/start", json=start, headers=OPERATOR)
     # `name` is the candidate's, beside the command's own.
     assert answer.json() == {"command": "start", "by": "op", "reason": "", **start}
+
+
+def test_a_user_to_delete_has_a_name_that_can_be(shop):
+    answer = shop.delete("/users/shop/a%00b", headers=OPERATOR)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "user")
+    assert "the character U+0000" in answer.json()["error"]["message"]

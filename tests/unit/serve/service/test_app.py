@@ -1,0 +1,20 @@
+"""What the service lays down before it starts."""
+
+from serve.app import OPERATOR_KEY, prepare
+
+
+def test_a_folder_that_the_service_makes_is_its_owners_alone(tmp_path, config):
+    config.output = str(tmp_path / "service")
+    prepare(config)
+    modes = {
+        path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "service", *(tmp_path / "service").iterdir())
+    }
+    assert modes["service"] == 0o700
+    assert modes[OPERATOR_KEY] == modes["store.sqlite"] == 0o600
+
+
+def test_a_folder_that_is_there_keeps_its_permissions(tmp_path, config):
+    (tmp_path / "service").mkdir(0o750)
+    config.output = str(tmp_path / "service")
+    prepare(config)
+    assert (tmp_path / "service").stat().st_mode & 0o777 == 0o750
