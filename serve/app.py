@@ -26,7 +26,7 @@ from serve.settings import ServeConfig
 from serve.store import Store
 
 CONF = Path(__file__).parent.parent / "conf"
-APP = "service"
+APP = "rlhf-service"
 OPERATOR_KEY = "operator.key"
 SPARE_REQUESTS = 64
 """A gateway takes so many more than it answers, to refuse them itself."""
@@ -76,12 +76,19 @@ def assemble(config: ServeConfig) -> Application:
     return gateway.bind(config, url, controller.bind(config, url))
 
 
+def folder_of(config: ServeConfig) -> Path:
+    return Path(config.output).expanduser().resolve()
+
+
+def store_url(config: ServeConfig) -> str:
+    return config.store.url or f"sqlite:///{folder_of(config) / 'store.sqlite'}"
+
+
 def prepare(config: ServeConfig) -> str:
     """The store's URL, with tables, the configured models and an operator's key in it; the key itself in the service's
     folder."""
-    folder = Path(config.output).expanduser().resolve()
+    folder, url = folder_of(config), store_url(config)
     folder.mkdir(0o700, parents=True, exist_ok=True)
-    url = config.store.url or f"sqlite:///{folder / 'store.sqlite'}"
     migrate(url)
     store = Store(url)
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Any
 
 from ray import serve
@@ -15,7 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from rlhf.types import InputError, RunError
 from serve.directions import Seat, seat, served
-from serve.engine import PREFIX, app_name, application
+from serve.engine import app_name, application
 from serve.gateway import REFRESH_S
 from serve.records import Endpoint, Variant
 from serve.release_desk import ReleaseDesk
@@ -83,22 +83,33 @@ class Controller:
         self.desk.start(name, by, reason)
 
     def reconcile(self, coming: Variant | None = None) -> None:
-        """Have engines for what is to be served and for nothing else."""
+        """Have engines for what is to be served, and none of those deployed for anything else."""
         variants = served(self.store, self.config, self.store.production(), self.store.latest_release())
         variants |= {coming.name: coming} if coming else {}
         engine, replicas = self.config.engine, self.config.replicas
         wanted = {app_name(one, engine, replicas): one for one in variants.values() if one.base is None}
-        found = serve.status().applications
-        there = {app for app in found if app.startswith(PREFIX)}
-        # One whose engines all ended is deployed again: Serve itself would leave it.
-        failed = {app for app in there if found[app].status is ApplicationStatus.DEPLOY_FAILED}
-        for app in wanted.keys() - (there - failed):
+        there = {app: found.status for app, found in serve.status().applications.items()}
+        deployed = self.store.applications()
+        for app in missing(there, wanted.keys()):
+            self.store.add_application(app)
             deploy(app, wanted[app], self.config)
-        if gone := there - wanted.keys():
+        if gone := surplus(there, deployed, wanted.keys()):
             # Until then gateways may still send requests there.
             time.sleep(2 * REFRESH_S)
         for app in gone:
             serve.delete(app)
+        for app in deployed - wanted.keys():
+            self.store.remove_application(app)
+
+
+def missing(there: Mapping[str, ApplicationStatus], wanted: Set[str]) -> set[str]:
+    """Applications to deploy. One whose engines all ended is deployed again: Serve itself would leave it."""
+    return {app for app in wanted if there.get(app, ApplicationStatus.DEPLOY_FAILED) is ApplicationStatus.DEPLOY_FAILED}
+
+
+def surplus(there: Mapping[str, ApplicationStatus], deployed: Set[str], wanted: Set[str]) -> set[str]:
+    """Applications to delete: those that this service deployed and wants no more; whatever others run stays."""
+    return {app for app in there if app in deployed and app not in wanted}
 
 
 def deploy(app: str, variant: Variant, config: ServeConfig) -> None:

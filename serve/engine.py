@@ -1,4 +1,4 @@
-"""One model's engines as a Serve deployment, in a Serve application of its own: `model-...`."""
+"""One model's engines as a Serve deployment, in a Serve application of its own: `rlhf-model-...`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rlhf.runtimes.base import EngineDied, ServerConfig
 from serve.records import Variant
 from serve.settings import ReplicasConfig
 
-PREFIX = "model-"
+PREFIX = "rlhf-model-"
 HEALTH_PERIOD_S = 2.0
 ENVIRONMENT = {"VLLM_CONFIGURE_LOGGING": "0"}
 """vLLM's import would replace the handlers of Serve's logs by its own. A replica that has to log that the controller of

@@ -14,7 +14,7 @@ from serve.database import Database
 from serve.doors import Role
 from serve.phases import UNDER_WAY
 from serve.records import Key, Variant
-from serve.tables import KEYS, PRODUCTION, RELEASES, SETTINGS, TRANSITIONS, VARIANTS
+from serve.tables import APPLICATIONS, KEYS, PRODUCTION, RELEASES, SETTINGS, TRANSITIONS, VARIANTS
 
 USER_KEYS = {"name": "user_keys", "value": "required"}
 """The setting of a store that has had a user's key."""
@@ -83,6 +83,20 @@ class Ledger(Database):
         """Whether it was there."""
         with self.writer.begin() as connection:
             return connection.execute(delete(KEYS).where(KEYS.c.hash == hash)).rowcount == 1
+
+    def add_application(self, name: str) -> None:
+        """Note that this service deploys the Serve application."""
+        with self.writer.begin() as connection:
+            self.insert_new(connection, APPLICATIONS, {"name": name})
+
+    def remove_application(self, name: str) -> None:
+        with self.writer.begin() as connection:
+            connection.execute(delete(APPLICATIONS).where(APPLICATIONS.c.name == name))
+
+    def applications(self) -> set[str]:
+        """Serve applications that this service deployed and has not deleted since."""
+        with self.engine.connect() as connection:
+            return set(connection.execute(select(APPLICATIONS.c.name)).scalars())
 
     def save_release(
         self,

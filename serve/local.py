@@ -11,9 +11,10 @@ from ray import serve
 
 from rlhf.actors.connect import start_ray
 from rlhf.types import RunError
-from serve.app import APP, assemble
+from serve.app import APP, assemble, store_url
 from serve.controller import why_not
 from serve.settings import ServeConfig
+from serve.store import Store
 
 
 @contextmanager
@@ -25,10 +26,25 @@ def serving(config: ServeConfig) -> Iterator[str]:
             # An engine takes a CPU; a candidate needs one more beside the models.
             start_ray(num_cpus=max(os.cpu_count() or 1, (len(config.models) + 1) * config.replicas.max))
             stack.callback(ray.shutdown)
-        stack.callback(serve.shutdown)
+        stack.callback(close_down, store_url(config))
         serve.start(http_options={"host": config.doors.host, "port": config.doors.port})
         try:
             serve.run(app, name=APP)
         except RuntimeError as error:
             raise RunError(f"the service does not start: {why_not(APP) or error}") from error
         yield f"http://{config.doors.host}:{config.doors.port}"
+
+
+def close_down(url: str) -> None:
+    """End this service's applications, and Serve itself unless others run on it."""
+    store = Store(url)
+    try:
+        own = {APP, *store.applications()}
+    finally:
+        store.close()
+    there = serve.status().applications.keys()
+    if there <= own:
+        return serve.shutdown()
+    # The service first: its controller would deploy engines again.
+    for app in sorted(there & own, key=lambda app: app != APP):
+        serve.delete(app)

@@ -146,6 +146,13 @@ KEYS = Table(
     Column("users", Integer),
 )
 
+# Serve applications that this service deployed: the others on its cluster are not its own.
+APPLICATIONS = Table(
+    "applications",
+    METADATA,
+    Column("name", Text, primary_key=True),
+)
+
 SETTINGS = Table(
     "settings",
     METADATA,

@@ -29,4 +29,9 @@ def create_settings() -> None:
         sa.Column("value", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("name", name="pk_settings"),
     )
+    op.create_table(
+        "applications",
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("name", name="pk_applications"),
+    )
     op.execute("INSERT INTO settings SELECT 'user_keys', 'required' FROM keys WHERE role = 'user' LIMIT 1")

@@ -61,3 +61,11 @@ def test_what_was_decided_on_an_old_state_is_not_saved(store):
     assert store.latest_release()["phase"] == "canary"
     assert store.transitions(read["id"]) == []
     assert store.production() is None
+
+
+def test_applications_are_noted_until_they_are_deleted(store):
+    for name in ("rlhf-model-old-1", "rlhf-model-new-2", "rlhf-model-new-2"):
+        store.add_application(name)
+    store.remove_application("rlhf-model-old-1")
+    store.remove_application("model-foreign")
+    assert store.applications() == {"rlhf-model-new-2"}
