@@ -20,6 +20,7 @@ from ray.serve.handle import DeploymentHandle
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
+from serve.consent import salted
 from serve.directions import Seat
 from serve.doors import Refusal
 from serve.records import Endpoint, Request, Response
@@ -63,6 +64,8 @@ class Answered:
     asked: GenerationRequest
     seat: Seat
     experiment: str | None
+    salt: str
+    """The store's, for hashes of texts."""
     request_id: str
     """The HTTP request's, which the log and the response name."""
     shadow_of: str | None = None
@@ -132,9 +135,9 @@ class Answered:
             version=self.seat.version,
             experiment=self.experiment,
             shadow_of=self.shadow_of,
-            conversation=self.asked.conversation(self.user),
+            conversation=salted(self.salt, self.asked.conversation(self.user)),
             turn=self.asked.turn,
-            prompt_hash=self.asked.prompt_hash,
+            prompt_hash=salted(self.salt, self.asked.prompt_hash),
             messages=self.asked.dialogue,
             sampling=self.asked.sampling,
             status=self.status,

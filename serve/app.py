@@ -36,7 +36,8 @@ class GatewayReplica:
     """A gateway with its routes, in a replica."""
 
     def __init__(self, config: ServeConfig, store_url: str, controller: DeploymentHandle) -> None:
-        store = Store(store_url, consent_by_default=config.store.consent_by_default)
+        consent_by_default, outcomes = config.store.consent_by_default, config.release.outcomes
+        store = Store(store_url, consent_by_default=consent_by_default, outcomes=outcomes)
         # Where Serve really listens, whatever was configured.
         config.doors.host = _get_global_client().http_config.host or "127.0.0.1"
         check_doors(config.doors.host, store.all_keys())

@@ -14,6 +14,7 @@ from ray.serve.schema import ApplicationStatus
 from sqlalchemy.exc import SQLAlchemyError
 
 from rlhf.types import InputError, RunError
+from serve.database import reason
 from serve.directions import Seat, seat, served
 from serve.engine import app_name, application
 from serve.gateway import REFRESH_S
@@ -48,7 +49,7 @@ class Controller:
                         LOG.info("release %s: %s, as %s", transition.release, transition.after, transition.reason)
                     await asyncio.to_thread(self.reconcile)
             except (SQLAlchemyError, InputError, RunError) as error:
-                LOG.error("this look came to nothing: %s", error)
+                LOG.error("this look came to nothing: %s", reason(error))
 
     async def check_health(self) -> None:
         """A loop that ended of an error is told, and Serve starts another replica."""

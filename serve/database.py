@@ -125,7 +125,8 @@ def parse(url: str) -> URL:
 
 
 def connect(url: URL) -> Engine:
-    options: dict[str, Any] = {"json_serializer": to_json}
+    # Values of a statement are what users wrote: no error names them.
+    options: dict[str, Any] = {"json_serializer": to_json, "hide_parameters": True}
     if url.get_backend_name() == "postgresql":
         return create_engine(url, pool_pre_ping=True, **options)
     engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S}, **options)
@@ -169,10 +170,16 @@ def reaching(url: URL) -> Iterator[None]:
     try:
         yield
     except DBAPIError as error:
-        reason = " ".join(str(error.orig).split())
         raise InputError(
-            f"{hidden(url)}: the database cannot be used ({reason}); correct store.url, or start its server"
+            f"{hidden(url)}: the database cannot be used ({reason(error)}); correct store.url, or start its server"
         ) from None
+
+
+def reason(error: Exception) -> str:
+    """What went wrong in one line, without the statement; of PostgreSQL without details, which quote values."""
+    cause = getattr(error, "orig", None) or error
+    fields = cause.args[0] if cause.args else None
+    return " ".join((str(fields.get("M")) if isinstance(fields, dict) else str(cause)).split())
 
 
 def hidden(url: URL) -> str:

@@ -18,6 +18,7 @@ from rlhf.types import InputError, RunError
 from serve import directions
 from serve.answering import Answered, Call, Stream, begin, refused
 from serve.asking import check_limits
+from serve.database import reason
 from serve.directions import Choice, Directions
 from serve.doors import Caller, Refusal
 from serve.recorder import Recorder
@@ -43,6 +44,7 @@ class Gateway:
         self.config, self.store, self.call = config, store, call
         self.recorder = Recorder(store)
         self.directions: Directions = directions.read(store, config)
+        self.salt = store.salt()
         self.unread: str | None = None
         """Why the store could not be read the last time; None where it could."""
         self.ongoing = 0
@@ -68,8 +70,8 @@ class Gateway:
             try:
                 found = await asyncio.to_thread(directions.read, self.store, self.config)
             except (SQLAlchemyError, InputError, RunError) as error:
-                self.unread = str(error)
-                LOG.error("the store cannot be read, what it last said stays: %s", error)
+                self.unread = reason(error)
+                LOG.error("the store cannot be read, what it last said stays: %s", self.unread)
                 continue
             self.unread = None
             if found.split != self.directions.split:
@@ -118,6 +120,7 @@ class Gateway:
             asked=asked,
             seat=self.directions.seats[choice.variant],
             experiment=choice.experiment,
+            salt=self.salt,
             request_id=request_id,
         )
 
@@ -175,6 +178,7 @@ class Gateway:
             asked=answered.asked.model_copy(update={"stream": False, "stream_options": None}),
             seat=self.directions.seats[variant],
             experiment=answered.experiment,
+            salt=self.salt,
             request_id=answered.request_id,
             shadow_of=answered.id,
         )

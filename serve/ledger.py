@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -16,6 +17,7 @@ from serve.phases import UNDER_WAY
 from serve.records import Key, Variant
 from serve.tables import APPLICATIONS, KEYS, PRODUCTION, RELEASES, SETTINGS, TRANSITIONS, VARIANTS
 
+SALT = "salt"
 USER_KEYS = {"name": "user_keys", "value": "required"}
 """The setting of a store that has had a user's key."""
 
@@ -83,6 +85,12 @@ class Ledger(Database):
         """Whether it was there."""
         with self.writer.begin() as connection:
             return connection.execute(delete(KEYS).where(KEYS.c.hash == hash)).rowcount == 1
+
+    def salt(self) -> str:
+        """Random, and the same for as long as the store exists: its hashes of texts are made with it."""
+        with self.writer.begin() as connection:
+            self.insert_new(connection, SETTINGS, {"name": SALT, "value": secrets.token_hex(16)})
+            return connection.execute(select(SETTINGS.c.value).where(SETTINGS.c.name == SALT)).scalar_one()
 
     def add_application(self, name: str) -> None:
         """Note that this service deploys the Serve application."""

@@ -11,6 +11,7 @@ from itertools import islice
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as NoConnection
 
+from serve.database import reason
 from serve.records import Exposure, Request
 from serve.store import Store
 
@@ -92,8 +93,7 @@ class Recorder:
             try:
                 results = await asyncio.to_thread(self.keep, list(batch.values()))
             except UNREACHABLE as error:
-                # Without the statement, whose values are what users wrote.
-                self.problem = " ".join(str(getattr(error, "orig", error)).split())
+                self.problem = reason(error)
                 if not failures:
                     LOG.error("the store takes no records, %d wait: %s", len(self.waiting), self.problem)
                 await asyncio.sleep(PAUSES_S[min(failures, len(PAUSES_S) - 1)])
@@ -116,7 +116,7 @@ class Recorder:
         except Exception as error:  # noqa: BLE001  whatever is wrong with a record, the others are kept
             if len(batch) > 1:
                 return [self.keep([entry])[0] for entry in batch]
-            self.lose(1, f"{requests[0].id}: {type(error).__name__}: {getattr(error, 'orig', error)}")
+            self.lose(1, f"{requests[0].id}: {type(error).__name__}: {reason(error)}")
         return [
             self.store.expose(entry.record, most=entry.most) if isinstance(entry.record, Exposure) else True
             for entry in batch

@@ -48,8 +48,8 @@ class Request:
     turn: int
     """User messages in it, this one included."""
     prompt_hash: str
-    """Of all that was asked, all prompts, tools and the answer's form included: the same user asking the same again has
-    regenerated."""
+    """Of all that was asked, all prompts, tools and the answer's form included, with the store's salt: the same user
+    asking the same again has regenerated."""
     messages: Sequence[Mapping[str, Any]] | None
     """What was asked (a completion's prompts as user messages). None without consent, and for token ids."""
     sampling: Mapping[str, Any] = field(default_factory=dict)

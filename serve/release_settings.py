@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from rlhf.types import InputError
-from serve.metrics import LEAST, QUANTILES, REQUEST_METRICS, is_user_metric, known
+from serve.metrics import LEAST, OUTCOME, QUANTILES, REQUEST_METRICS, is_user_metric, known
 
 
 class Test(StrEnum):
@@ -118,6 +118,16 @@ class ReleaseConfig:
     """What must not become worse, by a name of one's own."""
 
     @property
+    def metrics(self) -> set[str]:
+        """Of the goal and of guardrails."""
+        return {self.goal.metric, *(guardrail.metric for guardrail in self.guardrails.values())}
+
+    @property
+    def outcomes(self) -> set[str]:
+        """Names of outcomes that metrics read."""
+        return {metric.removeprefix(OUTCOME) for metric in self.metrics if metric.startswith(OUTCOME)}
+
+    @property
     def alpha_worse(self) -> float:
         """False withdrawals because of the goal in one step."""
         shared = 2 if self.guardrails else 1
@@ -134,8 +144,7 @@ class ReleaseConfig:
         check_goal(self.goal)
         for name, guardrail in self.guardrails.items():
             check_guardrail(f"release.guardrails.{name}", guardrail)
-        metrics = {self.goal.metric, *(guardrail.metric for guardrail in self.guardrails.values())}
-        if "retention" in metrics and not 0 < self.retention_after_s < self.observation_s:
+        if "retention" in self.metrics and not 0 < self.retention_after_s < self.observation_s:
             raise InputError(
                 f"release.retention_after_s={self.retention_after_s}: give more than 0 and less than "
                 f"release.observation_s={self.observation_s}, or no user could be retained"

@@ -20,6 +20,7 @@ from starlette.responses import Response
 from rlhf.types import InputError, RunError
 from serve.asking import ASKED, Consent, Reason, Said, Start, read
 from serve.bodies import Bodies
+from serve.database import reason
 from serve.doors import Caller, Refusal, Role, is_loopback, let_in, need
 from serve.gateway import NOBODY, Gateway
 from serve.records import Endpoint, Feedback
@@ -104,7 +105,7 @@ def add_errors(api: FastAPI) -> None:
     @api.exception_handler(SQLAlchemyError)
     async def unkept(request: Request, error: SQLAlchemyError) -> Response:
         place = f"request {id_of(request)}: {request.method} {request.url.path}"
-        LOG.error("%s: the store does not answer: %s", place, error)
+        LOG.error("%s: the store does not answer: %s", place, reason(error))
         seconds = request.app.state.gateway.config.limits.retry_after_s
         return await refuse(request, Refusal(503, "the store does not answer: try again", retry_after_s=seconds))
 

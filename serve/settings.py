@@ -69,7 +69,8 @@ class StoreConfig:
     """SQLAlchemy URL: `postgresql+pg8000://user@host/name`, needed where several nodes serve. None: SQLite in the
     service's folder."""
     consent_by_default: bool = False
-    """Whether texts of users are kept who were not asked. Without consent only counts and times are."""
+    """Whether texts of users are kept who were not asked. Without consent numbers, times, salted hashes
+    and the names of outcomes that metrics read are."""
 
 
 @dataclass(kw_only=True, slots=True)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import Connection, Select, delete, func, insert, or_, select, tuple_, update
+from sqlalchemy import Connection, Select, bindparam, delete, func, insert, or_, select, tuple_, update
 
 from rlhf.types import InputError
+from serve.consent import known_name, without_words, wordless
 from serve.ledger import Ledger
 from serve.records import Endpoint, Exposure, Feedback, FeedbackKind, Observed, Request, Response, Traffic
 from serve.tables import CONSENTS, EXPOSURES, FEEDBACK, REQUESTS, RESPONSES, storable
@@ -31,9 +32,10 @@ class Store(Ledger):
     consent leaves none behind.
     """
 
-    def __init__(self, url: str, *, consent_by_default: bool = False) -> None:
+    def __init__(self, url: str, *, consent_by_default: bool = False, outcomes: Collection[str] = ()) -> None:
+        """`outcomes`: names of outcomes that are kept without consent, as metrics read them."""
         super().__init__(url)
-        self.consent_by_default = consent_by_default
+        self.consent_by_default, self.outcomes = consent_by_default, frozenset(outcomes)
 
     def record(self, requests: Sequence[Request]) -> None:
         """Keep requests with their responses, all or none."""
@@ -46,7 +48,7 @@ class Store(Ledger):
                 kept = request.user in consenting
                 row = asdict(request)
                 del row["responses"]
-                rows.append(row | ({} if kept else {"messages": None}))
+                rows.append(row if kept else without_words(row))
                 answers += [
                     {**asdict(response), "request_id": request.id, "text": response.text if kept else None}
                     for response in request.responses
@@ -78,7 +80,7 @@ class Store(Ledger):
                 raise InputError(f"kind=chosen: the request has {len(indices)} answer; ask for several with `n`")
             row = asdict(feedback)
             if row.pop("user") not in self._consenting(connection, {feedback.user}):
-                row["text"] = None
+                row |= {"text": None, "name": known_name(feedback.name, self.outcomes)}
             connection.execute(insert(FEEDBACK).values(row))
 
     def expose(self, exposure: Exposure, *, most: int | None = None) -> bool:
@@ -139,9 +141,15 @@ class Store(Ledger):
             if given:
                 return
             own = select(REQUESTS.c.id).where(_of_user(user))
-            connection.execute(update(FEEDBACK).where(FEEDBACK.c.request_id.in_(own)).values(text=None))
+            said = update(FEEDBACK).where(FEEDBACK.c.request_id.in_(own))
+            connection.execute(said.values(text=None))
+            connection.execute(said.where(FEEDBACK.c.name.not_in(self.outcomes)).values(name=None))
             connection.execute(update(RESPONSES).where(RESPONSES.c.request_id.in_(own)).values(text=None))
-            connection.execute(update(REQUESTS).where(_of_user(user)).values(messages=None))
+            sampling = connection.execute(select(REQUESTS.c.id, REQUESTS.c.sampling).where(_of_user(user))).all()
+            connection.execute(update(REQUESTS).where(_of_user(user)).values(messages=None, error=None))
+            if words := [{"row": id, "kept": wordless(found)} for id, found in sampling if wordless(found) != found]:
+                change = update(REQUESTS).where(REQUESTS.c.id == bindparam("row")).values(sampling=bindparam("kept"))
+                connection.execute(change, words)
         self._forget()
 
     def consent(self, user: str) -> bool | None:

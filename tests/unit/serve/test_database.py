@@ -11,6 +11,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 
 from rlhf.types import InputError
+from serve.consent import salted
 from serve.database import connect, migrate, parse
 from serve.ledger import StaleRelease
 from serve.store import Store
@@ -56,6 +57,31 @@ def test_a_store_of_the_first_schema_requires_keys_where_a_user_has_one(bare_url
     store = Store(bare_url)
     store.remove_key("h")
     assert store.user_keys_required() is required
+    store.close()
+
+
+def test_a_store_of_the_first_schema_is_salted_and_keeps_no_words_without_consent(bare_url):
+    migrate(bare_url, "0001")
+    engine = connect(parse(bare_url))
+    columns = "id, user, at, endpoint, variant, version, conversation, turn, prompt_hash, sampling, status, latency_s"
+    names = ", ".join(f'"{name}"' for name in columns.split(", "))
+    with engine.begin() as connection:
+        for number in range(1203):
+            sampling = '{"seed": 1, "stop": "x"}'
+            row = f"'r{number:04}', 'ann', 1, 'chat', 'new', 'v', 'c', 1, 'h{number % 2}', '{sampling}'"
+            kept = "NULL, NULL" if number % 3 else "'[]', 'x'"
+            statement = f"INSERT INTO requests ({names}, messages, error) VALUES ({row}, 400, 1, {kept})"
+            connection.exec_driver_sql(statement)
+    engine.dispose()
+    migrate(bare_url)
+    store = Store(bare_url)
+    requests = [request for request, _ in store.dialogues()]
+    assert len(requests) == 1203
+    for number, request in enumerate(requests):
+        assert request.prompt_hash == salted(store.salt(), f"h{number % 2}")
+        assert request.conversation == salted(store.salt(), "c")
+        words = ({"seed": 1}, None) if number % 3 else ({"seed": 1, "stop": "x"}, "x")
+        assert (request.sampling, request.error) == words
     store.close()
 
 

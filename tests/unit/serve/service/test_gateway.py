@@ -14,6 +14,7 @@ from starlette.responses import Response
 
 from serve import directions, routes
 from serve.chat_schema import ChatCompletionRequest
+from serve.consent import salted
 from serve.doors import Caller, Refusal, Role, hash_key
 from serve.gateway import NOBODY, REFRESH_S, SHADOWS, Gateway
 from serve.phases import Release
@@ -349,3 +350,13 @@ async def test_requests_that_end_together_are_kept_in_one_transaction(gateway, s
     assert sum(batches) == len(MANY)
     assert len(batches) < len(MANY) / 2
     assert len(kept(gateway)) == len(MANY)
+
+
+async def test_hashes_of_texts_are_salted_and_equal_for_equal_prompts(gateway, config, store, engines):
+    await ask(gateway, user="ann")
+    await ask(Gateway(config, store, engines), user="ann")
+    first, second = kept(gateway)
+    asked = AskedChat.model_validate({"model": "assistant", "messages": [{"role": "user", "content": "hi"}]})
+    assert first.prompt_hash == second.prompt_hash == salted(store.salt(), asked.prompt_hash)
+    assert first.conversation == second.conversation == salted(store.salt(), asked.conversation("ann"))
+    assert first.prompt_hash != first.conversation
