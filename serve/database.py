@@ -8,7 +8,8 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,16 @@ MIGRATION_LOCK = 0x726C6866
 """PostgreSQL's advisory locks are numbers."""
 
 INSERTS: dict[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
+
+
+class Erasure(StrEnum):
+    """Whether deleted text is gone from the database's files."""
+
+    gone = "gone"
+    pending = "pending"
+    """Somebody still reads what was there before, an export or a backup, or the store does not work at the moment."""
+    vacuum = "vacuum"
+    """PostgreSQL lets its space be overwritten when it vacuums, by itself."""
 
 
 class Database:
@@ -58,6 +69,28 @@ class Database:
 
     def close(self) -> None:
         self.engine.dispose()
+
+    def erase(self) -> Erasure:
+        """Take what was deleted out of SQLite's log, where it lies beside the database. Waits for nobody.
+
+        The database itself has overwritten it (`secure_delete`), free pages included, once the log is empty.
+        """
+        if self.engine.dialect.name != "sqlite":
+            return Erasure.vacuum
+        # Beside SQLAlchemy, which would begin a transaction.
+        try:
+            with closing(self.engine.raw_connection()) as connection:
+                cursor = connection.cursor()
+                # A checkpoint that waits for readers keeps writers waiting too.
+                cursor.execute("PRAGMA busy_timeout=0")
+                try:
+                    (busy, *_) = cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+                finally:
+                    cursor.execute(f"PRAGMA busy_timeout={1000 * BUSY_TIMEOUT_S}")
+        except sqlite3.OperationalError as error:
+            LOG.debug("deleted text stays in the log of the store: %s", error)
+            return Erasure.pending
+        return Erasure.pending if busy else Erasure.gone
 
     def insert_new(self, connection: Connection, table: Table, row: Mapping[str, Any]) -> bool:
         """Insert the row unless one with its key is there, also where another process inserts at the same time."""

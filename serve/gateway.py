@@ -18,7 +18,7 @@ from rlhf.types import InputError, RunError
 from serve import directions
 from serve.answering import Answered, Call, Stream, begin, refused
 from serve.asking import check_limits
-from serve.database import reason
+from serve.database import Erasure, reason
 from serve.directions import Choice, Directions
 from serve.doors import Caller, Refusal
 from serve.recorder import Recorder
@@ -33,6 +33,8 @@ REFRESH_S = 0.5
 """Within it every gateway follows what the store says: weights, keys, models."""
 NOBODY = "nobody"
 """The user of requests that name none."""
+ERASURES, ERASURE_S = 10, 0.05
+"""Tries to have deleted text gone before a deletion is answered, and seconds after each: most readers are short."""
 SHADOWS = 64
 """Shadow requests under way in one gateway; further ones are left out."""
 
@@ -47,6 +49,8 @@ class Gateway:
         self.salt = store.salt()
         self.unread: str | None = None
         """Why the store could not be read the last time; None where it could."""
+        self.erasing = True
+        """Whether deleted text may still be in the store's files: a gateway may have ended before it was gone."""
         self.ongoing = 0
         self.exposed: dict[tuple[str, str], bool] = {}
         """By experiment and user: whether the user takes part."""
@@ -68,6 +72,8 @@ class Gateway:
         while True:
             await asyncio.sleep(REFRESH_S)
             try:
+                if self.erasing:
+                    self.erasing = await asyncio.to_thread(self.store.erase) is Erasure.pending
                 found = await asyncio.to_thread(directions.read, self.store, self.config)
             except (SQLAlchemyError, InputError, RunError) as error:
                 self.unread = reason(error)
@@ -77,6 +83,18 @@ class Gateway:
             if found.split != self.directions.split:
                 self.exposed.clear()
             self.directions = found
+
+    async def erase(self) -> Erasure:
+        """Have deleted text gone from the store's files, in the background where somebody still reads it."""
+        self.erasing = True
+        for _ in range(ERASURES):
+            erasure = await asyncio.to_thread(self.store.erase)
+            self.erasing = erasure is Erasure.pending
+            if not self.erasing:
+                return erasure
+            await asyncio.sleep(ERASURE_S)
+        LOG.warning("deleted text stays in the store's files until nobody reads what was there before")
+        return Erasure.pending
 
     def problems(self) -> list[str]:
         """What keeps this gateway from doing all it should; empty where nothing does."""

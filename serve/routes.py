@@ -128,6 +128,7 @@ def add_asking(api: FastAPI, gateway: Gateway) -> None:
         """Whether all works, for a load balancer: answers go on while the store does not."""
         problems = gateway.problems()
         body = {"problems": problems, "records_waiting": len(gateway.recorder.waiting), "lost": gateway.recorder.lost}
+        body["deleted_text_pending"] = gateway.erasing
         return JSONResponse({"status": "degraded" if problems else "ok", **body}, 503 if problems else 200)
 
     @api.get("/v1/models")
@@ -165,17 +166,19 @@ def add_saying(api: FastAPI, gateway: Gateway) -> None:
         if user is None:
             raise Refusal(400, "user: name whose consent it is", param="user")
         await asyncio.to_thread(gateway.store.set_consent, user, given.given, time.time())
-        return {"user": user, "given": given.given}
+        said = {"user": user, "given": given.given}
+        return said if given.given else {**said, "text": await gateway.erase()}
 
 
 def add_operating(api: FastAPI, gateway: Gateway, command: Command) -> None:
     @api.delete("/users/{user:path}")
-    async def delete_user(caller: Operator, user: str) -> dict[str, int]:
+    async def delete_user(caller: Operator, user: str) -> dict[str, Any]:
         try:
             check_plain(user)
         except ValueError as error:
             raise Refusal(400, f"user: {error}", param="user") from None
-        return await asyncio.to_thread(gateway.store.delete_user, user)
+        deleted = await asyncio.to_thread(gateway.store.delete_user, user)
+        return {**deleted, "text": await gateway.erase()}
 
     @api.get("/release")
     async def status(caller: Operator) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import closing
 from dataclasses import asdict
 from typing import Any
 
@@ -135,7 +134,7 @@ class Store(Ledger):
             return {variant: count for variant, count in connection.execute(counts)}
 
     def set_consent(self, user: str, given: bool, at: float) -> None:
-        """Texts of the user are kept from now on; or none are, those from before included."""
+        """Texts of the user are kept from now on; or none are, those from before included (`erase` follows)."""
         with self.writer.begin() as connection:
             self.upsert(connection, CONSENTS, {"user": user, "given": given, "at": at})
             if given:
@@ -150,7 +149,6 @@ class Store(Ledger):
             if words := [{"row": id, "kept": wordless(found)} for id, found in sampling if wordless(found) != found]:
                 change = update(REQUESTS).where(REQUESTS.c.id == bindparam("row")).values(sampling=bindparam("kept"))
                 connection.execute(change, words)
-        self._forget()
 
     def consent(self, user: str) -> bool | None:
         """None: the user was not asked."""
@@ -160,7 +158,7 @@ class Store(Ledger):
     def delete_user(self, user: str) -> dict[str, int]:
         """Delete all that is known of a user, shadow requests and consent included; rows deleted by table.
 
-        API keys stay: they are credentials, and `remove_key` removes them.
+        API keys stay: they are credentials, and `remove_key` removes them. Until `erase` SQLite's log holds the text.
         """
         own = select(REQUESTS.c.id).where(_of_user(user))
         conditions = {
@@ -171,12 +169,10 @@ class Store(Ledger):
             CONSENTS: CONSENTS.c.user == user,
         }
         with self.writer.begin() as connection:
-            deleted = {
+            return {
                 table.name: connection.execute(delete(table).where(condition)).rowcount
                 for table, condition in conditions.items()
             }
-        self._forget()
-        return deleted
 
     def dialogues(
         self, *, since: float | None = None, until: float | None = None, variant: str | None = None
@@ -208,13 +204,6 @@ class Store(Ledger):
         asked = select(CONSENTS.c.user, CONSENTS.c.given).where(CONSENTS.c.user.in_(users)).with_for_update(read=True)
         answers = {user: given for user, given in connection.execute(asked)}
         return {user for user in users if answers.get(storable(user), self.consent_by_default)}
-
-    def _forget(self) -> None:
-        """SQLite has overwritten what was deleted, but its log still holds it. PostgreSQL has VACUUM for that."""
-        if self.engine.dialect.name == "sqlite":
-            # Beside SQLAlchemy, which would begin a transaction.
-            with closing(self.engine.raw_connection()) as connection:
-                connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
 def check(feedback: Feedback) -> None:

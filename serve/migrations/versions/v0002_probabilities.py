@@ -1,7 +1,7 @@
 """Exposures record the probability of every arm, the salt and the key's owner.
 
-Keys limit how many take part, and once there has been one of a user, users need one. Hashes of texts are salted, and less
-is kept of users without consent. Serve applications that the service deployed are noted.
+Keys limit how many take part, and once there has been one of a user, users need one. Hashes of texts are salted, and
+less is kept of users without consent. Serve applications that the service deployed are noted.
 """
 
 from __future__ import annotations

@@ -4,14 +4,11 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-from sqlalchemy import select
-from sqlalchemy.exc import IntegrityError
 
 from rlhf.types import InputError
-from serve.database import migrate, reason
+from serve.database import Erasure
 from serve.records import Traffic, Variant
 from serve.store import PAGE, Store, UnknownRequest
-from serve.tables import FEEDBACK, REQUESTS, RESPONSES
 from tests.unit.serve.samples import asked, exposed, said
 
 
@@ -81,70 +78,6 @@ def test_withdrawn_consent_leaves_no_text_and_all_counts(store):
     assert store.consent("ann") is False
 
 
-SECRET = "zephyrine"
-
-
-def wordy(**fields):
-    """A request and feedback with words of a user wherever they fit."""
-    sampling = {"temperature": 0.5, "seed": 7, "echo": True, "stop": [SECRET], "logit_bias": {SECRET: 1.0}}
-    request = asked(SECRET, SECRET, status=400, error=f"{SECRET}: too long", sampling=sampling, **fields)
-    return request, [
-        said(request, "edit", text=SECRET),
-        said(request, "outcome", 1.0, name=SECRET),
-        said(request, "outcome", 2.0, name="bought"),
-    ]
-
-
-def in_database(store: Store) -> str:
-    tables = (REQUESTS, RESPONSES, FEEDBACK)
-    with store.engine.connect() as connection:
-        return str([connection.execute(select(table)).all() for table in tables])
-
-
-@pytest.mark.parametrize("withdrawn", [False, True])
-def test_without_consent_no_word_of_a_user_is_kept_nor_after_it_is_withdrawn(url, withdrawn):
-    store = Store(url, outcomes={"bought"})
-    if withdrawn:
-        store.set_consent("ann", True, 1.0)
-    store.set_consent("bob", True, 1.0)
-    request, events = wordy(prompt_hash="a hash")
-    theirs, opinions = wordy(prompt_hash="a hash", user="bob")
-    store.record([request, theirs])
-    for event in events + opinions:
-        store.add_feedback(event)
-    assert kept(store, theirs.id) == (theirs, opinions)
-    if withdrawn:
-        assert kept(store, request.id) == (request, events)
-        store.set_consent("ann", False, 2.0)
-    found, (edit, named, bought) = kept(store, request.id)
-    assert found.sampling == {"temperature": 0.5, "seed": 7, "echo": True}
-    assert (found.error, found.status, found.messages, found.prompt_hash) == (None, 400, None, "a hash")
-    assert (edit.text, named.name, named.value, bought.name) == (None, None, 1.0, "bought")
-    assert kept(store, theirs.id) == (theirs, opinions)
-    store.delete_user("bob")
-    assert SECRET not in in_database(store)
-    store.close()
-
-
-def test_a_statement_that_the_database_refuses_quotes_no_values(store):
-    store.set_consent("ann", True, 1.0)
-    request, _ = wordy(id="twice")
-    store.record([request])
-    with pytest.raises(IntegrityError) as refused:
-        store.record([request])
-    assert SECRET not in str(refused.value)
-    assert "twice" not in reason(refused.value)
-    assert "requests" in reason(refused.value)
-
-
-def test_the_salt_of_a_store_is_its_own_and_stays(store, tmp_path):
-    migrate(f"sqlite:///{tmp_path}/other.db")
-    other = Store(f"sqlite:///{tmp_path}/other.db")
-    assert store.salt() == store.salt() != other.salt() == other.salt()
-    assert len(store.salt()) == 32
-    other.close()
-
-
 def test_a_deleted_user_is_gone(store):
     for user in ("ann", "bob"):
         store.set_consent(user, True, 1.0)
@@ -175,6 +108,7 @@ def test_sqlite_holds_no_byte_of_a_deleted_user(tmp_path: Path, sqlite_url):
 
     assert b"Zephyrine" in on_disk()
     store.delete_user("ann")
+    assert store.erase() is Erasure.gone
     assert b"Zephyrine" not in on_disk()
     store.close()
 

@@ -1,12 +1,17 @@
 """Feedback, consent and deletion over HTTP."""
 
+import asyncio
+import sqlite3
+
 import pytest
 
 from serve import directions
 from serve.doors import Role, hash_key
+from serve.gateway import REFRESH_S, Gateway
 from tests.unit.serve.service.conftest import KEYS, NOW, running
 from tests.unit.serve.service.test_doors import CHAT
 
+DEADLINE_S = 120
 USER, OPERATOR = ({"authorization": f"Bearer {KEYS[name]}"} for name in ("user", "operator"))
 
 
@@ -59,17 +64,18 @@ def test_consent_withdrawn_forgets_texts_and_deletion_everything(shop, store):
     assert shop.put("/v1/consent", json=said, headers=USER).json() == {**said, "user": "shop/ann"}
     id = asked(shop, user="ann")
     assert store.dialogue(id)[0].responses[0].text == "old says 0"
-    shop.put("/v1/consent", json={**said, "given": False}, headers=USER)
+    withdrawn = shop.put("/v1/consent", json={**said, "given": False}, headers=USER).json()
+    assert withdrawn == {"user": "shop/ann", "given": False, "text": "gone"}
     later = asked(shop, user="ann")
     for request in (id, later):
         found, _ = store.dialogue(request)
         assert (found.messages, found.responses[0].text, found.status) == (None, None, 200)
     bystander = asked(shop, user="bob")
     deleted = shop.delete("/users/shop/ann", headers=OPERATOR).json()
-    assert (deleted["requests"], deleted["consents"]) == (2, 1)
+    assert (deleted["requests"], deleted["consents"], deleted["text"]) == (2, 1, "gone")
     assert store.dialogue(id) is None
     assert store.dialogue(bystander)
-    assert set(shop.delete("/users/shop/ann", headers=OPERATOR).json().values()) == {0}
+    assert set(shop.delete("/users/shop/ann", headers=OPERATOR).json().values()) == {0, "gone"}
 
 
 def test_operators_are_named_in_what_they_command(shop):
@@ -85,3 +91,37 @@ def test_a_user_to_delete_has_a_name_that_can_be(shop):
     answer = shop.delete("/users/shop/a%00b", headers=OPERATOR)
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, "user")
     assert "the character U+0000" in answer.json()["error"]["message"]
+
+
+async def test_text_that_somebody_reads_while_it_is_deleted_is_gone_once_they_have_read_it(gateway, store, tmp_path):
+    def on_disk() -> int:
+        return sum(path.read_bytes().count(b"zephyrine") for path in tmp_path.iterdir())
+
+    def delete(client) -> dict:
+        return client.delete("/users/ann", headers=OPERATOR).json()
+
+    gateway.store.add_key(hash_key(KEYS["operator"]), Role.operator, "op", NOW)
+    gateway.directions = directions.read(store, gateway.config)
+    reader = sqlite3.connect(tmp_path / "store.db", isolation_level=None)
+    with running(gateway) as client:
+        body = {**CHAT, "user": "ann", "messages": [{"role": "user", "content": "zephyrine"}]}
+        assert client.post("/v1/chat/completions", json=body).status_code == 200
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM requests").fetchone()
+        deleted = delete(client)
+        assert (deleted["requests"], deleted["text"]) == (1, "pending")
+        assert client.post("/v1/chat/completions", json=CHAT).status_code == 200
+        ready = client.get("/ready")
+        assert (ready.status_code, ready.json()["deleted_text_pending"]) == (200, True)
+        assert on_disk() > 0
+    # That gateway ends; the next one goes on.
+    other = Gateway(gateway.config, store, gateway.call)
+    async with other.following():
+        await asyncio.sleep(2 * REFRESH_S)
+        assert other.erasing
+        assert on_disk() > 0
+        reader.close()
+        async with asyncio.timeout(DEADLINE_S):
+            while other.erasing:
+                await asyncio.sleep(0.02)
+    assert on_disk() == 0
