@@ -92,7 +92,7 @@ class ResponseFormat(OpenAISchema):
 class GenerationRequest(OpenAISchema):
     """Fields of chat and completion requests. Those with `exclude` never reach the engine."""
 
-    model: Annotated[Label, PLAIN]
+    model: Plain
     user: Annotated[str, Field(min_length=1, max_length=256), PLAIN] | None = Field(None, exclude=True)
     metadata: dict[Plain, Plain] | None = Field(None, exclude=True)
     """`conversation` joins the turns of one; other keys are the sender's own."""

@@ -294,7 +294,8 @@ def test_a_candidate_is_served_beside_production_and_shadowed(service: Service, 
     started = service.operate("POST", "/release/start", name="new", folder=str(folders["other"]))
     assert started.status_code == 200, started.text
     assert started.json()["release"]["state"] == "shadow"
-    wait_for(lambda: "new" in {model.id for model in service.client.models.list()})
+    wait_for(lambda: "new" in {model["id"] for model in service.operate("GET", "/v1/models").json()["data"]})
+    assert "new" not in {model.id for model in service.client.models.list()}, "users see no shadow"
     answer = service.client.chat.completions.create(**asked("5+5=", user="eve"))
     shadow, _ = wait_for(lambda: service.store.dialogue(f"shadow-{answer.id}"))
     assert (shadow.variant, shadow.status, shadow.shadow_of) == ("new", 200, answer.id)

@@ -89,7 +89,7 @@ BAD_CHATS = {
     "a template": ({"extra_body": {"chat_template": "{{ 1 }}"}}, "chat_template: there is no such field here"),
     "kv_transfer_params": ({"extra_body": {"kv_transfer_params": {}}}, "kv_transfer_params: there is no such field"),
     "beams": ({"extra_body": {"use_beam_search": True}}, "use_beam_search: there is no such field here"),
-    "a long field": ({"extra_body": {"x" * 999: 1}}, f"{'x' * 80}: there is no such field here"),
+    "a long field": ({"extra_body": {"x" * 999: 1}}, f"{'x' * 200}...: there is no such field here"),
 }
 COMPLETIONS = {
     "a text": ({"prompt": "7+5="}, 1),

@@ -33,7 +33,7 @@ from tests.unit.serve.service.test_gateway import experiment, kept
 
 
 def client_of(transport, key: str = "none") -> OpenAI:
-    return OpenAI(base_url="http://testserver/v1", api_key=key, max_retries=0, http_client=transport)
+    return OpenAI(base_url="http://127.0.0.1/v1", api_key=key, max_retries=0, http_client=transport)
 
 
 def chat(client: OpenAI, **fields: object):

@@ -356,7 +356,9 @@ async def test_hashes_of_texts_are_salted_and_equal_for_equal_prompts(gateway, c
     await ask(gateway, user="ann")
     await ask(Gateway(config, store, engines), user="ann")
     first, second = kept(gateway)
-    asked = ChatCompletionRequest.model_validate({"model": "assistant", "messages": [{"role": "user", "content": "hi"}]})
+    asked = ChatCompletionRequest.model_validate(
+        {"model": "assistant", "messages": [{"role": "user", "content": "hi"}]}
+    )
     assert first.prompt_hash == second.prompt_hash == salted(store.salt(), asked.prompt_hash)
     assert first.conversation == second.conversation == salted(store.salt(), asked.conversation("ann"))
     assert first.prompt_hash != first.conversation
