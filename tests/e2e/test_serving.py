@@ -302,6 +302,7 @@ def test_a_candidate_is_served_beside_production_and_shadowed(service: Service, 
     assert service.store.dialogue(answer.id)[0].variant == "base"
 
     assert service.operate("POST", "/release/rollback", reason="enough").status_code == 200
+    wait_for(lambda: "new" in {model.id for model in service.client.models.list()})
     long = asked("1+1=", model="new", max_tokens=1500, logit_bias=NO_END)
     with service.client.chat.completions.create(**long, stream=True, stream_options={"include_usage": True}) as stream:
         next(stream)
