@@ -12,6 +12,9 @@ import torch
 os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+# Killed workers of a tensor-parallel engine leave their shared memory behind, and vLLM kills them after 5 s, in which a
+# busy machine does not end them.
+os.environ.setdefault("VLLM_WORKER_SHUTDOWN_TIMEOUT_SECONDS", "60")
 if not torch.cuda.is_available():
     # Compiled helpers take 20 s at the first request on a CPU and gain nothing there.
     os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")

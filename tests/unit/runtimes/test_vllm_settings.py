@@ -83,3 +83,10 @@ def test_a_step_on_a_cpu_takes_the_longest_prompt_whole(models, context, tokens)
     scheduler = arguments.create_engine_config(USAGE).scheduler_config
     assert scheduler.max_num_batched_tokens == tokens
     assert not scheduler.enable_chunked_prefill
+
+
+def test_workers_of_a_busy_machine_have_a_minute_to_end():
+    """Killed ones leave shared memory behind."""
+    from vllm import envs
+
+    assert envs.VLLM_WORKER_SHUTDOWN_TIMEOUT_SECONDS == 60
