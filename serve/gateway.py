@@ -183,6 +183,9 @@ class Gateway:
             owner=caller.owner,
         )
         takes_part = await self.recorder.expose(exposure, most=caller.users)
+        if takes_part is None:
+            # A limit that cannot be looked up in time lets nobody in, this time.
+            return caller.users is None
         self.exposed[place] = takes_part
         return takes_part
 

@@ -65,10 +65,9 @@ class Recorder:
         texts = [str(request.messages), *(response.text or "" for response in request.responses)]
         await self.put(request, size=sum(map(len, texts)))
 
-    async def expose(self, exposure: Exposure, *, most: int | None) -> bool:
-        """Return whether the user takes part, as `Store.expose` does; False where a limit is not looked up in time."""
-        takes_part = await self.put(exposure, most=most)
-        return most is None if takes_part is None else takes_part
+    async def expose(self, exposure: Exposure, *, most: int | None) -> bool | None:
+        """Return whether the user takes part, as `Store.expose` does; None where that is not known in time."""
+        return await self.put(exposure, most=most)
 
     async def put(self, record: Request | Exposure, *, most: int | None = None, size: int = 0) -> bool | None:
         """Queue a record and wait a moment for its result; None where it is not there by then."""
@@ -110,17 +109,21 @@ class Recorder:
         """Write entries, together where all can be written; a wrong one is lost alone. Raises `UNREACHABLE`."""
         requests = [entry.record for entry in batch if isinstance(entry.record, Request)]
         try:
+            # First, as a second try of an exposure changes nothing, while one of a request would find itself.
+            results = [
+                self.store.expose(entry.record, most=entry.most) if isinstance(entry.record, Exposure) else True
+                for entry in batch
+            ]
             self.store.record(requests)
         except UNREACHABLE:
             raise
         except Exception as error:  # noqa: BLE001  whatever is wrong with a record, the others are kept
             if len(batch) > 1:
                 return [self.keep([entry])[0] for entry in batch]
-            self.lose(1, f"{requests[0].id}: {type(error).__name__}: {reason(error)}")
-        return [
-            self.store.expose(entry.record, most=entry.most) if isinstance(entry.record, Exposure) else True
-            for entry in batch
-        ]
+            name = requests[0].id if requests else "an exposure"
+            self.lose(1, f"{name}: {type(error).__name__}: {reason(error)}")
+            return [True]
+        return results
 
     def lose(self, number: int, reason: str) -> None:
         self.lost += number

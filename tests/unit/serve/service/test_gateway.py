@@ -12,7 +12,7 @@ from ray.exceptions import ActorDiedError, RayError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from starlette.responses import Response
 
-from serve import directions, routes
+from serve import directions, recorder, routes
 from serve.chat_schema import ChatCompletionRequest
 from serve.consent import salted
 from serve.doors import Caller, Refusal, Role, hash_key
@@ -165,6 +165,21 @@ async def test_users_beyond_their_owners_limit_get_production_and_take_no_part(g
     assert sum(store.exposure_counts("r1/canary-99").values()) == 3
     (largest,) = {exposure.owner for exposure in store.traffic("r1/canary-99", time.time() + 9).exposures}
     assert largest == "bot"
+
+
+async def test_a_limit_that_a_locked_store_does_not_tell_lets_nobody_in_for_now(gateway, store, monkeypatch):
+    monkeypatch.setattr(recorder, "PATIENCE_S", 0.05)
+    experiment(gateway, steps=[0.99])
+    body = {"model": "assistant", "messages": [{"role": "user", "content": "hi"}], "user": "1"}
+    asked, bot = ChatCompletionRequest.model_validate(body), Caller(Role.user, "bot", users=3)
+    with store.writer.begin():
+        await gateway.answer(Endpoint.chat, asked, bot, "req-1")
+    async with asyncio.timeout(DEADLINE_S):
+        while gateway.recorder.waiting:
+            await asyncio.sleep(0.01)
+    await gateway.answer(Endpoint.chat, asked, bot, "req-2")
+    await until(lambda: len(kept(gateway)) == 2)
+    assert sorted(str(request.experiment) for request in kept(gateway)) == ["None", "r1/canary-99"]
 
 
 async def test_the_candidate_of_a_shadow_is_hidden_from_users(gateway):

@@ -1,6 +1,7 @@
 """Records are kept together; a slow, locked or broken store delays nobody for long, and loses nothing with room."""
 
 import asyncio
+import dataclasses
 import time
 
 import pytest
@@ -63,12 +64,21 @@ async def test_a_locked_store_delays_an_answer_by_a_second_and_gets_its_records_
             recorder.expose(exposed("bot/1", "new", 1.0, owner="bot"), most=1),
         )
         assert PATIENCE_S <= time.monotonic() - begun < 30 * PATIENCE_S
-        assert took_part == [None, True, False], "a limit that cannot be looked up lets nobody in"
+        assert took_part == [None, None, None], "nobody waits for longer"
         assert len(recorder.waiting) == 3
     await until_written(recorder)
     assert recorder.lost == 0
     assert store.dialogue("a")
     assert sum(store.exposure_counts("r1/canary-1").values()) == 2
+
+
+async def test_an_exposure_that_the_store_does_not_take_is_lost_alone(store):
+    recorder = Recorder(store)
+    wrong = dataclasses.replace(exposed("ann", "new", 1.0), at=None)
+    await asyncio.gather(recorder.expose(wrong, most=None), recorder.record(asked(id="a")))
+    await until_written(recorder)
+    assert recorder.lost == 1
+    assert store.dialogue("a")
 
 
 class Failing:
@@ -82,6 +92,18 @@ class Failing:
             self.failures -= 1
             raise OperationalError("INSERT", {}, ConnectionRefusedError("connection refused"))
         self.store.record(requests)
+
+    def expose(self, exposure, *, most) -> bool:
+        return self.store.expose(exposure, most=most)
+
+
+async def test_exposures_and_requests_of_one_batch_are_kept_once_each(store):
+    recorder = Recorder(Failing(store, 1))
+    await asyncio.gather(recorder.record(asked(id="a")), recorder.expose(exposed("ann", "new", 1.0), most=1))
+    await until_written(recorder)
+    assert recorder.lost == 0
+    assert store.dialogue("a")
+    assert store.exposure_counts("r1/canary-1") == {"new": 1}
 
 
 async def test_an_unreachable_store_is_tried_again(store, caplog):
