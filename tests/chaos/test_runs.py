@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -101,7 +102,11 @@ def test_a_tensor_parallel_engine_samples_from_the_policy(launch: Callable[..., 
     run = launch(f"output={tmp_path / 'run'}", "sampler.tensor_parallel_size=2", "success.num_prompts=1")
     assert run.wait() == 0, run.log.read_text()
     run.wait_for_no_process()
-    assert not unmapped(shared_memory() - before), "shared memory was left behind"
+    # What others on this machine have at the moment goes again; what was left behind stays.
+    end = time.monotonic() + 60
+    while left := unmapped(shared_memory() - before):
+        assert time.monotonic() < end, f"left behind: {left}"
+        time.sleep(1)
     assert max(row["train/rollout_ratio_deviation_max"] for row in metrics(tmp_path / "run")) < 1e-5
 
 
