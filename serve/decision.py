@@ -147,7 +147,7 @@ class Look:
             for name, count in zip(names, own_values(values), strict=True)
             if count < goal.min_users
         )
-        found, problem = self.compared(values.filled(self.in_unit_interval(self.unanswered)))
+        found, problem = self.compared(self.counted)
         better = self.direction * (found.decided if found and not problem else 0)
         sentence = f"{goal.metric} {self.told(found)}"
         if better > 0:
@@ -171,6 +171,11 @@ class Look:
         """The goal's values in [0, 1]; NaN where a user has none."""
         goal = self.config.goal
         return trial(goal.metric, self.users, goal.low, goal.high)
+
+    @cached_property
+    def counted(self) -> Trial:
+        """The goal's values, of users without one the value of silence."""
+        return self.values.filled(self.in_unit_interval(self.unanswered))
 
     @property
     def unanswered(self) -> float:
@@ -204,7 +209,7 @@ class Look:
 
     def goal_evidence(self, values: Trial, found: Comparison | None, better: int) -> dict[str, Any]:
         """Figures in the metric's own unit. `difference` and its bounds are of the users the test compared."""
-        goal, counted = self.config.goal, values.filled(self.in_unit_interval(self.unanswered))
+        goal, counted = self.config.goal, self.counted
         means = (None if not len(arm) else self.from_unit_interval(float(arm.mean())) for arm in counted.arms)
         arms = ("candidate", "predecessor")
         evidence: dict[str, Any] = {

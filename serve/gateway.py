@@ -98,9 +98,9 @@ class Gateway:
 
     def problems(self) -> list[str]:
         """What keeps this gateway from doing all it should; empty where nothing does."""
-        num_waiting, reason = len(self.recorder.waiting), self.recorder.problem
+        num_waiting, problem = len(self.recorder.waiting), self.recorder.problem
         reading = [f"the store cannot be read: {self.unread}"] if self.unread else []
-        return reading + ([f"{num_waiting} records wait for the store: {reason}"] if reason else [])
+        return reading + ([f"{num_waiting} records wait for the store: {problem}"] if problem else [])
 
     async def answer(self, endpoint: Endpoint, asked: GenerationRequest, caller: Caller, request_id: str) -> Response:
         """Raises Refusal."""

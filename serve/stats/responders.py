@@ -11,9 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.signal import lfilter
 
-from serve.stats.sequential import Comparison, Trial, compare
+from serve.stats.sequential import Comparison, Trial, compare, earlier_mean
 
 MEMORY = 100.0
 """Responders over which the candidate's share among them is averaged: with 500 it lags where response rates move, and
@@ -47,7 +46,4 @@ def earlier_share(trial: Trial) -> np.ndarray:  # [N]
     """The candidate's share among the users before each, recent ones counting more."""
     if not len(trial):
         return trial.probability
-    keep = 1 - 1 / MEMORY
-    before = np.concatenate([[PRIOR * trial.probability[0]], trial.candidate[:-1].astype(float)])
-    counts = np.concatenate([[PRIOR], np.ones(len(trial) - 1)])
-    return lfilter([1.0], [1.0, -keep], before) / lfilter([1.0], [1.0, -keep], counts)
+    return earlier_mean(trial.candidate.astype(float), memory=MEMORY, first=float(trial.probability[0]), count=PRIOR)

@@ -83,10 +83,24 @@ class Comparison:
 
 def predictions(values: np.ndarray, centre: float = 0.5) -> np.ndarray:  # [N], [N] in [0, 1]
     """Mean of the values before each, recent ones counting more; `centre` before there are any."""
-    keep = 1 - 1 / MEMORY
     # A first value of `centre` counts as one user, so that nothing is divided by zero.
-    before = np.concatenate([[centre], values])[:-1] if len(values) else values
-    return lfilter([1.0], [1.0, -keep], before) / lfilter([1.0], [1.0, -keep], np.ones_like(before))
+    return earlier_mean(values, memory=MEMORY, first=centre, count=1.0)
+
+
+def earlier_mean(
+    values: np.ndarray,  # [N]
+    *,
+    memory: float,
+    first: float,
+    count: float,
+) -> np.ndarray:  # [N]
+    """Mean of the values before each, over about `memory` of them; `first` counts as `count` values before all."""
+    if not len(values):
+        return values
+    decay = [1.0, -(1 - 1 / memory)]
+    before = np.concatenate([[count * first], values[:-1]])
+    counts = np.concatenate([[count], np.ones(len(values) - 1)])
+    return lfilter([1.0], decay, before) / lfilter([1.0], decay, counts)
 
 
 def effects(trial: Trial, *, ratio: float = 1.0) -> tuple[np.ndarray, np.ndarray]:  # [N], [N]
