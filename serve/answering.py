@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 from fastapi.responses import StreamingResponse
+from grpc import RpcError
 from ray import serve
 from ray.exceptions import RayError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
@@ -28,10 +29,10 @@ from serve.schema import GenerationRequest
 from serve.settings import LimitsConfig
 
 LOG = logging.getLogger(__name__)
-BROKEN = (RayError, DeploymentUnavailableError, RayServeException)
+BROKEN = (RayError, DeploymentUnavailableError, RayServeException, RpcError)
 """What a call of an engine raises that died, or is not there."""
 BACKOFF_S = 0.2
-DATA, DONE = "data: ", "[DONE]"
+DATA, END, DONE = "data: ", "\n\n", "[DONE]"
 
 Answers = AsyncGenerator[tuple[int, Any], None]
 Call = Callable[[Seat, Endpoint, Mapping[str, Any], str], Answers]
@@ -206,34 +207,46 @@ async def events(
 
     `keep` is awaited before the end, so that feedback finds the answer.
     """
+    said: list[str] = []
+    """What is still to be sent: the pieces of one delivery are sent as one."""
     try:
-        async for piece in pieces(rest, limits.timeout_s - answered.elapsed_s):
-            if "error" in piece:
-                raise refused(int(piece["error"]["code"]), piece)
-            answered.take(piece)
-            if shown(piece, answered):
-                yield f"{DATA}{json.dumps(piece)}\n\n"
+        async for pieces in deliveries(rest, limits.timeout_s - answered.elapsed_s):
+            for piece in pieces:
+                if "error" in piece:
+                    raise refused(int(piece["error"]["code"]), piece)
+                answered.take(piece)
+                if shown(piece, answered):
+                    said.append(event(piece))
+            if said:
+                yield "".join(said)
+                said.clear()
     except BROKEN as error:
         LOG.warning("%s: the engine died in the middle of an answer: %s", answered.label, error)
         died = Refusal(503, "the model's engine died in the middle of this answer: ask again")
-        yield f"{DATA}{json.dumps(answered.fail(died).body_for(answered.request_id))}\n\n"
+        said.append(event(answered.fail(died).body_for(answered.request_id)))
     except Exception as error:  # noqa: BLE001  `fail` logs what is unexpected
-        yield f"{DATA}{json.dumps(answered.fail(error).body_for(answered.request_id))}\n\n"
+        said.append(event(answered.fail(error).body_for(answered.request_id)))
+    if said:
+        yield "".join(said)
     await keep()
-    yield f"{DATA}{DONE}\n\n"
+    yield f"{DATA}{DONE}{END}"
 
 
-async def pieces(rest: Answers, left_s: float) -> AsyncIterator[dict[str, Any]]:
-    """What the engine's events say. Raises TimeoutError after `left_s` seconds."""
+def event(content: Mapping[str, Any]) -> str:
+    return f"{DATA}{json.dumps(content)}{END}"
+
+
+async def deliveries(rest: Answers, left_s: float) -> AsyncIterator[list[dict[str, Any]]]:
+    """What the engine's events say, as many together as it sent. Raises TimeoutError after `left_s` seconds."""
     deadline = asyncio.get_running_loop().time() + left_s
     while True:
         # Not around the `yield`: the time-out would strike the code that takes the piece.
         async with asyncio.timeout_at(deadline):
-            _, event = await anext(rest)
-        data = event.removeprefix(DATA).strip()
-        if data == DONE:
+            _, text = await anext(rest)
+        datas = [one.removeprefix(DATA) for one in text.split(END) if one]
+        yield [json.loads(data) for data in datas if data != DONE]
+        if datas[-1] == DONE:
             return
-        yield json.loads(data)
 
 
 def shown(piece: dict[str, Any], answered: Answered) -> bool:

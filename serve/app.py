@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ from serve.answering import BROKEN, call_engine
 from serve.controller import Controller
 from serve.database import migrate
 from serve.doors import Refusal, Role, check_doors, hash_key, make_key
+from serve.engine import FAST, HEALTH_PERIOD_S
 from serve.gateway import Gateway
+from serve.listening import listening
 from serve.release_desk import ReleaseDesk
 from serve.settings import ServeConfig
 from serve.store import Store
@@ -28,18 +31,22 @@ from serve.store import Store
 CONF = Path(__file__).parent.parent / "conf"
 APP = "rlhf-service"
 OPERATOR_KEY = "operator.key"
+HEAD_NODE = "node:__internal_head__"
+"""The resource of Ray's that one node has."""
 SPARE_REQUESTS = 64
 """A gateway takes so many more than it answers, to refuse them itself."""
 
 
 class GatewayReplica:
-    """A gateway with its routes, in a replica."""
+    """A gateway with its routes, in a replica. It `listens` itself, or stands behind the proxies of Serve."""
 
-    def __init__(self, config: ServeConfig, store_url: str, controller: DeploymentHandle) -> None:
+    def __init__(self, config: ServeConfig, store_url: str, controller: DeploymentHandle, *, listens: bool) -> None:
         consent_by_default, outcomes = config.store.consent_by_default, config.release.outcomes
         store = Store(store_url, consent_by_default=consent_by_default, outcomes=outcomes)
-        # Where Serve really listens, whatever was configured.
-        config.doors.host = _get_global_client().http_config.host or "127.0.0.1"
+        self.listens = listens
+        if not listens:
+            # Where Serve really listens, whatever was configured.
+            config.doors.host = _get_global_client().http_config.host or "127.0.0.1"
         check_doors(config.doors.host, store.all_keys())
         self.controller = controller
         self.gateway = Gateway(config, store, call_engine)
@@ -56,15 +63,21 @@ class GatewayReplica:
         return found
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
-        return routes.build(self.gateway, self.command, send_ids=False)
+        if not self.listens:
+            return routes.build(self.gateway, self.command, send_ids=False)
+        config = self.gateway.config
+        door = partial(listening, doors=config.doors, headers_s=config.limits.body_s, drain_s=config.replicas.drain_s)
+        return routes.build(self.gateway, self.command, door=door)
 
 
 def build(arguments: dict[str, str]) -> Application:
     """The service by the keys of `settings.ServeConfig`, as on the command line. Raises InputError."""
-    return assemble(compose(CONF, "serve", [f"{key}={value}" for key, value in arguments.items()], ServeConfig))
+    words = [f"{key}={value}" for key, value in arguments.items()]
+    return assemble(compose(CONF, "serve", words, ServeConfig), listens=False)
 
 
-def assemble(config: ServeConfig) -> Application:
+def assemble(config: ServeConfig, *, listens: bool) -> Application:
+    """`listens`: whether the gateways listen themselves, all on the head node, rather than Serve's proxies for them."""
     url = prepare(config)
     controller = serve.deployment(Controller).options(name="controller", ray_actor_options={"num_cpus": 0})
     gateway = serve.deployment(serve.ingress()(GatewayReplica)).options(
@@ -72,9 +85,14 @@ def assemble(config: ServeConfig) -> Application:
         num_replicas=config.gateway_replicas,
         max_ongoing_requests=config.limits.ongoing_requests + SPARE_REQUESTS,
         graceful_shutdown_timeout_s=config.replicas.drain_s,
-        ray_actor_options={"num_cpus": 0},
+        health_check_period_s=HEALTH_PERIOD_S,
+        ray_actor_options={
+            "num_cpus": 0,
+            "resources": {HEAD_NODE: 0.001} if listens else {},
+            "runtime_env": {"env_vars": FAST},
+        },
     )
-    return gateway.bind(config, url, controller.bind(config, url))
+    return gateway.bind(config, url, controller.bind(config, url), listens=listens)
 
 
 def folder_of(config: ServeConfig) -> Path:

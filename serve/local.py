@@ -8,11 +8,13 @@ from contextlib import ExitStack, contextmanager
 
 import ray
 from ray import serve
+from ray.serve.config import ProxyLocation
 
 from rlhf.actors.connect import start_ray
 from rlhf.types import RunError
 from serve.app import APP, assemble, store_url
 from serve.controller import why_not
+from serve.listening import bind
 from serve.settings import ServeConfig
 from serve.store import Store
 
@@ -21,15 +23,16 @@ from serve.store import Store
 def serving(config: ServeConfig) -> Iterator[str]:
     """The service's URL, once every model answers. Raises InputError, or RunError where it does not start."""
     with ExitStack() as stack:
-        app = assemble(config)
+        bind(config.doors, shared=False).close()
+        app = assemble(config, listens=True)
         if not ray.is_initialized():
             # An engine takes a CPU; a candidate needs one more beside the models.
             start_ray(num_cpus=max(os.cpu_count() or 1, (len(config.models) + 1) * config.replicas.max))
             stack.callback(ray.shutdown)
         stack.callback(close_down, store_url(config))
-        serve.start(http_options={"host": config.doors.host, "port": config.doors.port})
+        serve.start(proxy_location=ProxyLocation.Disabled)
         try:
-            serve.run(app, name=APP)
+            serve.run(app, name=APP, route_prefix=None)
         except RuntimeError as error:
             raise RunError(f"the service does not start: {why_not(APP) or error}") from error
         yield f"http://{config.doors.host}:{config.doors.port}"

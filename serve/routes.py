@@ -7,7 +7,7 @@ import logging
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Request
@@ -32,10 +32,12 @@ LOG = logging.getLogger(__name__)
 
 Command = Callable[..., Awaitable[dict[str, Any]]]
 """What the release controller does: (name, **arguments) -> the release as it then is."""
+Door = AbstractAsyncContextManager[object]
 
 
-def role_needed(role: Role) -> Callable[[Request], Caller]:
-    def caller(request: Request) -> Caller:
+def role_needed(role: Role) -> Callable[[Request], Awaitable[Caller]]:
+    # A coroutine, though it waits for nothing: FastAPI runs functions in threads.
+    async def caller(request: Request) -> Caller:
         gateway: Gateway = request.app.state.gateway
         directions = gateway.directions
         keyless = is_loopback(gateway.config.doors.host) and not directions.user_keys_required
@@ -61,15 +63,19 @@ async def body_of(request: Request) -> bytes:
 Body = Annotated[bytes, Depends(body_of)]
 
 
-def build(gateway: Gateway, command: Command, *, send_ids: bool = True) -> FastAPI:
+def build(
+    gateway: Gateway, command: Command, *, send_ids: bool = True, door: Callable[[FastAPI], Door] = nullcontext
+) -> FastAPI:
     """Return the service's routes. Documentation pages are left out: they would be routes without a role.
 
-    `send_ids`: whether responses bear an `x-request-id`; Serve's proxy adds one itself.
+    `send_ids`: whether responses bear an `x-request-id`; Serve's proxy adds one itself. `door`: what lets requests in,
+    as `listening`; a proxy of Serve's needs none.
     """
 
     @asynccontextmanager
     async def lifespan(api: FastAPI) -> AsyncIterator[None]:
-        async with gateway.following():
+        # The door is closed first, and what came in by it is recorded then.
+        async with gateway.following(), door(api):
             yield
 
     api = FastAPI(openapi_url=None, lifespan=lifespan)

@@ -157,6 +157,9 @@ class ServerConfig:
     """LoRA adapters computed at once beside the model; 0 serves none."""
     max_adapter_rank: int = 16
     """Largest rank of an adapter."""
+    stream_interval_s: float = 0.05
+    """Tokens of a stream that are made within so many seconds are delivered together; the first and the last wait for
+    nothing. 0: each by itself, for several times the CPU."""
 
 
 class EngineDied(RunError):
