@@ -2,6 +2,8 @@
 
     python benchmarks/gateway.py [overhead] [kill] [overload]
 
+`benchmarks/throughput.py` has how much of its engine's throughput a gateway gives.
+
 Clients are coroutines in this process, each with one request under way at a time. Every request may not end before its
 last token, so that all cost the same. The engines compute on the CPU that gateway and clients run on, too.
 """

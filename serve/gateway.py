@@ -109,9 +109,7 @@ class Gateway:
         id = f"{'chatcmpl' if endpoint is Endpoint.chat else 'cmpl'}-{uuid.uuid4().hex}"
         user = caller.user(asked.user)
         choice = self.directions.choose(asked.model, user if asked.user else None, id, caller)
-        if self.ongoing >= limits.ongoing_requests:
-            message = f"{self.ongoing} requests are under way: try again in {limits.retry_after_s} s"
-            raise Refusal(429, message, retry_after_s=limits.retry_after_s)
+        self.check_room()
         self.ongoing += 1
         answered = self.underway(id, user or NOBODY, endpoint, asked, choice, request_id)
         try:
@@ -127,6 +125,13 @@ class Gateway:
             if not isinstance(error, Exception):
                 raise
             raise refusal from None
+
+    def check_room(self) -> None:
+        """Raises Refusal where as many requests are under way as may be."""
+        limits = self.config.limits
+        if self.ongoing >= limits.ongoing_requests:
+            message = f"{self.ongoing} requests are under way: try again in {limits.retry_after_s} s"
+            raise Refusal(429, message, retry_after_s=limits.retry_after_s)
 
     def underway(
         self, id: str, user: str, endpoint: Endpoint, asked: GenerationRequest, choice: Choice, request_id: str

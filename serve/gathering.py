@@ -33,18 +33,24 @@ async def gathered(answers: Answers, interval_s: float) -> Answers:
         while not ended.is_set():
             await arrived.wait()
             arrived.clear()
-            for answer in joined(waiting):
+            for answer in joined(taken_from(waiting)):
                 yield answer
-            waiting.clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout(interval_s):
                     await ended.wait()
-        for answer in joined(waiting):
+        for answer in joined(taken_from(waiting)):
             yield answer
         await taking
     finally:
         taking.cancel()
         await asyncio.wait([taking])
+
+
+def taken_from(waiting: list[tuple[int, Any]]) -> list[tuple[int, Any]]:
+    """All of it, before anything more comes."""
+    taken = waiting.copy()
+    waiting.clear()
+    return taken
 
 
 def joined(answers: list[tuple[int, Any]]) -> list[tuple[int, Any]]:

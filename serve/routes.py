@@ -26,7 +26,7 @@ from serve.gateway import NOBODY, Gateway
 from serve.records import Endpoint, Feedback
 from serve.store import UnknownRequest
 from serve.text import check_plain, shown
-from serve.transport import Transport, id_of, respond
+from serve.transport import Transport, id_of, respond, unless_gone
 
 LOG = logging.getLogger(__name__)
 
@@ -60,7 +60,15 @@ async def body_of(request: Request) -> bytes:
     return await bodies.read(request, request.state.caller)
 
 
+async def question_of(request: Request) -> bytes:
+    """As `body_of`; refused before it is read where there is no room for an answer."""
+    gateway: Gateway = request.app.state.gateway
+    gateway.check_room()
+    return await body_of(request)
+
+
 Body = Annotated[bytes, Depends(body_of)]
+Question = Annotated[bytes, Depends(question_of)]
 
 
 def build(
@@ -117,7 +125,7 @@ def add_errors(api: FastAPI) -> None:
 
     @api.exception_handler(ClientDisconnect)
     async def gone(request: Request, error: ClientDisconnect) -> Response:
-        return await refuse(request, Refusal(499, "the client went away before the end of its body"))
+        return await refuse(request, Refusal(499, "the client went away"))
 
 
 def model_card(name: str) -> dict[str, Any]:
@@ -147,13 +155,14 @@ def add_asking(api: FastAPI, gateway: Gateway) -> None:
         return model_card(name)
 
     @api.post("/v1/chat/completions")
-    async def chat(caller: User, body: Body, request: Request) -> Response:
-        return await gateway.answer(Endpoint.chat, read(body, ASKED[Endpoint.chat]), caller, id_of(request))
+    async def chat(caller: User, body: Question, request: Request) -> Response:
+        asked = read(body, ASKED[Endpoint.chat])
+        return await unless_gone(request, gateway.answer(Endpoint.chat, asked, caller, id_of(request)))
 
     @api.post("/v1/completions")
-    async def completion(caller: User, body: Body, request: Request) -> Response:
+    async def completion(caller: User, body: Question, request: Request) -> Response:
         asked = read(body, ASKED[Endpoint.completion])
-        return await gateway.answer(Endpoint.completion, asked, caller, id_of(request))
+        return await unless_gone(request, gateway.answer(Endpoint.completion, asked, caller, id_of(request)))
 
 
 def add_saying(api: FastAPI, gateway: Gateway) -> None:

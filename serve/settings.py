@@ -55,7 +55,7 @@ class LimitsConfig:
     timeout_s: float = 600.0
     """Longest that a request may take."""
     body_s: float = 30.0
-    """Seconds within which a request's body has to be there."""
+    """Seconds within which a request's headers have to be there, and then its body."""
     unread_bodies: int = 32
     """Bodies of one key's owner, and of one address, that may take longer than a second at a time in one gateway
     replica. Further ones get 408, so that half-sent requests shut nobody out."""
@@ -78,7 +78,8 @@ class DoorsConfig:
     """Where the service listens. Elsewhere than on loopback it does so with keys alone."""
 
     host: str = "127.0.0.1"
-    """Address of the HTTP proxies."""
+    """Address of the gateways that `serve/up.py` starts. With `serve run` and `serve deploy` Serve's proxies have one,
+    and a port, of their own."""
     port: int = 8000
     """Their port."""
     names: list[str] = field(default_factory=list)
@@ -99,7 +100,7 @@ class ServeConfig:
     production: str = MISSING
     """The model that answers at first. Later ones become it by a release, which the store remembers."""
     gateway_replicas: int = 1
-    """Processes that check, split and record requests."""
+    """Processes that check, split and record requests. Of two, one that dies is missed by the requests it had alone."""
     engine: ServerConfig = field(default_factory=ServerConfig)
     """Every model has engines of its own, made like this."""
     replicas: ReplicasConfig = field(default_factory=ReplicasConfig)

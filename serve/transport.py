@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import uuid
-from collections.abc import Sequence
-from typing import cast
+from collections.abc import Coroutine, Sequence
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 from fastapi import Request
 from fastapi.responses import JSONResponse
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve.doors import Refusal, is_loopback
@@ -61,6 +64,28 @@ class Transport:
             if began:
                 raise
             await respond(Refusal(500, "an error of this service: its log says more"), id)(scope, receive, send_named)
+
+
+async def unless_gone(request: Request, answer: Coroutine[Any, Any, Response]) -> Response:
+    """What `answer` returns; it is cancelled where the client goes away before. The request's body has been read.
+
+    Raises ClientDisconnect.
+    """
+    making, leaving = asyncio.create_task(answer), asyncio.create_task(gone(request))
+    try:
+        await asyncio.wait([making, leaving], return_when=asyncio.FIRST_COMPLETED)
+        if not making.done():
+            raise ClientDisconnect
+        return await making
+    finally:
+        for task in (making, leaving):
+            task.cancel()
+        await asyncio.wait([making, leaving])
+
+
+async def gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def id_of(request: Request) -> str:

@@ -50,7 +50,8 @@ def start_ray(*, num_cpus: int, num_gpus: int | None = None) -> None:
             f"Ray cannot work in its temporary folder ({error.strerror or error}: {folder}); export RAY_TMPDIR=FOLDER, "
             "a short path that this user may write to"
         ) from None
-    except (RuntimeError, ValueError) as error:
+    except Exception as error:
+        # Of a node that takes too long to start Ray raises just that.
         raise RunError(
             f"Ray does not start ({first_sentence(str(error))}); see its logs in {temporary_folder()}/ray"
         ) from error

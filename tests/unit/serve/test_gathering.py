@@ -53,6 +53,15 @@ async def test_what_came_before_an_error_is_delivered():
         await anext(answers)
 
 
+@pytest.mark.parametrize("interval_s", [0, 0.005, 0.02])
+async def test_a_slow_reader_misses_nothing(interval_s):
+    got = []
+    async for _, text in gathered(tokens(40, 0.002), interval_s):
+        got.append(text or "")
+        await asyncio.sleep(0.007)
+    assert "".join(got) == "".join(f"data: {i}\n\n" for i in range(40))
+
+
 async def test_who_leaves_ends_the_stream_at_its_source():
     closed: list[bool] = []
     answers = gathered(tokens(10, 60, closed=closed), interval_s=60)

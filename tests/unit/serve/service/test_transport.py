@@ -1,5 +1,6 @@
 """What HTTP itself says of a request: its host and the kind of its body."""
 
+import asyncio
 import json
 import re
 
@@ -11,8 +12,9 @@ from serve import directions, routes
 from serve.doors import Role, hash_key
 from serve.transport import is_own
 from tests.unit.serve.service.conftest import command, running
-from tests.unit.serve.service.engines import failing
+from tests.unit.serve.service.engines import failing, silent
 from tests.unit.serve.service.test_doors import CHAT
+from tests.unit.serve.service.test_gateway import kept, until
 
 RAW = json.dumps(CHAT).encode()
 
@@ -123,3 +125,27 @@ def test_every_kind_of_response_bears_its_id_and_errors_of_the_service_name_it(g
 def test_behind_serves_proxy_which_adds_the_header_there_is_no_second_one(gateway):
     with TestClient(routes.build(gateway, command, send_ids=False), "http://localhost") as client:
         assert "x-request-id" not in client.get("/health", headers={"x-request-id": "a"}).headers
+
+
+async def test_a_client_that_goes_before_its_whole_answer_ends_it(gateway, engines):
+    engines.behaviours["old"] = silent
+    body = json.dumps({"model": "assistant", "messages": [{"role": "user", "content": "hi"}]}).encode()
+    events = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive() -> dict:
+        if events:
+            return events.pop()
+        await until(lambda: engines.asked)
+        return {"type": "http.disconnect"}
+
+    async def send(message: dict) -> None:
+        """To nobody."""
+
+    headers = [(b"host", b"localhost"), (b"content-type", b"application/json")]
+    scope = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "headers": headers, "query_string": b""}
+    async with asyncio.timeout(30):
+        await routes.build(gateway, command)(scope, receive, send)
+    (request,) = kept(gateway)
+    assert (request.status, request.error) == (499, "the client went away")
+    assert engines.closed == 1
+    assert gateway.ongoing == 0

@@ -1,0 +1,132 @@
+"""How much of its engine's throughput a gateway gives, and where the CPU time goes.
+
+    python -m benchmarks.throughput
+
+An engine alone and a service with another one, in turns, on a tiny model. Clients are coroutines in this process, each
+with one request under way at a time. Everything computes on the same CPUs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+
+from benchmarks.gateway import BODY, client_of, first_of, service
+from rlhf.stages.report import show_table
+from serve.settings import ServeConfig
+
+CLIENTS, TURNS, TURN_S, TOKENS = 64, 4, 8.0, 8
+PROCESSES = {
+    ":gateway": "gateway", ":engine": "engine's replica", "EngineCore": "vLLM's core", "ProxyActor": "Serve's proxy",
+    "ServeController": "Serve's controller", "raylet": "Ray", "gcs_server": "Ray", "ray": "Ray",
+}  # fmt: skip
+"""What processes are called in the table, by a part of their command line."""
+
+
+async def throughput(url: str, config: ServeConfig, model: Path) -> None:
+    """The engine alone and through the gateway, whole and streamed, in turns; then where the CPU time went."""
+    from rlhf.runtimes.vllm_server import VLLMServer
+
+    server = VLLMServer(str(model), "tiny", config.engine)
+    await server.start()
+    async with client_of(url) as client:
+
+        async def alone(body: dict[str, Any]) -> None:
+            await first_of(server.answer("chat", {**body, "model": "tiny"}, uuid.uuid4().hex))
+
+        async def through(body: dict[str, Any]) -> None:
+            async with client.stream("POST", "/v1/chat/completions", json={**body, "model": "assistant"}) as answer:
+                assert answer.status_code == 200
+                async for _ in answer.aiter_raw():
+                    pass
+
+        ways = {
+            (name, streamed): (way, {**BODY, "max_tokens": TOKENS, "stream": streamed})
+            for streamed in (False, True)
+            for name, way in (("engine alone", alone), ("gateway", through))
+        }
+        rates: dict[tuple[str, bool], list[float]] = {key: [] for key in ways}
+        spent: dict[bool, Counter[str]] = {False: Counter(), True: Counter()}
+        for turn in range(1 + TURNS):
+            for key, (way, body) in ways.items():
+                before, began = cpu_seconds(), time.perf_counter()
+                number = await keep_asking(partial(way, body), CLIENTS, TURN_S)
+                if turn:
+                    rates[key].append(number / (time.perf_counter() - began))
+                if turn and key[0] == "gateway":
+                    each = {name: 1e3 * seconds / number / TURNS for name, seconds in (cpu_seconds() - before).items()}
+                    spent[key[1]].update(each)
+    server.close()
+    show_throughput(rates, spent)
+
+
+async def keep_asking(ask: Callable[[], Awaitable[None]], clients: int, seconds: float) -> int:
+    """Requests that so many clients made in that time."""
+    end, number = time.perf_counter() + seconds, 0
+
+    async def one() -> None:
+        nonlocal number
+        while time.perf_counter() < end:
+            await ask()
+            number += 1
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(clients):
+            group.create_task(one())
+    return number
+
+
+def cpu_seconds() -> Counter[str]:
+    """CPU time of this process and all that it started, by what they are."""
+    spent: Counter[str] = Counter({"clients": sum(psutil.Process().cpu_times()[:2])})
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            command = " ".join(child.cmdline())
+            names = [name for part, name in PROCESSES.items() if part in command]
+            spent[names[0] if names else "others"] += sum(child.cpu_times()[:2])
+    return spent
+
+
+def show_throughput(rates: dict[tuple[str, bool], list[float]], spent: dict[bool, Counter[str]]) -> None:
+    rows = []
+    for streamed in (False, True):
+        alone, through = rates["engine alone", streamed], rates["gateway", streamed]
+        share = float(np.median(np.divide(through, alone)))
+        rows.append(
+            (
+                "streamed" if streamed else "whole",
+                f"{np.median(alone):.0f}",
+                f"{np.median(through):.0f}",
+                f"{share:.2f}",
+            )
+        )
+    show_table(
+        f"{CLIENTS} clients, {TOKENS} tokens each: requests/s, medians of {TURNS} turns of {TURN_S:g} s, turn by turn",
+        ("answers", "engine alone", "gateway", "share"), rows,
+    )  # fmt: skip
+    names = sorted(spent[True], key=lambda name: -spent[True][name])
+    show_table(
+        "CPU milliseconds of a request through the gateway",
+        ("process", "whole", "streamed"),
+        [(name, *(f"{spent[streamed][name]:.2f}" for streamed in (False, True))) for name in names]
+        + [("all", *(f"{sum(spent[streamed].values()):.2f}" for streamed in (False, True)))],
+    )
+
+
+def main() -> None:
+    with service(f"engine.max_num_seqs={CLIENTS}") as (url, config, model):
+        asyncio.run(throughput(url, config, model))
+
+
+if __name__ == "__main__":
+    main()
