@@ -237,7 +237,7 @@ async def test_beyond_its_limit_a_gateway_says_when_to_come_back(make_config, st
         assert (refused.status_code, refused.headers["retry-after"]) == (429, "7")
         assert "1 requests are under way" in refused.json()["error"]["message"]
         # Who asks for what there is not is told so, however busy it is.
-        assert (await client.post("/v1/chat/completions", json={**body, "model": "x"})).status_code == 404
+        assert (await client.post("/v1/chat/completions", json={**body, "model": "x"})).status_code == 429
         first.cancel()
         await asyncio.wait([first])
         del engines.behaviours["old"]
