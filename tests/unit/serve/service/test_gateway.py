@@ -236,7 +236,7 @@ async def test_beyond_its_limit_a_gateway_says_when_to_come_back(make_config, st
         refused = await client.post(path, json=body if "chat" in path else {"model": "assistant", "prompt": "hi"})
         assert (refused.status_code, refused.headers["retry-after"]) == (429, "7")
         assert "1 requests are under way" in refused.json()["error"]["message"]
-        # Who asks for what there is not is told so, however busy it is.
+        # Before it is read.
         assert (await client.post("/v1/chat/completions", json={**body, "model": "x"})).status_code == 429
         first.cancel()
         await asyncio.wait([first])
