@@ -227,7 +227,8 @@ async def overload(url: str, config: ServeConfig) -> None:
 
     many = OVERLOAD * ONGOING
     loads = [
-        ("one client", 1, 0.0), ("as many as are taken", ONGOING, 0.0),
+        ("one client", 1, 0.0), ("half as many as are taken", ONGOING // 2, 0.0),
+        ("as many as are taken", ONGOING, 0.0),
         (f"{OVERLOAD} x, obeying Retry-After", many, 1.0), (f"{OVERLOAD} x, back after 50 ms", many, 0.05),
     ]  # fmt: skip
     rows = []
