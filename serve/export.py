@@ -23,6 +23,7 @@ from rlhf.train.artifact import Artifact, committing, open_artifact
 from rlhf.types import InputError
 from serve.judgements import Opinion, Row, imitable, labelled, opinions, pairs
 from serve.records import Feedback, Request
+from serve.shares import largest_share, within_shares
 from serve.store import Store
 
 ROWS = "rows.jsonl"
@@ -54,7 +55,8 @@ class ExportConfig:
     max_per_user: int = 200
     """Rows of one user; the first in time stay."""
     max_user_share: float = 0.1
-    """Of all rows those of one user; at least 1 stays."""
+    """Share of the exported rows that one user may have; the first in time stay. With fewer than 1 / `max_user_share`
+    users none can hold: one row of each user stays, and `largest_user_share` in the manifest is above it."""
 
     def __post_init__(self) -> None:
         if self.max_per_user < 1:
@@ -108,6 +110,7 @@ def export(store: Store, kind: RowKind, folder: Path, config: ExportConfig) -> A
         "metrics": {
             "rows": len(rows),
             "users": len({user for row in rows for user in row.users}),
+            "largest_user_share": largest_share(rows),
             "sources": dict(sorted(Counter(row.source for row in rows).items())),
             "rejects": reasons,
         },
@@ -149,7 +152,9 @@ def collect(store: Store, kind: RowKind, config: ExportConfig) -> tuple[list[Row
         case RowKind.sft:
             rows = imitable(said, refuse)
     rows.sort(key=lambda row: (row.at, *origin(row).values(), to_line(row.content)))
-    return without_floods(distinct(rows, rejects), rejects, config), rejects
+    kept, cut = within_shares(distinct(rows, rejects), max_rows=config.max_per_user, max_share=config.max_user_share)
+    rejects += [Reject("flood", row.requests, row.events) for row in cut]
+    return kept, rejects
 
 
 def unusable(request: Request) -> str | None:
@@ -193,20 +198,6 @@ def defect_of(row: Row) -> str | None:
     except InputError:
         return str(Defect.malformed)
     return None
-
-
-def without_floods(rows: Sequence[Row], rejects: list[Reject], config: ExportConfig) -> list[Row]:
-    """Rows of which no user has more than may be, the first in time."""
-    limit = min(config.max_per_user, max(1, int(config.max_user_share * len(rows))))
-    taken: Counter[str] = Counter()
-    kept = []
-    for row in rows:
-        if any(taken[user] >= limit for user in row.users):
-            rejects.append(Reject("flood", row.requests, row.events))
-        else:
-            taken.update(row.users)
-            kept.append(row)
-    return kept
 
 
 def trace(store: Store, folder: Path, row: int) -> list[tuple[Request, list[Feedback]]]:

@@ -8,11 +8,16 @@ from dataclasses import dataclass
 from itertools import cycle, islice, pairwise
 from typing import Any
 
-from serve.records import Feedback, FeedbackKind, Request
+from rlhf.data.dialogues import TEMPLATED
+from serve.records import Endpoint, Feedback, FeedbackKind, Request
 
 GOOD_RATING = 4
 BEST_RATING = 5
 BAD_RATING = 2
+ENDED = "stop"
+"""Finish reason of an answer that its text holds whole. Others were cut at a limit or broken off, or call tools."""
+Place = tuple[Endpoint, str, int]
+"""A prompt: endpoint and hash of what was asked, and the prompt's number in it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +46,14 @@ class Opinion:
     request: Request
     event: Feedback
     answer: str
+    whole: bool
+    """Whether the answer ended by itself."""
+
+    @property
+    def place(self) -> Place:
+        """Equal for equal prompts. A chat and a completion of the same words are different ones to the model."""
+        number = prompt_number(self.request, self.event.choice)
+        return self.request.endpoint, self.request.prompt_hash, number
 
     @property
     def when(self) -> tuple[float, str]:
@@ -61,9 +74,24 @@ Refuse = Callable[[str, Iterable[Opinion]], None]
 
 
 def opinions(request: Request, events: Sequence[Feedback]) -> Iterator[Opinion]:
-    texts = {response.index: response.text or "" for response in request.responses}
+    responses = {response.index: response for response in request.responses}
     for event in events:
-        yield Opinion(request=request, event=event, answer=texts[event.choice])
+        response = responses[event.choice]
+        whole = response.finish_reason == ENDED
+        yield Opinion(request=request, event=event, answer=response.text or "", whole=whole)
+
+
+def prompt_number(request: Request, choice: int) -> int:
+    """Which of the request's prompts the response answers: a completion may have several, with `n` answers each."""
+    return 0 if request.endpoint is Endpoint.chat else choice // int(request.sampling.get("n", 1))
+
+
+def prompt_of(request: Request, choice: int) -> dict[str, Any]:
+    """The columns that say what the response answers: messages, or the text that a completion goes on from."""
+    messages = [dict(message) for message in request.messages or ()]
+    if request.endpoint is Endpoint.chat:
+        return {"prompt": messages}
+    return {"prompt": messages[prompt_number(request, choice)]["content"], TEMPLATED: False}
 
 
 def pairs(said: Sequence[Opinion], requests: Sequence[Request], refuse: Refuse, *, regenerations: bool) -> list[Row]:
@@ -120,15 +148,19 @@ def preferences(said: Sequence[Opinion], refuse: Refuse) -> Iterator[Row]:
     """Pairs that one user made: by an edit, or by choosing one of several answers."""
     made = [(edit, edit.event.text or "", edit.answer) for edit in edits(said, refuse)]
     for opinion in _of(said, FeedbackKind.chosen):
-        others = [response.text or "" for response in opinion.request.responses]
+        if not opinion.whole:
+            refuse("truncated", [opinion])
+            continue
+        request, number = opinion.request, prompt_number(opinion.request, opinion.event.choice)
+        others = [each.text or "" for each in request.responses if prompt_number(request, each.index) == number]
         worse = [text for text in dict.fromkeys(others) if text != opinion.answer]
         if not worse:
             refuse("same", [opinion])
         made += [(opinion, opinion.answer, text) for text in worse]
-    last: dict[tuple[str, str, frozenset[str]], tuple[Opinion, str, str]] = {}
+    last: dict[tuple[str, Place, frozenset[str]], tuple[Opinion, str, str]] = {}
     for preference in sorted(made, key=lambda preference: preference[0].when):
         opinion, better, worse_one = preference
-        place = (opinion.event.user, opinion.request.prompt_hash, frozenset((better, worse_one)))
+        place = (opinion.event.user, opinion.place, frozenset((better, worse_one)))
         if place in last:
             earlier, was_better, _ = last[place]
             refuse("duplicate" if was_better == better else "contradiction", [earlier])
@@ -140,9 +172,9 @@ def preferences(said: Sequence[Opinion], refuse: Refuse) -> Iterator[Row]:
 
 def last_votes(said: Sequence[Opinion], refuse: Refuse, *, good_rating: int) -> list[tuple[Opinion, int]]:
     """Of thumbs and ratings of one user on one answer to one prompt the last, as 1 or -1."""
-    cast: dict[tuple[str, str, str], list[tuple[Opinion, int]]] = defaultdict(list)
+    cast: dict[tuple[str, Place, str], list[tuple[Opinion, int]]] = defaultdict(list)
     for opinion in sorted(_of(said, FeedbackKind.thumb, FeedbackKind.rating), key=lambda opinion: opinion.when):
-        place = (opinion.event.user, opinion.request.prompt_hash, opinion.answer)
+        place = (opinion.event.user, opinion.place, opinion.answer)
         cast[place].append((opinion, _sign(opinion.event, good_rating)))
     kept = []
     for *earlier, (last, sign) in cast.values():
@@ -156,10 +188,10 @@ def last_votes(said: Sequence[Opinion], refuse: Refuse, *, good_rating: int) -> 
 
 
 def judged(votes: Sequence[tuple[Opinion, int]], refuse: Refuse) -> list[Answer]:
-    """Answers by the majority of their users' votes."""
-    ballots: dict[tuple[str, str], list[tuple[Opinion, int]]] = defaultdict(list)
+    """Answers by the majority of their users' votes. A good one that is cut short is no answer to learn."""
+    ballots: dict[tuple[Place, str], list[tuple[Opinion, int]]] = defaultdict(list)
     for opinion, sign in sorted(votes, key=lambda vote: vote[0].when):
-        ballots[opinion.request.prompt_hash, opinion.answer].append((opinion, sign))
+        ballots[opinion.place, opinion.answer].append((opinion, sign))
     answers = []
     for ballot in ballots.values():
         balance = sum(sign for _, sign in ballot)
@@ -168,16 +200,20 @@ def judged(votes: Sequence[tuple[Opinion, int]], refuse: Refuse) -> list[Answer]
             continue
         good = balance > 0
         refuse("outvoted", [opinion for opinion, sign in ballot if (sign > 0) != good])
-        answers.append(Answer(good=good, votes=tuple(opinion for opinion, sign in ballot if (sign > 0) == good)))
+        majority = tuple(opinion for opinion, sign in ballot if (sign > 0) == good)
+        if good and not any(opinion.whole for opinion in majority):
+            refuse("truncated", majority)
+            continue
+        answers.append(Answer(good=good, votes=majority))
     return answers
 
 
 def voted_pairs(answers: Sequence[Answer], refuse: Refuse) -> Iterator[Row]:
     """Good answers to a prompt with bad ones to the same, each as often as it takes for all to have a partner: of m
     good and n bad ones max(m, n) pairs, not m * n, so that a prompt many asked does not outweigh the others."""
-    by_prompt: dict[str, list[Answer]] = defaultdict(list)
+    by_prompt: dict[Place, list[Answer]] = defaultdict(list)
     for answer in answers:
-        by_prompt[answer.votes[0].request.prompt_hash].append(answer)
+        by_prompt[answer.votes[0].place].append(answer)
     for judgements in by_prompt.values():
         good, bad = ([answer for answer in judgements if answer.good is side] for side in (True, False))
         if not good or not bad:
@@ -194,16 +230,16 @@ def regenerated_pairs(votes: Sequence[tuple[Opinion, int]], requests: Sequence[R
 
     Regenerating alone says nothing of the new answer, so it makes no pair.
     """
-    liked = {(vote.event.user, vote.request.prompt_hash, vote.answer): vote for vote, sign in votes if sign > 0}
-    asked: dict[tuple[str, str], list[Request]] = defaultdict(list)
+    liked = {(vote.event.user, vote.place, vote.answer): vote for vote, sign in votes if sign > 0}
+    asked: dict[tuple[str, Place], list[Request]] = defaultdict(list)
     for request in requests:
         if len(request.responses) == 1:
-            asked[request.user, request.prompt_hash].append(request)
+            asked[request.user, (request.endpoint, request.prompt_hash, 0)].append(request)
     for place, series in asked.items():
         for before, after in pairwise(series):
             rejected, chosen = before.responses[0].text or "", after.responses[0].text or ""
             vote = liked.get((*place, chosen))
-            if vote and (*place, rejected) not in liked:
+            if vote and vote.whole and (*place, rejected) not in liked:
                 row = _row({"chosen": chosen, "rejected": rejected}, "regeneration", [vote], {place[0]})
                 yield Row(
                     content=row.content, source=row.source, requests=(before, after), events=row.events, users=row.users
@@ -222,10 +258,9 @@ def _sign(event: Feedback, good_rating: int) -> int:
 
 
 def _row(answers: dict[str, Any], source: str, said: Sequence[Opinion], users: set[str]) -> Row:
-    messages = [dict(message) for message in said[0].request.messages or ()]
     requests = {opinion.request.id: opinion.request for opinion in said}
     return Row(
-        content={"prompt": messages, **answers},
+        content={**prompt_of(said[0].request, said[0].event.choice), **answers},
         source=source,
         requests=tuple(requests.values()),
         events=tuple(opinion.event for opinion in said),

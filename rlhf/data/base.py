@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from omegaconf import MISSING
 
-from rlhf.data.dialogues import Dialogue, dialogue_of
+from rlhf.data.dialogues import TEMPLATED, Dialogue, dialogue_of
 from rlhf.data.fields import BadRow, Defect, require_positive
 from rlhf.data.files import read_rows, splits_of
 from rlhf.data.quarantine import BadRows, Quarantine
@@ -113,7 +113,12 @@ class DialogueDataConfig(OfflineDataConfig):
     tools_key: str | None = "tools"
     """The field that holds the schemas of the functions the assistant may call, where a row has any; the chat template
     gets them. None: they are left out."""
+    templated_key: str | None = TEMPLATED
+    """The field that is false where the prompt is a text that the answer goes on from, as in `/v1/completions`: the two
+    are learnt end to end, without the chat template. None: all are dialogues."""
 
     def dialogue(self, row: Mapping[str, Any], messages: Sequence[Message]) -> Dialogue:
         """The messages with what the row says of all of them."""
-        return dialogue_of(row, messages, system_key=self.system_key, tools_key=self.tools_key)
+        return dialogue_of(
+            row, messages, system_key=self.system_key, tools_key=self.tools_key, templated_key=self.templated_key
+        )

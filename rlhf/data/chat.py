@@ -105,6 +105,32 @@ def loss_mask(
     return tokens.ids, mask
 
 
+def continuation(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]
+) -> tuple[np.ndarray, np.ndarray]:  # [T] int32, [T] bool
+    """Token ids of a text and its continuation, without a chat template, and which of them the model writes: those of
+    the continuation and the end of sequence. The special tokens before a text are the tokenizer's own, as in vLLM.
+
+    Raises InputError where the tokenizer has no end of sequence.
+    """
+    prompt, answer = (message["content"] for message in messages)
+    if tokenizer.eos_token_id is None:
+        raise InputError(
+            f"the tokenizer of {tokenizer.name_or_path} has no end-of-sequence token to end a continuation: set "
+            "eos_token in tokenizer_config.json"
+        )
+    tokens = Tokens.after_prompts(tokenizer, prompt + answer, [len(prompt)])
+    whole, plain = (
+        tokenizer(prompt, add_special_tokens=special, verbose=False)["input_ids"] for special in (True, False)
+    )
+    before = next(whole[:i] for i in range(len(whole)) if whole[i : i + len(plain)] == plain)
+    token_ids = np.array([*before, *tokens.ids, tokenizer.eos_token_id], dtype=np.int32)
+    written: np.ndarray = np.zeros(len(token_ids), dtype=bool)
+    written[len(before) + tokens.inside(len(prompt), len(prompt + answer))] = True
+    written[-1] = True
+    return token_ids, written
+
+
 def through_last_turn(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, tools: Sequence[Any] | None = None
 ) -> tuple[Tokens, str]:

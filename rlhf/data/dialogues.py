@@ -13,6 +13,9 @@ from rlhf.data.files import kind_of
 from rlhf.data.messages import WEIGHT, take_tools
 from rlhf.types import InputError, Message
 
+TEMPLATED = "templated"
+"""The field that is false where prompt and answer are one text, without a chat template (a completion)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Dialogue:
@@ -22,11 +25,14 @@ class Dialogue:
     tools: Sequence[Any] | None = None
     masked: frozenset[int] = frozenset()
     """Indices of the assistant's messages that are not learnt, whatever is learnt of the others."""
+    templated: bool = True
+    """Whether the chat template renders it. False: a text and its continuation, as a user's and an assistant's turn."""
 
     @property
     def prompt_id(self) -> str:
-        """A digest of all before the last turn."""
-        return digest(json.dumps([*map(dict, self.messages[:-1]), self.tools], sort_keys=True, default=str))
+        """A digest of all before the last turn, and of its form."""
+        form = [] if self.templated else [TEMPLATED]
+        return digest(json.dumps([*map(dict, self.messages[:-1]), self.tools, *form], sort_keys=True, default=str))
 
 
 def digest(text: str) -> str:
@@ -34,13 +40,34 @@ def digest(text: str) -> str:
 
 
 def dialogue_of(
-    row: Mapping[str, Any], messages: Sequence[Message], *, system_key: str | None, tools_key: str | None
+    row: Mapping[str, Any],
+    messages: Sequence[Message],
+    *,
+    system_key: str | None,
+    tools_key: str | None,
+    templated_key: str | None = None,
 ) -> Dialogue:
     """The messages of the row after its system message, with its tools, and with the weights of their turns."""
+    templated = templated_key is None or not has(row, templated_key) or _templated(row, templated_key)
     messages = [*_system(row, messages, system_key), *messages]
     masked = frozenset(index for index, message in enumerate(messages) if WEIGHT in message)
     plain = [{key: value for key, value in message.items() if key != WEIGHT} for message in messages]
-    return Dialogue(plain, take_tools(row, tools_key) if tools_key else None, masked)
+    tools = take_tools(row, tools_key) if tools_key else None
+    if not templated and ([message["role"] for message in messages] != ["user", "assistant"] or tools or masked):
+        raise InputError(
+            f"the field '{templated_key}' is false, and the row is more than a prompt and an answer, both text: leave "
+            f"out system message, turns, weights and tools, or set {TEMPLATED}_key to null"
+        )
+    return Dialogue(plain, tools, masked, templated)
+
+
+def _templated(row: Mapping[str, Any], key: str) -> bool:
+    value = take(row, key, remedy="")
+    if not isinstance(value, bool):
+        raise InputError(
+            f"the field '{key}' is {kind_of(value)}, not true or false: correct it, or set {TEMPLATED}_key to null"
+        )
+    return value
 
 
 def unlearnt(messages: Sequence[Message]) -> list[Message]:

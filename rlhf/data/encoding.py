@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rlhf.data.base import OfflineDataConfig
-from rlhf.data.chat import loss_mask, require_template, through_last_turn
+from rlhf.data.chat import continuation, loss_mask, require_template, through_last_turn
 from rlhf.data.dialogues import Dialogue, check_turns
 from rlhf.data.fields import BadRow, Defect
 from rlhf.data.left_out import refuse_losses, refuse_unknown
@@ -33,15 +33,18 @@ class PolicyEncoder:
     ) -> TrainingRow:
         """The row at `where`, whose field `key` holds the dialogue or its answer."""
         check_turns(dialogue.messages, key)
-        refuse_losses(self.tokenizer, dialogue.messages, dialogue.tools)
         check_answers(self.tokenizer, self.special, dialogue, key, last_turn_only=last_turn_only)
-        token_ids, mask = loss_mask(
-            self.tokenizer,
-            dialogue.messages,
-            last_turn_only=last_turn_only,
-            tools=dialogue.tools,
-            masked=dialogue.masked,
-        )
+        if dialogue.templated:
+            refuse_losses(self.tokenizer, dialogue.messages, dialogue.tools)
+            token_ids, mask = loss_mask(
+                self.tokenizer,
+                dialogue.messages,
+                last_turn_only=last_turn_only,
+                tools=dialogue.tools,
+                masked=dialogue.masked,
+            )
+        else:
+            token_ids, mask = continuation(self.tokenizer, dialogue.messages)
         refuse_unknown(self.tokenizer, token_ids, dialogue.messages)
         if self.special.issuperset(token_ids[mask].tolist()):
             raise BadRow(
@@ -83,6 +86,8 @@ class ScoreEncoder:
 
 def refuse_unscored(tokenizer: PreTrainedTokenizerBase, dialogue: Dialogue) -> None:
     """Refuse what a reward model would leave out of a dialogue without a word."""
+    if not dialogue.templated:
+        return
     if tokenizer.chat_template:
         refuse_losses(tokenizer, dialogue.messages, dialogue.tools)
     elif dialogue.tools:
@@ -101,10 +106,7 @@ def score_inputs(
     without one reads prompt and answer as a pair, told apart by token types where its tokenizer does so.
     """
     if tokenizer.chat_template:
-        return [
-            {"input_ids": through_last_turn(tokenizer, dialogue.messages, tools=dialogue.tools)[0].ids}
-            for dialogue in dialogues
-        ]
+        return [{"input_ids": _through_answer(tokenizer, dialogue)} for dialogue in dialogues]
     pairs = tokenizer(
         ["\n".join(message["content"] for message in dialogue.messages[:-1]) for dialogue in dialogues],
         [dialogue.messages[-1]["content"] for dialogue in dialogues],
@@ -121,6 +123,12 @@ def score_inputs(
         }
         for i in range(len(dialogues))
     ]
+
+
+def _through_answer(tokenizer: PreTrainedTokenizerBase, dialogue: Dialogue) -> np.ndarray:  # [T] int32
+    if not dialogue.templated:
+        return continuation(tokenizer, dialogue.messages)[0]
+    return through_last_turn(tokenizer, dialogue.messages, tools=dialogue.tools)[0].ids
 
 
 def check_answers(

@@ -16,8 +16,8 @@ from omegaconf import MISSING
 
 from rlhf.data.arrow import without_padding
 from rlhf.data.chat import render, require_template, tokenize_texts
-from rlhf.data.dialogues import Dialogue, dialogue_of
-from rlhf.data.fields import require_positive, take
+from rlhf.data.dialogues import TEMPLATED, Dialogue, dialogue_of
+from rlhf.data.fields import has, require_positive, take
 from rlhf.data.files import kind_of, located, read_rows
 from rlhf.data.left_out import refuse_losses, refuse_unknown
 from rlhf.data.messages import take_prompt
@@ -120,6 +120,11 @@ def _dialogue(config: PromptDataConfig, row: Mapping[str, Any]) -> Dialogue:
     messages: list[Message] = take_prompt(
         row, config.prompt_key, remedy="set prompt_key to the field that holds the prompt"
     )
+    if has(row, TEMPLATED) and row[TEMPLATED] is False:
+        raise InputError(
+            f"the field '{TEMPLATED}' is false, so its prompt is a text without a chat template, and rollouts answer "
+            "dialogues alone: remove the row"
+        )
     if config.template is not None:
         last = messages[-1]
         messages[-1] = {**last, "content": config.template.replace("{prompt}", last["content"])}

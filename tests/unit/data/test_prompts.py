@@ -89,6 +89,7 @@ def user(content):
         ({"prompt": "q", "answer": True}, "the field 'answer' is a boolean, not text or a number"),
         ({"prompt": "为什么" * 100, "answer": "a"},
          "tokens and a completion of 50 exceed the context of 200 tokens: lower sampling.max_tokens"),
+        ({"prompt": "q", "answer": "a", "templated": False}, "the field 'templated' is false, so its prompt is a text"),
     ],
 )  # fmt: skip
 def test_a_bad_row_is_named(write_rows, bytes_tokenizer, row, sentence):

@@ -4,6 +4,7 @@ import re
 import numpy as np
 import pytest
 from omegaconf import OmegaConf
+from tokenizers.processors import TemplateProcessing
 
 from rlhf.data.supervised import RowFormat, SupervisedDataConfig
 from rlhf.types import InputError, TrainingRow
@@ -299,3 +300,40 @@ def test_rows_of_one_prompt_know_each_other(write_rows, bytes_tokenizer):
     rows = load(write_rows(*({"prompt": q, "response": a} for q, a in ["12", "13", "21", "12"])), bytes_tokenizer)
     assert len({row.prompt_id for row in rows}) == 2
     assert rows[0].prompt_id == rows[1].prompt_id == rows[3].prompt_id
+
+
+def test_a_completion_is_learnt_without_the_template(write_rows, bytes_tokenizer):
+    plain = {"prompt": "Once ", "response": "upon a time", "templated": False}
+    path = write_rows(plain, {**plain, "templated": True}, {**plain, "templated": None})
+    completion, *dialogues = load(path, bytes_tokenizer)
+    assert bytes_tokenizer.decode(completion.token_ids) == f"Once upon a time{bytes_tokenizer.eos_token}"
+    assert learned(bytes_tokenizer, completion) == f"upon a time{bytes_tokenizer.eos_token}"
+    assert completion.prompt_id not in {row.prompt_id for row in dialogues}
+    for row in [*dialogues, *load(path, bytes_tokenizer, templated_key=None)]:
+        assert "<|im_start|>user\nOnce <|im_end|>" in bytes_tokenizer.decode(row.token_ids)
+
+
+def test_a_completion_begins_as_the_engine_reads_it(write_rows, byte_level):
+    tokenizer = byte_level("{{ messages[-1].content }}<|im_end|>")
+    first = "<|im_start|>"
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{first} $A", special_tokens=[(first, tokenizer.convert_tokens_to_ids(first))]
+    )
+    (row,) = load(write_rows({"prompt": "ab", "completion": "cd", "templated": False}), tokenizer)
+    assert tokenizer.decode(row.token_ids) == "<|im_start|>abcd<|im_end|>"
+    assert learned(tokenizer, row) == "cd<|im_end|>"
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"templated": "no"}, "'templated' is text, not true or false"),
+        ({"prompt": DIALOGUE[:3]}, "'templated' is false, and the row is more than a prompt and an answer"),
+        ({"system": "Be brief."}, "leave out system message"),
+        ({"tools": [TOOL]}, "set templated_key to null"),
+    ],
+)
+def test_a_completion_is_a_prompt_and_an_answer(write_rows, bytes_tokenizer, fields, sentence):
+    path = write_rows({"prompt": "a", "response": "b", "templated": False, **fields})
+    with pytest.raises(InputError, match=re.escape(sentence)):
+        load(path, bytes_tokenizer)

@@ -1,5 +1,6 @@
 """Feedback becomes rows that trainers load, each traceable, and what is left out is counted."""
 
+import dataclasses
 import json
 from collections import Counter
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from rlhf.data.supervised import SupervisedDataConfig
 from rlhf.train.artifact import open_artifact
 from rlhf.types import InputError
 from serve.export import ExportConfig, RowKind, export, main, trace
+from serve.records import Endpoint
 from serve.store import Store
 from tests.unit.serve.samples import asked, said
 
@@ -209,7 +211,7 @@ def test_a_popular_prompt_makes_no_more_pairs_than_answers(local, tmp_path):
     [
         ({}, {"flooder": 60, **{f"user {n}": 1 for n in range(40)}}),
         ({"max_per_user": 7}, {"flooder": 7, **{f"user {n}": 1 for n in range(40)}}),
-        ({"max_user_share": 0.2}, {"flooder": 20, **{f"user {n}": 1 for n in range(40)}}),
+        ({"max_user_share": 0.2}, {"flooder": 10, **{f"user {n}": 1 for n in range(40)}}),
     ],
 )
 def test_a_flood_is_cut_to_its_first_rows(local, tmp_path, config, kept):
@@ -224,6 +226,84 @@ def test_a_flood_is_cut_to_its_first_rows(local, tmp_path, config, kept):
     assert Counter(owners) == kept
     assert [row["prompt"][0]["content"] for row in rows[: kept["flooder"]]] == [f"q{n}" for n in range(kept["flooder"])]
     assert rejects == ({"flood": 60 - kept["flooder"]} if config else {})
+
+
+def test_what_was_cut_short_is_no_answer_to_learn(local, tmp_path):
+    def cut(answer: str, **fields):
+        request = asked("q", answer, **fields)
+        short = [dataclasses.replace(each, finish_reason="length") for each in request.responses]
+        return dataclasses.replace(request, responses=tuple(short))
+
+    def say(request, kind, value=None, **fields):
+        local.record([request])
+        local.add_feedback(said(request, kind, value, **fields))
+
+    say(cut("liked and cut", user="ann"), "rating", 5)
+    say(cut("bad and cut", user="bob"), "thumb", -1)
+    say(asked("q", "good", user="eve"), "rating", 5)
+    say(cut("corrected", user="dan"), "edit", text="correct", at=5.0)
+    several = asked("q2", "short", "long", user="kim")
+    whole, short = several.responses
+    several = dataclasses.replace(several, responses=(whole, dataclasses.replace(short, finish_reason="abort")))
+    say(several, "chosen", choice=1)
+    rows, rejects = exported(local, "pairs", tmp_path, regenerations=True)
+    assert [(row["chosen"], row["rejected"]) for row in rows] == [("correct", "corrected"), ("good", "bad and cut")]
+    assert rejects == {"truncated": 2}
+    rows, rejects = exported(local, "labelled", tmp_path)
+    assert [(row["completion"], row["label"]) for row in rows] == [("bad and cut", False), ("good", True)]
+    assert rejects == {"truncated": 1}
+    rows, rejects = exported(local, "sft", tmp_path)
+    assert [row["response"] for row in rows] == ["correct", "good"]
+    assert rejects == {"bad": 1, "truncated": 1}
+
+
+def test_an_answer_that_also_ended_by_itself_is_whole(local, tmp_path):
+    request = vote(local, "q", "good", "ann", 5, kind="rating")
+    cut = dataclasses.replace(request.responses[0], finish_reason="length")
+    again = dataclasses.replace(request, id="again", user="bob", responses=(cut,))
+    local.record([again])
+    local.add_feedback(said(again, "rating", 5, at=5.0))
+    rows, _ = exported(local, "sft", tmp_path)
+    assert [row["response"] for row in rows] == ["good"]
+
+
+def test_completions_keep_their_form_and_are_learnt_without_a_template(local, tmp_path, tokenizer):
+    form = {"endpoint": Endpoint.completion}
+    two = [*user_message("ab"), *user_message("cd")]
+    request = asked("two", "1", "2", "3", "4", messages=two, sampling={"n": 2}, at=10.0, **form)
+    local.record([request])
+    local.add_feedback(said(request, "chosen", choice=3))
+    good, bad = (asked("x", answer, user=answer, at=20.0, **form) for answer in ("y", "z"))
+    local.record([good, bad])
+    local.add_feedback(said(good, "thumb", 1))
+    local.add_feedback(said(bad, "thumb", -1))
+    vote(local, "x", "of a chat", "eve", -1)  # the same words, and another prompt
+    rows, rejects = exported(local, "pairs", tmp_path)
+    assert rows == [
+        {"prompt": "cd", "templated": False, "chosen": "4", "rejected": "3", "source": "chosen"},
+        {"prompt": "x", "templated": False, "chosen": "y", "rejected": "z", "source": "votes"},
+    ]
+    assert rejects == {"unpaired": 1}
+    path = tmp_path / "pairs/rows.jsonl"
+    units = [
+        config.load(tokenizer, context_tokens=500, quarantine=config.quarantine())
+        for config in (PreferenceDataConfig(path=str(path)), RankingDataConfig(path=str(path)))
+    ]
+    for loaded in units:
+        texts = [[tokenizer.decode(row.token_ids) for row in unit] for unit in loaded]
+        assert texts == [["cd4<|im_end|>", "cd3<|im_end|>"], ["xy<|im_end|>", "xz<|im_end|>"]]
+    assert [row.loss_mask.tolist() for row in units[0][0]] == [[False, False, True, True]] * 2
+
+    rows, _ = exported(local, "labelled", tmp_path)
+    assert [row["prompt"] for row in rows] == [user_message("x"), "x", "x"]
+    path = tmp_path / "labelled/rows.jsonl"
+    config = KTODataConfig(path=str(path))
+    texts = [
+        tokenizer.decode(row.token_ids)
+        for (row,) in config.load(tokenizer, context_tokens=500, quarantine=config.quarantine())
+    ]
+    chat = "<|im_start|>user\nx<|im_end|>\n<|im_start|>assistant\nof a chat<|im_end|>\n"
+    assert texts == [chat, "xy<|im_end|>", "xz<|im_end|>"]
 
 
 def test_a_regenerated_answer_needs_a_vote(local, tmp_path):
