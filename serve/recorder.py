@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -29,6 +29,15 @@ FLUSH_S = 10.0
 """Seconds that a gateway that ends gives its last records."""
 UNREACHABLE = (OperationalError, InterfaceError, NoConnection, OSError)
 """Errors of a store that is locked, full, stopped or out of reach: a later try may succeed."""
+
+
+def num_characters(value: object) -> int:
+    """Characters of all texts in what a request holds, names of fields included."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, Mapping):
+        return sum(map(num_characters, value.keys())) + sum(map(num_characters, value.values()))
+    return sum(map(num_characters, value)) if isinstance(value, Sequence) else 0
 
 
 @dataclass(slots=True)
@@ -62,8 +71,8 @@ class Recorder:
 
     async def record(self, request: Request) -> None:
         """Return once it is kept, so that feedback on it finds it, or after `PATIENCE_S`."""
-        texts = [str(request.messages), *(response.text or "" for response in request.responses)]
-        await self.put(request, size=sum(map(len, texts)))
+        size = num_characters(request.messages) + sum(len(response.text or "") for response in request.responses)
+        await self.put(request, size=size)
 
     async def expose(self, exposure: Exposure, *, most: int | None) -> bool | None:
         """Return whether the user takes part, as `Store.expose` does; None where that is not known in time."""
