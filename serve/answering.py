@@ -27,6 +27,7 @@ from serve.doors import Refusal
 from serve.records import Endpoint, Request, Response
 from serve.schema import GenerationRequest
 from serve.settings import LimitsConfig
+from serve.traces import described
 
 LOG = logging.getLogger(__name__)
 BROKEN = (RayError, DeploymentUnavailableError, RayServeException, RpcError)
@@ -117,7 +118,7 @@ class Answered:
             case asyncio.CancelledError():
                 refusal = Refusal(499, "the client went away")
             case _:
-                LOG.error("%s: an unexpected error", self.label, exc_info=error)
+                LOG.error("%s: an unexpected error: %s", self.label, described(error))
                 self.status, self.error = 500, f"{type(error).__name__}: {error}"
                 return Refusal(500, f"an error of this service: its log says more under {self.id}")
         self.status, self.error = refusal.status, refusal.message
@@ -167,9 +168,8 @@ async def begin(answered: Answered, body: Mapping[str, Any], limits: LimitsConfi
         except BackPressureError:
             raise Refusal(429, "the model is busy: try again", retry_after_s=limits.retry_after_s) from None
         except BROKEN as error:
-            LOG.warning(
-                "%s: try %d of %d at %s: %s", answered.label, attempt, limits.attempts, answered.seat.variant, error
-            )
+            place = f"try {attempt} of {limits.attempts} at {answered.seat.variant}"
+            LOG.warning("%s: %s: %s", answered.label, place, described(error))
     raise Refusal(503, "the model does not answer at the moment: try again", retry_after_s=limits.retry_after_s)
 
 
@@ -221,7 +221,7 @@ async def events(
                 yield "".join(said)
                 said.clear()
     except BROKEN as error:
-        LOG.warning("%s: the engine died in the middle of an answer: %s", answered.label, error)
+        LOG.warning("%s: the engine died in the middle of an answer: %s", answered.label, described(error))
         died = Refusal(503, "the model's engine died in the middle of this answer: ask again")
         said.append(event(answered.fail(died).body_for(answered.request_id)))
     except Exception as error:  # noqa: BLE001  `fail` logs what is unexpected

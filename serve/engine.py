@@ -15,6 +15,7 @@ from rlhf.runtimes.base import EngineDied, ServerConfig
 from serve.gathering import gathered
 from serve.records import Variant
 from serve.settings import ReplicasConfig
+from serve.traces import Unexpected, described
 
 PREFIX = "rlhf-model-"
 HEALTH_PERIOD_S = 2.0
@@ -57,6 +58,9 @@ class Engine:
         except EngineDied:
             # Routers turn away from a dead process at once; from an unhealthy one after three periods.
             os._exit(1)
+        except Exception as error:  # noqa: BLE001  raised again
+            # Serve logs what a replica raises with its message, which may quote what was asked.
+            raise Unexpected(described(error)) from None
 
     async def check_health(self) -> None:
         await self.server.check_health()

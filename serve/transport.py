@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from serve.doors import Refusal, is_loopback
 from serve.settings import DoorsConfig
 from serve.text import shown
+from serve.traces import Unexpected, described
 
 LOG = logging.getLogger(__name__)
 REQUEST_ID = "x-request-id"
@@ -59,10 +60,12 @@ class Transport:
             return await respond(misdirected(host), id)(scope, receive, send_named)
         try:
             await self.app(scope, receive, send_named)
-        except Exception as error:
-            LOG.error("request %s: %s %s: an unexpected error", id, scope["method"], scope["path"], exc_info=error)
+        except Exception as error:  # noqa: BLE001  said in the log
+            found = f"request {id}: {scope['method']} {scope['path']}: an unexpected error: {described(error)}"
+            LOG.error("%s", found)
             if began:
-                raise
+                # The connection ends with it; Serve logs what is raised with its message.
+                raise Unexpected(found) from None
             await respond(Refusal(500, "an error of this service: its log says more"), id)(scope, receive, send_named)
 
 

@@ -1,0 +1,32 @@
+"""Errors in logs: what they are and where they arose, without their messages, which may quote what users wrote."""
+
+from __future__ import annotations
+
+import traceback
+from pathlib import Path
+
+from ray.exceptions import RayActorError
+from ray.serve.exceptions import DeploymentUnavailableError
+
+from rlhf.types import RunError
+
+FRAMES = 12
+"""Innermost frames of an error that are named."""
+
+
+class Unexpected(RunError):
+    """Description of an error that nobody expected, raised in its place where Ray Serve logs what is raised."""
+
+
+WORDLESS = (RayActorError, DeploymentUnavailableError, Unexpected)
+"""Errors whose messages are Ray's or ours and hold no word of a user."""
+
+
+def described(error: BaseException) -> str:
+    """Name the error's type, its frames, the innermost last, and its causes, in one line."""
+    message = f" ({' '.join(str(error).split())})" if isinstance(error, WORDLESS) else ""
+    trace = traceback.extract_tb(error.__traceback__)[-FRAMES:]
+    frames = [f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in trace]
+    place = f" at {' > '.join(frames)}" if frames else ""
+    cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return f"{type(error).__name__}{message}{place}" + (f", after {described(cause)}" if cause else "")
