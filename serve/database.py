@@ -92,6 +92,15 @@ class Database:
             return Erasure.pending
         return Erasure.pending if busy else Erasure.gone
 
+    def lock(self, connection: Connection, table: Table, *, shared: bool) -> None:
+        """Lock the table until the transaction ends: it is one transaction's alone, or shared by any number of them.
+
+        SQLite has one writer at a time anyway.
+        """
+        if self.engine.dialect.name == "postgresql":
+            mode = "SHARE" if shared else "SHARE ROW EXCLUSIVE"
+            connection.exec_driver_sql(f'LOCK TABLE "{table.name}" IN {mode} MODE')
+
     def insert_new(self, connection: Connection, table: Table, row: Mapping[str, Any]) -> bool:
         """Insert the row unless one with its key is there, also where another process inserts at the same time."""
         statement = INSERTS[self.engine.dialect.name](table).on_conflict_do_nothing()

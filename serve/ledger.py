@@ -5,17 +5,19 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import cached_property
 from typing import Any
 
 from sqlalchemy import Connection, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from rlhf.types import InputError, RunError
+from serve.consent import salted
 from serve.database import Database
 from serve.doors import Role
 from serve.phases import UNDER_WAY
 from serve.records import Key, Variant
-from serve.tables import APPLICATIONS, KEYS, PRODUCTION, RELEASES, SETTINGS, TRANSITIONS, VARIANTS
+from serve.tables import APPLICATIONS, KEYS, PRODUCTION, RELEASES, SETTINGS, TRANSITIONS, VARIANTS, storable
 
 SALT = "salt"
 USER_KEYS = {"name": "user_keys", "value": "required"}
@@ -91,6 +93,14 @@ class Ledger(Database):
         with self.writer.begin() as connection:
             self.insert_new(connection, SETTINGS, {"name": SALT, "value": secrets.token_hex(16)})
             return connection.execute(select(SETTINGS.c.value).where(SETTINGS.c.name == SALT)).scalar_one()
+
+    def pseudonym(self, user: str) -> str:
+        """A hash that names the user in what stays after a deletion."""
+        return salted(self._salt, storable(user))
+
+    @cached_property
+    def _salt(self) -> str:
+        return self.salt()
 
     def add_application(self, name: str) -> None:
         """Note that this service deploys the Serve application."""

@@ -192,7 +192,7 @@ def add_operating(api: FastAPI, gateway: Gateway, command: Command) -> None:
             check_plain(user)
         except ValueError as error:
             raise Refusal(400, f"user: {error}", param="user") from None
-        deleted = await asyncio.to_thread(gateway.store.delete_user, user)
+        deleted = await asyncio.to_thread(gateway.store.delete_user, user, time.time())
         return {**deleted, "text": await gateway.erase()}
 
     @api.get("/release")

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import Connection, Select, bindparam, delete, func, insert, or_, select, tuple_, update
+from sqlalchemy import Connection, Select, func, insert, select, tuple_
 
 from rlhf.types import InputError
-from serve.consent import known_name, without_words, wordless
-from serve.ledger import Ledger
+from serve.consent import known_name, without_words
+from serve.people import People
 from serve.records import Endpoint, Exposure, Feedback, FeedbackKind, Observed, Request, Response, Traffic
-from serve.tables import CONSENTS, EXPOSURES, FEEDBACK, REQUESTS, RESPONSES, storable
+from serve.tables import EXPOSURES, FEEDBACK, REQUESTS, RESPONSES
 from serve.text import shown
 
 PAGE = 500
@@ -24,35 +24,33 @@ class UnknownRequest(InputError):
     """Feedback for a request that is not there or is another user's: which of the two is not said."""
 
 
-class Store(Ledger):
+class Store(People):
     """Everything that serving remembers. One transaction per call; threads and processes may share it.
 
     Texts of users without consent are dropped here, in the transaction that would have kept them, so that withdrawing
-    consent leaves none behind.
+    consent leaves none behind. What was under way when its user was deleted is not kept at all.
     """
 
-    def __init__(self, url: str, *, consent_by_default: bool = False, outcomes: Collection[str] = ()) -> None:
-        """`outcomes`: names of outcomes that are kept without consent, as metrics read them."""
-        super().__init__(url)
-        self.consent_by_default, self.outcomes = consent_by_default, frozenset(outcomes)
-
     def record(self, requests: Sequence[Request]) -> None:
-        """Keep requests with their responses, all or none."""
+        """Keep requests with their responses, all or none; not of users who were deleted since they asked."""
         if not requests:
             return
-        with self.writer.begin() as connection:
-            consenting = self._consenting(connection, {request.user for request in requests})
+        with self.recording({request.user for request in requests}) as (connection, people):
             rows, answers = [], []
             for request in requests:
-                kept = request.user in consenting
+                standing = people[request.user]
+                if not standing.is_kept(request.at):
+                    continue
+                has_text = standing.is_text_kept(request.at)
                 row = asdict(request)
                 del row["responses"]
-                rows.append(row if kept else without_words(row))
+                rows.append(row if has_text else without_words(row))
                 answers += [
-                    {**asdict(response), "request_id": request.id, "text": response.text if kept else None}
+                    {**asdict(response), "request_id": request.id, "text": response.text if has_text else None}
                     for response in request.responses
                 ]
-            connection.execute(insert(REQUESTS), rows)
+            if rows:
+                connection.execute(insert(REQUESTS), rows)
             if answers:
                 connection.execute(insert(RESPONSES), answers)
 
@@ -63,7 +61,7 @@ class Store(Ledger):
         feedback does not say what its kind says.
         """
         check(feedback)
-        with self.writer.begin() as connection:
+        with self.recording({feedback.user}) as (connection, people):
             asked = select(REQUESTS.c.user, REQUESTS.c.shadow_of).where(REQUESTS.c.id == feedback.request_id)
             request = connection.execute(asked).first()
             if request is None or request.user != feedback.user or request.shadow_of is not None:
@@ -78,17 +76,21 @@ class Store(Ledger):
             if feedback.kind is FeedbackKind.chosen and len(indices) < 2:
                 raise InputError(f"kind=chosen: the request has {len(indices)} answer; ask for several with `n`")
             row = asdict(feedback)
-            if row.pop("user") not in self._consenting(connection, {feedback.user}):
+            del row["user"]
+            if not people[feedback.user].is_text_kept(feedback.at):
                 row |= {"text": None, "name": known_name(feedback.name, self.outcomes)}
             connection.execute(insert(FEEDBACK).values(row))
 
     def expose(self, exposure: Exposure, *, most: int | None = None) -> bool:
         """Keep the first time that the experiment shows the user an arm, and return whether the user takes part.
 
-        `most`: users of one owner who do; further ones do not. Several processes may let in some more together.
+        `most`: users of one owner who do; further ones do not. Several processes may let in some more together. A user
+        who was deleted since takes no part.
         """
         place = (EXPOSURES.c.experiment == exposure.experiment, EXPOSURES.c.user == exposure.user)
-        with self.writer.begin() as connection:
+        with self.recording({exposure.user}) as (connection, people):
+            if not people[exposure.user].is_kept(exposure.at):
+                return False
             if most is not None:
                 known = connection.execute(select(EXPOSURES.c.user).where(*place)).first() is not None
                 if not known and self._exposed_of(connection, exposure) >= most:
@@ -133,47 +135,6 @@ class Store(Ledger):
         with self.engine.connect() as connection:
             return {variant: count for variant, count in connection.execute(counts)}
 
-    def set_consent(self, user: str, given: bool, at: float) -> None:
-        """Texts of the user are kept from now on; or none are, those from before included (`erase` follows)."""
-        with self.writer.begin() as connection:
-            self.upsert(connection, CONSENTS, {"user": user, "given": given, "at": at})
-            if given:
-                return
-            own = select(REQUESTS.c.id).where(_of_user(user))
-            said = update(FEEDBACK).where(FEEDBACK.c.request_id.in_(own))
-            connection.execute(said.values(text=None))
-            connection.execute(said.where(FEEDBACK.c.name.not_in(self.outcomes)).values(name=None))
-            connection.execute(update(RESPONSES).where(RESPONSES.c.request_id.in_(own)).values(text=None))
-            sampling = connection.execute(select(REQUESTS.c.id, REQUESTS.c.sampling).where(_of_user(user))).all()
-            connection.execute(update(REQUESTS).where(_of_user(user)).values(messages=None, error=None))
-            if words := [{"row": id, "kept": wordless(found)} for id, found in sampling if wordless(found) != found]:
-                change = update(REQUESTS).where(REQUESTS.c.id == bindparam("row")).values(sampling=bindparam("kept"))
-                connection.execute(change, words)
-
-    def consent(self, user: str) -> bool | None:
-        """None: the user was not asked."""
-        with self.engine.connect() as connection:
-            return connection.execute(select(CONSENTS.c.given).where(CONSENTS.c.user == user)).scalar()
-
-    def delete_user(self, user: str) -> dict[str, int]:
-        """Delete all that is known of a user, shadow requests and consent included; rows deleted by table.
-
-        API keys stay: they are credentials, and `remove_key` removes them. Until `erase` SQLite's log holds the text.
-        """
-        own = select(REQUESTS.c.id).where(_of_user(user))
-        conditions = {
-            FEEDBACK: FEEDBACK.c.request_id.in_(own),
-            RESPONSES: RESPONSES.c.request_id.in_(own),
-            REQUESTS: REQUESTS.c.id.in_(own),
-            EXPOSURES: EXPOSURES.c.user == user,
-            CONSENTS: CONSENTS.c.user == user,
-        }
-        with self.writer.begin() as connection:
-            return {
-                table.name: connection.execute(delete(table).where(condition)).rowcount
-                for table, condition in conditions.items()
-            }
-
     def dialogues(
         self, *, since: float | None = None, until: float | None = None, variant: str | None = None
     ) -> Iterator[tuple[Request, list[Feedback]]]:
@@ -199,12 +160,6 @@ class Store(Ledger):
             found = _complete(connection, select(REQUESTS).where(REQUESTS.c.id == request_id))
             return found[0] if found else None
 
-    def _consenting(self, connection: Connection, users: set[str]) -> set[str]:
-        """Of the users those whose texts are kept. Their answers stay as they are until this transaction ends."""
-        asked = select(CONSENTS.c.user, CONSENTS.c.given).where(CONSENTS.c.user.in_(users)).with_for_update(read=True)
-        answers = {user: given for user, given in connection.execute(asked)}
-        return {user for user in users if answers.get(storable(user), self.consent_by_default)}
-
 
 def check(feedback: Feedback) -> None:
     """Raises InputError where the feedback does not say what its kind says."""
@@ -222,12 +177,6 @@ def check(feedback: Feedback) -> None:
             raise InputError(f"value={value}: an outcome has a finite one; give it")
         case _:
             return
-
-
-def _of_user(user: str) -> Any:
-    """The user's requests, and copies of them."""
-    asked = REQUESTS.alias()
-    return or_(REQUESTS.c.user == user, REQUESTS.c.shadow_of.in_(select(asked.c.id).where(asked.c.user == user)))
 
 
 def _observed(experiment: str, now: float) -> Select[Any]:

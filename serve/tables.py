@@ -136,6 +136,36 @@ CONSENTS = Table(
     Column("at", Double, nullable=False),
 )
 
+# What was under way when a user was deleted is not kept. The salted hash of the name is all that stays.
+DELETIONS = Table(
+    "deletions",
+    METADATA,
+    Column("user", Text, primary_key=True),
+    Column("at", Double, nullable=False),
+)
+
+EXPORTS = Table(
+    "exports",
+    METADATA,
+    Column("id", Text, primary_key=True),
+    Column("host", Text, nullable=False),
+    Column("folder", Text, nullable=False),
+    # sha256 of its manifest. NULL until it is committed.
+    Column("manifest", Text),
+    Column("at", Double, nullable=False),
+    # Why rows of users who withdrew could not be taken out of it the last time.
+    Column("problem", Text),
+)
+
+# What the rows of an export were made from. Users are salted hashes: they are needed once the requests are gone.
+EXPORTED = Table(
+    "exported_requests",
+    METADATA,
+    Column("export_id", ForeignKey("exports.id", ondelete="CASCADE"), primary_key=True),
+    Column("request_id", Text, primary_key=True),
+    Column("user", Text, nullable=False, index=True),
+)
+
 KEYS = Table(
     "keys",
     METADATA,
