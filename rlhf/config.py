@@ -220,13 +220,17 @@ def compose(folder: Path, name: str, overrides: list[str], schema: type[T]) -> T
 
 
 def from_words(words: list[str], schema: type[T]) -> T:
-    """A configuration from `key=value` words alone, for commands that are no Hydra mains. Raises InputError."""
+    """A configuration from `key=value` words alone, lists as `key=[a,b]`, for commands that are no Hydra mains. Raises
+    InputError."""
     # Not read as YAML, to which 007 and 12e4, as hashes begin, are numbers.
-    given = {key: value for key, _, value in (word.partition("=") for word in words)}
-    known = [declared.name for declared in dataclasses.fields(schema)]  # type: ignore[arg-type]
-    for key in given:
+    given: dict[str, Any] = {key: value for key, _, value in (word.partition("=") for word in words)}
+    known = {declared.name: str(declared.type) for declared in dataclasses.fields(schema)}  # type: ignore[arg-type]
+    for key, value in given.items():
         if key not in known:
             raise InputError(unknown_key(key, schema))
+        if known[key].startswith("list"):
+            items = value.removeprefix("[").removesuffix("]").split(",")
+            given[key] = [item.strip() for item in items if item.strip()]
     return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), given))  # type: ignore[return-value]
 
 

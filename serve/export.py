@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import socket
 import sys
+import time
+import uuid
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -19,8 +23,9 @@ from rlhf.data.dialogues import check_turns
 from rlhf.data.fields import BadRow, Defect, empty
 from rlhf.data.messages import take_prompt
 from rlhf.data.quarantine import REJECTS
-from rlhf.train.artifact import Artifact, committing, open_artifact
+from rlhf.train.artifact import MANIFEST, Artifact, committing, describe, open_artifact
 from rlhf.types import InputError
+from serve.exported import Export
 from serve.judgements import Opinion, Row, imitable, labelled, opinions, pairs
 from serve.records import Feedback, Request
 from serve.shares import largest_share, within_shares
@@ -109,16 +114,35 @@ def export(store: Store, kind: RowKind, folder: Path, config: ExportConfig) -> A
         "time_range": [min(event.at for row in rows for event in row.events), max(row.at for row in rows)],
         "metrics": {
             "rows": len(rows),
-            "users": len({user for row in rows for user in row.users}),
+            "users": len({request.user for row in rows for request in row.requests}),
             "largest_user_share": largest_share(rows),
             "sources": dict(sorted(Counter(row.source for row in rows).items())),
             "rejects": reasons,
         },
     }
-    with committing(folder, manifest) as staging:
+    users = {request.id: request.user for row in rows for request in row.requests}
+    with noted(store, folder, users), committing(folder, manifest) as staging:
         write_lines(staging / ROWS, ({**row.content, "source": row.source, **origin(row)} for row in rows))
         write_lines(staging / REJECTS, ({"reason": reject.reason, **origin(reject)} for reject in rejects))
     return open_artifact(folder)
+
+
+@contextmanager
+def noted(store: Store, folder: Path, users: Mapping[str, str]) -> Iterator[None]:
+    """A block that writes an export, which the store knows from before it is there: who withdraws meanwhile is found.
+
+    `users`: by request behind its rows.
+    """
+    export = Export(
+        id=uuid.uuid4().hex, host=socket.gethostname(), folder=str(folder.resolve()), manifest=None, at=time.time()
+    )
+    store.add_export(export, users)
+    try:
+        yield
+    except BaseException:
+        store.remove_export(export.id)
+        raise
+    store.set_export(replace(export, manifest=describe(folder / MANIFEST)["sha256"]))
 
 
 def parents_of(store: Store, rows: Iterable[Row]) -> list[dict[str, Any]]:
@@ -204,7 +228,8 @@ def trace(store: Store, folder: Path, row: int) -> list[tuple[Request, list[Feed
     """The requests behind a row of an exported folder, counted from 0, each with those of its events that made the
     row. What was deleted since then is missing."""
     artifact = open_artifact(folder)
-    lines = (artifact.folder / ROWS).read_text(encoding="utf-8").splitlines()
+    # Texts may hold characters that end a line of text, and no line of bytes.
+    lines = (artifact.folder / ROWS).read_bytes().splitlines()
     if not 0 <= row < len(lines):
         raise InputError(f"{folder}: it has rows 0 to {len(lines) - 1}, no row {row}")
     content = json.loads(lines[row])

@@ -61,10 +61,11 @@ class Exports(Ledger):
             connection.execute(delete(EXPORTED).where(EXPORTED.c.export_id == id))
             connection.execute(delete(EXPORTS).where(EXPORTS.c.id == id))
 
-    def forget_exported(self, id: str, request_ids: Collection[str]) -> None:
-        """Note that the export has no rows of these requests any more."""
+    def set_exported(self, id: str, request_ids: Collection[str]) -> None:
+        """Note that of its requests the export has rows of these alone."""
         with self.writer.begin() as connection:
-            for page in _pages(request_ids):
+            noted = set(connection.execute(select(EXPORTED.c.request_id).where(EXPORTED.c.export_id == id)).scalars())
+            for page in _pages(noted.difference(request_ids)):
                 gone = delete(EXPORTED).where(EXPORTED.c.export_id == id, EXPORTED.c.request_id.in_(page))
                 connection.execute(gone)
 

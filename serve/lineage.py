@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -76,8 +78,11 @@ def told(manifest: dict[str, Any], folder: Path) -> Iterator[str]:
     sources = ", ".join(f"{count} by {source}" for source, count in metrics["sources"].items())
     yield f"{metrics['rows']} rows of {metrics['users']} users: {sources}"
     with (folder / ROWS).open(encoding="utf-8") as rows:
-        first = json.loads(next(rows))
-    yield f"the first: requests {first['request_ids']}, events {first['event_ids']}"
+        for first in map(json.loads, islice(rows, 1)):
+            yield f"the first: requests {first['request_ids']}, events {first['event_ids']}"
+    for taken in manifest.get("forgotten", ()):
+        day = datetime.fromtimestamp(taken["at"], UTC).date()
+        yield f"{taken['rows']} rows removed on {day}, as their users withdrew; learnt before: {taken['models']}"
 
 
 def write(folder: Path, *, model: str) -> None:

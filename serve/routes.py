@@ -182,7 +182,12 @@ def add_saying(api: FastAPI, gateway: Gateway) -> None:
             raise Refusal(400, "user: name whose consent it is", param="user")
         await asyncio.to_thread(gateway.store.set_consent, user, given.given, time.time())
         said = {"user": user, "given": given.given}
-        return said if given.given else {**said, "text": await gateway.erase()}
+        if given.given:
+            return said
+        if exports := await asyncio.to_thread(gateway.store.exports_of, user):
+            folders = ", ".join(export.folder for export in exports)
+            LOG.warning("consent was withdrawn for rows of %s: remove them with `python serve/forget.py`", folders)
+        return {**said, "text": await gateway.erase()}
 
 
 def add_operating(api: FastAPI, gateway: Gateway, command: Command) -> None:
@@ -193,7 +198,8 @@ def add_operating(api: FastAPI, gateway: Gateway, command: Command) -> None:
         except ValueError as error:
             raise Refusal(400, f"user: {error}", param="user") from None
         deleted = await asyncio.to_thread(gateway.store.delete_user, user, time.time())
-        return {**deleted, "text": await gateway.erase()}
+        exports = await asyncio.to_thread(gateway.store.exports_of, user)
+        return {**deleted, "exports": [export.folder for export in exports], "text": await gateway.erase()}
 
     @api.get("/release")
     async def status(caller: Operator) -> dict[str, Any]:

@@ -7,6 +7,8 @@ import pytest
 
 from serve import directions
 from serve.doors import Role, hash_key
+from serve.export import ExportConfig, RowKind, export
+from serve.forget import ForgetConfig, forget
 from serve.gateway import REFRESH_S, Gateway
 from tests.unit.serve.service.conftest import KEYS, NOW, running
 from tests.unit.serve.service.test_doors import CHAT
@@ -75,7 +77,26 @@ def test_consent_withdrawn_forgets_texts_and_deletion_everything(shop, store):
     assert (deleted["requests"], deleted["consents"], deleted["text"]) == (2, 1, "gone")
     assert store.dialogue(id) is None
     assert store.dialogue(bystander)
-    assert set(shop.delete("/users/shop/ann", headers=OPERATOR).json().values()) == {0, "gone"}
+    again = shop.delete("/users/shop/ann", headers=OPERATOR).json()
+    assert again.pop("exports") == []
+    assert set(again.values()) == {0, "gone"}
+
+
+def test_who_leaves_is_said_to_be_in_exports_until_they_are_rewritten(shop, store, tmp_path, caplog):
+    folder = tmp_path / "rows"
+    for user in ("ann", "bob"):
+        opinion = {"request_id": asked(shop, user=user), "user": user, "kind": "thumb", "value": 1}
+        assert shop.post("/v1/feedback", json=opinion, headers=USER).status_code == 201
+        withdrawal = {"user": user, "given": False}
+    export(store, RowKind.labelled, folder, ExportConfig(max_user_share=1.0))
+    answer = shop.put("/v1/consent", json=withdrawal, headers=USER).json()
+    assert answer == {**withdrawal, "user": "shop/bob", "text": "gone"}
+    assert f"consent was withdrawn for rows of {folder}: remove them with `python serve/forget.py`" in caplog.text
+    for _ in range(2):
+        assert shop.delete("/users/shop/ann", headers=OPERATOR).json()["exports"] == [str(folder)]
+    forget(store, ForgetConfig(url="", roots=[]))
+    assert shop.delete("/users/shop/ann", headers=OPERATOR).json()["exports"] == []
+    assert (folder / "rows.jsonl").read_bytes() == b""
 
 
 def test_operators_are_named_in_what_they_command(shop):

@@ -1,0 +1,77 @@
+"""What was made from a folder, directly or through others, as manifests say."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rlhf.train.artifact import MANIFEST
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """An artifact in a folder."""
+
+    folder: Path
+    kind: str
+    """`model`, `checkpoint` and so on."""
+    named: tuple[str, ...]
+    """All texts in its configuration and its parents, paths among them."""
+
+
+def artifacts_in(roots: Iterable[Path]) -> list[Made]:
+    """Artifacts anywhere in these folders, each once."""
+    files = {file.resolve() for root in roots for file in root.rglob(MANIFEST)}
+    return [made for file in sorted(files) if (made := read(file))]
+
+
+def read(file: Path) -> Made | None:
+    """None: the file is another program's."""
+    try:
+        manifest = json.loads(file.read_text(encoding="utf-8"))
+        named = tuple(texts([manifest.get("config"), manifest.get("parents")]))
+        return Made(file.parent, str(manifest["kind"]), named)
+    except (OSError, ValueError, KeyError, AttributeError):
+        return None
+
+
+def descendants(folder: Path, artifacts: Iterable[Made]) -> list[Made]:
+    """Artifacts whose data, parents or other models lead back to the folder, in the order found."""
+    left = [made for made in artifacts if made.folder != folder]
+    found: list[Made] = []
+    ancestors = [folder]
+    while ancestors:
+        ancestor = ancestors.pop(0)
+        made = [each for each in left if any(lies_in(text, ancestor) for text in each.named)]
+        left = [each for each in left if each not in made]
+        found += made
+        ancestors += [each.folder for each in made]
+    return found
+
+
+def texts(value: Any) -> Iterator[str]:
+    match value:
+        case str():
+            yield value
+        case Mapping():
+            for each in value.values():
+                yield from texts(each)
+        case list():
+            for each in value:
+                yield from texts(each)
+
+
+def lies_in(text: str, folder: Path) -> bool:
+    """Whether a text is the path of the folder, or of something in it.
+
+    A relative one was seen from a place that no manifest names: any folder of that name may be meant, and one too many
+    is named rather than one too few.
+    """
+    path = Path(text)
+    if path.is_absolute():
+        return folder in (path, *path.parents)
+    inside = [each for each in (path, *path.parents) if each.parts]
+    return len(path.parts) > 1 and any(folder.parts[-len(each.parts) :] == each.parts for each in inside)
