@@ -27,6 +27,7 @@ from serve.listening import listening
 from serve.release_desk import ReleaseDesk
 from serve.settings import ServeConfig
 from serve.store import Store
+from serve.traces import keep_messages_out_of_logs
 
 CONF = Path(__file__).parent.parent / "conf"
 APP = "rlhf-service"
@@ -41,6 +42,7 @@ class GatewayReplica:
     """A gateway with its routes, in a replica. It `listens` itself, or stands behind the proxies of Serve."""
 
     def __init__(self, config: ServeConfig, store_url: str, controller: DeploymentHandle, *, listens: bool) -> None:
+        keep_messages_out_of_logs()
         consent_by_default, outcomes = config.store.consent_by_default, config.release.outcomes
         store = Store(store_url, consent_by_default=consent_by_default, outcomes=outcomes)
         self.listens = listens

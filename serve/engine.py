@@ -15,7 +15,7 @@ from rlhf.runtimes.base import EngineDied, ServerConfig
 from serve.gathering import gathered
 from serve.records import Variant
 from serve.settings import ReplicasConfig
-from serve.traces import Unexpected, described
+from serve.traces import Unexpected, described, keep_messages_out_of_logs
 
 PREFIX = "rlhf-model-"
 HEALTH_PERIOD_S = 2.0
@@ -36,6 +36,7 @@ class Engine:
     """A replica."""
 
     async def __init__(self, folder: str, name: str, config: ServerConfig) -> None:  # type: ignore[misc]
+        keep_messages_out_of_logs()
         # Imported here: it takes ten seconds, of this process alone.
         from rlhf.runtimes.vllm_server import VLLMServer
 

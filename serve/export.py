@@ -23,7 +23,7 @@ from rlhf.data.dialogues import check_turns
 from rlhf.data.fields import BadRow, Defect, empty
 from rlhf.data.messages import take_prompt
 from rlhf.data.quarantine import REJECTS
-from rlhf.train.artifact import MANIFEST, Artifact, committing, describe, open_artifact
+from rlhf.train.artifact import MANIFEST, Artifact, committing, describe, open_artifact, settled
 from rlhf.types import InputError
 from serve.exported import Export
 from serve.judgements import Opinion, Row, imitable, labelled, opinions, pairs
@@ -134,7 +134,12 @@ def noted(store: Store, folder: Path, users: Mapping[str, str]) -> Iterator[None
     `users`: by request behind its rows.
     """
     export = Export(
-        id=uuid.uuid4().hex, host=socket.gethostname(), folder=str(folder.resolve()), manifest=None, at=time.time()
+        id=uuid.uuid4().hex,
+        host=socket.gethostname(),
+        # A stage of a pipeline writes it into a folder that it commits later.
+        folder=str(settled(folder.resolve())),
+        manifest=None,
+        at=time.time(),
     )
     store.add_export(export, users)
     try:

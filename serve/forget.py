@@ -18,7 +18,7 @@ from omegaconf import MISSING
 from rlhf.command_line import command_line
 from rlhf.config import from_words
 from rlhf.data.quarantine import REJECTS
-from rlhf.train.artifact import MANIFEST, Artifact, committing, describe, files_in, open_artifact
+from rlhf.train.artifact import MANIFEST, Artifact, committing, describe, files_in, open_artifact, staging_of
 from rlhf.types import InputError, RunError
 from serve.descent import Made, artifacts_in, descendants
 from serve.export import ROWS
@@ -169,6 +169,8 @@ def rewrite(store: Store, folder: Path, artifacts: Collection[Made]) -> Outcome:
         rejects = [(line, reject) for line, reject in rejects if present.keys() >= set(reject["request_ids"])]
         num_users = len({users[id] for id in outcome.request_ids})
         write_again(artifact, changed(artifact, kept, rejects, num_users, outcome), kept, rejects)
+    for outer in folder.parents:
+        describe_again(outer, folder)
     return outcome
 
 
@@ -201,6 +203,21 @@ def write_again(artifact: Artifact, manifest: dict[str, Any], rows: Lines, rejec
         for name, lines in ((ROWS, rows), (REJECTS, rejects)):
             (staging / name).write_bytes(b"".join(line for line, _ in lines))
         (staging / MANIFEST).unlink()
+
+
+def describe_again(outer: Path, folder: Path) -> None:
+    """Bring the manifest of an artifact around the export up to date, as of a stage of a pipeline."""
+    file = outer / MANIFEST
+    if not file.is_file():
+        return
+    manifest = json.loads(file.read_text(encoding="utf-8"))
+    files = {str(each.relative_to(outer)): describe(each) for each in files_in(folder)}
+    known = {name: each for name, each in manifest.get("files", {}).items() if folder in (outer / name).parents}
+    if known and known != files:
+        manifest["files"] = {name: each for name, each in manifest["files"].items() if name not in known} | files
+        staging = staging_of(file)
+        staging.write_text(json.dumps(manifest, indent=1, allow_nan=False), encoding="utf-8")
+        staging.replace(file)
 
 
 def requests_of(lines: Lines) -> set[str]:

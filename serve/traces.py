@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import traceback
 from pathlib import Path
+from typing import Any
 
 from ray.exceptions import RayActorError
 from ray.serve.exceptions import DeploymentUnavailableError
@@ -30,3 +32,17 @@ def described(error: BaseException) -> str:
     place = f" at {' > '.join(frames)}" if frames else ""
     cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     return f"{type(error).__name__}{message}{place}" + (f", after {described(cause)}" if cause else "")
+
+
+def keep_messages_out_of_logs() -> None:
+    """Have every logger of this process describe errors that it would print whole: vLLM's, Serve's and asyncio's do."""
+    make = logging.getLogRecordFactory()
+
+    def describing(*args: Any, **kwargs: Any) -> logging.LogRecord:
+        record = make(*args, **kwargs)
+        if record.exc_info and record.exc_info[1] is not None:
+            record.msg = f"{record.getMessage()} {described(record.exc_info[1])}"
+            record.args, record.exc_info = (), None
+        return record
+
+    logging.setLogRecordFactory(describing)

@@ -20,6 +20,8 @@ from rlhf.train.disk import why_not_written
 from rlhf.types import InputError
 
 MANIFEST = "manifest.json"
+STAGING = ".tmp-"
+"""What the name of a folder begins with that is being written."""
 HASH_CHUNK_BYTES = 1 << 24
 HASH_THREADS = 8
 """Files hashed at once: sha256 leaves the interpreter to other threads and is slower than a disk."""
@@ -118,7 +120,12 @@ def files_of_rank(folder: Path, rank: int) -> list[Path]:
 
 def staging_of(folder: Path) -> Path:
     """Where what becomes `folder` is written."""
-    return folder.with_name(f".tmp-{folder.name}")
+    return folder.with_name(f"{STAGING}{folder.name}")
+
+
+def settled(path: Path) -> Path:
+    """Where a path in folders that are being written will be once they are committed."""
+    return Path(*(part.removeprefix(STAGING) for part in path.parts))
 
 
 def open_artifact(folder: Path) -> Artifact:

@@ -110,6 +110,22 @@ def test_what_learnt_from_the_rows_is_named(store, pairs, tmp_path, monkeypatch)
     assert f"{direct} (model)" in str(lineage(pairs).children[-1].label)
 
 
+def test_an_export_of_a_pipelines_stage_is_followed_and_the_stage_stays_whole(store, pairs, tmp_path):
+    stage = tmp_path / "runs/round/files"
+    with committing(stage, {"kind": "files", "config": {}}) as staging:
+        export(store, RowKind.pairs, staging / "pairs", ExportConfig(max_user_share=1.0))
+        (staging / "round.json").write_text("{}")
+    assert str(stage / "pairs") in [each.folder for each in store.exports_of("ann")]
+    made = model(tmp_path / "runs/dpo/model", {"data": {"path": str(stage / "pairs/rows.jsonl")}})
+    store.delete_user("ann", at=50.0)
+    _, outcome = forget(store, given(tmp_path))
+    assert (outcome.folder, outcome.removed, outcome.models) == (stage / "pairs", 2, (f"{made} (model)",))
+    assert set(open_artifact(stage).manifest["files"]) == {
+        "pairs/manifest.json", "pairs/rejects.jsonl", "pairs/rows.jsonl", "round.json"
+    }  # fmt: skip
+    assert store.exports_to_forget() == []
+
+
 def test_an_export_that_is_not_there_is_marked_until_it_is_found(store, pairs, tmp_path):
     runs, moved = tmp_path / "runs", tmp_path / "moved"
     made = model(runs / "dpo/model", {"data": {"path": str(pairs / "rows.jsonl")}})

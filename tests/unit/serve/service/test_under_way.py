@@ -14,7 +14,7 @@ from ray.exceptions import ActorDiedError, RayTaskError
 from serve.engine import Engine
 from serve.settings import DoorsConfig
 from serve.store import Store
-from serve.traces import Unexpected, described
+from serve.traces import Unexpected, described, keep_messages_out_of_logs
 from serve.transport import Transport
 from tests.unit.serve.service.conftest import running
 from tests.unit.serve.service.engines import answers
@@ -76,7 +76,7 @@ class Remote:
 async def in_replica(variant, endpoint, body):
     """What the gateway gets of a replica's error: Ray raises it again, with the replica's traceback in its message."""
     engine = Engine.__new__(Engine)
-    engine.server = Remote()
+    engine.server, engine.stream_interval_s = Remote(), 0.01
     try:
         async for answer in engine.answer(endpoint, body, "id", None):
             yield answer
@@ -107,6 +107,20 @@ def test_an_error_that_quotes_a_prompt_is_logged_without_it(gateway, engines, ca
     assert "quoting" in caplog.text
     assert "TypeError" in caplog.text
     assert "after ValueError at" in caplog.text
+    assert SECRET not in caplog.text
+
+
+def test_loggers_of_a_replica_describe_errors_that_they_would_print(caplog):
+    before = logging.getLogRecordFactory()
+    keep_messages_out_of_logs()
+    try:
+        float(SECRET)
+    except ValueError:
+        logging.getLogger("vllm.serving").exception("Error in %s.", "a stream")
+        logging.getLogger("vllm.serving").info("fine", exc_info=False)
+    finally:
+        logging.setLogRecordFactory(before)
+    assert "Error in a stream. ValueError at test_under_way.py:" in caplog.text
     assert SECRET not in caplog.text
 
 
