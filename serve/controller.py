@@ -43,8 +43,10 @@ class Controller:
         while True:
             await asyncio.sleep(self.config.release.interval_s)
             try:
+                # Without the lock: no command waits for it, and a release that one changes meanwhile is left as it is.
+                judged = await asyncio.to_thread(self.desk.judge)
                 async with self.lock:
-                    transition = await asyncio.to_thread(self.desk.look)
+                    transition = await asyncio.to_thread(self.desk.act, judged)
                     if transition is not None:
                         LOG.info("release %s: %s, as %s", transition.release, transition.after, transition.reason)
                     await asyncio.to_thread(self.reconcile)

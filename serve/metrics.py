@@ -66,7 +66,8 @@ def observed_users(
 ) -> list[User]:
     """Return the users whose time of observation is over, in order of exposure.
 
-    Later events never change them, so that a test may be looked at after each.
+    Requests under way at its end do not count: they are not known then. So later events never change a user, and a test
+    may be looked at after each.
     """
     users = {
         name: user
@@ -79,7 +80,7 @@ def observed_users(
         return found if found and 0 <= at - found.exposure_s < observation_s else None
 
     for request in traffic.requests:
-        user = within(request.user, request.at)
+        user = within(request.user, request.at) and within(request.user, end(request))
         if user and request.shadow_of is None and (request.variant == experiment.candidate) is user.candidate:
             user.requests[request.id] = request
             user.retained |= request.at - user.exposure_s >= retention_after_s
@@ -87,6 +88,10 @@ def observed_users(
         if user := within(event.user, event.at):
             user.feedback.append(event)
     return list(users.values())
+
+
+def end(request: Observed) -> float:
+    return request.at + request.latency_s
 
 
 def mean(values: Iterable[float]) -> float | None:
@@ -136,6 +141,8 @@ USER_METRICS: dict[str, Callable[[User], float | None]] = {
     "turns": turns,
     "retention": retention,
 }
+OF_FEEDBACK = ("thumbs", "rating")
+"""Metrics, beside outcomes, that read what users say alone; the other user metrics read their requests."""
 REQUEST_METRICS: dict[str, Callable[[Observed], float | None]] = {
     "error_rate": lambda request: float(request.status >= ERROR),
     "latency_p95_s": lambda request: request.latency_s if request.status < FAILED else None,

@@ -4,18 +4,32 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from rlhf.types import InputError, RunError
 from serve import phases
-from serve.decision import judge
+from serve.looks import Looks
 from serve.phases import UNDER_WAY, Phase, Release, Transition, Watch
 from serve.records import Variant
 from serve.settings import ServeConfig
 from serve.store import Store
 from serve.variants import as_plain, is_adapter, register, what_is_wrong
 from serve.verdict import Outcome, Verdict
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """A release under way and the verdict on it; it may have changed since."""
+
+    id: int
+    version: int
+    """Number of the release's changes when it was read."""
+    at: float
+    """Unix seconds."""
+    verdict: Verdict
+    unverified: str | None
+    """What is wrong with the files that a rollback would return to, where the verdict promotes."""
 
 
 @dataclass(slots=True)
@@ -28,6 +42,10 @@ class ReleaseDesk:
     """Unix seconds."""
     verdict: Verdict | None = None
     """Of the last look."""
+    looks: Looks = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.looks = Looks(self.store, self.config.release, timeout_s=self.config.limits.timeout_s)
 
     def open_shop(self) -> None:
         """Register the configured models; the first call of all says what is in production."""
@@ -52,14 +70,34 @@ class ReleaseDesk:
 
     def look(self) -> Transition | None:
         """Judge the release under way and do what follows."""
+        return self.act(self.judge())
+
+    def judge(self) -> Judged | None:
+        """Judge the release under way, which changes nothing; None where there is none. One caller at a time."""
         saved, release = self.latest()
         if saved is None or release is None or release.experiment is None:
             return None
         now = self.clock()
-        traffic = self.store.traffic(release.experiment.name, now)
-        self.verdict = judge(self.config.release, release.experiment, traffic, now)
-        unverified = self.unverified(release) if release.would_promote(self.verdict) else None
-        after, transition = phases.advance(release, self.verdict, now=now, unverified=unverified)
+        verdict = self.looks.look(release.experiment, now)
+        unverified = self.unverified(release) if release.would_promote(verdict) else None
+        return Judged(id=saved["id"], version=saved["version"], at=now, verdict=verdict, unverified=unverified)
+
+    def act(self, judged: Judged | None) -> Transition | None:
+        """Do what follows from a verdict, unless the release has changed since."""
+        saved, release = self.latest()
+        if (
+            saved is None
+            or release is None
+            or judged is None
+            or (saved["id"], saved["version"])
+            != (
+                judged.id,
+                judged.version,
+            )
+        ):
+            return None
+        self.verdict = judged.verdict
+        after, transition = phases.advance(release, judged.verdict, now=judged.at, unverified=judged.unverified)
         if transition is not None:
             self.save(saved, after, transition)
         return transition

@@ -108,6 +108,12 @@ class ReleaseConfig:
     """Probability that a candidate as good as its predecessor is withdrawn, or raises an alarm in its watch: half for
     the goal, shared by the steps with users, half for the guardrails, shared by them and all steps; without guardrails
     all for the goal."""
+    max_owner_share: float = 0.1
+    """Largest share of a step's users that one owner of keys may bring; further ones, in order of exposure, are
+    answered as before and left out of the verdict. It holds once 1 / share owners take part, or where `services` names
+    any. Users without a key have no owner and no limit. 1: no limit."""
+    services: list[str] = field(default_factory=list)
+    """Owners of keys that speak for users of their own, to whom `max_owner_share` does not apply."""
     allow: list[str] = field(default_factory=list)
     """Users who always see the candidate; they are not part of the experiment."""
     deny: list[str] = field(default_factory=list)
@@ -164,6 +170,10 @@ def check_steps(config: ReleaseConfig) -> None:
     for name in ("interval_s", "observation_s", "max_step_s", "guardrail_window_s", "guardrail_period_s"):
         if not 0 < getattr(config, name) < math.inf:
             raise InputError(f"release.{name}={getattr(config, name)}: give seconds above 0")
+    if not 0 < config.max_owner_share <= 1:
+        raise InputError(
+            f"release.max_owner_share={config.max_owner_share}: give a share above 0; 1 leaves every user in"
+        )
     if not 0 <= config.watch_s < math.inf:
         raise InputError(f"release.watch_s={config.watch_s}: give seconds, 0 for no watch")
     if not 0 < config.holdback < 1:

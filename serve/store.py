@@ -12,6 +12,7 @@ from sqlalchemy import Connection, Select, func, insert, select, tuple_
 from rlhf.types import InputError
 from serve.consent import known_name, without_words
 from serve.people import People
+from serve.reading import observed_columns
 from serve.records import Endpoint, Exposure, Feedback, FeedbackKind, Observed, Request, Response, Traffic
 from serve.tables import EXPOSURES, FEEDBACK, REQUESTS, RESPONSES
 from serve.text import shown
@@ -180,25 +181,8 @@ def check(feedback: Feedback) -> None:
 
 
 def _observed(experiment: str, now: float) -> Select[Any]:
-    names = (
-        "id",
-        "user",
-        "variant",
-        "at",
-        "shadow_of",
-        "conversation",
-        "turn",
-        "prompt_hash",
-        "status",
-        "latency_s",
-        "first_token_s",
-    )
-    tokens = select(func.sum(RESPONSES.c.num_tokens)).where(RESPONSES.c.request_id == REQUESTS.c.id).scalar_subquery()
     return (
-        select(
-            *(REQUESTS.c[name] for name in names),
-            tokens.label("completion_tokens"),
-        )
+        select(*observed_columns(REQUESTS))
         .where(REQUESTS.c.experiment == experiment, REQUESTS.c.at <= now)
         .order_by(REQUESTS.c.at, REQUESTS.c.id)
     )

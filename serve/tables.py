@@ -126,6 +126,7 @@ EXPOSURES = Table(
     Column("salt", Text, nullable=False),
     Column("owner", Text, nullable=False),
     Index(None, "experiment", "owner"),
+    Index(None, "experiment", "at", "user"),
 )
 
 CONSENTS = Table(

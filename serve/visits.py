@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 
-from serve.metrics import REQUEST_METRICS, User, exposed_users, user_value
+from serve.metrics import REQUEST_METRICS, User, end, exposed_users, user_value
 from serve.records import Observed, Traffic
 from serve.verdict import Experiment
 
@@ -64,34 +66,72 @@ def unit_of(metric: str, user: User) -> Unit:
     return Unit(predecessor=known, probability=user.probability)
 
 
-def visits(
-    traffic: Traffic, experiment: Experiment, *, period_s: float, window_s: float, now: float
-) -> list[list[Visit]]:
-    """Visits by period, those whose window is over, in the order in which their first request ended.
+Answer = tuple[str, User | None, float, Observed, Observed | None]
+"""A request with the unit it counts for, its user, the time at which it ended, and its copy in the shadow."""
+
+
+class Visits:
+    """Visits in the order in which their first request ended.
 
     A user is alike from request to request and keeps the arm, so that a second visit in one test would count one
     chance twice. Later requests never change a visit whose window is over.
     """
-    latest: dict[str, Visit] = {}
-    found: list[Visit] = []
-    for name, user, ended, request, copy in sorted(answers(traffic, experiment), key=lambda answer: answer[2]):
-        period = max(0, int((ended - experiment.since) // period_s))
-        visit = latest.get(name)
-        if visit is None or (ended >= visit.entered + window_s and period != visit.period):
-            visit = latest[name] = Visit(period=period, entered=ended, user=user)
-            found.append(visit)
-        if ended < visit.entered + window_s:
-            visit.requests.append(request)
-            visit.copies += [copy] if copy else []
-    over = [visit for visit in found if visit.entered + window_s <= now]
+
+    def __init__(self, experiment: Experiment, *, period_s: float, window_s: float) -> None:
+        self.since, self.period_s, self.window_s = experiment.since, period_s, window_s
+        self.open: dict[str, Visit] = {}
+        """Visits by unit, those whose window may not be over."""
+        self.queue: deque[tuple[str, Visit]] = deque()
+        """The same in order."""
+        self.period = 0
+        self.counted: set[int] = set()
+        """Units that have a visit in the latest period, by their names' hashes, which take less memory."""
+
+    def add(self, answers: Iterable[Answer]) -> None:
+        """Add answers in the order in which they ended, none of which ended before those added earlier."""
+        for name, user, ended, request, copy in answers:
+            visit = self.open.get(name)
+            if visit is None or ended >= visit.entered + self.window_s:
+                visit = self.enter(name, user, ended)
+            if visit:
+                visit.requests.append(request)
+                visit.copies += [copy] if copy else []
+
+    def enter(self, name: str, user: User | None, ended: float) -> Visit | None:
+        """Begin a visit; None where the unit has had its visit of the period."""
+        period = max(0, int((ended - self.since) // self.period_s))
+        if period != self.period:
+            self.period = period
+            self.counted.clear()
+        if hash(name) in self.counted:
+            return None
+        self.counted.add(hash(name))
+        visit = self.open[name] = Visit(period=period, entered=ended, user=user)
+        self.queue.append((name, visit))
+        return visit
+
+    def over(self, now: float) -> Iterator[Visit]:
+        """Take out the visits whose window is over."""
+        while self.queue and self.queue[0][1].entered + self.window_s <= now:
+            name, visit = self.queue.popleft()
+            if self.open[name] is visit:
+                del self.open[name]
+            yield visit
+
+
+def visits(
+    traffic: Traffic, experiment: Experiment, *, period_s: float, window_s: float, now: float
+) -> list[list[Visit]]:
+    """Visits by period, those whose window is over."""
+    found = Visits(experiment, period_s=period_s, window_s=window_s)
+    found.add(sorted(answers(traffic, experiment), key=itemgetter(2)))
+    over = list(found.over(now))
     periods = max((visit.period for visit in over), default=0) + 1
     return [[visit for visit in over if visit.period == number] for number in range(periods)]
 
 
-def answers(
-    traffic: Traffic, experiment: Experiment
-) -> Iterator[tuple[str, User | None, float, Observed, Observed | None]]:
-    """Each request with the unit it counts for, its user, the time at which it ended, and its copy in the shadow."""
+def answers(traffic: Traffic, experiment: Experiment) -> Iterator[Answer]:
+    """Requests that guardrails count."""
     if experiment.shadow:
         named = {exposure.user for exposure in traffic.exposures}
         seen = {request.id: request for request in traffic.requests if request.shadow_of is None}
@@ -106,7 +146,3 @@ def answers(
         user = users.get(request.user)
         if user and request.shadow_of is None and (request.variant == experiment.candidate) is user.candidate:
             yield request.user, user, end(request), request, None
-
-
-def end(request: Observed) -> float:
-    return request.at + request.latency_s

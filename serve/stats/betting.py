@@ -10,14 +10,15 @@ rejected with probability at most alpha. Needed for it: the mean of each value, 
 claim, and its limit was known before the value.
 
 Values are in order of entry, and more of them only ever follow at the end. Then earlier bets never change, and the best
-wealth so far decides: a rejected claim stays rejected.
+wealth so far decides: a rejected claim stays rejected. So a test goes on from eight sums (`Bets`), and whether values
+come one by one or all at once makes no difference.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -25,6 +26,8 @@ STAKES = 0.9 * 0.5 ** np.arange(8)
 """Eight bettors start with an eighth of the money each and keep to one stake. The best stake is about effect/variance
 (Kelly 1956), which nobody knows beforehand: the one nearest to it soon owns most of the money, at a cost of at most
 ln 8 of its logarithm. Users needed: `benchmarks/ab_tests.py`."""
+BLOCK = 4096
+"""Values whose bets are computed at once, which bounds the memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +48,20 @@ class Evidence:
     """Users or requests, of the predecessor too where the limit follows from them."""
 
 
+def wealth_after(
+    values: np.ndarray,  # [N], not negative, in order of entry
+    limit: float | np.ndarray,  # [] or [N], not negative, each known before its value
+    before: np.ndarray,  # [8], logarithm of each bettor's money, in shares of what it started with
+) -> tuple[np.ndarray, np.ndarray]:  # [8, N], [N]
+    """Logarithms of the bettors' money and of all money together after each value."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        payoffs = values / limit
+    # A mean of 0 allows nothing above 0, and one such value is proof.
+    payoffs = np.where(np.asarray(limit) > 0, payoffs, np.where(values > 0, np.inf, 1.0))
+    bettors = before[:, None] + np.log1p(STAKES[:, None] * (payoffs - 1)).cumsum(axis=1)
+    return bettors, np.logaddexp.reduce(bettors, axis=0) - math.log(len(STAKES))
+
+
 def log_wealth(
     values: np.ndarray,  # [N], not negative, in order of entry
     limit: float | np.ndarray,  # [] or [N], not negative, each known before its value
@@ -53,17 +70,8 @@ def log_wealth(
 
     It falls with the limit, as every single bet does: what rejects a limit rejects all lower ones.
     """
-    with np.errstate(divide="ignore", invalid="ignore"):
-        payoffs = values / limit
-    # A mean of 0 allows nothing above 0, and one such value is proof.
-    payoffs = np.where(np.asarray(limit) > 0, payoffs, np.where(values > 0, np.inf, 1.0))
-    bettors = np.log1p(STAKES[:, None] * (payoffs - 1)).cumsum(axis=1)
-    wealth = np.logaddexp.reduce(bettors, axis=0) - math.log(len(STAKES))
+    _, wealth = wealth_after(values, limit, np.zeros(len(STAKES)))
     return np.maximum.accumulate(np.maximum(wealth, 0.0))
-
-
-def latest(log_wealths: np.ndarray) -> float:
-    return float(log_wealths[-1]) if len(log_wealths) else 0.0
 
 
 def first_rejection(log_wealths: np.ndarray, alpha: float) -> int | None:
@@ -72,27 +80,79 @@ def first_rejection(log_wealths: np.ndarray, alpha: float) -> int | None:
     return place + 1 if place < len(log_wealths) else None
 
 
+@dataclass(slots=True)
+class Bets:
+    """Bets against one claim so far."""
+
+    alpha: float
+    """Probability of rejecting a true claim."""
+    bettors: np.ndarray = field(default_factory=lambda: np.zeros(len(STAKES)))
+    """[8], logarithm of each one's money."""
+    best: float = 0.0
+    """Best logarithm so far of all money."""
+    num_values: int = 0
+    rejected: int | None = None
+    """Number of values at which the claim was rejected; None where it was not."""
+
+    def add(self, values: np.ndarray, limit: float | np.ndarray) -> int:  # [N], [] or [N]
+        """Bet on further values; return how many of them were needed, or came, until the claim was rejected."""
+        before = self.num_values
+        limits = np.broadcast_to(limit, values.shape)
+        for start in range(0, len(values), BLOCK):
+            block = slice(start, start + BLOCK)
+            bettors, wealth = wealth_after(values[block], limits[block], self.bettors)
+            path = np.maximum.accumulate(np.maximum(wealth, self.best))
+            place = first_rejection(path, self.alpha)
+            if self.rejected is None and place is not None:
+                self.rejected = self.num_values + place
+            self.bettors, self.best = bettors[:, -1].copy(), float(path[-1])
+            self.num_values += len(path)
+        end = self.num_values if self.rejected is None else self.rejected
+        return max(0, end - before)
+
+    @property
+    def p_value(self) -> float:
+        return math.exp(-self.best)
+
+
+@dataclass(slots=True)
+class Exceeding:
+    """Test whether a mean is above `limit` (at least 0).
+
+    A quantile's limit is a mean's too: p95 <= L says that at most 0.05 of the requests take longer, so test
+    `values > L` against 0.05. For "at least", test 1 - values.
+    """
+
+    limit: float
+    bets: Bets
+    total: float = 0.0
+    """Sum of the values until the rejection."""
+
+    def add(self, values: np.ndarray) -> None:  # [N], not negative
+        self.total += float(values[: self.bets.add(values, self.limit)].sum())
+
+    def evidence(self) -> Evidence:
+        bets = self.bets
+        count = bets.num_values if bets.rejected is None else bets.rejected
+        return Evidence(
+            mean=self.total / count if count else None,
+            limit=self.limit,
+            p_value=bets.p_value,
+            exceeded=bets.rejected is not None,
+            num_samples=count,
+        )
+
+
 def exceeds(
     values: np.ndarray,  # [N], not negative
     limit: float,
     *,
     alpha: float,
 ) -> Evidence:
-    """Test whether the mean is above `limit` (at least 0).
-
-    A quantile's limit is a mean's too: p95 <= L says that at most 0.05 of the requests take longer, so test
-    `values > L` against 0.05. For "at least", test 1 - values.
-    """
-    wealth = log_wealth(values, limit)
-    rejected = first_rejection(wealth, alpha)
-    count = len(values) if rejected is None else rejected
-    return Evidence(
-        mean=float(values[:count].mean()) if count else None,
-        limit=limit,
-        p_value=math.exp(-latest(wealth)),
-        exceeded=rejected is not None,
-        num_samples=count,
-    )
+    """Test as `Exceeding` does, all values at once."""
+    test = Exceeding(limit, Bets(alpha))
+    test.add(values)
+    return test.evidence()
 
 
 def share_of_alpha(alpha: float, period: int) -> float:

@@ -46,28 +46,48 @@ def log_bayes_factor(
     return imagined - counts @ np.log(weights)
 
 
-def mismatch(arms: Sequence[str], weights: Mapping[str, float], *, alpha: float = ALPHA) -> Mismatch:
+class ArmCounts:
     """Sample-ratio mismatch of the users' arms, one per user in order of first exposure, against planned weights.
 
     Anytime valid: the Bayes factor of a right split ever reaches 1/alpha with probability at most alpha, so it may be
     looked at after every user, and the greatest so far decides: a mismatch stays. A user in an arm without weight is
     one at once.
     """
-    names = [arm for arm, weight in weights.items() if weight > 0]
-    place = {arm: number for number, arm in enumerate(names)}
-    counts = {arm: 0 for arm in weights}
-    for arm in arms:
-        counts[arm] = counts.get(arm, 0) + 1
-    strange = [arm for arm in counts if counts[arm] and arm not in place]
-    log_factor = math.inf if strange else 0.0
-    if arms and not strange:
-        running = np.eye(len(names))[[place[arm] for arm in arms]].cumsum(axis=0)  # [N, A]
-        shares = np.array([weights[arm] for arm in names])
+
+    def __init__(self, weights: Mapping[str, float], *, alpha: float = ALPHA) -> None:
+        self.weights, self.alpha = weights, alpha
+        self.names = [arm for arm, weight in weights.items() if weight > 0]
+        self.counts = dict.fromkeys(weights, 0)
+        self.best = 0.0
+        """Greatest logarithm so far of the Bayes factor."""
+
+    def add(self, arms: Sequence[str]) -> None:
+        place = {arm: number for number, arm in enumerate(self.names)}
+        before = np.array([self.counts[name] for name in self.names])
+        for arm in arms:
+            self.counts[arm] = self.counts.get(arm, 0) + 1
+        if any(arm not in place for arm in arms):
+            self.best = math.inf
+        if not arms or self.best == math.inf:
+            return
+        running = before + np.eye(len(self.names))[[place[arm] for arm in arms]].cumsum(axis=0)  # [N, A]
+        shares = np.array([self.weights[arm] for arm in self.names])
         factors = np.stack([log_bayes_factor(running, shares, concentration) for concentration in CONCENTRATIONS])
-        log_factor = max(0.0, float(np.logaddexp.reduce(factors, axis=0).max()) - math.log(len(CONCENTRATIONS)))
-    return Mismatch(
-        counts=counts,
-        expected={arm: weight * len(arms) for arm, weight in weights.items()},
-        p_value=math.exp(-log_factor),
-        mismatched=log_factor >= -math.log(alpha),
-    )
+        greatest = float(np.logaddexp.reduce(factors, axis=0).max()) - math.log(len(CONCENTRATIONS))
+        self.best = max(self.best, greatest)
+
+    def result(self) -> Mismatch:
+        total = sum(self.counts.values())
+        return Mismatch(
+            counts=dict(self.counts),
+            expected={arm: weight * total for arm, weight in self.weights.items()},
+            p_value=math.exp(-self.best),
+            mismatched=self.best >= -math.log(self.alpha),
+        )
+
+
+def mismatch(arms: Sequence[str], weights: Mapping[str, float], *, alpha: float = ALPHA) -> Mismatch:
+    """Test as `ArmCounts` does, all users at once."""
+    counts = ArmCounts(weights, alpha=alpha)
+    counts.add(arms)
+    return counts.result()

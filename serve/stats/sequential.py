@@ -14,17 +14,14 @@ variance.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from scipy.signal import lfilter
 
-from serve.stats.betting import Evidence, first_rejection, latest, log_wealth
+from serve.stats.betting import Bets, Evidence
+from serve.stats.bounds import Bound
 
-BISECTIONS = 18
-"""Halvings of [-1, 1]: bounds are exact to 1e-5, on the wide side."""
 MEMORY = 200.0
 """Users over which a prediction averages: few enough to follow a day's rhythm, enough to add 1/400 to the variance."""
 
@@ -81,90 +78,196 @@ class Comparison:
         return self.low <= self.high
 
 
-def predictions(values: np.ndarray, centre: float = 0.5) -> np.ndarray:  # [N], [N] in [0, 1]
-    """Mean of the values before each, recent ones counting more; `centre` before there are any."""
-    # A first value of `centre` counts as one user, so that nothing is divided by zero.
-    return earlier_mean(values, memory=MEMORY, first=centre, count=1.0)
+class Trials:
+    """Users so far, in order of exposure: 17 bytes each."""
+
+    def __init__(self) -> None:
+        self.parts: list[Trial] = []
+        self.num = 0
+
+    def add(self, trial: Trial) -> None:
+        self.parts.append(trial)
+        self.num += len(trial)
+
+    @property
+    def whole(self) -> Trial:
+        if len(self.parts) != 1:
+            columns = {name: [getattr(part, name) for part in self.parts] for name in ("probability", "values")}
+            self.parts = [
+                Trial(
+                    candidate=np.concatenate([np.zeros(0, bool), *(part.candidate for part in self.parts)]),
+                    **{name: np.concatenate([np.zeros(0), *column]) for name, column in columns.items()},
+                )
+            ]
+        return self.parts[0]
 
 
-def earlier_mean(
-    values: np.ndarray,  # [N]
-    *,
-    memory: float,
-    first: float,
-    count: float,
-) -> np.ndarray:  # [N]
+class EarlierMean:
     """Mean of the values before each, over about `memory` of them; `first` counts as `count` values before all."""
-    if not len(values):
-        return values
-    decay = [1.0, -(1 - 1 / memory)]
-    before = np.concatenate([[count * first], values[:-1]])
-    counts = np.concatenate([[count], np.ones(len(values) - 1)])
-    return lfilter([1.0], decay, before) / lfilter([1.0], decay, counts)
+
+    def __init__(self, *, memory: float, first: float, count: float) -> None:
+        self.decay = 1 - 1 / memory
+        self.total, self.count = count * first, count
+        """Of the values so far, each times `decay` for every later one."""
+
+    def before(self, values: np.ndarray) -> np.ndarray:  # [N] -> [N]
+        """Means before each of further values."""
+        if not len(values):
+            return values
+        totals = self._decayed(self.total, values)
+        counts = self._decayed(self.count, np.ones(len(values)))
+        self.total, self.count = float(totals[-1]), float(counts[-1])
+        return totals[:-1] / counts[:-1]
+
+    def _decayed(self, start: float, values: np.ndarray) -> np.ndarray:  # [N] -> [N + 1]
+        return lfilter([1.0], [1.0, -self.decay], np.concatenate([[start], values]))
 
 
-def effects(trial: Trial, *, ratio: float = 1.0) -> tuple[np.ndarray, np.ndarray]:  # [N], [N]
+def prediction() -> EarlierMean:
+    """Of a user's value in [0, 1], by those of earlier users."""
+    # The first value counts as one user, so that nothing is divided by zero.
+    return EarlierMean(memory=MEMORY, first=0.5, count=1.0)
+
+
+def predictions(values: np.ndarray) -> np.ndarray:  # [N], [N] in [0, 1]
+    """Mean of the values before each, recent ones counting more; 0.5 before there are any."""
+    return prediction().before(values)
+
+
+def effects(
+    trial: Trial, *, ratio: float = 1.0, earlier: EarlierMean | None = None
+) -> tuple[np.ndarray, np.ndarray]:  # [N], [N]
     """Estimate each user's value with the candidate less `ratio` times that with the predecessor.
 
-    Returns the estimates, whose mean is right given all earlier users, and the least each could have been.
+    Returns the estimates, whose mean is right given all earlier users, and the least each could have been. `earlier` is
+    the prediction from the users before these; None where there are none.
     """
-    weight, predicted = trial.probability, predictions(trial.values)
+    weight, predicted = trial.probability, (earlier or prediction()).before(trial.values)
     residual, constant = trial.values - predicted, (1 - ratio) * predicted
     estimates = np.where(trial.candidate, residual / weight, -ratio * residual / (1 - weight)) + constant
     least = -np.maximum(predicted / weight, ratio * (1 - predicted) / (1 - weight)) + constant
     return estimates, least
 
 
-def compare(trial: Trial, *, alpha_higher: float, alpha_lower: float) -> Comparison:
+class Side:
+    """Bets that the candidate's mean is higher, and how much higher it is at least."""
+
+    def __init__(self, alpha: float) -> None:
+        self.earlier = prediction()
+        self.bets = Bets(alpha)
+        """Against no difference."""
+        self.bound = Bound(alpha)
+        self.total = 0.0
+        """Sum of the estimates."""
+
+    def add(self, trial: Trial) -> None:
+        estimates, least = effects(trial, earlier=self.earlier)
+        self.total += float(estimates.sum())
+        self.bets.add(estimates - least, -least)
+        self.bound.add(estimates, least)
+
+
+class Comparing:
     """Test whether the arms' means differ, and by how much.
 
     `alpha_higher` is the probability of calling the candidate's mean higher where it is not, at all looks together,
     `alpha_lower` of calling it lower. The interval is a confidence sequence: all differences not rejected so far, so it
     only ever shrinks. The direction rejected first stays.
     """
-    assert in_unit_interval(trial.values)
-    up, least_up = effects(trial)
-    down, least_down = effects(replace(trial, values=1 - trial.values)) if len(trial) else (up, least_up)
-    rises, falls = log_wealth(up - least_up, -least_up), log_wealth(down - least_down, -least_down)
-    above, below = first_rejection(rises, alpha_higher), first_rejection(falls, alpha_lower)
-    first = min((place for place in (above, below) if place is not None), default=None)
-    return Comparison(
-        difference=float(up.mean()) if len(trial) else None,
-        low=lower_bound(up, least_up, alpha_higher),
-        high=-lower_bound(down, least_down, alpha_lower),
-        p_value=min(1.0, 2 * math.exp(-max(latest(rises), latest(falls)))),
-        decided=0 if first is None or above == below else 1 if first == above else -1,
-        num_candidate=int(trial.candidate.sum()),
-        num_predecessor=int((~trial.candidate).sum()),
-    )
+
+    def __init__(self, *, alpha_higher: float, alpha_lower: float) -> None:
+        self.up, self.down = Side(alpha_higher), Side(alpha_lower)
+        self.users = Trials()
+        self.num_candidate = 0
+
+    def add(self, trial: Trial) -> None:
+        """Add users, all with a value."""
+        assert in_unit_interval(trial.values)
+        self.users.add(trial)
+        self.num_candidate += int(trial.candidate.sum())
+        self.up.add(trial)
+        self.down.add(flipped(trial))
+
+    def result(self) -> Comparison:
+        num, rises, falls = self.users.num, self.up.bets, self.down.bets
+        first = min((bets.rejected for bets in (rises, falls) if bets.rejected is not None), default=None)
+        return Comparison(
+            difference=self.up.total / num if num else None,
+            low=self.up.bound.value(lambda: effects(self.users.whole)),
+            high=-self.down.bound.value(lambda: effects(flipped(self.users.whole))),
+            p_value=min(1.0, 2 * min(rises.p_value, falls.p_value)),
+            decided=0 if first is None or rises.rejected == falls.rejected else 1 if first == rises.rejected else -1,
+            num_candidate=self.num_candidate,
+            num_predecessor=num - self.num_candidate,
+        )
 
 
-def lower_bound(estimates: np.ndarray, least: np.ndarray, alpha: float) -> float:  # [N], [N]
-    """The greatest mean in [-1, 1] that is rejected as too low."""
-
-    def rejects(mean: float) -> bool:
-        return latest(log_wealth(estimates - least, np.maximum(mean - least, 0.0))) >= -math.log(alpha)
-
-    return bisect(rejects)
+def flipped(trial: Trial) -> Trial:
+    """Where lower was better, higher is."""
+    return replace(trial, values=1 - trial.values)
 
 
-def bisect(rejects: Callable[[float], bool]) -> float:
-    """The greatest number in [-1, 1] that is rejected, from below; lower ones are too."""
-    low, high = -1.0, 1.0
-    for _ in range(BISECTIONS):
-        middle = (low + high) / 2
-        low, high = (middle, high) if rejects(middle) else (low, middle)
-    return low
+def compare(trial: Trial, *, alpha_higher: float, alpha_lower: float) -> Comparison:
+    """Test as `Comparing` does, all users at once."""
+    comparing = Comparing(alpha_higher=alpha_higher, alpha_lower=alpha_lower)
+    comparing.add(trial)
+    return comparing.result()
+
+
+@dataclass(slots=True)
+class Worsening:
+    """Test whether the candidate's mean is above `ratio` times the predecessor's plus `by`.
+
+    Where higher is better, test 1 - values. The mean shown is the one that the estimates imply for the candidate.
+    """
+
+    bets: Bets
+    ratio: float = 1.0
+    by: float = 0.0
+    earlier: EarlierMean = field(default_factory=prediction)
+    total: float = 0.0
+    """Sum of the estimates until the rejection."""
+    theirs: float = 0.0
+    """Sum of the predecessor's values until then."""
+    num_theirs: int = 0
+
+    def add(self, trial: Trial) -> None:
+        """Add users of either arm."""
+        assert in_unit_interval(trial.values)
+        estimates, least = effects(trial, ratio=self.ratio, earlier=self.earlier)
+        self._bet(estimates, least, trial.values, ~trial.candidate)
+
+    def add_pairs(self, candidate: np.ndarray, predecessor: np.ndarray) -> None:  # [N], [N], both in [0, 1]
+        """Add users who have a value of both arms, of the same moment."""
+        assert in_unit_interval(candidate)
+        assert in_unit_interval(predecessor)
+        least = np.full(len(candidate), -self.ratio)
+        self._bet(candidate - self.ratio * predecessor, least, predecessor, np.ones(len(candidate), bool))
+
+    def _bet(self, estimates: np.ndarray, least: np.ndarray, values: np.ndarray, theirs: np.ndarray) -> None:
+        until = slice(self.bets.add(estimates - least, self.by - least))
+        self.total += float(estimates[until].sum())
+        self.theirs += float(values[until][theirs[until]].sum())
+        self.num_theirs += int(theirs[until].sum())
+
+    def evidence(self) -> Evidence:
+        bets = self.bets
+        count = bets.num_values if bets.rejected is None else bets.rejected
+        baseline = self.ratio * self.theirs / self.num_theirs if self.num_theirs else None
+        return Evidence(
+            mean=None if baseline is None else baseline + self.total / count,
+            limit=None if baseline is None else baseline + self.by,
+            p_value=bets.p_value,
+            exceeded=bets.rejected is not None,
+            num_samples=count,
+        )
 
 
 def worse(trial: Trial, *, alpha: float, ratio: float = 1.0, by: float = 0.0) -> Evidence:
-    """Test whether the candidate's mean is above `ratio` times the predecessor's plus `by`.
-
-    Where higher is better, test 1 - values.
-    """
-    assert in_unit_interval(trial.values)
-    theirs = np.where(trial.candidate, np.nan, trial.values)
-    return beyond(*effects(trial, ratio=ratio), theirs, alpha=alpha, ratio=ratio, by=by)
+    """Test as `Worsening` does, all users at once."""
+    test = Worsening(Bets(alpha), ratio, by)
+    test.add(trial)
+    return test.evidence()
 
 
 def worse_paired(
@@ -176,34 +279,9 @@ def worse_paired(
     by: float = 0.0,
 ) -> Evidence:
     """Test as `worse` does where every user has both values."""
-    assert in_unit_interval(candidate)
-    assert in_unit_interval(predecessor)
-    estimates = candidate - ratio * predecessor
-    return beyond(estimates, np.full(len(candidate), -ratio), predecessor, alpha=alpha, ratio=ratio, by=by)
-
-
-def beyond(
-    estimates: np.ndarray,  # [N], of the candidate's value less `ratio` times the predecessor's
-    least: np.ndarray,  # [N], the least each could have been
-    predecessor: np.ndarray,  # [N], its values; NaN of the candidate's users
-    *,
-    alpha: float,
-    ratio: float,
-    by: float,
-) -> Evidence:
-    """Test whether the mean of the estimates is above `by`; the mean shown is the one they imply for the candidate."""
-    wealth = log_wealth(estimates - least, by - least)
-    rejected = first_rejection(wealth, alpha)
-    count = len(wealth) if rejected is None else rejected
-    theirs = predecessor[:count][~np.isnan(predecessor[:count])]
-    baseline = ratio * float(theirs.mean()) if len(theirs) else None
-    return Evidence(
-        mean=None if baseline is None else baseline + float(estimates[:count].mean()),
-        limit=None if baseline is None else baseline + by,
-        p_value=math.exp(-latest(wealth)),
-        exceeded=rejected is not None,
-        num_samples=count,
-    )
+    test = Worsening(Bets(alpha), ratio, by)
+    test.add_pairs(candidate, predecessor)
+    return test.evidence()
 
 
 def in_unit_interval(values: np.ndarray) -> bool:
