@@ -100,7 +100,7 @@ class Look:
     def aim_evidence(self, aim: Finding) -> dict[str, Any]:
         """What the step is for, beside whose users count."""
         owners = self.progress.owners
-        counted = {"num_exposed": owners.users.total(), "most_users_of_an_owner": owners.largest}
+        counted = {"num_exposed": owners.num_users, "most_users_of_an_owner": owners.largest}
         name = "shadow" if self.progress.experiment.shadow else "goal"
         return {
             name: aim.evidence if name == "shadow" else {**aim.evidence, **counted},

@@ -71,7 +71,7 @@ class Looks:
     def is_whole(self, connection: Connection, progress: Progress) -> bool:
         """Whether the store has, of the times until the last look, what was read then."""
         name = progress.experiment.name
-        if num_exposures(connection, name, self.until) != progress.owners.users.total():
+        if num_exposures(connection, name, self.until) != progress.owners.num_users:
             return False
         # Later ones may have been under way.
         settled = self.until - self.longest_s

@@ -11,9 +11,9 @@ from serve.records import Exposure
 class OwnerShares:
     """Leaves out users beyond their owner's share, in order of exposure.
 
-    A user counts unless the owner would then have more than `share` of all who count so far; every owner has one. That
-    depends on earlier exposures and the user's own owner alone, not on the arm, which is drawn afterwards, nor on what
-    anybody does: tests that bet on one user after the other stay valid.
+    An owner's users count up to `share` of them and all other owners' users so far; every owner has one. That depends
+    on earlier exposures and the user's own owner alone, not on the arm, which is drawn afterwards, nor on what anybody
+    does: tests that bet on one user after the other stay valid.
     """
 
     def __init__(self, share: float, services: Collection[str]) -> None:
@@ -23,26 +23,36 @@ class OwnerShares:
         """Users so far by owner; empty: without one."""
         self.counted: Counter[str] = Counter()
         """Users who count by owner."""
-        self.num_counted = 0
+        self.num_users = 0
+        self.leader = ""
+        """Owner of the most users."""
         self.outside: set[str] = set()
-        """Users who do not."""
+        """Users who do not count."""
 
     def admit(self, exposure: Exposure) -> bool:
         """Whether the next user counts."""
         owner = exposure.owner
         self.users[owner] += 1
-        most = max(1.0, self.share * (self.num_counted + 1))
-        if owner and owner not in self.services and self.limited and self.counted[owner] + 1 > most:
+        self.num_users += 1
+        if self.users[owner] > self.users[self.leader]:
+            self.leader = owner
+        mine, others = self.counted[owner] + 1, self.num_users - self.users[owner]
+        if self.is_limited(owner) and mine > 1 and mine * (1 - self.share) > others * self.share:
             self.outside.add(exposure.user)
             return False
         self.counted[owner] += 1
-        self.num_counted += 1
         return True
 
-    @property
-    def limited(self) -> bool:
-        """Whether shares hold: with fewer owners than it takes for one each there is nobody to compare them with."""
-        return bool(self.services) or len(self.users) * self.share >= 1
+    def is_limited(self, owner: str) -> bool:
+        """Whether shares hold for an owner. Where no services are named, an owner of more than half of the users is
+        taken for one; without any, shares hold once there are owners enough to have one each."""
+        if not owner or owner in self.services:
+            return False
+        if self.services:
+            return True
+        if 2 * self.users[self.leader] > self.num_users:
+            return owner != self.leader
+        return len(self.users) * self.share >= 1
 
     @property
     def left_out(self) -> dict[str, int]:
@@ -59,7 +69,7 @@ class OwnerShares:
         more = f" and {sum(number for _, number in others)} of {len(others)} other owners" if others else ""
         return (
             f"left out: {largest[1]} users of {largest[0]}{more}, beyond release.max_owner_share={self.share:g} of "
-            f"{self.users.total()} users (release.services names owners without a limit)"
+            f"{self.num_users} users (release.services names owners without a limit)"
         )
 
     @property

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, and_, case, func, null, select, tuple_
+from sqlalchemy import ColumnElement, Connection, Row, Select, Text, and_, case, cast, func, null, select, tuple_
 from sqlalchemy.sql.selectable import FromClause
 
 from serve.records import Exposure, Feedback, FeedbackKind, Observed, Traffic
@@ -29,6 +31,8 @@ OBSERVED = (
     "completion_tokens",
 )
 SHOWN = tuple(column.name for column in EXPOSURES.c)
+# Nearly all have the same weights, which are decoded once.
+SHOWN_COLUMNS = [cast(column, Text) if column.name == "weights" else column for column in EXPOSURES.c]
 SAID = ("id", "request_id", "at", "kind", "choice", "value", "name")
 
 
@@ -71,7 +75,7 @@ class Unread:
         """Requests that ended in this time, in the order in which they did, and the exposures of their users."""
         ended = REQUESTS.c.at + REQUESTS.c.latency_s
         shown = and_(EXPOSURES.c.experiment == REQUESTS.c.experiment, EXPOSURES.c.user == REQUESTS.c.user)
-        query = select(*observed_columns(REQUESTS, tokens=self.tokens), *EXPOSURES.c).outerjoin_from(
+        query = select(*observed_columns(REQUESTS, tokens=self.tokens), *SHOWN_COLUMNS).outerjoin_from(
             REQUESTS, EXPOSURES, shown
         )
         yield from self._pages(query.where(*self._ended(REQUESTS, ended)).order_by(ended, REQUESTS.c.id))
@@ -84,7 +88,7 @@ class Unread:
         shown = and_(EXPOSURES.c.experiment == asked.c.experiment, EXPOSURES.c.user == asked.c.user)
         columns = (observed_columns(table, tokens=self.tokens) for table in (asked, copy))
         query = (
-            select(*next(columns), *EXPOSURES.c, *next(columns))
+            select(*next(columns), *SHOWN_COLUMNS, *next(columns))
             .join_from(copy, asked, asked.c.id == copy.c.shadow_of)
             .outerjoin(EXPOSURES, shown)
             .where(asked.c.experiment == self.experiment, asked.c.shadow_of.is_(None))
@@ -104,7 +108,7 @@ class Unread:
 
     def _exposures(self, *conditions: ColumnElement[bool]) -> Iterator[list[Exposure]]:
         page = (
-            select(EXPOSURES)
+            select(*SHOWN_COLUMNS)
             .where(EXPOSURES.c.experiment == self.experiment, *conditions)
             .order_by(EXPOSURES.c.at, EXPOSURES.c.user)
             .limit(PAGE)
@@ -117,7 +121,7 @@ class Unread:
             found = self._page_of_exposures(page.where(EXPOSURES.c.at >= last.at, place > (last.at, last.user)))
 
     def _page_of_exposures(self, page: Select[Any]) -> list[Exposure]:
-        return [Exposure(**row) for row in self.connection.execute(page).mappings()]
+        return [exposure(row) for row in self.connection.execute(page)]
 
     def _requests_of(self, own: tuple[ColumnElement[bool], ...]) -> list[Observed]:
         query = select(*observed_columns(REQUESTS, tokens=False)).where(*own).order_by(REQUESTS.c.at, REQUESTS.c.id)
@@ -140,8 +144,7 @@ class Unread:
             shown = {row[first + 1]: row[first:second] for row in rows if row[first] is not None}
             requests = [observed(row[:first]) for row in rows]
             requests += [observed(row[second:]) for row in rows if len(row) > second]
-            exposures = [Exposure(**dict(zip(SHOWN, one, strict=True))) for one in shown.values()]
-            yield Traffic(exposures=exposures, requests=requests)
+            yield Traffic(exposures=[exposure(one) for one in shown.values()], requests=requests)
 
 
 def observed_columns(requests: FromClause, *, tokens: bool = True) -> list[ColumnElement[Any]]:
@@ -151,6 +154,16 @@ def observed_columns(requests: FromClause, *, tokens: bool = True) -> list[Colum
         of_request = select(func.sum(RESPONSES.c.num_tokens)).where(RESPONSES.c.request_id == requests.c.id)
         counted = of_request.scalar_subquery().label(OBSERVED[-1])
     return [*(requests.c[name] for name in OBSERVED[:-1]), counted]
+
+
+def exposure(row: Row[Any] | tuple[Any, ...]) -> Exposure:
+    fields = dict(zip(SHOWN, row, strict=True))
+    return Exposure(**{**fields, "weights": decoded(fields["weights"])})
+
+
+@lru_cache(maxsize=64)
+def decoded(weights: str) -> Mapping[str, float]:
+    return json.loads(weights)  # type: ignore[no-any-return]
 
 
 def observed(row: Row[Any] | tuple[Any, ...]) -> Observed:

@@ -110,10 +110,11 @@ class ReleaseConfig:
     all for the goal."""
     max_owner_share: float = 0.1
     """Largest share of a step's users that one owner of keys may bring; further ones, in order of exposure, are
-    answered as before and left out of the verdict. It holds once 1 / share owners take part, or where `services` names
-    any. Users without a key have no owner and no limit. 1: no limit."""
+    answered as before and left out of the verdict. Users without a key have no owner and no limit. 1: no limit."""
     services: list[str] = field(default_factory=list)
-    """Owners of keys that speak for users of their own, to whom `max_owner_share` does not apply."""
+    """Owners of keys that speak for users of their own, to whom `max_owner_share` does not apply. Where none is named,
+    an owner who has brought more than half of the users is taken for one; without such an owner the share holds once
+    1 / share owners take part."""
     allow: list[str] = field(default_factory=list)
     """Users who always see the candidate; they are not part of the experiment."""
     deny: list[str] = field(default_factory=list)

@@ -1,0 +1,93 @@
+"""The release controller looks without being in the way of operators."""
+
+import asyncio
+import threading
+
+import pytest
+
+from serve.controller import Controller
+from serve.phases import Phase, Transition
+from serve.release_desk import Judged, ReleaseDesk
+from serve.settings import ServeConfig
+from tests.unit.serve.service.conftest import NOW
+
+
+class SlowDesk(ReleaseDesk):
+    """Whose judging takes until the test lets it go on."""
+
+    reached, go_on, acted = threading.Event(), threading.Event(), threading.Event()
+
+    def judge(self) -> Judged | None:
+        judged = super().judge()
+        self.reached.set()
+        assert self.go_on.wait(60)
+        return judged
+
+    def act(self, judged: Judged | None) -> Transition | None:
+        try:
+            return super().act(judged)
+        finally:
+            self.acted.set()
+
+
+class WithoutServe(Controller):
+    """Has no engines to deploy."""
+
+    def __init__(self, config: ServeConfig, desk: ReleaseDesk) -> None:
+        self.config, self.store, self.desk, self.lock = config, desk.store, desk, asyncio.Lock()
+
+    def reconcile(self, coming=None) -> None:
+        pass
+
+
+class Clock:
+    """Every call is a minute later."""
+
+    def __init__(self) -> None:
+        self.now = NOW
+
+    def __call__(self) -> float:
+        self.now += 60
+        return self.now
+
+
+@pytest.fixture
+def config(config):
+    """Steps that a person has to decide about after a second."""
+    config.release.interval_s, config.release.min_step_s, config.release.max_step_s = 0.01, 0.0, 1.0
+    return config
+
+
+def test_a_verdict_on_a_release_that_has_changed_since_does_nothing(store, config):
+    desk = ReleaseDesk(store, config, Clock())
+    desk.start("new", "ann", "")
+    judged = desk.judge()
+    assert judged.verdict.outcome == "inconclusive"
+    assert desk.verdict is None, "judging changes nothing"
+    desk.roll_back("ann", "enough")
+    assert desk.act(judged) is None
+    assert desk.latest()[1].phase is Phase.rolled_back
+    desk.start("new", "ann", "again")
+    assert desk.act(judged) is None, "also where the next release has changed as often"
+    assert desk.act(None) is None
+    assert desk.verdict is None
+    assert desk.act(desk.judge()).after == "paused"
+
+
+def test_commands_do_not_wait_for_a_look(store, config):
+    desk = SlowDesk(store, config, Clock())
+    desk.start("new", "ann", "")
+
+    async def run() -> dict:
+        controller = WithoutServe(config, desk)
+        running = asyncio.create_task(controller.run())
+        assert await asyncio.to_thread(desk.reached.wait, 60)
+        status = await asyncio.wait_for(controller.command("roll_back", {"by": "ann", "reason": "enough"}), 60)
+        desk.go_on.set()
+        assert await asyncio.to_thread(desk.acted.wait, 60)
+        running.cancel()
+        return status
+
+    assert asyncio.run(run())["release"]["state"] == "rolled_back"
+    assert store.latest_release()["phase"] == "rolled_back"
+    assert desk.verdict is None
