@@ -129,7 +129,7 @@ def test_looks_in_random_chunks_say_what_a_look_from_scratch_says(store, step, c
     looks = Looks(store, config, timeout_s=300.0)
     done, now = 0, 0.0
     while done < len(found):
-        now += float(random.exponential(HOUR))
+        now += float(random.exponential(2 * HOUR))
         until = done + sum(moment <= now for moment, _ in found[done:])
         keep(store, [record for _, record in found[done:until]])
         done = until

@@ -154,18 +154,18 @@ def test_400_invented_users_of_one_key_do_not_outvote_2000_others(others, config
     assert judge(replace(config, guardrails={}), step, seen, 11 * HOUR).outcome is not Outcome.roll_back
 
 
-@pytest.mark.parametrize("share", [0.5, 0.1, 0.02])
+@pytest.mark.parametrize("share", [0.5, 0.05])
 def test_equal_candidates_are_not_withdrawn_more_often_where_users_are_left_out(share):
     config = replace(
         CONFIG, max_owner_share=share, guardrails={}, watch_s=0.0, steps=[0.5], goal=GoalConfig(min_users=1)
     )
     withdrawn, better = 0, 0
-    for seed in range(60):
+    for seed in range(40):
         owners = generator(seed).choice(["bot", *"abcdefghijk"], 600, p=[0.45, *[0.05] * 11]).tolist()
         # Owners differ, and the bot's users think otherwise when fewer of them come.
         seen = traffic(owners, thumbs=lambda owner, arm: {"bot": 0.95, "a": 0.1}.get(owner, 0.5), seed=seed)
         goal = judge(config, STEP, seen, 11 * HOUR).evidence["goal"]
         withdrawn += goal["better"] < 0
         better += goal["better"] > 0
-    assert false_alarms_are_at_most(config.alpha_worse, withdrawn, 60)
-    assert false_alarms_are_at_most(config.false_promotions, better, 60)
+    assert false_alarms_are_at_most(config.alpha_worse, withdrawn, 40)
+    assert false_alarms_are_at_most(config.false_promotions, better, 40)
