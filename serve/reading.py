@@ -163,7 +163,8 @@ def exposure(row: Row[Any] | tuple[Any, ...]) -> Exposure:
 
 @lru_cache(maxsize=64)
 def decoded(weights: str) -> Mapping[str, float]:
-    return json.loads(weights)  # type: ignore[no-any-return]
+    found: Mapping[str, float] = json.loads(weights)
+    return found
 
 
 def observed(row: Row[Any] | tuple[Any, ...]) -> Observed:
