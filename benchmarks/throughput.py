@@ -18,10 +18,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import numpy as np
 import psutil
 
-from benchmarks.gateway import BODY, client_of, first_of, service
+from benchmarks.gateway import BODY, first_of, service
 from rlhf.stages.report import show_table
 from serve.settings import ServeConfig
 
@@ -39,15 +40,15 @@ async def throughput(url: str, config: ServeConfig, model: Path) -> None:
 
     server = VLLMServer(str(model), "tiny", config.engine)
     await server.start()
-    async with client_of(url) as client:
+    async with aiohttp.ClientSession(url, connector=aiohttp.TCPConnector(limit=CLIENTS)) as client:
 
         async def alone(body: dict[str, Any]) -> None:
             await first_of(server.answer("chat", {**body, "model": "tiny"}, uuid.uuid4().hex))
 
         async def through(body: dict[str, Any]) -> None:
-            async with client.stream("POST", "/v1/chat/completions", json={**body, "model": "assistant"}) as answer:
-                assert answer.status_code == 200
-                async for _ in answer.aiter_raw():
+            async with client.post("/v1/chat/completions", json={**body, "model": "assistant"}) as answer:
+                assert answer.status == 200
+                async for _ in answer.content.iter_any():
                     pass
 
         ways = {
