@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -77,6 +77,8 @@ class Answered:
     error: str | None = None
     first_token_s: float | None = None
     texts: dict[int, str] = field(default_factory=dict)
+    calls: dict[int, dict[int, dict[str, Any]]] = field(default_factory=dict)
+    """Tool calls of each choice, by their place."""
     reasons: dict[int, str | None] = field(default_factory=dict)
     usage: Mapping[str, int] = field(default_factory=dict)
     kept: bool = False
@@ -95,6 +97,8 @@ class Answered:
             text = said.get("content") or said.get("text") or ""
             self.texts[choice["index"]] = self.texts.get(choice["index"], "") + text
             self.reasons[choice["index"]] = choice.get("finish_reason") or self.reasons.get(choice["index"])
+            if said.get("tool_calls"):
+                join_calls(self.calls.setdefault(choice["index"], {}), said["tool_calls"])
             is_said = text or said.get("reasoning") or said.get("tool_calls")
             if is_said and self.first_token_s is None:
                 self.first_token_s = self.elapsed_s
@@ -148,10 +152,26 @@ class Answered:
             latency_s=self.elapsed_s,
             first_token_s=self.first_token_s if self.asked.stream else None,
             responses=[
-                Response(index=i, text=self.texts[i], finish_reason=self.reasons[i], num_tokens=counts.get(i))
+                Response(
+                    index=i,
+                    text=self.texts[i],
+                    finish_reason=self.reasons[i],
+                    num_tokens=counts.get(i),
+                    tool_calls=[call for _, call in sorted(self.calls[i].items())] if i in self.calls else None,
+                )
                 for i in sorted(self.texts)
             ],
         )
+
+
+def join_calls(calls: dict[int, dict[str, Any]], pieces: Sequence[Mapping[str, Any]]) -> None:
+    """Add whole tool calls, or pieces of a stream's, to those of the same choice."""
+    for number, piece in enumerate(pieces):
+        empty = {"id": "", "type": "function", "function": {"name": "", "arguments": ""}}
+        call, function = calls.setdefault(piece.get("index", number), empty), piece.get("function") or {}
+        call["id"] = piece.get("id") or call["id"]
+        call["function"]["name"] = function.get("name") or call["function"]["name"]
+        call["function"]["arguments"] += function.get("arguments") or ""
 
 
 async def begin(answered: Answered, body: Mapping[str, Any], limits: LimitsConfig, call: Call) -> tuple[Any, Answers]:

@@ -105,9 +105,23 @@ def store_url(config: ServeConfig) -> str:
     return config.store.url or f"sqlite:///{folder_of(config) / 'store.sqlite'}"
 
 
+def check_parsers_of(config: ServeConfig) -> None:
+    """Raises InputError where vLLM lacks a parser, or a model does not fit one, before any engine starts."""
+    if config.engine.tool_call_parser is None and config.engine.reasoning_parser is None:
+        return
+    # Imported here: it takes ten seconds.
+    from rlhf.runtimes.vllm_parsers import check_parsers
+
+    for folder in config.models.values():
+        # Adapters have none, and what is no model is refused when it is registered.
+        if (Path(folder).expanduser() / "config.json").is_file():
+            check_parsers(folder, config.engine)
+
+
 def prepare(config: ServeConfig) -> str:
     """The store's URL, with tables, the configured models and an operator's key in it; the key itself in the service's
     folder."""
+    check_parsers_of(config)
     folder, url = folder_of(config), store_url(config)
     folder.mkdir(0o700, parents=True, exist_ok=True)
     migrate(url)

@@ -6,6 +6,9 @@ import hmac
 from collections.abc import Collection, Mapping
 from typing import Any
 
+SILENT: dict[str, None] = {"text": None, "tool_calls": None}
+"""Columns of a response that are kept with consent alone."""
+
 
 def wordless(sampling: Mapping[str, Any]) -> dict[str, Any]:
     """Parameters that are numbers; stop strings, tokens of a bias and the like are what a user wrote."""

@@ -197,6 +197,9 @@ def unusable(request: Request) -> str | None:
         return "echo"
     if request.messages is None:
         return "no_text" if any(response.text is not None for response in request.responses) else "no_consent"
+    if any(response.tool_calls for response in request.responses):
+        # Rows have no column for calls, and their texts alone would teach to answer without them.
+        return "tool_calls"
     return None
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy import Connection, bindparam, delete, or_, select, update
 
-from serve.consent import wordless
+from serve.consent import SILENT, wordless
 from serve.exported import Exports
 from serve.tables import CONSENTS, DELETIONS, EXPOSURES, FEEDBACK, REQUESTS, RESPONSES, storable
 
@@ -61,7 +61,7 @@ class People(Exports):
             said = update(FEEDBACK).where(FEEDBACK.c.request_id.in_(own))
             connection.execute(said.values(text=None))
             connection.execute(said.where(FEEDBACK.c.name.not_in(self.outcomes)).values(name=None))
-            connection.execute(update(RESPONSES).where(RESPONSES.c.request_id.in_(own)).values(text=None))
+            connection.execute(update(RESPONSES).where(RESPONSES.c.request_id.in_(own)).values(**SILENT))
             sampling = connection.execute(select(REQUESTS.c.id, REQUESTS.c.sampling).where(_of_user(user))).all()
             connection.execute(update(REQUESTS).where(_of_user(user)).values(messages=None, error=None))
             if words := [{"row": id, "kept": wordless(found)} for id, found in sampling if wordless(found) != found]:

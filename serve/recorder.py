@@ -71,8 +71,9 @@ class Recorder:
 
     async def record(self, request: Request) -> None:
         """Return once it is kept, so that feedback on it finds it, or after `PATIENCE_S`."""
-        size = num_characters(request.messages) + sum(len(response.text or "") for response in request.responses)
-        await self.put(request, size=size)
+        said = [response.text or "" for response in request.responses]
+        called = [list(response.tool_calls or ()) for response in request.responses]
+        await self.put(request, size=num_characters(request.messages) + num_characters([said, called]))
 
     async def expose(self, exposure: Exposure, *, most: int | None) -> bool | None:
         """Return whether the user takes part, as `Store.expose` does; None where that is not known in time."""

@@ -24,6 +24,8 @@ class Response:
     """None without consent."""
     finish_reason: str | None
     num_tokens: int | None
+    tool_calls: Sequence[Mapping[str, Any]] | None = None
+    """Functions that it calls, each with its arguments, as a message has them. None without any, or without consent."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,11 +12,11 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 from serve.settings import LimitsConfig
 from serve.text import PLAIN, Plain
 
-STOP_STRINGS, STOP_CHARACTERS, STOP_TOKENS, LOGPROBS, BIASES = 4, 64, 64, 20, 300
+STOP_STRINGS, STOP_CHARACTERS, STOP_TOKENS, LOGPROBS, BIASES, CHOICES = 4, 64, 64, 20, 300, 64
 SCHEMA_BYTES, SCHEMA_DEPTH, PATTERN_CHARACTERS = 1 << 14, 32, 256
 """Largest JSON schema; the engine compiles it to a grammar, in a time that grows with these."""
 INT32 = 2**31
-CONSTRAINTS = {"tools", "tool_choice", "response_format"}
+CONSTRAINTS = {"tools", "tool_choice", "response_format", "structured_outputs"}
 """Fields that change the prompt or the form of the answer, so they count as part of what was asked."""
 NO_SAMPLING = {"model", "messages", "prompt", "stream", "stream_options", *CONSTRAINTS}
 
@@ -52,11 +52,20 @@ JsonSchema = Annotated[dict[str, Any], AfterValidator(bounded)]
 class Schema(BaseModel):
     """Body of a request, or a part of it."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, serialize_by_alias=True)
+    model_config = ConfigDict(extra="forbid", strict=True, serialize_by_alias=True, use_attribute_docstrings=True)
+
+
+def with_nulls(schema: dict[str, Any]) -> None:
+    """Add to a JSON schema that null stands for a field left out."""
+    for name, field in schema["properties"].items():
+        if name not in schema.get("required", ()) and {"type": "null"} not in field.get("anyOf", ()):
+            schema["properties"][name] = {"anyOf": [field, {"type": "null"}]}
 
 
 class OpenAISchema(Schema):
     """A part of OpenAI's protocol, whose clients send null for what they leave out."""
+
+    model_config = ConfigDict(json_schema_extra=with_nulls)
 
     @model_validator(mode="before")
     @classmethod
@@ -89,6 +98,22 @@ class ResponseFormat(OpenAISchema):
         return self
 
 
+class StructuredOutputs(OpenAISchema):
+    """vLLM's forms of an answer. Grammars are left out: nothing bounds the time that they take to compile."""
+
+    content: JsonSchema | None = Field(None, alias="json")
+    regex: Annotated[str, Field(min_length=1, max_length=PATTERN_CHARACTERS)] | None = None
+    choice: list[Annotated[Label, Field(min_length=1)]] | None = Field(None, min_length=1, max_length=CHOICES)
+    json_object: Literal[True] | None = None
+    disable_any_whitespace: bool = False
+
+    @model_validator(mode="after")
+    def has_one(self) -> StructuredOutputs:
+        if sum(form is not None for form in (self.content, self.regex, self.choice, self.json_object)) != 1:
+            raise ValueError("it is one of `json`, `regex`, `choice` and `json_object`; give exactly one")
+        return self
+
+
 class GenerationRequest(OpenAISchema):
     """Fields of chat and completion requests. Those with `exclude` never reach the engine."""
 
@@ -113,6 +138,7 @@ class GenerationRequest(OpenAISchema):
     stop_token_ids: list[TokenId] | None = Field(None, max_length=STOP_TOKENS)
     ignore_eos: bool = False
     response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
     store: Literal[False] = Field(False, exclude=True)

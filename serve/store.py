@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, Select, func, insert, select, tuple_
 
 from rlhf.types import InputError
-from serve.consent import known_name, without_words
+from serve.consent import SILENT, known_name, without_words
 from serve.people import People
 from serve.reading import observed_columns
 from serve.records import Endpoint, Exposure, Feedback, FeedbackKind, Observed, Request, Response, Traffic
@@ -46,9 +46,9 @@ class Store(People):
                 row = asdict(request)
                 del row["responses"]
                 rows.append(row if has_text else without_words(row))
+                forgotten = {} if has_text else SILENT
                 answers += [
-                    {**asdict(response), "request_id": request.id, "text": response.text if has_text else None}
-                    for response in request.responses
+                    {**asdict(response), "request_id": request.id, **forgotten} for response in request.responses
                 ]
             if rows:
                 connection.execute(insert(REQUESTS), rows)

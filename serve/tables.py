@@ -98,6 +98,7 @@ RESPONSES = Table(
     Column("text", Text),
     Column("finish_reason", Text),
     Column("num_tokens", Integer),
+    json_column("tool_calls"),
 )
 
 FEEDBACK = Table(

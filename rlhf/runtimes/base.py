@@ -160,6 +160,11 @@ class ServerConfig:
     stream_interval_s: float = 0.05
     """Tokens of a stream that are made within so many seconds are delivered together; the first and the last wait for
     nothing. 0: each by itself, for several times the CPU."""
+    tool_call_parser: str | None = None
+    """vLLM's parser of the model's tool calls, as in `hermes` for Qwen3: models then call `tools`. None: requests with
+    tools are refused, unless their `tool_choice` is `none`."""
+    reasoning_parser: str | None = None
+    """vLLM's parser that splits the model's reasoning from its answer, as in `qwen3`. None: the answer is all of it."""
 
 
 class EngineDied(RunError):

@@ -27,10 +27,13 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 
 from rlhf.runtimes.base import EngineDied, Precision, ServerConfig
+from rlhf.runtimes.vllm_parsers import check_parsers
 from rlhf.types import InputError
 
 Answer = tuple[int, Any]
 """HTTP status and body; a body of None is followed by server-sent events."""
+PARSER_OPTION = "--tool-call-parser"
+"""Named by vLLM's refusals of tools where there is no parser of their calls."""
 
 
 def arguments_of(model: str, name: str, config: ServerConfig) -> Namespace:
@@ -51,6 +54,9 @@ def arguments_of(model: str, name: str, config: ServerConfig) -> Namespace:
         "enable_lora": config.max_adapters > 0,
         "max_loras": max(config.max_adapters, 1),
         "max_lora_rank": config.max_adapter_rank,
+        "enable_auto_tool_choice": config.tool_call_parser is not None,
+        "tool_call_parser": config.tool_call_parser,
+        "reasoning_parser": config.reasoning_parser or "",
         "disable_log_stats": True,
         **whole_prefills(config.context_tokens),
     }
@@ -60,10 +66,18 @@ def arguments_of(model: str, name: str, config: ServerConfig) -> Namespace:
     return arguments
 
 
+def in_our_words(refusal: ErrorResponse) -> ErrorResponse:
+    """Add what is configured here to a refusal that names an option of vLLM's command line."""
+    if PARSER_OPTION in refusal.error.message:
+        refusal.error.message += "; in this service that is engine.tool_call_parser=NAME, as in hermes for Qwen3"
+    return refusal
+
+
 class VLLMServer:
     """Answers OpenAI requests for one model and the adapters beside it."""
 
     def __init__(self, model: str, name: str, config: ServerConfig) -> None:
+        check_parsers(model, config)
         self.arguments = arguments_of(model, name, config)
         self.state = State()
         self.loading = asyncio.Lock()
@@ -91,7 +105,7 @@ class VLLMServer:
         except (ValueError, TypeError, OverflowError, NotImplementedError, VLLMError, ValidationError) as error:
             answer = create_error_response(error)
         if isinstance(answer, ErrorResponse):
-            yield answer.error.code, answer.model_dump()
+            yield answer.error.code, in_our_words(answer).model_dump()
         elif isinstance(answer, AsyncGenerator):
             begun = False
             async for event in answer:

@@ -8,6 +8,7 @@ from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 
 from serve.database import BUSY_TIMEOUT_S, Erasure, migrate, reason
+from serve.records import Response
 from serve.store import Store
 from serve.tables import FEEDBACK, REQUESTS, RESPONSES
 from tests.unit.serve.samples import asked, said
@@ -18,7 +19,10 @@ SECRET = "zephyrine"
 def wordy(**fields):
     """A request and feedback with words of a user wherever they fit."""
     sampling = {"temperature": 0.5, "seed": 7, "echo": True, "stop": [SECRET], "logit_bias": {SECRET: 1.0}}
-    request = asked(SECRET, SECRET, status=400, error=f"{SECRET}: too long", sampling=sampling, **fields)
+    calls = [{"id": "c1", "type": "function", "function": {"name": "add", "arguments": SECRET}}]
+    response = Response(index=0, text=SECRET, finish_reason="tool_calls", num_tokens=3, tool_calls=calls)
+    words = {"status": 400, "error": f"{SECRET}: too long", "sampling": sampling, "responses": (response,)}
+    request = asked(SECRET, **words, **fields)
     return request, [
         said(request, "edit", text=SECRET),
         said(request, "outcome", 1.0, name=SECRET),

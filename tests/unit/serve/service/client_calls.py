@@ -36,11 +36,19 @@ CHATS = {
     "a call and its result": turns(CALLED, RESULT),
     "a call from a stream": turns({**CALLED, "tool_calls": [{**CALL, "index": 0}]}, RESULT),
     "a developer": {"messages": [{"role": "developer", "content": "be brief"}, USER]},
+    "tools": {"tools": [TOOL]},
+    "tools by choice": {"tools": [TOOL], "tool_choice": "auto", "parallel_tool_calls": True},
+    "a tool it must call": {"tools": [TOOL], "tool_choice": "required"},
+    "a tool by its name": {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "add"}}},
     "tools not to be called": {"tools": [TOOL], "tool_choice": "none", "parallel_tool_calls": False},
     "text": {"response_format": {"type": "text"}},
     "a JSON object": {"response_format": {"type": "json_object"}},
     "a JSON schema": {"response_format": SCHEMA},
     "a schema at its depth": formatted(nested(SCHEMA_DEPTH)),
+    "a choice": {"extra_body": {"structured_outputs": {"choice": ["1", "2"]}}},
+    "an expression": {"extra_body": {"structured_outputs": {"regex": "[0-9]{2}", "json": None}}},
+    "vLLM's JSON": {"extra_body": {"structured_outputs": {"json": {"type": "object"}, "disable_any_whitespace": True}}},
+    "any JSON of vLLM": {"extra_body": {"structured_outputs": {"json_object": True}}},
     "sampling of vLLM": {"extra_body": {"top_k": 5, "min_p": 0.1, "repetition_penalty": 1.1, "min_tokens": 1,
                                         "stop_token_ids": [2], "ignore_eos": True}},
     "top_k off": {"extra_body": {"top_k": -1}},
@@ -51,6 +59,7 @@ CHATS = {
                              "logprobs": None, "response_format": None, "stream_options": None}},
 }  # fmt: skip
 TOOLS = "tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set"
+ONE = "structured_outputs: it is one of `json`, `regex`, `choice` and `json_object`; give exactly one"
 BAD_CHATS = {
     "tools to be called": ({"tools": [TOOL]}, TOOLS),
     "no tools": ({"tools": []}, "tools: List should have at least 1 item"),
@@ -77,6 +86,17 @@ BAD_CHATS = {
     "a tool's deep schema": (
         {"tools": [{**TOOL, "function": {"name": "f", "parameters": nested(40)}}]},
         "tools.0.func",
+    ),
+    "two forms": ({"extra_body": {"structured_outputs": {"choice": ["1"], "regex": "1"}}}, ONE),
+    "no form": ({"extra_body": {"structured_outputs": {}}}, ONE),
+    "a grammar": (
+        {"extra_body": {"structured_outputs": {"grammar": "root ::= root"}}},
+        "structured_outputs.grammar: there is no such field here; leave it out",
+    ),
+    "a long expression": ({"extra_body": {"structured_outputs": {"regex": "a" * 257}}}, "structured_outputs.regex: "),
+    "a deep schema of vLLM's": (
+        {"extra_body": {"structured_outputs": {"json": nested(SCHEMA_DEPTH + 1)}}},
+        "structured_outputs.json: a schema nested deeper",
     ),
     "stored": ({"store": True}, "store: Input should be False"),
     "priority": ({"service_tier": "priority"}, "service_tier: Input should be 'auto' or 'default'"),

@@ -36,11 +36,17 @@ class Engines:
 async def answers(variant: str, endpoint: Endpoint, body: Mapping[str, Any]) -> AsyncIterator[tuple[int, Any]]:
     if body.get("stream"):
         yield 200, None
-        for event in events(variant, endpoint, num_choices(body)):
+        for event in events(envelope(variant, endpoint, body), endpoint, num_choices(body)):
             yield 200, event
     else:
         choices = [choice(endpoint, i, f"{variant} says {i}", "stop", "message") for i in range(num_choices(body))]
-        yield 200, {"id": "internal", "model": variant, "choices": choices, "usage": USAGE}
+        yield 200, {**envelope(variant, endpoint, body), "choices": choices, "usage": USAGE}
+
+
+def envelope(variant: str, endpoint: Endpoint, body: Mapping[str, Any]) -> dict[str, Any]:
+    """What vLLM writes around choices."""
+    kinds = ("chat.completion", "chat.completion.chunk") if endpoint is Endpoint.chat else ("text_completion",) * 2
+    return {"id": "internal", "object": kinds[bool(body.get("stream"))], "created": 1000, "model": variant}
 
 
 def num_choices(body: Mapping[str, Any]) -> int:
@@ -49,15 +55,15 @@ def num_choices(body: Mapping[str, Any]) -> int:
     return body["n"] * (len(prompts) if several else 1)
 
 
-def events(variant: str, endpoint: Endpoint, n: int) -> list[str]:
+def events(around: Mapping[str, Any], endpoint: Endpoint, n: int) -> list[str]:
     """Words one at a time, choices in turn, then the usage."""
-    words = [*((word, None) for word in (f"{variant} ", "says ")), ("it", "stop")]
+    words = [*((word, None) for word in (f"{around['model']} ", "says ")), ("it", "stop")]
     pieces = [
         {"choices": [choice(endpoint, i, word, reason, "delta")], "usage": None} for word, reason in words
         for i in range(n)
     ] + [{"choices": [], "usage": USAGE}]  # fmt: skip
     return [
-        *(f"data: {json.dumps({'id': 'internal', 'model': variant, **piece})}\n\n" for piece in pieces),
+        *(f"data: {json.dumps({**around, **piece})}\n\n" for piece in pieces),
         "data: [DONE]\n\n",
     ]
 
@@ -91,6 +97,31 @@ def failing(error: Exception, *, times: int = 1000, after: int = 0) -> Behaviour
             number += 1
 
     return behave
+
+
+async def calling(variant: str, endpoint: Endpoint, body: Mapping[str, Any]) -> AsyncIterator[tuple[int, Any]]:
+    """Calls two tools, as vLLM does: whole, or in pieces of which only the first of a call names it."""
+    calls = [
+        {"id": f"c{number}", "type": "function", "function": {"name": "add", "arguments": f'{{"a": {number}}}'}}
+        for number in range(2)
+    ]
+    if not body.get("stream"):
+        message = {"role": "assistant", "content": None, "tool_calls": calls}
+        choices = [{"index": 0, "finish_reason": "tool_calls", "message": message}]
+        yield 200, {**envelope(variant, endpoint, body), "choices": choices, "usage": USAGE}
+        return
+    yield 200, None
+    deltas: list[dict[str, Any]] = [{"role": "assistant", "content": ""}]
+    for number, call in enumerate(calls):
+        arguments = call["function"]["arguments"]
+        begun = {**call, "index": number, "function": {"name": "add", "arguments": arguments[:3]}}
+        deltas.append({"tool_calls": [begun]})
+        deltas.append({"tool_calls": [{"index": number, "function": {"arguments": arguments[3:]}}]})
+    for delta in deltas:
+        reason = "tool_calls" if delta is deltas[-1] else None
+        choices = [{"index": 0, "delta": delta, "finish_reason": reason}]
+        yield 200, f"data: {json.dumps({**envelope(variant, endpoint, body), 'choices': choices})}\n\n"
+    yield 200, "data: [DONE]\n\n"
 
 
 async def without_tools(variant: str, endpoint: Endpoint, body: Mapping[str, Any]) -> AsyncIterator[tuple[int, Any]]:

@@ -1,5 +1,8 @@
 """What the service lays down before it starts."""
 
+import pytest
+
+from rlhf.types import InputError
 from serve.app import OPERATOR_KEY, prepare
 
 
@@ -18,3 +21,11 @@ def test_a_folder_that_is_there_keeps_its_permissions(tmp_path, config):
     config.output = str(tmp_path / "service")
     prepare(config)
     assert (tmp_path / "service").stat().st_mode & 0o777 == 0o750
+
+
+def test_a_parser_that_does_not_exist_is_refused_before_anything_is_made(tmp_path, config):
+    config.output = str(tmp_path / "service")
+    config.engine.tool_call_parser = "hermez"
+    with pytest.raises(InputError, match=r"engine\.tool_call_parser=hermez: vLLM has no such parser"):
+        prepare(config)
+    assert not (tmp_path / "service").exists()

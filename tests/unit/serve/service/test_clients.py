@@ -28,7 +28,7 @@ from tests.unit.serve.service.client_calls import (
     turns,
 )
 from tests.unit.serve.service.conftest import KEYS, NOW, running
-from tests.unit.serve.service.engines import without_tools
+from tests.unit.serve.service.engines import calling, without_tools
 from tests.unit.serve.service.test_gateway import experiment, kept
 
 
@@ -138,7 +138,8 @@ def test_vllm_reads_what_the_engine_is_sent(make_config, case):
     params = read_body.to_sampling_params(5, {})
     for name in ("top_k", "min_p", "repetition_penalty", "min_tokens", "stop_token_ids", "ignore_eos"):
         assert name not in body or getattr(params, name) == body[name]
-    assert (params.structured_outputs is not None) == (body.get("response_format", {}).get("type", "text") != "text")
+    is_formed = body.get("response_format", {}).get("type", "text") != "text" or "structured_outputs" in body
+    assert (params.structured_outputs is not None) == is_formed
 
 
 def test_tools_reach_the_engine_and_what_is_recorded(client, gateway, engines):
@@ -188,16 +189,23 @@ def test_prompts_are_recorded_under_their_choices(client, gateway):
     assert [unusable(request) for request in (one, ids, echoed)] == [None, "no_text", "echo"]
 
 
-def test_a_streamed_call_has_a_first_token(gateway, engines):
-    async def calling(variant, endpoint, body):
-        yield 200, None
-        piece = {"choices": [{"index": 0, "delta": {"tool_calls": [{"index": 0}]}, "finish_reason": None}]}
-        yield 200, f"data: {json.dumps(piece)}\n\n"
-        yield 200, "data: [DONE]\n\n"
-
+def test_calls_reach_the_client_and_what_is_recorded_whole_and_streamed(client, gateway, engines):
     engines.behaviours["old"] = calling
-    with running(gateway) as transport:
-        assert len(list(chat(client_of(transport), stream=True))) == 1
-    (request,) = kept(gateway)
-    assert request.first_token_s > 0
-    assert [response.text for response in request.responses] == [""]
+    stock = client_of(client)
+    whole = chat(stock, tools=[TOOL]).choices[0]
+    with stock.chat.completions.stream(model="assistant", messages=[USER], tools=[TOOL]) as stream:
+        streamed = stream.get_final_completion().choices[0]
+    expected = [("c0", "add", '{"a": 0}'), ("c1", "add", '{"a": 1}')]
+    for choice in (whole, streamed):
+        calls = choice.message.tool_calls
+        assert [(call.id, call.function.name, call.function.arguments) for call in calls] == expected
+        assert choice.finish_reason == "tool_calls"
+    assert chat(stock, tools=[TOOL], messages=[USER, streamed.message, RESULT]).choices
+    for request in kept(gateway):
+        (response,) = request.responses
+        assert response.tool_calls == [call.model_dump(exclude={"index"}) for call in whole.message.tool_calls]
+        assert response.text == ""
+        assert unusable(request) == "tool_calls"
+    first, second, _ = kept(gateway)
+    assert first.first_token_s is None
+    assert second.first_token_s > 0
