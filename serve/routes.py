@@ -18,11 +18,27 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from rlhf.types import InputError, RunError
+from serve.answer_schema import (
+    ChatCompletion,
+    ChatCompletionChunk,
+    Completion,
+    ConsentKept,
+    FeedbackKept,
+    Health,
+    ModelCard,
+    ModelList,
+    Readiness,
+    ReleaseStatus,
+    UserDeleted,
+)
 from serve.asking import ASKED, Consent, Reason, Said, Start, read
 from serve.bodies import Bodies
+from serve.chat_schema import ChatCompletionRequest
+from serve.completion_schema import CompletionRequest
 from serve.database import reason
 from serve.doors import Caller, Refusal, Role, is_loopback, let_in, need
 from serve.gateway import NOBODY, Gateway
+from serve.openapi import OF_ENGINES, PATH, document, documented
 from serve.records import Endpoint, Feedback
 from serve.store import UnknownRequest
 from serve.text import check_plain, shown
@@ -30,6 +46,8 @@ from serve.transport import Transport, id_of, respond, unless_gone
 
 LOG = logging.getLogger(__name__)
 
+CONTROLLER = (400, 409, 503)
+"""Statuses with which the release controller refuses."""
 Command = Callable[..., Awaitable[dict[str, Any]]]
 """What the release controller does: (name, **arguments) -> the release as it then is."""
 Door = AbstractAsyncContextManager[object]
@@ -74,7 +92,7 @@ Question = Annotated[bytes, Depends(question_of)]
 def build(
     gateway: Gateway, command: Command, *, send_ids: bool = True, door: Callable[[FastAPI], Door] = nullcontext
 ) -> FastAPI:
-    """Return the service's routes. Documentation pages are left out: they would be routes without a role.
+    """Return the service's routes.
 
     `send_ids`: whether responses bear an `x-request-id`; Serve's proxy adds one itself. `door`: what lets requests in,
     as `listening`; a proxy of Serve's needs none.
@@ -86,6 +104,7 @@ def build(
         async with gateway.following(), door(api):
             yield
 
+    # Its own pages would be routes without a role, and load scripts from elsewhere.
     api = FastAPI(openapi_url=None, lifespan=lifespan)
     api.state.gateway, api.state.bodies = gateway, Bodies(gateway.config.limits)
     api.add_middleware(Transport, doors=gateway.config.doors, send_ids=send_ids)
@@ -93,6 +112,7 @@ def build(
     add_asking(api, gateway)
     add_saying(api, gateway)
     add_operating(api, gateway, command)
+    add_document(api)
     return api
 
 
@@ -111,7 +131,7 @@ def add_errors(api: FastAPI) -> None:
 
     @api.exception_handler(HTTPException)
     async def elsewhere(request: Request, error: HTTPException) -> Response:
-        sentence = f"{request.method} {shown(request.url.path)}: {error.detail}"
+        sentence = f"{request.method} {shown(request.url.path)}: {error.detail}; GET {PATH} lists the routes"
         answer = await refuse(request, Refusal(error.status_code, sentence))
         answer.headers.update(error.headers or {})
         return answer
@@ -133,11 +153,11 @@ def model_card(name: str) -> dict[str, Any]:
 
 
 def add_asking(api: FastAPI, gateway: Gateway) -> None:
-    @api.get("/health")
+    @api.get("/health", **documented(Health))
     async def health() -> dict[str, str]:
         return {"status": "ok"}
 
-    @api.get("/ready")
+    @api.get("/ready", **documented(Readiness))
     async def ready() -> Response:
         """Whether all works, for a load balancer: answers go on while the store does not."""
         problems = gateway.problems()
@@ -145,28 +165,34 @@ def add_asking(api: FastAPI, gateway: Gateway) -> None:
         body["deleted_text_pending"] = gateway.erasing
         return JSONResponse({"status": "degraded" if problems else "ok", **body}, 503 if problems else 200)
 
-    @api.get("/v1/models")
+    @api.get("/v1/models", **documented(ModelList))
     async def models(caller: User) -> dict[str, Any]:
         return {"object": "list", "data": [model_card(name) for name in gateway.directions.models(caller)]}
 
-    @api.get("/v1/models/{name:path}")
+    @api.get("/v1/models/{name:path}", **documented(ModelCard, refusals=(404,)))
     async def model(caller: User, name: str) -> dict[str, Any]:
         gateway.directions.require(name, caller)
         return model_card(name)
 
-    @api.post("/v1/chat/completions")
+    @api.post(
+        "/v1/chat/completions",
+        **documented(ChatCompletion, reads=ChatCompletionRequest, streams=ChatCompletionChunk, refusals=OF_ENGINES),
+    )
     async def chat(caller: User, body: Question, request: Request) -> Response:
         asked = read(body, ASKED[Endpoint.chat])
         return await unless_gone(request, gateway.answer(Endpoint.chat, asked, caller, id_of(request)))
 
-    @api.post("/v1/completions")
+    @api.post(
+        "/v1/completions",
+        **documented(Completion, reads=CompletionRequest, streams=Completion, refusals=OF_ENGINES),
+    )
     async def completion(caller: User, body: Question, request: Request) -> Response:
         asked = read(body, ASKED[Endpoint.completion])
         return await unless_gone(request, gateway.answer(Endpoint.completion, asked, caller, id_of(request)))
 
 
 def add_saying(api: FastAPI, gateway: Gateway) -> None:
-    @api.post("/v1/feedback", status_code=201)
+    @api.post("/v1/feedback", **documented(FeedbackKept, reads=Said, status=201, refusals=(404, 503)))
     async def feedback(caller: User, body: Body) -> dict[str, str]:
         said = read(body, Said)
         user = caller.user(said.user) or NOBODY
@@ -174,7 +200,7 @@ def add_saying(api: FastAPI, gateway: Gateway) -> None:
         await asyncio.to_thread(gateway.store.add_feedback, event)
         return {"id": event.id}
 
-    @api.put("/v1/consent")
+    @api.put("/v1/consent", **documented(ConsentKept, reads=Consent, refusals=(503,)))
     async def consent(caller: User, body: Body) -> dict[str, Any]:
         given = read(body, Consent)
         user = caller.user(given.user)
@@ -191,7 +217,7 @@ def add_saying(api: FastAPI, gateway: Gateway) -> None:
 
 
 def add_operating(api: FastAPI, gateway: Gateway, command: Command) -> None:
-    @api.delete("/users/{user:path}")
+    @api.delete("/users/{user:path}", **documented(UserDeleted, refusals=(400, 503)))
     async def delete_user(caller: Operator, user: str) -> dict[str, Any]:
         try:
             check_plain(user)
@@ -201,18 +227,27 @@ def add_operating(api: FastAPI, gateway: Gateway, command: Command) -> None:
         exports = await asyncio.to_thread(gateway.store.exports_of, user)
         return {**deleted, "exports": [export.folder for export in exports], "text": await gateway.erase()}
 
-    @api.get("/release")
+    @api.get("/release", **documented(ReleaseStatus, refusals=CONTROLLER))
     async def status(caller: Operator) -> dict[str, Any]:
         return await command("status")
 
-    @api.post("/release/start")
+    @api.post("/release/start", **documented(ReleaseStatus, reads=Start, refusals=CONTROLLER))
     async def start(caller: Operator, body: Body) -> dict[str, Any]:
         return await command("start", by=caller.owner, **read(body, Start).model_dump())
 
-    @api.post("/release/promote")
+    @api.post("/release/promote", **documented(ReleaseStatus, reads=Reason, needs_body=False, refusals=CONTROLLER))
     async def promote(caller: Operator, body: Body) -> dict[str, Any]:
         return await command("promote", by=caller.owner, **read(body or b"{}", Reason).model_dump())
 
-    @api.post("/release/rollback")
+    @api.post("/release/rollback", **documented(ReleaseStatus, reads=Reason, needs_body=False, refusals=CONTROLLER))
     async def rollback(caller: Operator, body: Body) -> dict[str, Any]:
         return await command("roll_back", by=caller.owner, **read(body or b"{}", Reason).model_dump())
+
+
+def add_document(api: FastAPI) -> None:
+    """Publish the OpenAPI document. It is the same for every service and names nothing of this one: it needs no key."""
+
+    @api.get(PATH, include_in_schema=False)
+    async def openapi() -> JSONResponse:
+        api.openapi_schema = api.openapi_schema or document(api)
+        return JSONResponse(api.openapi_schema)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import unicodedata
 from typing import Annotated
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
 
 SHOWN = 200
 """Characters of a client's text that a sentence repeats."""
@@ -29,5 +29,5 @@ def check_plain(text: str) -> str:
 
 
 PLAIN = AfterValidator(check_plain)
-Plain = Annotated[str, PLAIN]
+Plain = Annotated[str, PLAIN, Field(json_schema_extra={"pattern": r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]*$"})]
 """Text without control characters, line breaks and tabs excepted."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import jsonschema
 import openai
 import pytest
 
@@ -17,6 +18,8 @@ from tests.conftest import ALPHABET
 
 DEADLINE_S = 600
 CONTEXT = 8192
+CALLS = '\n<>/_{}"ADN'
+"""What JSON and tool calls need beside the alphabet."""
 NO_END = {"1": -100.0}
 """A bias that keeps answers going: token 1 ends them."""
 
@@ -53,7 +56,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
     root = tmp_path_factory.mktemp("served")
     for seed, name in enumerate(("base", "other")):
-        build_tiny_model(root / name, alphabet=ALPHABET, hidden_size=64, context_tokens=CONTEXT, seed=seed)
+        build_tiny_model(root / name, alphabet=ALPHABET + CALLS, hidden_size=64, context_tokens=CONTEXT, seed=seed)
     torch.manual_seed(7)
     settings = peft.LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False)
     adapted = peft.get_peft_model(AutoModelForCausalLM.from_pretrained(root / "base"), settings)
@@ -75,6 +78,7 @@ def service(cluster: None, folders: dict[str, Path], tmp_path_factory: pytest.Te
         f"+models.base={folders['base']}", f"+models.adapter={folders['adapter']}", "production=base",
         f"output={folder}", f"doors.port={port}", "engine.precision=fp32", f"engine.context_tokens={CONTEXT}",
         "engine.kv_cache_bytes=67108864", "engine.max_num_seqs=4", "engine.max_adapters=2",
+        "engine.tool_call_parser=hermes",
         f"limits.max_tokens={CONTEXT - 64}", "release.interval_s=0.5", "store.consent_by_default=true",
     ]  # fmt: skip
     conf = Path(__file__).parents[2] / "conf"
@@ -116,6 +120,66 @@ def test_completions(service: Service) -> None:
     assert [choice.index for choice in answer.choices] == [0, 1, 2]
     assert all(len(choice.logprobs.tokens) == 5 for choice in answer.choices)
     assert answer.usage.completion_tokens == 15
+
+
+def function(name: str) -> dict[str, Any]:
+    form = {
+        "type": "object",
+        "properties": {"a": {"enum": ["x", "y"]}},
+        "required": ["a"],
+        "additionalProperties": False,
+    }
+    return {"type": "function", "function": {"name": name, "parameters": form, "strict": True}}
+
+
+TOOLS = [function("add"), function("sub")]
+
+
+@pytest.mark.parametrize(
+    ("choice", "reason"), [("required", "tool_calls"), ({"type": "function", "function": {"name": "sub"}}, "stop")]
+)
+def test_tools_are_called_whole_and_streamed_and_calls_are_recorded(service: Service, choice: Any, reason: str) -> None:
+    """Its grammar makes even an untrained model call them; the other turn sends the calls back with their results."""
+    chat = service.client.chat.completions
+    body = asked("7+5=", tools=TOOLS, tool_choice=choice, max_tokens=500, temperature=0, parallel_tool_calls=False)
+    whole = chat.create(**body)
+    with chat.stream(**body) as stream:
+        streamed = stream.get_final_completion()
+    for answer in (whole, streamed):
+        (said,) = answer.choices
+        (call,) = said.message.tool_calls
+        assert said.finish_reason == reason
+        assert call.function.name in (["sub"] if reason == "stop" else ["add", "sub"])
+        assert json.loads(call.function.arguments) in ({"a": "x"}, {"a": "y"})
+        request, _ = service.store.dialogue(answer.id)
+        (response,) = request.responses
+        assert [called["function"]["name"] for called in response.tool_calls] == [call.function.name]
+        assert json.loads(response.tool_calls[0]["function"]["arguments"]) == json.loads(call.function.arguments)
+    call = whole.choices[0].message.tool_calls[0]
+    turns = [*body["messages"], whole.choices[0].message, {"role": "tool", "tool_call_id": call.id, "content": "12"}]
+    assert chat.create(**asked("", tools=TOOLS) | {"messages": turns}).choices
+
+
+def test_tools_by_choice_or_not_at_all_leave_an_untrained_model_its_text(service: Service) -> None:
+    for choice in ("auto", "none"):
+        answer = service.client.chat.completions.create(**asked("7+5=", tools=TOOLS, tool_choice=choice))
+        assert not answer.choices[0].message.tool_calls
+    unknown = {"type": "function", "function": {"name": "divide"}}
+    with pytest.raises(openai.BadRequestError, match="does not match any of the specified `tools`"):
+        service.client.chat.completions.create(**asked("7+5=", tools=TOOLS, tool_choice=unknown))
+
+
+def test_answers_are_as_the_published_document_says(service: Service) -> None:
+    document = httpx.get(f"{service.url}/openapi.json").json()
+    scored = {"logprobs": 1, "echo": True, "max_tokens": 1}
+    answers = {
+        "ChatCompletion": ("chat/completions", asked("7+5=", logprobs=True, top_logprobs=2)),
+        "Completion": ("completions", {"model": "assistant", "prompt": [[5, 6], [7]], **scored}),
+    }
+    for name, (path, body) in answers.items():
+        answer = httpx.post(f"{service.url}/v1/{path}", json=body, timeout=DEADLINE_S).json()
+        schema = {"$ref": f"#/components/schemas/{name}", "components": document["components"]}
+        jsonschema.validate(answer, schema)
 
 
 @pytest.mark.parametrize("sampling", [{"temperature": 0}, {"temperature": 1, "seed": 11}], ids=str)

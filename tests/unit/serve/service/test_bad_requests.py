@@ -102,7 +102,7 @@ BAD = {
     "consent of a kind": ("PUT /v1/consent", b'{"user": "a", "given": 1}', 400, "given", "a valid boolean"),
     "unknown route": ("GET /v1/embeddings", b"", 404, None, "GET /v1/embeddings: Not Found"),
     "vLLM's own route": ("POST /update_weights", b"{}", 404, None, "POST /update_weights: Not Found"),
-    "documentation": ("GET /openapi.json", b"", 404, None, "Not Found"),
+    "documentation": ("GET /docs", b"", 404, None, "GET /docs: Not Found; GET /openapi.json lists the routes"),
     "wrong method": ("GET /v1/chat/completions", b"", 405, None, "Method Not Allowed"),
 }
 

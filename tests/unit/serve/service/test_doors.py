@@ -14,6 +14,7 @@ CHAT = {"model": "assistant", "messages": [{"role": "user", "content": "hi"}]}
 ROUTES = {
     ("GET", "/health"): (None, None, 200),
     ("GET", "/ready"): (None, None, 200),
+    ("GET", "/openapi.json"): (None, None, 200),
     ("GET", "/v1/models"): (Role.user, None, 200),
     ("GET", "/v1/models/{name:path}"): (Role.user, None, 200),
     ("POST", "/v1/chat/completions"): (Role.user, CHAT, 200),
