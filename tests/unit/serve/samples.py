@@ -32,7 +32,7 @@ def asked(
     """A chat of one turn; without answers it has one, "三点。"."""
     return Request(
         **{
-            "id": id or f"request-{next(numbers)}",
+            "id": id or f"request-{next(numbers):06d}",
             "user": user,
             "at": at,
             "endpoint": Endpoint.chat,
