@@ -24,6 +24,7 @@ from starlette.types import Receive, Scope, Send
 from serve.consent import salted
 from serve.directions import Seat
 from serve.doors import Refusal
+from serve.engine import DEPLOYMENT
 from serve.records import Endpoint, Request, Response
 from serve.schema import GenerationRequest
 from serve.settings import LimitsConfig
@@ -42,8 +43,9 @@ Call = Callable[[Seat, Endpoint, Mapping[str, Any], str], Answers]
 
 @lru_cache(maxsize=64)
 def engine_handle(app: str) -> DeploymentHandle:
-    """To a variant's engines. Serve's controller is asked for it, which blocks the event loop, so once."""
-    return serve.get_app_handle(app).options(stream=True)
+    """To a variant's engines. Serve's controller is not asked whether they are there: that would block the event loop
+    for as long as it is being restarted."""
+    return serve.get_deployment_handle(DEPLOYMENT, app, _check_exists=False).options(stream=True)
 
 
 async def call_engine(seat: Seat, endpoint: Endpoint, body: Mapping[str, Any], id: str) -> Answers:

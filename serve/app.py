@@ -81,7 +81,9 @@ def build(arguments: dict[str, str]) -> Application:
 def assemble(config: ServeConfig, *, listens: bool) -> Application:
     """`listens`: whether the gateways listen themselves, all on the head node, rather than Serve's proxies for them."""
     url = prepare(config)
-    controller = serve.deployment(Controller).options(name="controller", ray_actor_options={"num_cpus": 0})
+    # Once, as for engines: a model that does not start once would not start later.
+    once = {"max_constructor_retry_count": 1}
+    controller = serve.deployment(Controller).options(name="controller", ray_actor_options={"num_cpus": 0}, **once)
     gateway = serve.deployment(serve.ingress()(GatewayReplica)).options(
         name="gateway",
         num_replicas=config.gateway_replicas,

@@ -96,8 +96,9 @@ def served(
     store: Store, config: ServeConfig, production: str | None, latest: Mapping[str, Any] | None
 ) -> dict[str, Variant]:
     """The variants that are served, and those that hold adapters among them: those configured, production, and those of
-    the latest release, so that what may be returned to stays warm until the next one."""
-    names = [*config.models, production, *((latest["candidate"], latest["predecessor"]) if latest else ())]
+    the latest release, so that what may be returned to stays warm until the next one needs its room."""
+    warm = latest is not None and Release.from_json(latest["state"]).warm
+    names = [*config.models, production, *((latest["candidate"], latest["predecessor"]) if latest and warm else ())]
     known = {variant.name: variant for variant in store.variants()}
     wanted = {name for name in names if name is not None}
     wanted |= {base for name in wanted if (base := known[name].base) is not None}

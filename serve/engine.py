@@ -18,6 +18,7 @@ from serve.settings import ReplicasConfig
 from serve.traces import Unexpected, described, keep_messages_out_of_logs
 
 PREFIX = "rlhf-model-"
+DEPLOYMENT = "engine"
 HEALTH_PERIOD_S = 2.0
 ENVIRONMENT = {"VLLM_CONFIGURE_LOGGING": "0"}
 """vLLM's import would replace the handlers of Serve's logs by its own. A replica that has to log that the controller of
@@ -74,15 +75,26 @@ class Engine:
 def app_name(variant: Variant, config: ServerConfig, replicas: ReplicasConfig) -> str:
     """Another model or configuration is another application: one of this name is never replaced, and so never
     restarted."""
-    digest = hashlib.sha256(repr((variant.version, config, replicas)).encode()).hexdigest()
+    shape = (replicas.min, replicas.max, replicas.target_ongoing_requests, replicas.drain_s, replicas.memory_bytes)
+    digest = hashlib.sha256(repr((variant.version, config, shape)).encode()).hexdigest()
     return f"{PREFIX}{variant.name}-{digest[:8]}"
+
+
+def demand(config: ServerConfig, replicas: ReplicasConfig, *, accelerated: bool) -> dict[str, float]:
+    """Ray's resources that one engine reserves, by name; those of which it needs none are left out."""
+    need = {
+        "CPU": 1.0,
+        "GPU": float(config.tensor_parallel_size) if accelerated else 0.0,
+        "memory": float(replicas.memory_bytes),
+    }
+    return {name: amount for name, amount in need.items() if amount}
 
 
 def application(variant: Variant, config: ServerConfig, replicas: ReplicasConfig) -> Application:
     """The engines of a whole model."""
-    accelerated = has_accelerators()
+    need = demand(config, replicas, accelerated=has_accelerators())
     deployment = serve.deployment(Engine).options(
-        name="engine",
+        name=DEPLOYMENT,
         autoscaling_config={
             "min_replicas": replicas.min,
             "max_replicas": replicas.max,
@@ -96,9 +108,10 @@ def application(variant: Variant, config: ServerConfig, replicas: ReplicasConfig
         # Of the very first replica: a model that does not load once would not load later.
         max_constructor_retry_count=1,
         ray_actor_options={
-            "num_cpus": 1,
-            "num_gpus": config.tensor_parallel_size if accelerated else 0,
-            "runtime_env": {"env_vars": FAST | ENVIRONMENT | ({} if accelerated else CPU_ENVIRONMENT)},
+            "num_cpus": need["CPU"],
+            "num_gpus": need.get("GPU", 0),
+            "memory": need.get("memory"),
+            "runtime_env": {"env_vars": FAST | ENVIRONMENT | ({} if "GPU" in need else CPU_ENVIRONMENT)},
         },
     )
     return deployment.bind(variant.folder, variant.name, config)

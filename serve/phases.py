@@ -68,6 +68,8 @@ class Release:
     holdback: float = 0.0
     """Share of users who keep the predecessor during the watch."""
     watch: Watch = Watch.none
+    warm: bool = True
+    """Whether the arm that answers nobody keeps its engines after the end; false once a candidate needed their room."""
     reason: str = ""
     """Of the last transition."""
 

@@ -16,8 +16,8 @@ from rlhf.config import from_words
 from rlhf.types import InputError, RunError
 from serve.stats.fixed import users_per_arm
 
-LONGEST_START_S = 1800.0
-"""A candidate's engines run before its release begins; a large model takes minutes."""
+LONGEST_START_S = 7200.0
+"""A candidate's engines run before its release begins: its files are read, then `replicas.start_s` counts."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -116,6 +116,9 @@ def ask(command: str, config: DeskConfig) -> dict[str, Any]:
 def describe(status: dict[str, Any]) -> str:
     """For people: what is in production, the release with its audit trail, and what the last look said."""
     lines = [f"in production: {status['production']}"]
+    if starting := status.get("starting"):
+        state = "is being cancelled" if starting["cancelled_by"] else "starts; a rollback cancels it"
+        lines.append(f"candidate {starting['name']} {state} (for {starting['seconds']:g} s)")
     if release := status["release"]:
         lines.append(f"{release['id']}: {release['candidate']} against {release['predecessor']}: {release['state']}")
         for entry in release["transitions"]:

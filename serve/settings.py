@@ -24,11 +24,25 @@ class ReplicasConfig:
     """Requests under way per engine that autoscaling aims at."""
     drain_s: float = 60.0
     """What one that is to go may take to finish its requests."""
+    start_s: float = 1800.0
+    """Seconds within which the engines of a model have to answer. A start that takes longer is ended, and refused."""
+    call_s: float = 60.0
+    """Seconds within which Ray Serve has to take or delete an application or to give its status, and an adapter to
+    answer with its first token."""
+    memory_bytes: int = 0
+    """Memory that an engine reserves of what Ray counts on its node, beside a CPU or its accelerators; 0: none."""
+    wait_for_nodes: bool = False
+    """Whether a candidate without room waits, up to `start_s`, for a node that the cluster adds by itself. `false`
+    refuses its release at once, naming what is needed and what is free."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.min <= self.max:
             raise InputError(
                 f"replicas.min={self.min}, replicas.max={self.max}: give at least 1, and a maximum not below it"
+            )
+        if min(self.start_s, self.call_s) <= 0:
+            raise InputError(
+                f"replicas.start_s={self.start_s:g}, replicas.call_s={self.call_s:g}: give seconds, above 0"
             )
 
 

@@ -1,27 +1,137 @@
-"""Which Serve applications a release controller deploys and deletes."""
+"""What operators are answered while a candidate's engines start."""
 
-from ray.serve.schema import ApplicationStatus
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
-from serve.controller import missing, surplus
+import pytest
 
-RUNNING, FAILED = ApplicationStatus.RUNNING, ApplicationStatus.DEPLOY_FAILED
-THERE = {
-    "rlhf-service": RUNNING,
-    "model-foreign": RUNNING,
-    "rlhf-model-of-another-service": RUNNING,
-    "rlhf-model-old": RUNNING,
-    "rlhf-model-ended": FAILED,
-    "rlhf-model-withdrawn": RUNNING,
-}
-DEPLOYED = {"rlhf-model-old", "rlhf-model-ended", "rlhf-model-withdrawn", "rlhf-model-gone-long-ago"}
-WANTED = {"rlhf-model-old", "rlhf-model-ended", "rlhf-model-new"}
+from rlhf.types import InputError, RunError
+from serve import engines as module
+from serve.controller import Controller
+from tests.unit.serve.service.conftest import make_model
+from tests.unit.serve.service.fake_serve import FakeServe
 
-
-def test_what_is_wanted_and_not_there_or_failed_is_deployed():
-    assert missing(THERE, WANTED) == {"rlhf-model-ended", "rlhf-model-new"}
-    assert missing({}, WANTED) == WANTED
+DEADLINE_S = 60
 
 
-def test_only_what_this_service_deployed_is_deleted():
-    assert surplus(THERE, DEPLOYED, WANTED) == {"rlhf-model-withdrawn"}
-    assert surplus(THERE, set(), set()) == set(), "also under our own prefix"
+@pytest.fixture
+def serving() -> FakeServe:
+    return FakeServe(cpus=2)
+
+
+@pytest.fixture
+async def controller(store, config, serving, monkeypatch):
+    """`old` is in production, and there is room for one candidate."""
+    monkeypatch.setattr(module, "POLL_S", 0.02)
+    config.models = {"old": config.models["old"]}
+    config.replicas = replace(config.replicas, start_s=DEADLINE_S, call_s=DEADLINE_S)
+    config.release = replace(config.release, interval_s=0.02)
+    controller = Controller.__new__(Controller)
+    # As Serve does it.
+    await controller.__init__(config, str(store.engine.url), lambda config: serving)
+    controller.engines.settle_s = 0.0
+    yield controller
+    controller.running.cancel()
+    controller.store.close()
+
+
+@pytest.fixture
+def operate(controller, tmp_path: Path):
+    """Commands, as operators give them; `start` makes its candidate's folder."""
+
+    async def operate(command: str, name: str = "") -> dict:
+        arguments = {} if command == "status" else {"by": "ann", "reason": ""}
+        if command == "start":
+            folder = tmp_path / name
+            arguments |= {"name": name, "folder": str(folder if folder.exists() else make_model(folder, name))}
+        async with asyncio.timeout(DEADLINE_S):
+            return await controller.command(command, arguments)
+
+    return operate
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(DEADLINE_S):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+async def test_status_and_refusals_while_a_candidate_starts(controller, operate, serving):
+    serving.slow.add("a")
+    start = asyncio.create_task(operate("start", "a"))
+    await until(lambda: "a" in serving.models())
+    status = await operate("status")
+    assert (status["starting"]["name"], status["starting"]["cancelled_by"], status["release"]) == ("a", None, None)
+    second, promoted = await operate("start", "b"), await operate("promote")
+    assert isinstance(second, InputError)
+    assert str(second).startswith("candidate a has been starting for 0 s: wait for its release")
+    assert isinstance(promoted, InputError)
+    assert "promote it once its release has begun" in str(promoted)
+    serving.slow.clear()
+    begun = await start
+    assert (begun["release"]["state"], begun["starting"]) == ("canary-50", None)
+    assert serving.models() == ["a", "old"]
+
+
+async def test_a_rollback_cancels_a_start_and_leaves_nothing(controller, operate, serving):
+    serving.slow.add("a")
+    start = asyncio.create_task(operate("start", "a"))
+    await until(lambda: "a" in serving.models())
+    status = await operate("roll_back")
+    assert status["starting"]["cancelled_by"] == "ann"
+    refused = await start
+    assert isinstance(refused, RunError)
+    assert str(refused) == "the start of a was cancelled by ann's rollback"
+    assert (serving.models(), (await operate("status"))["release"]) == (["old"], None)
+    serving.slow.clear()
+    assert (await operate("start", "a"))["release"]["candidate"] == "a"
+
+
+async def test_looks_do_not_end_the_engines_that_start(controller, operate, serving):
+    """They go on meanwhile."""
+    serving.slow.add("a")
+    start = asyncio.create_task(operate("start", "a"))
+    await until(lambda: "a" in serving.models())
+    await asyncio.sleep(20 * controller.config.release.interval_s)
+    assert serving.models() == ["a", "old"]
+    serving.slow.clear()
+    await start
+
+
+async def test_a_start_goes_on_without_the_client_that_asked(controller, operate, serving):
+    serving.slow.add("a")
+    start = asyncio.create_task(operate("start", "a"))
+    await until(lambda: "a" in serving.models())
+    start.cancel()
+    serving.slow.clear()
+    await until(lambda: controller.starting is None)
+    assert (await operate("status"))["release"]["candidate"] == "a"
+
+
+async def test_the_next_candidate_gets_the_room_of_one_that_was_rolled_back(controller, operate, serving):
+    await operate("start", "a")
+    await operate("roll_back")
+    assert serving.models() == ["a", "old"]
+    assert (await operate("start", "b"))["release"]["candidate"] == "b"
+    assert serving.models() == ["b", "old"]
+
+
+async def test_a_rollback_to_engines_that_were_given_up_starts_them_first(controller, operate, serving, config):
+    """A candidate took the room of the predecessor, and did not come to a release."""
+    await operate("start", "a")
+    await operate("promote")
+    config.models = {}
+    serving.broken["b"] = "ValueError: no such architecture"
+    assert isinstance(await operate("start", "b"), InputError)
+    await until(lambda: serving.models() == ["a"])
+    status = await operate("roll_back")
+    assert (status["production"], serving.models()) == ("old", ["old"])
+
+
+async def test_what_fails_is_refused_and_the_service_goes_on(controller, operate, serving):
+    serving.broken["a"] = "ValueError: no such architecture"
+    refused = await operate("start", "a")
+    assert isinstance(refused, InputError)
+    assert (serving.models(), (await operate("status"))["starting"]) == (["old"], None)

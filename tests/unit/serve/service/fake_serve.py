@@ -1,0 +1,60 @@
+"""A Serve of one node, without processes: what `serve.engines` calls instead of Ray's."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ray.serve.schema import ApplicationStatus
+
+from serve.directions import Seat
+from serve.engines import Found
+from serve.records import Variant
+
+
+@dataclass
+class FakeServe:
+    """Each engine takes a CPU, from when it is deployed until it is deleted; without one it waits."""
+
+    cpus: int
+    deployed: dict[str, Variant] = field(default_factory=dict)
+    """By application, in the order they came."""
+    broken: dict[str, str] = field(default_factory=dict)
+    """Models whose engines do not start, and why."""
+    slow: set[str] = field(default_factory=set)
+    """Models whose engines start for ever."""
+    failures: list[Exception] = field(default_factory=list)
+    """What the next calls raise."""
+    answer: tuple[int, Any] = (200, {})
+    """To an adapter's first request."""
+
+    def models(self) -> list[str]:
+        """That have engines, or are to have them."""
+        return sorted(variant.name for variant in self.deployed.values())
+
+    def applications(self) -> Mapping[str, Found]:
+        if self.failures:
+            raise self.failures.pop()
+        return {app: self.found(variant, place) for place, (app, variant) in enumerate(self.deployed.items())}
+
+    def found(self, variant: Variant, place: int) -> Found:
+        if problem := self.broken.get(variant.name):
+            return Found(status=ApplicationStatus.DEPLOY_FAILED, num_engines=0, problem=problem)
+        if place >= self.cpus or variant.name in self.slow:
+            return Found(status=ApplicationStatus.DEPLOYING, num_engines=1, problem="1 replica is starting")
+        return Found(status=ApplicationStatus.RUNNING, num_engines=1)
+
+    def deploy(self, app: str, variant: Variant) -> None:
+        assert app not in self.deployed or variant.name in self.broken, "a second deployment would restart it"
+        self.deployed[app] = variant
+
+    def delete(self, app: str) -> None:
+        del self.deployed[app]
+
+    def accelerated(self) -> bool:
+        return False
+
+    def free(self) -> Sequence[Mapping[str, float]]:
+        return [{"CPU": float(max(self.cpus - len(self.deployed), 0))}]
+
+    def first_answer(self, there: Seat, body: Mapping[str, Any], request_id: str) -> tuple[int, Any]:
+        return self.answer
