@@ -23,6 +23,7 @@ from serve.database import migrate
 from serve.doors import Refusal, Role, check_doors, hash_key, make_key
 from serve.engine import FAST, HEALTH_PERIOD_S
 from serve.gateway import Gateway
+from serve.gauges import RecordMetrics
 from serve.listening import listening
 from serve.release_desk import ReleaseDesk
 from serve.settings import ServeConfig
@@ -44,14 +45,15 @@ class GatewayReplica:
     def __init__(self, config: ServeConfig, store_url: str, controller: DeploymentHandle, *, listens: bool) -> None:
         keep_messages_out_of_logs()
         consent_by_default, outcomes = config.store.consent_by_default, config.release.outcomes
-        store = Store(store_url, consent_by_default=consent_by_default, outcomes=outcomes)
+        postgres = config.store.postgres
+        store = Store(store_url, consent_by_default=consent_by_default, outcomes=outcomes, postgres=postgres)
         self.listens = listens
         if not listens:
             # Where Serve really listens, whatever was configured.
             config.doors.host = _get_global_client().http_config.host or "127.0.0.1"
         check_doors(config.doors.host, store.all_keys())
         self.controller = controller
-        self.gateway = Gateway(config, store, call_engine)
+        self.gateway = Gateway(config, store, call_engine, RecordMetrics().write)
 
     async def command(self, command: str, /, **arguments: Any) -> dict[str, Any]:
         found: dict[str, Any] | InputError | RunError
@@ -126,8 +128,8 @@ def prepare(config: ServeConfig) -> str:
     check_parsers_of(config)
     folder, url = folder_of(config), store_url(config)
     folder.mkdir(0o700, parents=True, exist_ok=True)
-    migrate(url)
-    store = Store(url)
+    migrate(url, postgres=config.store.postgres)
+    store = Store(url, postgres=config.store.postgres)
     try:
         if not any(key.role == Role.operator for key in store.all_keys()):
             key = make_key()

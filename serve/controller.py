@@ -32,7 +32,9 @@ class Controller:
     ) -> None:
         """Returns once every model is served, so that the application is up when they are."""
         self.config = config
-        self.store = Store(store_url, consent_by_default=config.store.consent_by_default)
+        self.store = Store(
+            store_url, consent_by_default=config.store.consent_by_default, postgres=config.store.postgres
+        )
         self.desk = ReleaseDesk(self.store, config, time.time)
         self.engines = Engines(self.store, config, connect(config))
         self.starting: Starting | None = None

@@ -23,12 +23,14 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from rlhf.train.artifact import without_nan
 from rlhf.types import InputError
+from serve.postgres import PostgresConfig, connect_postgres
 from serve.tables import storable
 
 LOG = logging.getLogger(__name__)
 MIGRATIONS = Path(__file__).parent / "migrations"
 BUSY_TIMEOUT_S = 30
-"""What a writer waits for another one: SQLite has one at a time, PostgreSQL one per row."""
+"""What a writer of SQLite waits for another one: it has one at a time."""
+LONGEST_MIGRATION_S = 86_400.0
 MIGRATION_LOCK = 0x726C6866
 """PostgreSQL's advisory locks are numbers."""
 
@@ -48,12 +50,12 @@ class Erasure(StrEnum):
 class Database:
     """A database with the newest schema. Threads and processes may share it."""
 
-    def __init__(self, url: str) -> None:
-        """Raises InputError where there is none at `url`, or with another schema."""
+    def __init__(self, url: str, postgres: PostgresConfig | None = None) -> None:
+        """Raises InputError where there is none at `url`, or with another schema. `postgres`: None is the default."""
         parsed = parse(url)
         if parsed.get_backend_name() == "sqlite" and not Path(parsed.database or "").is_file():
             raise InputError(f"{parsed.database}: no database there; start the service once, which makes it")
-        self.engine = connect(parsed)
+        self.engine = connect(parsed, postgres)
         self.writer = self.engine.execution_options(writes=True)
         found, newest = self.revision(), script().get_current_head()
         if found != newest:
@@ -101,10 +103,13 @@ class Database:
             mode = "SHARE" if shared else "SHARE ROW EXCLUSIVE"
             connection.exec_driver_sql(f'LOCK TABLE "{table.name}" IN {mode} MODE')
 
+    def insert_unless_there(self, table: Table) -> Any:
+        """A statement that inserts rows whose keys are new, also where another process inserts at the same time."""
+        return INSERTS[self.engine.dialect.name](table).on_conflict_do_nothing()
+
     def insert_new(self, connection: Connection, table: Table, row: Mapping[str, Any]) -> bool:
-        """Insert the row unless one with its key is there, also where another process inserts at the same time."""
-        statement = INSERTS[self.engine.dialect.name](table).on_conflict_do_nothing()
-        return connection.execute(statement, dict(row)).rowcount == 1
+        """Insert the row unless one with its key is there; whether it was new."""
+        return connection.execute(self.insert_unless_there(table), dict(row)).rowcount == 1
 
     def upsert(self, connection: Connection, table: Table, row: Mapping[str, Any]) -> None:
         """Insert the row, or overwrite the one with its key."""
@@ -114,12 +119,16 @@ class Database:
         connection.execute(statement.on_conflict_do_update(index_elements=keys, set_=others))
 
 
-def migrate(url: str, revision: str = "head") -> None:
+def migrate(url: str, revision: str = "head", postgres: PostgresConfig | None = None) -> None:
     """Bring the database at `url` to a schema, the newest; of SQLite the file is created. Others may do so at once."""
     parsed = parse(url)
     if parsed.get_backend_name() == "sqlite":
         make_private(Path(parsed.database or ""))
-    engine = connect(parsed)
+    if parsed.get_backend_name() == "postgresql":
+        with reaching(parsed):
+            see_answering(parsed, postgres)
+    # Changes of large tables are silent for long.
+    engine = connect(parsed, PostgresConfig(silence_s=LONGEST_MIGRATION_S, statement_s=0))
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     try:
@@ -166,11 +175,11 @@ def parse(url: str) -> URL:
     raise InputError(f"store.url={hidden(parsed)}: neither SQLite in a file nor PostgreSQL by pg8000; {remedy}")
 
 
-def connect(url: URL) -> Engine:
+def connect(url: URL, config: PostgresConfig | None = None) -> Engine:
     # Values of a statement are what users wrote: no error names them.
     options: dict[str, Any] = {"json_serializer": to_json, "hide_parameters": True}
     if url.get_backend_name() == "postgresql":
-        return create_engine(url, pool_pre_ping=True, **options)
+        return connect_postgres(url, config or PostgresConfig(), **options)
     engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S}, **options)
 
     @event.listens_for(engine, "connect")
@@ -188,6 +197,15 @@ def connect(url: URL) -> Engine:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     return engine
+
+
+def see_answering(url: URL, config: PostgresConfig | None) -> None:
+    """Raises DBAPIError where PostgreSQL does not, in the time that it has otherwise."""
+    engine = connect(url, config)
+    try:
+        engine.connect().close()
+    finally:
+        engine.dispose()
 
 
 def use_write_ahead_log(connection: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any
@@ -42,8 +42,11 @@ SHADOWS = 64
 class Gateway:
     """What one replica knows and does. It knows no HTTP server: `routes.py` does."""
 
-    def __init__(self, config: ServeConfig, store: Store, call: Call) -> None:
-        self.config, self.store, self.call = config, store, call
+    def __init__(
+        self, config: ServeConfig, store: Store, call: Call, report: Callable[[int, int], None] = lambda *_: None
+    ) -> None:
+        """`report` gets the numbers of records that wait and that are lost, before each look at the store."""
+        self.config, self.store, self.call, self.report = config, store, call, report
         self.recorder = Recorder(store)
         self.directions: Directions = directions.read(store, config)
         self.salt = store.salt()
@@ -71,6 +74,7 @@ class Gateway:
     async def follow(self) -> None:
         while True:
             await asyncio.sleep(REFRESH_S)
+            self.report(len(self.recorder.waiting), self.recorder.lost)
             try:
                 if self.erasing:
                     self.erasing = await asyncio.to_thread(self.store.erase) is Erasure.pending

@@ -13,6 +13,7 @@ from sqlalchemy import Connection, bindparam, delete, or_, select, update
 
 from serve.consent import SILENT, wordless
 from serve.exported import Exports
+from serve.postgres import PostgresConfig
 from serve.tables import CONSENTS, DELETIONS, EXPOSURES, FEEDBACK, REQUESTS, RESPONSES, storable
 
 CLOCKS_S = 2.0
@@ -39,9 +40,16 @@ class People(Exports):
     """Whoever records holds `DELETIONS` together; whoever withdraws or deletes holds it alone, so that no transaction
     adds what another one removes."""
 
-    def __init__(self, url: str, *, consent_by_default: bool = False, outcomes: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        consent_by_default: bool = False,
+        outcomes: Collection[str] = (),
+        postgres: PostgresConfig | None = None,
+    ) -> None:
         """`outcomes`: names of outcomes that are kept without consent, as metrics read them."""
-        super().__init__(url)
+        super().__init__(url, postgres)
         self.consent_by_default, self.outcomes = consent_by_default, frozenset(outcomes)
 
     def set_consent(self, user: str, given: bool, at: float) -> None:

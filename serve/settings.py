@@ -9,6 +9,7 @@ from omegaconf import MISSING
 
 from rlhf.runtimes.base import ServerConfig
 from rlhf.types import InputError
+from serve.postgres import PostgresConfig
 from serve.release_settings import ReleaseConfig
 
 
@@ -85,6 +86,8 @@ class StoreConfig:
     consent_by_default: bool = False
     """Whether texts of users are kept who were not asked. Without consent numbers, times, salted hashes
     and the names of outcomes that metrics read are."""
+    postgres: PostgresConfig = field(default_factory=PostgresConfig)
+    """How long is waited for PostgreSQL."""
 
 
 @dataclass(kw_only=True, slots=True)

@@ -33,7 +33,10 @@ class Store(People):
     """
 
     def record(self, requests: Sequence[Request]) -> None:
-        """Keep requests with their responses, all or none; not of users who were deleted since they asked."""
+        """Keep requests with their responses, all or none; not of users who were deleted since they asked.
+
+        One that is there stays as it is: it was written before, and the answer to that got lost.
+        """
         if not requests:
             return
         with self.recording({request.user for request in requests}) as (connection, people):
@@ -51,9 +54,9 @@ class Store(People):
                     {**asdict(response), "request_id": request.id, **forgotten} for response in request.responses
                 ]
             if rows:
-                connection.execute(insert(REQUESTS), rows)
+                connection.execute(self.insert_unless_there(REQUESTS), rows)
             if answers:
-                connection.execute(insert(RESPONSES), answers)
+                connection.execute(self.insert_unless_there(RESPONSES), answers)
 
     def add_feedback(self, feedback: Feedback) -> None:
         """Keep what a user said of an answer of their own.

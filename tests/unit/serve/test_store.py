@@ -41,9 +41,18 @@ def test_text_that_a_database_cannot_hold_is_replaced(store):
 
 def test_all_requests_of_a_call_are_kept_or_none(store):
     store.record([asked(id="a")])
-    with pytest.raises(Exception, match="requests"):
-        store.record([asked(id="b"), asked(id="a")])
+    with pytest.raises(Exception, match="variant"):
+        store.record([asked(id="b"), asked(id="c", variant=None)])
     assert kept(store, "b") is None
+
+
+def test_a_request_that_is_written_twice_is_kept_once(store):
+    """The answer to the first time may get lost."""
+    store.record([asked(id="a")])
+    store.record([asked(id="a", prompt_tokens=8), asked("x", "y", "z", id="b")])
+    assert kept(store, "a")[0].prompt_tokens == 7
+    assert [response.text for response in kept(store, "a")[0].responses] == [None]
+    assert len(kept(store, "b")[0].responses) == 2
 
 
 @pytest.mark.parametrize(("default", "texts"), [(False, False), (True, True)])
