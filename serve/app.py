@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ray import serve
+from ray._private.authentication.authentication_utils import is_token_auth_enabled
 from ray.serve import Application
 from ray.serve.context import _get_global_client
 from ray.serve.handle import DeploymentHandle
@@ -20,7 +21,7 @@ from serve import routes
 from serve.answering import BROKEN, call_engine
 from serve.controller import Controller
 from serve.database import migrate
-from serve.doors import Refusal, Role, check_doors, hash_key, make_key
+from serve.doors import Refusal, Role, check_doors, check_ray, hash_key, make_key
 from serve.engine import FAST, HEALTH_PERIOD_S
 from serve.gateway import Gateway
 from serve.gauges import RecordMetrics
@@ -52,6 +53,7 @@ class GatewayReplica:
             # Where Serve really listens, whatever was configured.
             config.doors.host = _get_global_client().http_config.host or "127.0.0.1"
         check_doors(config.doors.host, store.all_keys())
+        check_ray(config.doors.host, authenticated=is_token_auth_enabled())
         self.controller = controller
         self.gateway = Gateway(config, store, call_engine, RecordMetrics().write)
 
@@ -82,6 +84,8 @@ def build(arguments: dict[str, str]) -> Application:
 
 def assemble(config: ServeConfig, *, listens: bool) -> Application:
     """`listens`: whether the gateways listen themselves, all on the head node, rather than Serve's proxies for them."""
+    # Before anything is laid down or starts; a replica knows its cluster's, and checks again.
+    check_ray(config.doors.host, authenticated=is_token_auth_enabled())
     url = prepare(config)
     # Once, as for engines: a model that does not start once would not start later.
     once = {"max_constructor_retry_count": 1}

@@ -77,6 +77,15 @@ def check_doors(host: str, keys: Iterable[Key]) -> None:
         )
 
 
+def check_ray(host: str, *, authenticated: bool) -> None:
+    """Raises InputError where others reach the service, and Ray runs whatever anybody sends to its ports."""
+    if not is_loopback(host) and not authenticated:
+        raise InputError(
+            f"doors.host={host}: others can reach it and Ray's authentication is off (RAY_AUTH_MODE), so that whoever "
+            "reaches Ray's ports runs code here; export RAY_AUTH_MODE=token, or listen on 127.0.0.1"
+        )
+
+
 def let_in(authorization: str | None, keys: Mapping[str, Key], *, keyless: bool) -> Caller:
     """Return the caller of a request with this header. Raises Refusal 401 without a key, or with a wrong one.
 

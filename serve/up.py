@@ -1,9 +1,14 @@
 """Serve models on this machine, until Ctrl-C: `python serve/up.py +models.one=FOLDER production=one output=FOLDER`."""
 
+import os
 import signal
 import sys
 import threading
 from pathlib import Path
+
+if "RAY_ADDRESS" not in os.environ:
+    # By this a cluster of this machine alone listens on loopback alone, on Linux too. Ray reads it when imported.
+    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 
 import hydra
 from omegaconf import DictConfig

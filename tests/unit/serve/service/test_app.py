@@ -1,9 +1,16 @@
 """What the service lays down before it starts."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from rlhf.types import InputError
 from serve.app import OPERATOR_KEY, prepare
+
+REPOSITORY = Path(__file__).parents[4]
 
 
 def test_a_folder_that_the_service_makes_is_its_owners_alone(tmp_path, config):
@@ -28,4 +35,17 @@ def test_a_parser_that_does_not_exist_is_refused_before_anything_is_made(tmp_pat
     config.engine.tool_call_parser = "hermez"
     with pytest.raises(InputError, match=r"engine\.tool_call_parser=hermez: vLLM has no such parser"):
         prepare(config)
+    assert not (tmp_path / "service").exists()
+
+
+def test_others_are_not_let_in_where_rays_authentication_is_off(tmp_path):
+    """Nothing is laid down."""
+    words = ["output=service", "doors.host=0.0.0.0", "+models.one=one", "production=one"]
+    environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(
+        [sys.executable, REPOSITORY / "serve/up.py", *words], cwd=tmp_path, env=environment, capture_output=True,
+        text=True, timeout=600, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: doors.host=0.0.0.0: others can reach it and Ray's authentication is off")
     assert not (tmp_path / "service").exists()

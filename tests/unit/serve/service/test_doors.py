@@ -6,7 +6,7 @@ from fastapi.routing import APIRoute
 
 from rlhf.types import InputError
 from serve import directions
-from serve.doors import Caller, Refusal, Role, check_doors, hash_key, let_in, make_key
+from serve.doors import Caller, Refusal, Role, check_doors, check_ray, hash_key, let_in, make_key
 from serve.records import Key
 from tests.unit.serve.service.conftest import KEYS, NOW, running
 
@@ -111,9 +111,17 @@ def test_other_addresses_are_refused_until_a_user_has_a_key(host):
     check_doors(host, [known_key("sk-1", Role.user)])
 
 
+@pytest.mark.parametrize("host", ["0.0.0.0", "example.org"])
+def test_other_addresses_are_refused_where_rays_authentication_is_off(host):
+    with pytest.raises(InputError, match=r"doors\.host=.*authentication is off.*RAY_AUTH_MODE=token"):
+        check_ray(host, authenticated=False)
+    check_ray(host, authenticated=True)
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])
 def test_loopback_needs_no_key(host):
     check_doors(host, [])
+    check_ray(host, authenticated=False)
 
 
 def test_a_key_is_not_in_the_store(store, tmp_path):
