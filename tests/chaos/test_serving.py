@@ -1,5 +1,6 @@
 """A service under load whose processes are killed: clients get whole answers, clean errors, or a polite refusal."""
 
+import ipaddress
 import json
 import os
 import signal
@@ -12,9 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import grpc
 import httpx
 import psutil
 import pytest
+from ray.serve.generated import serve_pb2, serve_pb2_grpc
 
 from serve.store import Store
 from tests.chaos.conftest import Run
@@ -151,6 +154,10 @@ def under_load(service: Service, disturb: Callable[[], None], *, num_requests: i
         return [answer.result(timeout=RECOVERY_S) for answer in answers]
 
 
+def is_loopback(address: str) -> bool:
+    return ipaddress.ip_address(address.removeprefix("::ffff:")).is_loopback
+
+
 def check_answers(answers: list[httpx.Response]) -> None:
     """Whole ones have all their tokens; a stream may break off, but says so."""
     assert Counter(answer.status_code for answer in answers) == {200: len(answers)}, [
@@ -206,6 +213,55 @@ def test_engines_outlive_serves_controller(service: Service) -> None:
     check_answers([service.ask() for _ in range(20)])
     assert service.replicas("engine") == engines
     service.operate("GET", "/release")
+
+
+def answered(service: Service, number: int) -> httpx.Response:
+    """As stock clients ask: again where the connection or the service failed."""
+    end = time.monotonic() + RECOVERY_S
+    while True:
+        try:
+            answer = service.ask(stream=number % 3 == 0, user=f"user-{number % 20}")
+            if answer.status_code < 500:
+                return answer
+        except httpx.TransportError:
+            pass
+        assert time.monotonic() < end, "not in time"
+        time.sleep(0.5)
+
+
+@pytest.mark.parametrize(
+    "name", ["ray::ServeReplica:rlhf-service:gateway", "ray::ProxyActor"], ids=["gateway", "proxy"]
+)
+def test_a_client_that_asks_again_is_answered_though_the_way_to_the_engines_is_killed(
+    service: Service, name: str
+) -> None:
+    """What is under way in the process is lost; nothing else is, and engines stay as they are."""
+    engines, victim = service.replicas("engine"), service.process(name)
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        answers = [pool.submit(answered, service, number) for number in range(60)]
+        wait_until(lambda: sum(answer.done() for answer in answers) >= 12)
+        os.kill(victim, signal.SIGKILL)
+        check_answers([answer.result(timeout=RECOVERY_S) for answer in answers])
+    wait_until(lambda: service.process(name) not in (None, victim))
+    check_answers([service.ask() for _ in range(20)])
+    assert service.replicas("engine") == engines
+    service.operate("GET", "/release")
+
+
+def test_only_loopback_is_listened_on(service: Service) -> None:
+    """But by Serve's replicas for each other, whose port has no setting and wants the cluster's token."""
+    ports = {}
+    for pid, name in service.run.descendants().items():
+        for connection in psutil.Process(pid).net_connections("tcp"):
+            if connection.status == psutil.CONN_LISTEN and not is_loopback(connection.laddr.ip):
+                ports[connection.laddr.port] = name
+    assert all(name.startswith("ray::ServeReplica:") for name in ports.values()), ports
+    assert len(ports) == len(set(ports.values())) + 1, "one a replica, and of the engine there are two"
+    for port in ports:
+        stub = serve_pb2_grpc.ASGIServiceStub(grpc.insecure_channel(f"127.0.0.1:{port}"))
+        with pytest.raises(grpc.RpcError) as refused:
+            stub.HandleRequest(serve_pb2.ASGIRequest(), timeout=RECOVERY_S)
+        assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
 
 
 def test_too_many_clients_are_told_to_come_back(service: Service) -> None:
