@@ -1,10 +1,11 @@
 """What clients lose when one process of a service is killed: requests, streams, records, and how long they wait.
 
-    python benchmarks/kills.py [gateway] [proxy] [serve_controller] [release_controller] [engine] [engine_core] [raylet]
+    python benchmarks/kills.py [gateway] [proxy] [serve_controller] [release_controller] [engine] \
+                               [engine_core] [raylet]
 
-A service of two engines of a tiny model in a process of its own; `raylet` is that of a second node with one of them. For each process 1,000 requests arrive at a fixed
-rate, every third streamed; after 300 it gets SIGKILL. A request is sent once: stock clients send it again, up to twice,
-after a connection that was refused or broke, and after a status of 5xx.
+A service of two engines of a tiny model in a process of its own; `raylet` is that of a second node, with one of them.
+For each process 1,000 requests arrive at a fixed rate, every third streamed; after 300 it gets SIGKILL. A request is
+sent once: stock clients send it again, up to twice, after a connection that was refused or broke, and after a 5xx.
 """
 
 from __future__ import annotations

@@ -57,9 +57,9 @@ class Controller:
                 LOG.error("this look came to nothing: %s", reason(error))
 
     async def reconcile(self) -> None:
-        """Have engines as the store wants them, and those of a candidate that starts."""
-        coming = self.starting.host if self.starting else None
-        await asyncio.to_thread(self.engines.reconcile, coming)
+        """Have engines as the store wants them; those of a candidate that starts are left alone."""
+        starting = self.starting.host if self.starting else None
+        await asyncio.to_thread(self.engines.reconcile, starting=starting)
 
     async def check_health(self) -> None:
         """A loop that ended of an error is told, and Serve starts another replica."""

@@ -96,10 +96,15 @@ class Engines:
     turn: threading.Lock = field(default_factory=threading.Lock)
     """One at a time compares what runs with what is to run: deploying an application twice would restart it."""
 
-    def reconcile(self, coming: Variant | None = None) -> None:
-        """Begin to start the engines of what is served and of `coming`, and to end all others of this service."""
+    def reconcile(self, coming: Variant | None = None, *, starting: Variant | None = None) -> None:
+        """Begin to start the engines of what is served and of `coming`, and to end all others of this service.
+
+        Those of `starting` stay as they are: somebody else starts them.
+        """
         with self.turn:
             wanted, there, deployed = self.wanted(coming), self.there(), self.store.applications()
+            if starting:
+                deployed -= {self.name(starting)} - wanted.keys()
             for app in sorted(missing(there, wanted.keys())):
                 self.store.add_application(app)
                 self.call("deploy an application", partial(self.serving.deploy, app, wanted[app]))

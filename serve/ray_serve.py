@@ -47,7 +47,7 @@ class RayServe:
         return list(available_resources_per_node().values())
 
     def first_answer(self, there: Seat, body: Mapping[str, Any], request_id: str) -> tuple[int, Any]:
-        engine = serve.get_deployment_handle(DEPLOYMENT, there.app).options(stream=True)
+        engine = serve.get_deployment_handle(DEPLOYMENT, there.app, _check_exists=False).options(stream=True)
         try:
             answers = list(engine.answer.remote(Endpoint.completion, body, request_id, there.adapter))
         except RayTaskError as error:

@@ -29,12 +29,12 @@ class FakeServe:
 
     def models(self) -> list[str]:
         """That have engines, or are to have them."""
-        return sorted(variant.name for variant in self.deployed.values())
+        return sorted(variant.name for variant in list(self.deployed.values()))
 
     def applications(self) -> Mapping[str, Found]:
         if self.failures:
             raise self.failures.pop()
-        return {app: self.found(variant, place) for place, (app, variant) in enumerate(self.deployed.items())}
+        return {app: self.found(variant, place) for place, (app, variant) in enumerate(list(self.deployed.items()))}
 
     def found(self, variant: Variant, place: int) -> Found:
         if problem := self.broken.get(variant.name):
