@@ -1,7 +1,6 @@
 """What clients lose when one process of a service is killed: requests, streams, records, and how long they wait.
 
-    python benchmarks/kills.py [gateway] [proxy] [serve_controller] [release_controller] [engine] \
-                               [engine_core] [raylet]
+    python benchmarks/kills.py [gateway] [serve_controller] [release_controller] [engine] [engine_core] [raylet]
 
 A service of two engines of a tiny model in a process of its own; `raylet` is that of a second node, with one of them.
 For each process 1,000 requests arrive at a fixed rate, every third streamed; after 300 it gets SIGKILL. A request is
@@ -43,7 +42,6 @@ BODY = {"model": "assistant", "messages": [{"role": "user", "content": "7+5="}],
 ENGINE = "ray::ServeReplica:rlhf-model-"
 PROCESSES = {
     "gateway": "ray::ServeReplica:rlhf-service:gateway",
-    "proxy": "ray::ProxyActor",
     "serve_controller": "ray::ServeController",
     "release_controller": "ray::ServeReplica:rlhf-service:controller",
     "engine": ENGINE,
@@ -83,7 +81,6 @@ class Service:
         return found
 
     def is_whole(self) -> bool:
-        """A second node has a proxy of its own."""
         return all(self.find(beginning) for beginning in PROCESSES.values()) and len(self.find(ENGINE)) == 2
 
 

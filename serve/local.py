@@ -20,6 +20,7 @@ from serve.ray_serve import why_not
 from serve.settings import ServeConfig
 from serve.store import Store
 
+
 @contextmanager
 def serving(config: ServeConfig) -> Iterator[str]:
     """The service's URL, once every model answers. Raises InputError, or RunError where it does not start."""

@@ -6,10 +6,12 @@ import threading
 import pytest
 
 from serve.controller import Controller
+from serve.engines import Engines
 from serve.phases import Phase, Transition
 from serve.release_desk import Judged, ReleaseDesk
 from serve.settings import ServeConfig
 from tests.unit.serve.service.conftest import NOW
+from tests.unit.serve.service.fake_serve import FakeServe
 
 
 class SlowDesk(ReleaseDesk):
@@ -31,13 +33,11 @@ class SlowDesk(ReleaseDesk):
 
 
 class WithoutServe(Controller):
-    """Has no engines to deploy."""
+    """Its engines are pretended ones."""
 
     def __init__(self, config: ServeConfig, desk: ReleaseDesk) -> None:
         self.config, self.store, self.desk, self.lock = config, desk.store, desk, asyncio.Lock()
-
-    def reconcile(self, coming=None) -> None:
-        pass
+        self.engines, self.starting = Engines(desk.store, config, FakeServe(cpus=9), settle_s=0.0), None
 
 
 class Clock:
