@@ -63,13 +63,14 @@ def test_without_consent_no_word_of_a_user_is_kept_nor_after_it_is_withdrawn(url
 
 def test_a_statement_that_the_database_refuses_quotes_no_values(store):
     store.set_consent("ann", True, 1.0)
-    request, _ = wordy(id="twice")
+    request, (edit, *_) = wordy()
     store.record([request])
+    store.add_feedback(edit)
     with pytest.raises(IntegrityError) as refused:
-        store.record([request])
+        store.add_feedback(edit)
     assert SECRET not in str(refused.value)
-    assert "twice" not in reason(refused.value)
-    assert "requests" in reason(refused.value)
+    assert edit.id not in reason(refused.value)
+    assert "feedback" in reason(refused.value)
 
 
 def test_the_salt_of_a_store_is_its_own_and_stays(store, tmp_path):
