@@ -47,7 +47,7 @@ class Gateway:
     ) -> None:
         """`report` gets the numbers of records that wait and that are lost, before each look at the store."""
         self.config, self.store, self.call, self.report = config, store, call, report
-        self.recorder = Recorder(store)
+        self.recorder = Recorder(store, config.store.patience_s)
         self.directions: Directions = directions.read(store, config)
         self.salt = store.salt()
         self.unread: str | None = None

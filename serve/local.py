@@ -40,7 +40,8 @@ def serving(config: ServeConfig) -> Iterator[str]:
             within(longest_s, "start the service", lambda: serve.run(app, name=APP, route_prefix=None))
         except RuntimeError as error:
             raise RunError(f"the service does not start: {why_not(APP) or error}") from error
-        yield f"http://{config.doors.host}:{config.doors.port}"
+        host = f"[{config.doors.host}]" if ":" in config.doors.host else config.doors.host
+        yield f"http://{host}:{config.doors.port}"
 
 
 def close_down(url: str, call_s: float) -> None:

@@ -16,8 +16,6 @@ from serve.records import Exposure, Request
 from serve.store import Store
 
 LOG = logging.getLogger(__name__)
-PATIENCE_S = 1.0
-"""Seconds that an answer waits for its record, so that feedback finds it; a slow store delays no answer for longer."""
 QUEUE_RECORDS = 10_000
 QUEUE_CHARACTERS = 64_000_000
 """Records, and characters in them, that wait for the store at most. Further ones are lost, and counted."""
@@ -58,6 +56,8 @@ class Recorder:
     """Writes for one event loop, in order."""
 
     store: Store
+    patience_s: float = 1.0
+    """Seconds that an answer waits for its record, so that feedback finds it; a slow store delays none for longer."""
     waiting: dict[int, Entry] = field(default_factory=dict)
     """By number, in order."""
     characters: int = 0
@@ -70,7 +70,7 @@ class Recorder:
     """Why the store takes nothing at the moment; None where it does."""
 
     async def record(self, request: Request) -> None:
-        """Return once it is kept, so that feedback on it finds it, or after `PATIENCE_S`."""
+        """Return once it is kept, so that feedback on it finds it, or after `patience_s`."""
         said = [response.text or "" for response in request.responses]
         called = [list(response.tool_calls or ()) for response in request.responses]
         await self.put(request, size=num_characters(request.messages) + num_characters([said, called]))
@@ -91,7 +91,7 @@ class Recorder:
         if self.writing is None or self.writing.done():
             self.writing = asyncio.create_task(self.write())
         # A client may go meanwhile, and the wait may end: the record is written all the same.
-        await asyncio.wait([done], timeout=PATIENCE_S)
+        await asyncio.wait([done], timeout=self.patience_s)
         return done.result() if done.done() else None
 
     async def write(self) -> None:

@@ -86,6 +86,8 @@ class StoreConfig:
     consent_by_default: bool = False
     """Whether texts of users are kept who were not asked. Without consent numbers, times, salted hashes
     and the names of outcomes that metrics read are."""
+    patience_s: float = 1.0
+    """Seconds that an answer waits for its record, so that feedback finds it; a slow store delays none for longer."""
     postgres: PostgresConfig = field(default_factory=PostgresConfig)
     """How long is waited for PostgreSQL."""
 

@@ -19,6 +19,8 @@ from serve.store import Store
 from tests.unit.serve.service.engines import Engines
 
 NOW = 1000.0
+PATIENCE_S = 120.0
+"""So long an answer waits for its record here: on a busy machine a second is not enough to find it at once."""
 KEYS = {"user": "sk-of-a-user", "operator": "sk-of-an-operator"}
 
 
@@ -45,7 +47,7 @@ def make_config(folders: dict[str, Path]) -> Callable[..., ServeConfig]:
             models={name: str(folder) for name, folder in folders.items()},
             production="old",
             limits=LimitsConfig(**{"body_bytes": 4096, "messages": 4, "max_tokens": 64, "attempts": 2, **limits}),
-            store=StoreConfig(consent_by_default=True),
+            store=StoreConfig(consent_by_default=True, patience_s=PATIENCE_S),
             release=ReleaseConfig(shadow_fraction=0, steps=[0.5], allow=["vip"], deny=["shy"], watch_s=0),
         )
 

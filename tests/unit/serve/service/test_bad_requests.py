@@ -211,6 +211,7 @@ def test_what_an_engine_refuses_is_refused_in_its_words(client, engines):
 
 def test_a_store_that_fails_fails_no_answer(client, gateway, store, caplog):
     assert client.get("/ready").json()["status"] == "ok"
+    gateway.recorder.patience_s = 0.5
     with store.writer.begin() as connection:
         for table in ("feedback", "responses", "requests", "consents"):
             connection.exec_driver_sql(f"DROP TABLE {table}")

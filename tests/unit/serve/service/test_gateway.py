@@ -12,7 +12,7 @@ from ray.exceptions import ActorDiedError, RayError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from starlette.responses import Response
 
-from serve import directions, recorder, routes
+from serve import directions, routes
 from serve.chat_schema import ChatCompletionRequest
 from serve.consent import salted
 from serve.doors import Caller, Refusal, Role, hash_key
@@ -167,8 +167,8 @@ async def test_users_beyond_their_owners_limit_get_production_and_take_no_part(g
     assert largest == "bot"
 
 
-async def test_a_limit_that_a_locked_store_does_not_tell_lets_nobody_in_for_now(gateway, store, monkeypatch):
-    monkeypatch.setattr(recorder, "PATIENCE_S", 0.05)
+async def test_a_limit_that_a_locked_store_does_not_tell_lets_nobody_in_for_now(gateway, store):
+    gateway.recorder.patience_s = 0.05
     experiment(gateway, steps=[0.99])
     body = {"model": "assistant", "messages": [{"role": "user", "content": "hi"}], "user": "1"}
     asked, bot = ChatCompletionRequest.model_validate(body), Caller(Role.user, "bot", users=3)

@@ -8,8 +8,9 @@ import pytest
 from sqlalchemy.exc import OperationalError
 
 from serve import recorder as module
-from serve.recorder import PATIENCE_S, QUEUE_CHARACTERS, Recorder
+from serve.recorder import QUEUE_CHARACTERS, Recorder
 from tests.unit.serve.samples import asked, exposed
+from tests.unit.serve.service.conftest import PATIENCE_S
 
 
 async def until_written(recorder: Recorder) -> None:
@@ -19,7 +20,7 @@ async def until_written(recorder: Recorder) -> None:
 
 
 async def test_what_waits_is_kept_together_in_order(store):
-    recorder = Recorder(store)
+    recorder = Recorder(store, patience_s=PATIENCE_S)
     requests = [asked(id=f"{number:02}", at=float(number)) for number in range(20)]
     await asyncio.gather(*map(recorder.record, requests))
     assert [request.id for request, _ in store.dialogues()] == [request.id for request in requests]
@@ -28,7 +29,7 @@ async def test_what_waits_is_kept_together_in_order(store):
 
 
 async def test_who_goes_leaves_the_request_and_the_others_there(store):
-    recorder = Recorder(store)
+    recorder = Recorder(store, patience_s=PATIENCE_S)
     first, second = (asyncio.create_task(recorder.record(asked(id=id))) for id in ("a", "b"))
     await asyncio.sleep(0)
     first.cancel()
@@ -62,7 +63,7 @@ async def test_a_locked_store_delays_an_answer_by_a_second_and_gets_its_records_
             recorder.expose(exposed("ann", "new", 1.0), most=None),
             recorder.expose(exposed("bot/1", "new", 1.0, owner="bot"), most=1),
         )
-        assert PATIENCE_S <= time.monotonic() - begun < 30 * PATIENCE_S
+        assert recorder.patience_s <= time.monotonic() - begun < 30 * recorder.patience_s
         assert took_part == [None, None, None], "nobody waits for longer"
         assert len(recorder.waiting) == 3
     await until_written(recorder)
@@ -121,12 +122,11 @@ async def test_an_unreachable_store_is_tried_again(store, caplog):
 
 async def test_what_waits_is_bounded_and_what_is_lost_counted(store, monkeypatch, caplog):
     monkeypatch.setattr(module, "QUEUE_RECORDS", 3)
-    monkeypatch.setattr(module, "PATIENCE_S", 0.05)
-    recorder = Recorder(Failing(store, 10**9))
+    recorder = Recorder(Failing(store, 10**9), patience_s=0.05)
     await asyncio.gather(*(recorder.record(asked(id=str(number))) for number in range(5)))
     assert (len(recorder.waiting), recorder.lost) == (3, 2)
     assert "did not take 1 records (2 so far): 3 records wait for it already" in caplog.text
-    long = Recorder(Failing(store, 10**9))
+    long = Recorder(Failing(store, 10**9), patience_s=0.05)
     await long.record(asked("x" * QUEUE_CHARACTERS))
     assert (len(long.waiting), long.lost) == (0, 1)
     for each in (recorder, long):
@@ -135,15 +135,14 @@ async def test_what_waits_is_bounded_and_what_is_lost_counted(store, monkeypatch
 
 
 async def test_the_end_of_a_gateway_gives_what_waits_a_last_chance(store, monkeypatch):
-    recorder = Recorder(store)
+    recorder = Recorder(store, patience_s=PATIENCE_S)
     recording = asyncio.create_task(recorder.record(asked(id="last")))
     await asyncio.sleep(0)
     await recorder.flush()
     await recording
     assert store.dialogue("last")
     monkeypatch.setattr(module, "FLUSH_S", 0.05)
-    monkeypatch.setattr(module, "PATIENCE_S", 0.05)
-    broken = Recorder(Failing(store, 10**9))
+    broken = Recorder(Failing(store, 10**9), patience_s=0.05)
     await broken.record(asked(id="gone"))
     await broken.flush()
     assert broken.lost == 1
