@@ -118,12 +118,9 @@ class Recorder:
     def keep(self, batch: Sequence[Entry]) -> list[bool]:
         """Write entries, together where all can be written; a wrong one is lost alone. Raises `UNREACHABLE`."""
         requests = [entry.record for entry in batch if isinstance(entry.record, Request)]
+        exposures = [(entry.record, entry.most) for entry in batch if isinstance(entry.record, Exposure)]
         try:
-            # First, as a second try of an exposure changes nothing, while one of a request would find itself.
-            results = [
-                self.store.expose(entry.record, most=entry.most) if isinstance(entry.record, Exposure) else True
-                for entry in batch
-            ]
+            took_part = iter(self.store.expose_all(exposures))
             self.store.record(requests)
         except UNREACHABLE:
             raise
@@ -133,7 +130,7 @@ class Recorder:
             name = requests[0].id if requests else "an exposure"
             self.lose(1, f"{name}: {type(error).__name__}: {reason(error)}")
             return [True]
-        return results
+        return [next(took_part) if isinstance(entry.record, Exposure) else True for entry in batch]
 
     def lose(self, number: int, reason: str) -> None:
         self.lost += number

@@ -91,16 +91,26 @@ class Store(People):
         `most`: users of one owner who do; further ones do not. Several processes may let in some more together. A user
         who was deleted since takes no part.
         """
-        place = (EXPOSURES.c.experiment == exposure.experiment, EXPOSURES.c.user == exposure.user)
-        with self.recording({exposure.user}) as (connection, people):
-            if not people[exposure.user].is_kept(exposure.at):
+        return self.expose_all([(exposure, most)])[0]
+
+    def expose_all(self, limited: Sequence[tuple[Exposure, int | None]]) -> list[bool]:
+        """As `expose`, each with its limit, in one transaction."""
+        if not limited:
+            return []
+        with self.recording({exposure.user for exposure, _ in limited}) as (connection, people):
+            return [
+                people[exposure.user].is_kept(exposure.at) and self._expose(connection, exposure, most)
+                for exposure, most in limited
+            ]
+
+    def _expose(self, connection: Connection, exposure: Exposure, most: int | None) -> bool:
+        if most is not None:
+            place = (EXPOSURES.c.experiment == exposure.experiment, EXPOSURES.c.user == exposure.user)
+            known = connection.execute(select(EXPOSURES.c.user).where(*place)).first() is not None
+            if not known and self._exposed_of(connection, exposure) >= most:
                 return False
-            if most is not None:
-                known = connection.execute(select(EXPOSURES.c.user).where(*place)).first() is not None
-                if not known and self._exposed_of(connection, exposure) >= most:
-                    return False
-            self.insert_new(connection, EXPOSURES, asdict(exposure))
-            return True
+        self.insert_new(connection, EXPOSURES, asdict(exposure))
+        return True
 
     def _exposed_of(self, connection: Connection, exposure: Exposure) -> int:
         """Users of the same owner who take part already."""

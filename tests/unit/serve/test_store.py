@@ -190,6 +190,14 @@ def test_an_owner_brings_no_more_users_than_the_key_allows(store):
     assert store.exposure_counts("r1/canary-1") == {"new": 4}
 
 
+def test_an_owners_users_are_limited_within_one_transaction_too(store):
+    users = [("bot/1", "bot", 2), ("bot/2", "bot", 2), ("shop/ann", "shop", None), ("bot/3", "bot", 2)]
+    limited = [(exposed(user, "new", 1.0, "r1/canary-1", owner), most) for user, owner, most in users]
+    for _ in range(2):
+        assert store.expose_all(limited) == [True, True, True, False]
+    assert store.exposure_counts("r1/canary-1") == {"new": 3}
+
+
 def test_traffic_is_of_one_experiment_until_now_and_without_texts(store):
     store.set_consent("ann", True, 1.0)
     step = {"experiment": "r1/canary-1"}

@@ -93,8 +93,8 @@ class Failing:
             raise OperationalError("INSERT", {}, ConnectionRefusedError("connection refused"))
         self.store.record(requests)
 
-    def expose(self, exposure, *, most) -> bool:
-        return self.store.expose(exposure, most=most)
+    def expose_all(self, limited) -> list[bool]:
+        return self.store.expose_all(limited)
 
 
 async def test_exposures_and_requests_of_one_batch_are_kept_once_each(store):
