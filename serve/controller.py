@@ -75,7 +75,7 @@ class Controller:
     async def obey(self, name: str, arguments: Mapping[str, Any]) -> dict[str, Any] | InputError | RunError:
         starting = self.starting
         try:
-            if name == "roll_back" and starting:
+            if name == "roll_back" and starting and not starting.begun:
                 # Nothing else changes: the release before is over, or has its own rollback.
                 starting.cancel(arguments["by"])
                 return {**await self.status(), "starting": starting.describe()}
@@ -99,6 +99,7 @@ class Controller:
             await asyncio.to_thread(self.bring_up, starting)
             async with self.lock:
                 starting.check()
+                starting.begun = True
                 await asyncio.to_thread(self.desk.start, name, by, reason)
         finally:
             self.starting = None

@@ -22,6 +22,8 @@ class Starting:
     """The model whose engines start; None until the candidate's files are checked."""
     cancelled_by: str | None = None
     """The operator who cancelled it."""
+    begun: bool = False
+    """Whether its release is being saved: a rollback is that of the release then, and waits for it."""
 
     def cancel(self, by: str) -> None:
         self.cancelled_by = by

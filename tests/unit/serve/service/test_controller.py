@@ -1,6 +1,7 @@
 """What operators are answered while a candidate's engines start."""
 
 import asyncio
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from rlhf.types import InputError, RunError
 from serve import engines as module
 from serve.controller import Controller
+from serve.release_desk import ReleaseDesk
 from tests.unit.serve.service.conftest import make_model
 from tests.unit.serve.service.fake_serve import FakeServe
 
@@ -135,3 +137,23 @@ async def test_what_fails_is_refused_and_the_service_goes_on(controller, operate
     refused = await operate("start", "a")
     assert isinstance(refused, InputError)
     assert (serving.models(), (await operate("status"))["starting"]) == (["old"], None)
+
+
+async def test_a_rollback_while_the_release_is_saved_rolls_it_back(controller, operate, serving, monkeypatch):
+    saving, go = threading.Event(), threading.Event()
+    start = ReleaseDesk.start
+
+    def slow(*arguments):
+        saving.set()
+        assert go.wait(DEADLINE_S)
+        start(*arguments)
+
+    monkeypatch.setattr(ReleaseDesk, "start", slow)
+    started = asyncio.create_task(operate("start", "a"))
+    await until(saving.is_set)
+    rolled = asyncio.create_task(operate("roll_back"))
+    await asyncio.sleep(0.1)
+    go.set()
+    await started
+    status = await rolled
+    assert (status["release"]["state"], status["starting"]) == ("rolled_back", None)
