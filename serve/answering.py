@@ -19,7 +19,7 @@ from ray.exceptions import RayError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 from ray.serve.handle import DeploymentHandle
 from starlette.requests import ClientDisconnect
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from serve.consent import salted
 from serve.directions import Seat
@@ -201,20 +201,28 @@ def refused(status: int, body: Mapping[str, Any]) -> Refusal:
 
 
 class Stream(StreamingResponse):
-    """Server-sent events. `keep` is awaited at their end, however it comes: the client may go before the first."""
+    """Server-sent events. `keep` is awaited at their end, however it comes: the client may go before the first, or take
+    none of what waits for it."""
 
     def __init__(
         self, answered: Answered, rest: Answers, limits: LimitsConfig, keep: Callable[[], Awaitable[None]]
     ) -> None:
         content = events(answered, rest, limits, keep)
         super().__init__(content, media_type="text/event-stream", headers={"cache-control": "no-cache"})
-        self.answered, self.rest, self.keep = answered, rest, keep
+        self.answered, self.rest, self.keep, self.patience_s = answered, rest, keep, limits.body_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_in_time(message: Message) -> None:
+            try:
+                async with asyncio.timeout(self.patience_s):
+                    await send(message)
+            except TimeoutError:
+                raise ClientDisconnect from None
+
         try:
-            # What a server of ASGI 2.4 raises; of an older one the call returns.
+            # What a server of ASGI 2.4 raises, too; of an older one the call returns.
             with suppress(ClientDisconnect):
-                await super().__call__(scope, receive, send)
+                await super().__call__(scope, receive, send_in_time)
         finally:
             if not self.answered.kept:
                 self.answered.fail(asyncio.CancelledError())

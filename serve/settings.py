@@ -70,7 +70,8 @@ class LimitsConfig:
     timeout_s: float = 600.0
     """Longest that a request may take."""
     body_s: float = 30.0
-    """Seconds within which a request's headers have to be there, and then its body."""
+    """Seconds within which a request's headers have to be there, and then its body; and after which a client that takes
+    nothing of a stream counts as gone."""
     unread_bodies: int = 32
     """Bodies of one key's owner, and of one address, that may take longer than a second at a time in one gateway
     replica. Further ones get 408, so that half-sent requests shut nobody out."""

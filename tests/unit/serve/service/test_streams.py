@@ -169,3 +169,23 @@ async def test_whole_streams_are_kept_as_answered(gateway, engines):
         assert got[-1] == "data: [DONE]\n\n"
     assert [request.status for request in kept(gateway)] == [200, 200]
     assert (gateway.ongoing, engines.closed) == (0, 2)
+
+
+@pytest.mark.parametrize("version", SCOPES)
+async def test_a_client_that_takes_nothing_counts_as_gone(gateway, engines, config, version):
+    config.limits.body_s = 0.1
+    reply = await ask(gateway, stream=True)
+
+    async def send(message: dict) -> None:
+        if message["type"] == "http.response.body":
+            await asyncio.Event().wait()
+
+    async def receive() -> dict:
+        await asyncio.Event().wait()
+        return {}
+
+    async with asyncio.timeout(60):
+        await reply({"type": "http", "asgi": {"spec_version": version}}, receive, send)
+    (request,) = kept(gateway)
+    assert (request.status, request.error) == (499, "the client went away")
+    assert (gateway.ongoing, engines.closed) == (0, 1)
