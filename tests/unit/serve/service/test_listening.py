@@ -3,15 +3,16 @@
 import asyncio
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import httpx
 import pytest
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp
 
 from rlhf.types import InputError
-from serve.listening import bind, listening
+from serve.listening import bind, listening, reserved
 from serve.settings import DoorsConfig
 
 DEADLINE_S = 30
@@ -29,9 +30,16 @@ async def app(scope, receive, send):
     await PlainTextResponse(request.url.path)(scope, receive, send)
 
 
+async def echo(scope, receive, send):
+    """Answers with the path and the size of the body."""
+    request = Request(scope, receive)
+    size = len(await request.body())
+    await PlainTextResponse(f"{request.url.path} {size}")(scope, receive, send)
+
+
 @asynccontextmanager
 async def open_door(
-    doors: DoorsConfig, headers_s: float = DEADLINE_S, drain_s: float = DEADLINE_S
+    doors: DoorsConfig, headers_s: float = DEADLINE_S, drain_s: float = DEADLINE_S, app: ASGIApp = app
 ) -> AsyncIterator[str]:
     async with asyncio.timeout(2 * DEADLINE_S), listening(app, doors, headers_s=headers_s, drain_s=drain_s):
         yield f"http://{doors.host}:{doors.port}"
@@ -62,6 +70,59 @@ async def test_a_connection_whose_headers_do_not_come_is_closed(sent):
     doors = free_doors()
     async with open_door(doors, headers_s=0.2):
         assert (await said_to(doors, sent)).startswith(b"HTTP/1.1 408 ")
+
+
+async def test_headers_without_end_are_not_kept():
+    doors = free_doors()
+    async with open_door(doors):
+        reader, writer = await asyncio.open_connection(doors.host, doors.port)
+        writer.write(b"GET / HTTP/1.1\r\nhost: a\r\n")
+        with suppress(ConnectionError):
+            for _ in range(10_000):
+                writer.write(1000 * b"x: some bytes\r\n")
+                await writer.drain()
+                await asyncio.sleep(0)
+        sent = reader.at_eof() or isinstance(reader.exception(), ConnectionError)
+        writer.close()
+    assert sent, "the connection was closed under it"
+
+
+async def test_a_long_body_in_many_pieces_is_no_header():
+    doors = free_doors()
+    head = b"POST /long HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: 3000000\r\n\r\n"
+    async with open_door(doors, app=echo):
+        assert b"/long 3000000" in await said_to(doors, head + 3_000_000 * b"a")
+
+
+H2C = "connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAEAAEAAAAIAAAAB\r\n"
+"""What Java's client sends with its first request."""
+
+
+@pytest.mark.parametrize("pieces", [1, 2, 1000])
+async def test_a_request_that_offers_http2_is_answered_with_its_body(pieces):
+    doors = free_doors()
+    body = b"x" * 500
+    sent = f"POST /body HTTP/1.1\r\nhost: a\r\n{H2C}content-length: {len(body)}\r\n\r\n".encode() + body
+    then = b"GET /then HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n"
+    size = -(-len(sent) // pieces)
+    async with open_door(doors, app=echo):
+        reader, writer = await asyncio.open_connection(doors.host, doors.port)
+        for start in range(0, len(sent), size):
+            writer.write(sent[start : start + size])
+            await writer.drain()
+            await asyncio.sleep(0)
+        writer.write(then)
+        said = await reader.read()
+        writer.close()
+    assert said.count(b"HTTP/1.1 200 OK") == 2
+    assert b"/body 500" in said
+    assert b"/then 0" in said
+
+
+async def test_it_is_no_proxy():
+    doors = free_doors()
+    async with open_door(doors):
+        assert (await said_to(doors, b"CONNECT a:80 HTTP/1.1\r\nhost: a\r\n\r\n")).startswith(b"HTTP/1.1 400 ")
 
 
 async def test_half_a_request_behind_a_slow_one_does_not_end_that():
@@ -112,6 +173,20 @@ def test_a_service_cannot_take_the_port_of_another_one():
     doors = free_doors()
     with bind(doors, shared=True), pytest.raises(InputError, match="another program"):
         bind(doors, shared=False)
+
+
+async def test_the_port_of_a_service_that_starts_is_not_free():
+    doors = free_doors()
+    with reserved(doors):
+        with pytest.raises(InputError, match="another program"), reserved(doors):
+            pass
+        async with open_door(doors) as url, httpx.AsyncClient() as client:
+            for _ in range(10):
+                assert (await client.get(f"{url}/here", headers={"connection": "close"})).text == "/here"
+            with pytest.raises(InputError, match="another program"), reserved(doors):
+                pass
+    with reserved(doors):
+        """Connections of a moment ago do not keep it."""
 
 
 @pytest.mark.parametrize(
