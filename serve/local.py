@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Set
 from contextlib import ExitStack, contextmanager
 from functools import partial
 
@@ -14,8 +15,8 @@ from ray.serve.config import ProxyLocation
 from rlhf.actors.connect import start_ray
 from rlhf.types import RunError
 from serve.app import APP, assemble, store_url
-from serve.engines import within
-from serve.listening import bind
+from serve.engines import POLL_S, within
+from serve.listening import reserved
 from serve.ray_serve import why_not
 from serve.settings import ServeConfig
 from serve.store import Store
@@ -25,14 +26,14 @@ from serve.store import Store
 def serving(config: ServeConfig) -> Iterator[str]:
     """The service's URL, once every model answers. Raises InputError, or RunError where it does not start."""
     with ExitStack() as stack:
-        bind(config.doors, shared=False).close()
+        stack.enter_context(reserved(config.doors))
         app = assemble(config, listens=True)
         if not ray.is_initialized():
             # An engine takes a CPU; a candidate needs one more beside the models.
             start_ray(num_cpus=max(os.cpu_count() or 1, (len(config.models) + 1) * config.replicas.max))
             stack.callback(ray.shutdown)
         call_s = config.replicas.call_s
-        stack.callback(close_down, store_url(config), call_s)
+        stack.callback(close_down, store_url(config), call_s, config.replicas.drain_s)
         within(call_s, "start", lambda: serve.start(proxy_location=ProxyLocation.Disabled))
         # The release controller starts one model's engines after the other, before it is there.
         longest_s = len(config.models) * config.replicas.start_s + call_s
@@ -44,16 +45,28 @@ def serving(config: ServeConfig) -> Iterator[str]:
         yield f"http://{host}:{config.doors.port}"
 
 
-def close_down(url: str, call_s: float) -> None:
-    """End this service's applications, and Serve itself unless others run on it."""
+def close_down(url: str, call_s: float, drain_s: float) -> None:
+    """End this service's applications, and Serve itself unless others run on it.
+
+    The service first: its controller would deploy engines again, and what it is asked until its doors are closed needs
+    them.
+    """
     store = Store(url)
     try:
         own = {APP, *store.applications()}
     finally:
         store.close()
-    there = within(call_s, "give its status", serve.status).applications.keys()
+    there = applications(call_s)
+    if APP in there:
+        within(call_s, f"delete {APP}", partial(serve.delete, APP, _blocking=False))
+        deadline = time.monotonic() + drain_s + call_s
+        while APP in applications(call_s) and time.monotonic() < deadline:
+            time.sleep(POLL_S)
     if there <= own:
         return serve.shutdown()
-    # The service first: its controller would deploy engines again.
-    for app in sorted(there & own, key=lambda app: app != APP):
+    for app in sorted(there & own - {APP}):
         within(call_s, f"delete {app}", partial(serve.delete, app, _blocking=False))
+
+
+def applications(call_s: float) -> Set[str]:
+    return within(call_s, "give its status", serve.status).applications.keys()
