@@ -18,7 +18,16 @@ from omegaconf import MISSING
 from rlhf.command_line import command_line
 from rlhf.config import from_words
 from rlhf.data.quarantine import REJECTS
-from rlhf.train.artifact import MANIFEST, Artifact, committing, describe, files_in, open_artifact, staging_of
+from rlhf.train.artifact import (
+    MANIFEST,
+    Artifact,
+    committing,
+    describe,
+    files_in,
+    open_artifact,
+    replaced_of,
+    staging_of,
+)
 from rlhf.types import InputError, RunError
 from serve.descent import Made, artifacts_in, descendants
 from serve.export import ROWS
@@ -78,12 +87,13 @@ def forget(store: Store, config: ForgetConfig) -> list[Outcome]:
     strike_off(store, config.gone)
     outcomes = [found(store, Path(folder).resolve(), artifacts) for folder in config.folders]
     for export in store.exports_to_forget():
-        folder = Path(export.folder)
+        # Where a link leads: renaming the link would leave the rows there.
+        folder = Path(export.folder).resolve()
         try:
             check_same(export)
             outcome = rewrite(store, folder, artifacts)
             note(store, export, outcome)
-        except (InputError, RunError) as error:
+        except (InputError, RunError, OSError) as error:
             outcome = Outcome(folder=folder, problem=str(error), models=models_of(folder, artifacts))
             store.set_export(replace(export, problem=outcome.problem))
         outcomes.append(outcome)
@@ -137,7 +147,12 @@ def history(folder: Path) -> set[str]:
     file = folder / MANIFEST
     if not file.is_file():
         return set()
-    return {describe(file)["sha256"], *(each["manifest"] for each in json.loads(file.read_bytes()).get(FORGOTTEN, ()))}
+    try:
+        earlier = [each["manifest"] for each in json.loads(file.read_bytes()).get(FORGOTTEN, ())]
+    except (ValueError, TypeError, AttributeError, KeyError):
+        remedy = "restore it, or remove the folder and name it in gone"
+        raise InputError(f"{file} is no manifest of an export: {remedy}") from None
+    return {describe(file)["sha256"], *earlier}
 
 
 def note(store: Store, export: Export, outcome: Outcome) -> None:
@@ -169,6 +184,9 @@ def rewrite(store: Store, folder: Path, artifacts: Collection[Made]) -> Outcome:
         rejects = [(line, reject) for line, reject in rejects if present.keys() >= set(reject["request_ids"])]
         num_users = len({users[id] for id in outcome.request_ids})
         write_again(artifact, changed(artifact, kept, rejects, num_users, outcome), kept, rejects)
+    if replaced_of(folder).exists():
+        # Its rows are those from before: a run that was killed left it.
+        shutil.rmtree(replaced_of(folder))
     for outer in folder.parents:
         describe_again(outer, folder)
     return outcome

@@ -49,7 +49,7 @@ def committing(folder: Path, manifest: Mapping[str, Any], records: FileRecords |
     the block may fill, are of files that their writers have recorded already; the others are hashed here. Raises
     RunError where the disk is full or refuses.
     """
-    staging, replaced = staging_of(folder), folder.with_name(f".old-{folder.name}")
+    staging, replaced = staging_of(folder), replaced_of(folder)
     shutil.rmtree(staging, ignore_errors=True)
     shutil.rmtree(replaced, ignore_errors=True)
     try:
@@ -116,6 +116,11 @@ def files_of_rank(folder: Path, rank: int) -> list[Path]:
     """Files of a folder that all ranks wrote into: those that DeepSpeed named after this one; the rest are rank 0's."""
     named = {path: RANK_IN_NAME.search(path.name) for path in files_in(folder)}
     return [path for path, found in named.items() if (int(found[1]) if found else 0) == rank]
+
+
+def replaced_of(folder: Path) -> Path:
+    """What a folder is called that is being replaced; it stays where its removal is cut short."""
+    return folder.with_name(f".old-{folder.name}")
 
 
 def staging_of(folder: Path) -> Path:

@@ -85,6 +85,39 @@ def test_rows_of_who_leaves_are_removed_and_the_others_stay_as_they_are(store, p
     assert "1 rows removed on" in str(lineage(pairs).children[-1].label)
 
 
+def test_rows_behind_a_link_are_removed(store, pairs, tmp_path):
+    elsewhere = tmp_path / "large disk"
+    elsewhere.mkdir()
+    real = Path(shutil.move(pairs, elsewhere / "pairs"))
+    pairs.symlink_to(real)
+    store.delete_user("ann", at=50.0)
+    assert [(outcome.removed, outcome.left) for outcome in forget(store, given(tmp_path))] == [(2, 1)]
+    assert (real / "rows.jsonl").read_bytes().count(b"\n") == 1
+    assert pairs.is_symlink()
+    assert store.exports_to_forget() == []
+
+
+@pytest.mark.parametrize("manifest", ['{"kind": "feed', "[]", '{"forgotten": 3}', '{"forgotten": [{}]}'])
+def test_an_export_that_is_broken_keeps_no_other_one(store, pairs, tmp_path, manifest):
+    whole = export(store, RowKind.pairs, tmp_path / "runs/whole", ExportConfig(max_user_share=1.0)).folder
+    (pairs / "manifest.json").write_text(manifest)
+    store.delete_user("ann", at=50.0)
+    broken, outcome = forget(store, given(tmp_path))
+    assert "is no manifest of an export" in broken.problem
+    assert (outcome.folder, outcome.removed) == (whole, 2)
+    assert [each.folder for each in store.exports_to_forget()] == [str(pairs)]
+
+
+def test_what_a_killed_run_left_is_removed(store, pairs, tmp_path):
+    before = Path(shutil.copytree(pairs, pairs.with_name(".old-pairs")))
+    store.delete_user("ann", at=50.0)
+    forget(store, given(tmp_path))
+    assert not before.exists()
+    shutil.copytree(pairs, before)
+    forget(store, given(tmp_path, folders=[str(pairs)]))
+    assert not before.exists()
+
+
 def test_consent_given_again_keeps_nothing_from_before(store, pairs, tmp_path):
     store.set_consent("ann", False, 50.0)
     store.set_consent("ann", True, 60.0)
