@@ -59,6 +59,8 @@ class Directions:
     """The experiment that runs."""
     shadow_fraction: float = 0.0
     """Of its requests, those that the candidate answers too."""
+    last_deletion: float | None = None
+    """Unix seconds of the newest deletion of a user, who may come back as a new one."""
 
     def models(self, caller: Caller) -> list[str]:
         """Names that a caller may ask for. A candidate in its shadow step is an operator's alone."""
@@ -146,4 +148,5 @@ def read(store: Store, config: ServeConfig) -> Directions:
         user_keys_required=store.user_keys_required(),
         split=split,
         shadow_fraction=shadow_fraction,
+        last_deletion=store.last_deletion(),
     )

@@ -84,7 +84,7 @@ class Gateway:
                 LOG.error("the store cannot be read, what it last said stays: %s", self.unread)
                 continue
             self.unread = None
-            if found.split != self.directions.split:
+            if (found.split, found.last_deletion) != (self.directions.split, self.directions.last_deletion):
                 self.exposed.clear()
             self.directions = found
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, delete, or_, select, update
+from sqlalchemy import Connection, bindparam, delete, func, or_, select, update
 
 from serve.consent import SILENT, wordless
 from serve.exported import Exports
@@ -80,6 +80,11 @@ class People(Exports):
         """None: the user was not asked."""
         with self.engine.connect() as connection:
             return connection.execute(select(CONSENTS.c.given).where(CONSENTS.c.user == user)).scalar()
+
+    def last_deletion(self) -> float | None:
+        """Unix seconds of the newest deletion of a user; None where nobody was deleted."""
+        with self.engine.connect() as connection:
+            return connection.execute(select(func.max(DELETIONS.c.at))).scalar()
 
     def delete_user(self, user: str, at: float | None = None) -> dict[str, int]:
         """Delete all that is known of a user, shadow requests and consent included; rows deleted by table.

@@ -129,7 +129,7 @@ class Recorder:
                 return [self.keep([entry])[0] for entry in batch]
             name = requests[0].id if requests else "an exposure"
             self.lose(1, f"{name}: {type(error).__name__}: {reason(error)}")
-            return [True]
+            return [False]
         return [next(took_part) if isinstance(entry.record, Exposure) else True for entry in batch]
 
     def lose(self, number: int, reason: str) -> None:

@@ -65,6 +65,17 @@ async def shadows_end(gateway: Gateway) -> None:
     await asyncio.gather(*gateway.shadows)
 
 
+async def test_a_deleted_user_who_comes_back_counts_anew(gateway, store):
+    experiment(gateway)
+    await ask(gateway, user="ann")
+    store.delete_user("ann", at=time.time() - 60)
+    assert store.exposure_counts("r1/canary-50") == {}
+    async with gateway.following():
+        await until(lambda: not gateway.exposed)
+        await ask(gateway, user="ann")
+    assert sum(store.exposure_counts("r1/canary-50").values()) == 1
+
+
 async def test_a_user_stays_with_an_arm_and_is_exposed_once(gateway, engines, store):
     experiment(gateway)
     arms = await arms_of(gateway, MANY)

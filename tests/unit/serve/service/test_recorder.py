@@ -73,9 +73,10 @@ async def test_a_locked_store_delays_an_answer_by_a_second_and_gets_its_records_
 
 
 async def test_an_exposure_that_the_store_does_not_take_is_lost_alone(store):
-    recorder = Recorder(store)
+    recorder = Recorder(store, patience_s=PATIENCE_S)
     wrong = dataclasses.replace(exposed("ann", "new", 1.0), at=None)
-    await asyncio.gather(recorder.expose(wrong, most=None), recorder.record(asked(id="a")))
+    took_part, _ = await asyncio.gather(recorder.expose(wrong, most=None), recorder.record(asked(id="a")))
+    assert took_part is False, "nobody takes part who is not counted"
     await until_written(recorder)
     assert recorder.lost == 1
     assert store.dialogue("a")
