@@ -32,6 +32,8 @@ from serve.shares import largest_share, within_shares
 from serve.store import Store
 
 ROWS = "rows.jsonl"
+FORGOTTEN = "forgotten"
+"""The key of a manifest that lists what was taken out of an export: when, rows, the manifest before, models."""
 
 
 class RowKind(StrEnum):

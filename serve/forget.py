@@ -30,12 +30,9 @@ from rlhf.train.artifact import (
 )
 from rlhf.types import InputError, RunError
 from serve.descent import Made, artifacts_in, descendants
-from serve.export import ROWS
+from serve.export import FORGOTTEN, ROWS
 from serve.exported import Export
 from serve.store import Store
-
-FORGOTTEN = "forgotten"
-"""The key of a manifest that lists what was taken out of an export: when, rows, the manifest before, models."""
 
 Lines = list[tuple[bytes, dict[str, Any]]]
 """Lines as they are, and what they say."""

@@ -16,7 +16,7 @@ from rich.tree import Tree
 from rlhf.command_line import command_line
 from rlhf.train.artifact import MANIFEST, describe
 from rlhf.types import InputError
-from serve.export import ROWS
+from serve.export import FORGOTTEN, ROWS
 
 SHOWN = 12
 """Characters of a hash that are shown."""
@@ -80,7 +80,7 @@ def told(manifest: dict[str, Any], folder: Path) -> Iterator[str]:
     with (folder / ROWS).open(encoding="utf-8") as rows:
         for first in map(json.loads, islice(rows, 1)):
             yield f"the first: requests {first['request_ids']}, events {first['event_ids']}"
-    for taken in manifest.get("forgotten", ()):
+    for taken in manifest.get(FORGOTTEN, ()):
         day = datetime.fromtimestamp(taken["at"], UTC).date()
         yield f"{taken['rows']} rows removed on {day}, as their users withdrew; learnt before: {taken['models']}"
 
