@@ -1,8 +1,8 @@
 """False decisions about candidates that equal their predecessor, under traffic that changes over time.
 
-`python -m benchmarks.changing_traffic`: three quarters of an hour on one core with 2,000 experiments for each row;
-`--experiments 200` for a first look, `--part tests|guardrails|ladder` for one of the tables, `--figure FILE.png`
-draws the ladder's.
+`python -m benchmarks.changing_traffic`: an hour and a half on one core with 2,000 experiments for each row;
+`--experiments 200` for a first look, `--part tests|guardrails` for one of the tables. Whole releases:
+`benchmarks/ladder.py`.
 """
 
 from __future__ import annotations
@@ -10,8 +10,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
-from pathlib import Path
 
 import numpy as np
 from rich.progress import track
@@ -156,88 +154,15 @@ def guardrails(experiments: int) -> None:
     )
 
 
-STEPS = (0.01, 0.05, 0.25, 0.5)
-Taste = Callable[[np.random.Generator, np.ndarray], np.ndarray]
-"""(random, mean of each user) -> values in [0, 1]."""
-TRAFFIC: dict[str, tuple[str, Taste]] = {
-    "stationary": ("stationary, 0.3", lambda random, mean: (random.random(len(mean)) < mean).astype(float)),
-    "days": ("14 days' rhythm", lambda random, mean: (random.random(len(mean)) < mean).astype(float)),
-    "trend": ("trend 0.3 to 0.7", lambda random, mean: (random.random(len(mean)) < mean).astype(float)),
-    "bursts": ("bursts", lambda random, mean: (random.random(len(mean)) < mean).astype(float)),
-    "clustered": ("bursts", lambda random, mean: np.repeat(random.random(len(mean) // 20 + 1), 20)[: len(mean)]),
-    "heavy tails": ("trend 0.3 to 0.7", lambda random, mean: np.minimum(mean * random.pareto(1.1, len(mean)) / 10, 1)),
-}
-
-
-def release(random: np.random.Generator, traffic: str) -> str:
-    """How a release of an equal candidate ends: goal over all steps, two guardrails over all steps and the shadow."""
-    name, taste = TRAFFIC[traffic]
-    alpha_lower, alpha_guardrail = ALPHA / 2 / len(STEPS), ALPHA / 2 / (2 * (len(STEPS) + 1))
-    for share in STEPS:
-        time = np.linspace(0, 1, 3000)
-        candidate = random.random(3000) < share
-        values = taste(random, SCENARIOS[name](time, random))
-        trial = Trial(candidate=candidate, probability=np.full(3000, share), values=values)
-        for guarded in (values > 0.9, random.random(3000) < 0.02 * (1 + (time > 0.25))):
-            up, least = effects(replace(trial, values=guarded.astype(float)))
-            if first_rejection(log_wealth(up - least, -least), alpha_guardrail / 2) is not None:
-                return "withdrawn by a guardrail"
-        up, least = effects(trial)
-        down, least_down = effects(replace(trial, values=1 - values))
-        worse = first_rejection(log_wealth(down - least_down, -least_down), alpha_lower)
-        better = first_rejection(log_wealth(up - least, -least), ALPHA) if share == STEPS[-1] else None
-        if worse is not None and (better is None or worse < better):
-            return "withdrawn as worse"
-        if better is not None:
-            return "promoted"
-    return "undecided"
-
-
-def ladder(experiments: int, figure: str | None) -> None:
-    """All steps of releases of candidates that equal their predecessor."""
-    ends: dict[str, list[str]] = {}
-    for row, traffic in enumerate(track(list(TRAFFIC), description="ladder")):
-        random = np.random.Generator(np.random.PCG64([3, row]))
-        ends[traffic] = [release(random, traffic) for _ in range(experiments)]
-    kinds = ["promoted", "withdrawn as worse", "withdrawn by a guardrail"]
-    shares = {traffic: [np.mean([end == kind for end in found]) for kind in kinds] for traffic, found in ends.items()}
-    rows = [[traffic, *(f"{100 * share:.1f} %" for share in found)] for traffic, found in shares.items()]
-    table(
-        f"Releases of equal candidates, steps {STEPS}, 3,000 users each, {experiments} releases; stated: at most "
-        f"{ALPHA:.0%} promoted, at most {ALPHA:.0%} withdrawn",
-        ["traffic", *kinds],
-        rows,
-    )
-    if figure:
-        plot(shares, kinds, figure)
-
-
-def plot(shares: dict[str, list[float]], kinds: list[str], path: str) -> None:
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(8, 4))
-    places = np.arange(len(shares))
-    for number, kind in enumerate(kinds):
-        heights = [100 * found[number] for found in shares.values()]
-        axes.bar(places + 0.25 * (number - 1), heights, 0.25, label=kind)
-    axes.axhline(100 * ALPHA, color="black", linestyle=":", label="stated rate")
-    axes.set(xticks=places, xticklabels=list(shares), ylabel="% of equal candidates")
-    axes.legend()
-    figure.tight_layout()
-    figure.savefig(Path(path), dpi=120)
-
-
 PARTS: dict[str, Callable[[int], None]] = {"tests": tests, "guardrails": guardrails}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--experiments", type=int, default=2000)
-    parser.add_argument("--part", choices=[*PARTS, "ladder"])
-    parser.add_argument("--figure", metavar="FILE")
+    parser.add_argument("--part", choices=PARTS)
     arguments = parser.parse_args()
-    parts = {**PARTS, "ladder": partial(ladder, figure=arguments.figure)}
-    for name, part in parts.items():
+    for name, part in PARTS.items():
         if arguments.part in (None, name):
             part(arguments.experiments)
 

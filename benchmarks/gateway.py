@@ -26,7 +26,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import httpx
+import aiohttp
 import numpy as np
 import psutil
 from ray import serve
@@ -72,15 +72,16 @@ def percentiles(seconds: list[float]) -> list[str]:
     return [f"{1e3 * np.percentile(seconds, q):.1f}" for q in (50, 99)]
 
 
-async def ask(client: httpx.AsyncClient, max_tokens: int) -> Result:
+async def ask(client: aiohttp.ClientSession, max_tokens: int) -> Result:
     began = time.perf_counter()
     body = {**BODY, "model": "assistant", "max_tokens": max_tokens}
-    answer = await client.post("/v1/chat/completions", json=body)
-    return Result(answer.status_code, began, time.perf_counter() - began)
+    async with client.post("/v1/chat/completions", json=body) as answer:
+        await answer.read()
+    return Result(answer.status, began, time.perf_counter() - began)
 
 
-def client_of(url: str) -> httpx.AsyncClient:
-    return httpx.AsyncClient(base_url=url, timeout=120, limits=httpx.Limits(max_connections=None))
+def client_of(url: str) -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(url, connector=aiohttp.TCPConnector(limit=0))
 
 
 # Overhead
@@ -153,7 +154,7 @@ def running(app: str) -> int:
 
 
 async def load(
-    client: httpx.AsyncClient, clients: int, more: Callable[[int], bool], *, patience_s: float = 0.0
+    client: aiohttp.ClientSession, clients: int, more: Callable[[int], bool], *, patience_s: float = 0.0
 ) -> list[Result]:
     """`more(n)` says whether an n-th request is sent; one that is refused waits for `patience_s`."""
     results: list[Result] = []
