@@ -1,8 +1,9 @@
-"""How releases of candidates that equal their predecessor end, under traffic that changes over time.
+"""How releases end under traffic that changes over time: of candidates that equal their predecessor, or differ.
 
 The releases' own state machine and verdicts, from the shadow over all steps to the end of the watch after a promotion,
 on a simulated clock and without a store. `python -m benchmarks.ladder`: an hour on one core with 500 releases of each
-kind of traffic; `--releases 20` for a first look, `--figure FILE.png` draws the table.
+kind of traffic; `--releases 20` for a first look, `--effect 0.1` for candidates whose users' values are better by so
+much, or worse, `--figure FILE.png` draws the table.
 """
 
 from __future__ import annotations
@@ -84,8 +85,8 @@ KINDS = {
 }
 
 
-def visitors(random: np.random.Generator, kind: Kind, step: Experiment) -> Traffic:
-    """All that happens in a step with users, or its shadow."""
+def visitors(random: np.random.Generator, kind: Kind, step: Experiment, effect: float) -> Traffic:
+    """All that happens in a step; `effect` is added to the values of the candidate's users."""
     time = np.linspace(0, 1, int(CONFIG.max_step_s))
     values = kind.values(random, SCENARIOS[kind.mean](time, random))
     load = LOADS[kind.load](time)
@@ -125,9 +126,16 @@ def visitors(random: np.random.Generator, kind: Kind, step: Experiment) -> Traff
             if step.shadow:
                 requests.append(request(number, f"{name}-copy", step.candidate, at + count * 0.5, name))
         if says[number]:
-            value, kind_ = float(values[number]), FeedbackKind.outcome
             feedback.append(
-                Feedback(id=user, request_id=f"{user}-0", user=user, at=at + 1, kind=kind_, value=value, name="value")
+                Feedback(
+                    id=user,
+                    request_id=f"{user}-0",
+                    user=user,
+                    at=at + 1,
+                    kind=FeedbackKind.outcome,
+                    value=float(values[number]) + effect * (variant == step.candidate),
+                    name="value",
+                )
             )
     return Traffic(exposures=exposures, requests=requests, feedback=feedback)
 
@@ -159,11 +167,11 @@ def looks(progress: Progress, traffic: Traffic) -> Iterator[float]:
         yield float(now)
 
 
-def climb(random: np.random.Generator, kind: Kind) -> list[str]:
+def climb(random: np.random.Generator, kind: Kind, effect: float) -> list[str]:
     """What happened to one release. A person promotes it where it was not decided, so that each has its watch."""
     release, happened = phases.start("r1", "new", "old", CONFIG, 0.0, salt="salt"), []
     while (step := release.experiment) and release.watch is not Watch.alarm:
-        release = after(release, Progress(CONFIG, step), visitors(random, kind, step))
+        release = after(release, Progress(CONFIG, step), visitors(random, kind, step, effect))
         if release.phase is Phase.promoted and step.last:
             happened.append("promoted")
         if release.phase is Phase.paused:
@@ -192,7 +200,7 @@ def plot(shares: dict[str, list[float]], path: str) -> None:
         heights = [100 * found[number] for found in shares.values()]
         axes.bar(places + 0.2 * (number - 1.5), heights, 0.2, label=name)
     axes.axhline(100 * CONFIG.false_promotions, color="black", linestyle=":", label="stated rate")
-    axes.set(xticks=places, xticklabels=list(shares), ylabel="% of equal candidates")
+    axes.set(xticks=places, xticklabels=list(shares), ylabel="% of candidates")
     axes.legend()
     figure.tight_layout()
     figure.savefig(Path(path), dpi=120)
@@ -201,18 +209,20 @@ def plot(shares: dict[str, list[float]], path: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--releases", type=int, default=500)
+    parser.add_argument("--effect", type=float, default=0.0)
     parser.add_argument("--figure", metavar="FILE")
     arguments = parser.parse_args()
     shares: dict[str, list[float]] = {}
     for row, (name, kind) in enumerate(KINDS.items()):
         random = np.random.Generator(np.random.PCG64([3, row]))
-        ends = Counter(one for _ in track(range(arguments.releases), description=name) for one in climb(random, kind))
+        rounds = track(range(arguments.releases), description=name)
+        ends = Counter(event for _ in rounds for event in climb(random, kind, arguments.effect))
         shares[name] = [ends[one] / arguments.releases for one in ENDS]
     rows: list[list[object]] = [[name, *(f"{100 * share:.1f} %" for share in found)] for name, found in shares.items()]
     table(
-        f"Releases of equal candidates: shadow, steps {tuple(CONFIG.steps)}, watch, {USERS:,} users each, two "
-        f"guardrails, {arguments.releases} releases. Stated: at most {CONFIG.false_promotions:.0%} promoted, at most "
-        f"{CONFIG.false_withdrawals:.0%} withdrawn or alarmed",
+        f"Releases of candidates with an effect of {arguments.effect:g}: shadow, steps {tuple(CONFIG.steps)}, watch, "
+        f"{USERS:,} users each, two guardrails, {arguments.releases} releases. Stated of equal ones: at most "
+        f"{CONFIG.false_promotions:.0%} promoted, at most {CONFIG.false_withdrawals:.0%} withdrawn or alarmed",
         ["traffic", *ENDS],
         rows,
     )
