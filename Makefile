@@ -35,7 +35,7 @@ pipeline: install  ## SFT, then a reward model and PPO, and DPO, side by side on
 	.venv/bin/python launch/pipeline.py pipeline=tiny $(ARGS)
 
 serve: install outputs/quickstart/grpo/model/config.json  ## serve the quickstart's models until Ctrl-C; ARGS="..." is passed on
-	.venv/bin/python serve/up.py service=quickstart $(ARGS)
+	.venv/bin/python launch/serve.py service=quickstart $(ARGS)
 
 outputs/quickstart/grpo/model/config.json: | install
 	.venv/bin/python launch/quickstart.py

@@ -13,13 +13,13 @@ from functools import partial
 import numpy as np
 from scipy import stats
 
-from serve.guardrails import inspect_guardrail
-from serve.release_settings import GuardrailConfig
-from serve.stats.betting import exceeds, first_rejection, log_wealth
-from serve.stats.fixed import power_of, stratified, users_per_arm
-from serve.stats.mismatch import mismatch
-from serve.stats.sequential import Trial, compare, effects
-from serve.visits import Unit
+from serve.releases.config import GuardrailConfig
+from serve.releases.guardrails import inspect_guardrail
+from serve.statistics.betting import exceeds, first_rejection, log_wealth
+from serve.statistics.sample_ratio import mismatch
+from serve.statistics.sequential import Trial, compare, effects
+from serve.statistics.visits import Unit
+from serve.statistics.welch import power_of, stratified, users_per_arm
 
 ALPHA = 0.05
 HALVES = {"alpha_higher": ALPHA / 2, "alpha_lower": ALPHA / 2}

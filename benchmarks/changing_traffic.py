@@ -15,13 +15,13 @@ import numpy as np
 from rich.progress import track
 
 from benchmarks.ab_tests import percent, table
-from serve.guardrails import inspect_guardrail
-from serve.release_settings import GuardrailConfig
-from serve.stats.betting import first_rejection, log_wealth
-from serve.stats.fixed import least_users, stratified, until_planned
-from serve.stats.responders import earlier_share
-from serve.stats.sequential import Trial, effects
-from serve.visits import Unit
+from serve.releases.config import GuardrailConfig
+from serve.releases.guardrails import inspect_guardrail
+from serve.statistics.betting import first_rejection, log_wealth
+from serve.statistics.responders import earlier_share
+from serve.statistics.sequential import Trial, effects
+from serve.statistics.visits import Unit
+from serve.statistics.welch import least_users, stratified, until_planned
 
 ALPHA = 0.05
 HALVES = {"alpha_higher": ALPHA / 2, "alpha_lower": ALPHA / 2}

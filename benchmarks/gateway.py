@@ -29,15 +29,15 @@ from typing import Any
 import aiohttp
 import numpy as np
 import psutil
-from ray import serve
+from ray import serve as ray_serve
 
 from rlhf.config import compose
 from rlhf.models.tiny import build_tiny_model
 from rlhf.stages.report import show_table
-from serve import directions
+from serve.config import ServeConfig
+from serve.gateway import routing
 from serve.local import serving
-from serve.settings import ServeConfig
-from serve.store import Store
+from serve.store.store import Store
 
 ALPHABET = "0123456789+=abcdefghijklmnopqrstuvwxyz "
 ROUNDS, WARM_UP = 200, 20
@@ -99,8 +99,8 @@ async def overhead(url: str, config: ServeConfig, model: Path) -> None:
     server = VLLMServer(str(model), "tiny", config.engine)
     await server.start()
     store = Store(f"sqlite:///{Path(config.output) / 'store.sqlite'}")
-    app = directions.read(store, config).seats["tiny"].app
-    handle = serve.get_app_handle(app).options(stream=True)
+    app = routing.read(store, config).seats["tiny"].app
+    handle = ray_serve.get_app_handle(app).options(stream=True)
     async with client_of(url) as client:
 
         def ways(max_tokens: int) -> dict[str, Callable[[], Awaitable[Any]]]:
@@ -149,7 +149,7 @@ def engines() -> list[psutil.Process]:
 
 
 def running(app: str) -> int:
-    replicas = serve.status().applications[app].deployments["engine"].replica_states
+    replicas = ray_serve.status().applications[app].deployments["engine"].replica_states
     return replicas.get("RUNNING", 0)
 
 
@@ -176,7 +176,7 @@ async def load(
 
 
 async def kill(url: str, config: ServeConfig) -> None:
-    (app,) = {seat.app for seat in directions.read(store_of(config), config).seats.values()}
+    (app,) = {seat.app for seat in routing.read(store_of(config), config).seats.values()}
     victim = engines()[0]
     killed_at = back_at = 0.0
 

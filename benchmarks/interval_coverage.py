@@ -18,8 +18,8 @@ from scipy import stats
 
 from rlhf.evaluation.win_rate import win_rate
 from rlhf.ops.intervals import Z, estimate_mean, estimate_share, mean_interval, share_interval
-from serve.stats.fixed import stratified
-from serve.stats.sequential import Trial, compare
+from serve.statistics.sequential import Trial, compare
+from serve.statistics.welch import stratified
 
 RATES = np.linspace(0.02, 0.98, 17)
 WITHOUT_RATES = 5

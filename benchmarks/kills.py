@@ -29,7 +29,7 @@ from ray.cluster_utils import Cluster
 
 from rlhf.models.tiny import build_tiny_model
 from rlhf.stages.report import show_table
-from serve.store import Store
+from serve.store.store import Store
 
 REQUESTS, KILL_AT, RATE = 1000, 300, 12.0
 """Requests per process, those sent before it is killed, and requests per second."""
@@ -96,7 +96,7 @@ def serving(folder: Path) -> Iterator[Service]:
         "replicas.min=2", "replicas.max=2",
     ]  # fmt: skip
     with (folder / "log").open("w") as log:
-        run = subprocess.Popen([sys.executable, "serve/up.py", *words], cwd=Path(__file__).parents[1], stdout=log,
+        run = subprocess.Popen([sys.executable, "launch/serve.py", *words], cwd=Path(__file__).parents[1], stdout=log,
                                stderr=log, start_new_session=True)  # fmt: skip
     service = Service(f"http://127.0.0.1:{port}", folder / "service")
     try:

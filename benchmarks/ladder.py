@@ -19,14 +19,14 @@ from rich.progress import track
 
 from benchmarks.ab_tests import table
 from benchmarks.changing_traffic import LOADS, SCENARIOS
-from serve import phases
-from serve.decision import decide
-from serve.metrics import end
-from serve.phases import Phase, Release, Watch
-from serve.progress import Progress
-from serve.records import Exposure, Feedback, FeedbackKind, Observed, Traffic
-from serve.release_settings import GoalConfig, GuardrailConfig, ReleaseConfig
-from serve.verdict import Experiment
+from serve.releases import state
+from serve.releases.config import GoalConfig, GuardrailConfig, ReleaseConfig
+from serve.releases.decision import decide
+from serve.releases.progress import Progress
+from serve.releases.state import Release, Watch
+from serve.statistics.experiment import Experiment
+from serve.statistics.metrics import end
+from serve.store.records import Exposure, Feedback, FeedbackKind, Observed, Phase, Traffic
 
 USERS = 3000
 """Of a step, one a second."""
@@ -169,14 +169,14 @@ def looks(progress: Progress, traffic: Traffic) -> Iterator[float]:
 
 def climb(random: np.random.Generator, kind: Kind, effect: float) -> list[str]:
     """What happened to one release. A person promotes it where it was not decided, so that each has its watch."""
-    release, happened = phases.start("r1", "new", "old", CONFIG, 0.0, salt="salt"), []
+    release, happened = state.start("r1", "new", "old", CONFIG, 0.0, salt="salt"), []
     while (step := release.experiment) and release.watch is not Watch.alarm:
         release = after(release, Progress(CONFIG, step), visitors(random, kind, step, effect))
         if release.phase is Phase.promoted and step.last:
             happened.append("promoted")
         if release.phase is Phase.paused:
             happened.append("undecided")
-            release, _ = phases.promote(release, by="person", reason="", now=release.since + USERS, unverified=None)
+            release, _ = state.promote(release, by="person", reason="", now=release.since + USERS, unverified=None)
     if release.phase is Phase.rolled_back:
         happened.append("withdrawn as worse" if "significantly worse" in release.reason else "withdrawn by a guardrail")
     return [*happened, *(["alarm in the watch"] if release.watch is Watch.alarm else [])]
@@ -185,7 +185,7 @@ def climb(random: np.random.Generator, kind: Kind, effect: float) -> list[str]:
 def after(release: Release, progress: Progress, traffic: Traffic) -> Release:
     """What a release becomes when one of its steps ends."""
     for now in looks(progress, traffic):
-        moved, transition = phases.advance(release, decide(progress, now), now=now, unverified=None)
+        moved, transition = state.advance(release, decide(progress, now), now=now, unverified=None)
         if transition is not None:
             return moved
     raise AssertionError(f"{release.state} did not end")

@@ -14,14 +14,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from serve import phases
-from serve.database import migrate
-from serve.phases import Transition
-from serve.release_desk import ReleaseDesk
-from serve.release_settings import GuardrailConfig, ReleaseConfig
-from serve.settings import ServeConfig
-from serve.store import Store
-from serve.verdict import Outcome
+from serve.config import ServeConfig
+from serve.control.release_manager import ReleaseDesk
+from serve.releases import state
+from serve.releases.config import GuardrailConfig, ReleaseConfig
+from serve.releases.state import Transition
+from serve.releases.verdict import Outcome
+from serve.store.database import migrate
+from serve.store.store import Store
 
 DAYS = 3
 START = 1_000_000.0
@@ -96,7 +96,7 @@ def fill(store: Store, first: int, last: int, step_s: float) -> None:
 
 def begin(desk: ReleaseDesk) -> None:
     """A release in its only step."""
-    release = phases.start("r1", "new", "old", RELEASE, START, salt="s")
+    release = state.start("r1", "new", "old", RELEASE, START, salt="s")
     outcome = Outcome.hold
     desk.save(
         {},

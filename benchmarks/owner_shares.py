@@ -11,9 +11,9 @@ import argparse
 import numpy as np
 from rich.progress import track
 
-from serve.owners import OwnerShares
-from serve.records import Exposure
-from serve.stats.sequential import Trial, compare
+from serve.releases.owner_shares import OwnerShares
+from serve.statistics.sequential import Trial, compare
+from serve.store.records import Exposure
 
 ALPHAS = {"alpha_higher": 0.05, "alpha_lower": 0.0125}
 OTHERS, INVENTED = 2000, 400

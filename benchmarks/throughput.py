@@ -24,7 +24,7 @@ import psutil
 
 from benchmarks.gateway import BODY, first_of, service
 from rlhf.stages.report import show_table
-from serve.settings import ServeConfig
+from serve.config import ServeConfig
 
 CLIENTS, TURNS, TURN_S, TOKENS = 64, 4, 8.0, 8
 PROCESSES = {

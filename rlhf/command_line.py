@@ -21,6 +21,8 @@ from rlhf.overrides import hydra_arguments
 from rlhf.train.disk import why_not_written
 from rlhf.types import InputError, RunError, Stopped
 
+SCRIPTS = Path(__file__).resolve().parents[1] / "launch"
+
 P = ParamSpec("P")
 
 
@@ -29,9 +31,16 @@ def command_line(main: Callable[[], None], *, hydra: bool = False) -> None:
 
     0: done, 2: the input is wrong, 4: the run cannot go on, 130 or 143: stopped by Ctrl-C or SIGTERM.
     """
+    drop_scripts_folder()
     # Hydra then raises instead of printing several lines of its own.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     in_one_sentence(functools.partial(run_hydra, main) if hydra else main)()
+
+
+def drop_scripts_folder() -> None:
+    """Take `launch/`, which Python puts first, off the import path, here and in workers of Ray, which inherit it:
+    launch/serve.py would hide the package `serve`."""
+    sys.path[:] = [place for place in sys.path if Path(place).resolve() != SCRIPTS]
 
 
 def run_hydra(main: Callable[[], None]) -> None:

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ray import serve
+from ray import serve as ray_serve
 from ray._private.authentication.authentication_utils import is_token_auth_enabled
 from ray.serve import Application
 from ray.serve.context import _get_global_client
@@ -17,19 +17,21 @@ from starlette.types import ASGIApp
 
 from rlhf.config import compose
 from rlhf.types import InputError, RunError
-from serve import routes
-from serve.answering import BROKEN, call_engine
-from serve.controller import Controller
-from serve.database import migrate
-from serve.doors import Refusal, Role, check_doors, check_ray, hash_key, make_key
-from serve.engine import FAST, HEALTH_PERIOD_S
-from serve.gateway import Gateway
-from serve.gauges import RecordMetrics
-from serve.listening import listening
-from serve.release_desk import ReleaseDesk
-from serve.settings import ServeConfig
-from serve.store import Store
-from serve.traces import keep_messages_out_of_logs
+from serve.config import ServeConfig
+from serve.control.controller import Controller
+from serve.control.release_manager import ReleaseDesk
+from serve.gateway import routes
+from serve.gateway.auth import check_doors, check_ray, hash_key, make_key
+from serve.gateway.engine import FAST, HEALTH_PERIOD_S
+from serve.gateway.errors import Refusal
+from serve.gateway.exchange import BROKEN, call_engine
+from serve.gateway.gateway import Gateway
+from serve.gateway.http_server import listening
+from serve.gateway.log_redaction import keep_messages_out_of_logs
+from serve.gateway.metrics import RecordMetrics
+from serve.store.database import migrate
+from serve.store.records import Role
+from serve.store.store import Store
 
 CONF = Path(__file__).parent.parent / "conf"
 APP = "rlhf-service"
@@ -89,8 +91,8 @@ def assemble(config: ServeConfig, *, listens: bool) -> Application:
     url = prepare(config)
     # Once, as for engines: a model that does not start once would not start later.
     once = {"max_constructor_retry_count": 1}
-    controller = serve.deployment(Controller).options(name="controller", ray_actor_options={"num_cpus": 0}, **once)
-    gateway = serve.deployment(serve.ingress()(GatewayReplica)).options(
+    controller = ray_serve.deployment(Controller).options(name="controller", ray_actor_options={"num_cpus": 0}, **once)
+    gateway = ray_serve.deployment(ray_serve.ingress()(GatewayReplica)).options(
         name="gateway",
         num_replicas=config.gateway_replicas,
         max_ongoing_requests=config.limits.ongoing_requests + SPARE_REQUESTS,

@@ -9,17 +9,17 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 
 import ray
-from ray import serve
+from ray import serve as ray_serve
 from ray.serve.config import ProxyLocation
 
 from rlhf.actors.connect import start_ray
 from rlhf.types import RunError
 from serve.app import APP, assemble, store_url
-from serve.engines import POLL_S, within
-from serve.listening import reserved
-from serve.ray_serve import why_not
-from serve.settings import ServeConfig
-from serve.store import Store
+from serve.config import ServeConfig
+from serve.control.engines import POLL_S, within
+from serve.control.ray_adapter import why_not
+from serve.gateway.http_server import reserved
+from serve.store.store import Store
 
 
 @contextmanager
@@ -34,11 +34,11 @@ def serving(config: ServeConfig) -> Iterator[str]:
             stack.callback(ray.shutdown)
         call_s = config.replicas.call_s
         stack.callback(close_down, store_url(config), call_s, config.replicas.drain_s)
-        within(call_s, "start", lambda: serve.start(proxy_location=ProxyLocation.Disabled))
+        within(call_s, "start", lambda: ray_serve.start(proxy_location=ProxyLocation.Disabled))
         # The release controller starts one model's engines after the other, before it is there.
         longest_s = len(config.models) * config.replicas.start_s + call_s
         try:
-            within(longest_s, "start the service", lambda: serve.run(app, name=APP, route_prefix=None))
+            within(longest_s, "start the service", lambda: ray_serve.run(app, name=APP, route_prefix=None))
         except RuntimeError as error:
             raise RunError(f"the service does not start: {why_not(APP) or error}") from error
         host = f"[{config.doors.host}]" if ":" in config.doors.host else config.doors.host
@@ -58,15 +58,15 @@ def close_down(url: str, call_s: float, drain_s: float) -> None:
         store.close()
     there = applications(call_s)
     if APP in there:
-        within(call_s, f"delete {APP}", partial(serve.delete, APP, _blocking=False))
+        within(call_s, f"delete {APP}", partial(ray_serve.delete, APP, _blocking=False))
         deadline = time.monotonic() + drain_s + call_s
         while APP in applications(call_s) and time.monotonic() < deadline:
             time.sleep(POLL_S)
     if there <= own:
-        return serve.shutdown()
+        return ray_serve.shutdown()
     for app in sorted(there & own - {APP}):
-        within(call_s, f"delete {app}", partial(serve.delete, app, _blocking=False))
+        within(call_s, f"delete {app}", partial(ray_serve.delete, app, _blocking=False))
 
 
 def applications(call_s: float) -> Set[str]:
-    return within(call_s, "give its status", serve.status).applications.keys()
+    return within(call_s, "give its status", ray_serve.status).applications.keys()

@@ -14,8 +14,8 @@ import yaml
 from ray.serve.schema import ServeDeploySchema
 
 from rlhf.config import OnlineConfig, compose
-from serve.doors import is_loopback
-from serve.settings import ServeConfig
+from serve.config import ServeConfig
+from serve.gateway.auth import is_loopback
 
 ROOT = Path(__file__).parents[2]
 CLUSTER = ROOT / "launch/cluster"

@@ -116,6 +116,22 @@ def test_no_error_is_swallowed():
     assert not places, f"an error is handled, named and counted, or raised: {places}"
 
 
+def test_serve_is_ours_and_rays_is_ray_serve():
+    names = [
+        f"{place(path, node)} {ast.unparse(node)}"
+        for path, node in nodes(ast.ImportFrom)
+        for alias in node.names
+        if node.module == "ray" and alias.name == "serve" and alias.asname != "ray_serve"
+    ]
+    names += [
+        f"{place(path, node)} {ast.unparse(node)}"
+        for path, node in nodes(ast.Import)
+        for alias in node.names
+        if alias.name.startswith("ray.serve")
+    ]
+    assert not names, f"`from ray import serve as ray_serve` everywhere, `serve` is this repository's: {names}"
+
+
 def test_functions_are_short():
     long = [
         f"{place(path, node)} {node.name} has {length}"

@@ -19,7 +19,7 @@ import psutil
 import pytest
 from ray.serve.generated import serve_pb2, serve_pb2_grpc
 
-from serve.store import Store
+from serve.store.store import Store
 from tests.chaos.conftest import Run
 from tests.chaos.head import free_ports
 
@@ -120,7 +120,7 @@ def service(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -
         "release.steps=[0.5]", "release.min_step_s=0", "release.observation_s=2", "release.retention_after_s=1",
         "release.goal.low=-1", "release.goal.min_users=20", "release.watch_s=0",
     ]  # fmt: skip
-    run = Run(overrides, folder / "log", script="serve/up.py")
+    run = Run(overrides, folder / "log", script="launch/serve.py")
     url = f"http://127.0.0.1:{port}"
     client = httpx.Client(base_url=url, timeout=RECOVERY_S, limits=httpx.Limits(max_connections=None))
     service = Service(run, url, folder, client)

@@ -14,9 +14,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from rlhf.config import compose
 from rlhf.models.tiny import build_tiny_model
 from serve.app import OPERATOR_KEY
+from serve.config import ServeConfig
 from serve.local import serving
-from serve.settings import ServeConfig
-from serve.users import Crowd, Question
+from serve.loop.simulated_users import Crowd, Question
 from tests.chaos.head import free_ports
 
 CONF = Path(__file__).parents[2] / "conf"

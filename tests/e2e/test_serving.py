@@ -12,7 +12,7 @@ import jsonschema
 import openai
 import pytest
 
-from serve.store import Store
+from serve.store.store import Store
 from tests.chaos.head import free_ports
 from tests.conftest import ALPHABET
 
@@ -69,8 +69,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def service(cluster: None, folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """One engine; a candidate stays in shadow, as there are never enough requests."""
     from rlhf.config import compose
+    from serve.config import ServeConfig
     from serve.local import serving
-    from serve.settings import ServeConfig
 
     folder = tmp_path_factory.mktemp("service")
     (port,) = free_ports(1)

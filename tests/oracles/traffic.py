@@ -2,10 +2,10 @@
 
 from sqlalchemy import select
 
-from serve.reading import observed_columns
-from serve.records import Exposure, Feedback, FeedbackKind, Observed, Traffic
-from serve.store import Store
-from serve.tables import EXPOSURES, FEEDBACK, REQUESTS
+from serve.store.experiment_reader import observed_columns
+from serve.store.records import Exposure, Feedback, FeedbackKind, Observed, Traffic
+from serve.store.store import Store
+from serve.store.tables import EXPOSURES, FEEDBACK, REQUESTS
 
 
 def traffic(store: Store, experiment: str, now: float) -> Traffic:

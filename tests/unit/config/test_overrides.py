@@ -108,7 +108,7 @@ def test_a_word_that_cannot_be_read_is_explained(word, sentence):
     assert explain(raised.value).startswith(sentence)
 
 
-@pytest.mark.parametrize("script", ["launch/sft.py", "serve/up.py"])
+@pytest.mark.parametrize("script", ["launch/sft.py", "launch/serve.py"])
 def test_scripts_take_plain_text(run_script, script):
     """The words of a real command line, shown back by Hydra."""
     finished = run_script(script, "output=结果 (1)", "--cfg", "job")

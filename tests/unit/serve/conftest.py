@@ -14,9 +14,9 @@ import pytest
 from sqlalchemy import Engine, create_engine
 from sqlalchemy.exc import DBAPIError
 
-from serve.database import migrate
-from serve.store import Store
-from serve.tables import METADATA
+from serve.store.database import migrate
+from serve.store.store import Store
+from serve.store.tables import METADATA
 
 DEADLINE_S = 300
 SERVER_USER = "nobody" if os.getuid() == 0 else None

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import stats
 
-from serve.records import Endpoint, Exposure, Feedback, FeedbackKind, Request, Response
+from serve.store.records import Endpoint, Exposure, Feedback, FeedbackKind, Request, Response
 
 numbers = itertools.count()
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from rlhf.config import compose
-from serve.settings import ServeConfig
+from serve.config import ServeConfig
 
 CONF = Path(__file__).parents[3] / "conf"
 SERVICES = sorted(path.stem for path in (CONF / "service").glob("*.yaml"))

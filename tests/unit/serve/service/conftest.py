@@ -8,14 +8,15 @@ from pathlib import Path
 import pytest
 from starlette.testclient import TestClient
 
-from serve import routes
-from serve.doors import Role, hash_key
-from serve.gateway import Gateway
-from serve.release_desk import ReleaseDesk
-from serve.release_settings import ReleaseConfig
-from serve.routes import Command
-from serve.settings import LimitsConfig, ServeConfig, StoreConfig
-from serve.store import Store
+from serve.config import LimitsConfig, ServeConfig, StoreConfig
+from serve.control.release_manager import ReleaseDesk
+from serve.gateway import routes
+from serve.gateway.auth import hash_key
+from serve.gateway.gateway import Gateway
+from serve.gateway.routes import Command
+from serve.releases.config import ReleaseConfig
+from serve.store.records import Role
+from serve.store.store import Store
 from tests.unit.serve.service.engines import Engines
 
 NOW = 1000.0

@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from serve.directions import Seat
-from serve.records import Endpoint
+from serve.gateway.routing import Seat
+from serve.store.records import Endpoint
 
 USAGE = {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8}
 Behaviour = Callable[[str, Endpoint, Mapping[str, Any]], AsyncIterator[tuple[int, Any]]]

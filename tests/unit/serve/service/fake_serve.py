@@ -1,4 +1,4 @@
-"""A Serve of one node, without processes: what `serve.engines` calls instead of Ray's."""
+"""A Serve of one node, without processes: what `serve.control.engines` calls instead of Ray's."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -6,9 +6,9 @@ from typing import Any
 
 from ray.serve.schema import ApplicationStatus
 
-from serve.directions import Seat
-from serve.engines import Found
-from serve.records import Variant
+from serve.control.engines import Found
+from serve.gateway.routing import Seat
+from serve.store.records import Variant
 
 
 @dataclass

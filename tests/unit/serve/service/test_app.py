@@ -43,7 +43,7 @@ def test_others_are_not_let_in_where_rays_authentication_is_off(tmp_path):
     words = ["output=service", "doors.host=0.0.0.0", "+models.one=one", "production=one"]
     environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(REPOSITORY)}
     done = subprocess.run(
-        [sys.executable, REPOSITORY / "serve/up.py", *words], cwd=tmp_path, env=environment, capture_output=True,
+        [sys.executable, REPOSITORY / "launch/serve.py", *words], cwd=tmp_path, env=environment, capture_output=True,
         text=True, timeout=600, check=False,
     )  # fmt: skip
     assert done.returncode == 2

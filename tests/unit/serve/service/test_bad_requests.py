@@ -6,13 +6,14 @@ import httpx
 import pytest
 
 from rlhf.types import InputError, RunError
-from serve import directions, routes
-from serve.doors import Role, hash_key
-from serve.ledger import StaleRelease
-from serve.schema import STOP_STRINGS
+from serve.gateway import routes, routing
+from serve.gateway.auth import hash_key
+from serve.gateway.schemas.common import STOP_STRINGS
+from serve.store.ledger import StaleRelease
+from serve.store.records import Role
 from tests.unit.serve.service.conftest import command, running
 from tests.unit.serve.service.engines import failing, overlong
-from tests.unit.serve.service.test_doors import CHAT
+from tests.unit.serve.service.test_auth import CHAT
 
 COMPLETION = {"model": "assistant", "prompt": "hi"}
 FEEDBACK = {"request_id": "unknown", "kind": "thumb", "value": 1}
@@ -154,7 +155,7 @@ def test_what_a_release_controller_refuses(gateway, error, status):
         raise error
 
     gateway.store.add_key(hash_key("sk-1"), Role.operator, "op", 0.0)
-    gateway.directions = directions.read(gateway.store, gateway.config)
+    gateway.directions = routing.read(gateway.store, gateway.config)
     with running(gateway, refusing) as client:
         answer = client.post("/release/promote", json={}, headers={"authorization": "Bearer sk-1"})
     assert (answer.status_code, answer.json()["error"]["message"]) == (status, str(error))
@@ -234,7 +235,7 @@ def test_an_error_that_nobody_expects_is_a_sentence(gateway, engines, caplog):
 
     engines.behaviours["old"] = failing(ZeroDivisionError("a secret"))
     gateway.store.add_key(hash_key("sk-1"), Role.operator, "op", 0.0)
-    gateway.directions = directions.read(gateway.store, gateway.config)
+    gateway.directions = routing.read(gateway.store, gateway.config)
     with running(gateway, broken) as client:
         status = client.get("/release", headers={"authorization": "Bearer sk-1"})
         asked = client.post("/v1/chat/completions", json=CHAT)

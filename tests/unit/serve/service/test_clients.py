@@ -8,11 +8,12 @@ import pytest
 from openai import OpenAI
 from pydantic import create_model
 
-from serve.chat_schema import ChatCompletionRequest
-from serve.completion_schema import CompletionRequest
-from serve.directions import read
-from serve.doors import Role, hash_key
-from serve.export import unusable
+from serve.feedback.export import unusable
+from serve.gateway.auth import hash_key
+from serve.gateway.routing import read
+from serve.gateway.schemas.chat import ChatCompletionRequest
+from serve.gateway.schemas.completion import CompletionRequest
+from serve.store.records import Role
 from tests.unit.serve.service.client_calls import (
     ANSWERED,
     BAD_CHATS,

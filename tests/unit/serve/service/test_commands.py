@@ -3,7 +3,9 @@
 import contextlib
 import io
 import json
+import os
 import socket
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -12,11 +14,12 @@ from pathlib import Path
 
 import pytest
 
+from launch import keys, release
 from rlhf.command_line import command_line
-from serve import keys, release
-from serve.doors import hash_key
-from serve.store import Store
+from serve.gateway.auth import hash_key
+from serve.store.store import Store
 
+REPOSITORY = Path(__file__).parents[4]
 Run = Callable[..., tuple[int, str, str]]
 
 
@@ -53,6 +56,21 @@ def test_keys_are_added_shown_and_removed(run, sqlite_url):
     assert run(keys.main, "add", url, "owner=bot", "users=1")[0] == 0
     assert run(keys.main, "list", url)[1].endswith(" user bot at most 1 users\n")
     assert "users=-1: give 0 or more" in run(keys.main, "add", url, "owner=bot", "users=-1")[2]
+
+
+@pytest.mark.parametrize("script", ["keys", "release", "export_feedback", "lineage"])
+def test_scripts_find_the_package_beside_a_script_of_its_name(script):
+    """In a process of its own, where Python puts `launch/` with its serve.py first."""
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(
+        [sys.executable, REPOSITORY / f"launch/{script}.py"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"python launch/{script}.py " in done.stderr
 
 
 def test_a_hash_that_looks_like_a_number_is_none(run, sqlite_url):

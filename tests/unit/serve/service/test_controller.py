@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from rlhf.types import InputError, RunError
-from serve import engines as module
-from serve.controller import Controller
-from serve.release_desk import ReleaseDesk
+from serve.control import engines as module
+from serve.control.controller import Controller
+from serve.control.release_manager import ReleaseDesk
 from tests.unit.serve.service.conftest import make_model
 from tests.unit.serve.service.fake_serve import FakeServe
 

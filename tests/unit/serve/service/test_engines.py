@@ -9,9 +9,9 @@ from ray.exceptions import ActorDiedError
 from ray.serve.schema import ApplicationStatus
 
 from rlhf.types import InputError, RunError
-from serve import engines as module
-from serve.engines import Engines, Found, missing, num_that_fit, surplus, within
-from serve.release_desk import ReleaseDesk
+from serve.control import engines as module
+from serve.control.engines import Engines, Found, missing, num_that_fit, surplus, within
+from serve.control.release_manager import ReleaseDesk
 from tests.unit.serve.service.conftest import NOW, make_model
 from tests.unit.serve.service.fake_serve import FakeServe
 

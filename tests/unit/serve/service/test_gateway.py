@@ -12,15 +12,16 @@ from ray.exceptions import ActorDiedError, RayError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from starlette.responses import Response
 
-from serve import directions, routes
-from serve.chat_schema import ChatCompletionRequest
-from serve.consent import salted
-from serve.doors import Caller, Refusal, Role, hash_key
-from serve.gateway import NOBODY, REFRESH_S, SHADOWS, Gateway
-from serve.phases import Release
-from serve.records import Endpoint
-from serve.release_desk import ReleaseDesk
-from serve.settings import LimitsConfig, ReleaseConfig
+from serve.config import LimitsConfig, ReleaseConfig
+from serve.control.release_manager import ReleaseDesk
+from serve.gateway import routes, routing
+from serve.gateway.auth import Caller, hash_key
+from serve.gateway.errors import Refusal
+from serve.gateway.gateway import NOBODY, REFRESH_S, SHADOWS, Gateway
+from serve.gateway.schemas.chat import ChatCompletionRequest
+from serve.releases.state import Release
+from serve.store.consent import salted
+from serve.store.records import Endpoint, Role
 from tests.oracles.traffic import traffic as traffic_of
 from tests.unit.serve.service.conftest import NOW, command
 from tests.unit.serve.service.engines import Engines, choice, failing, silent
@@ -49,7 +50,7 @@ def experiment(gateway: Gateway, **fields: object) -> None:
     """A release of `new` is under way."""
     gateway.config.release = ReleaseConfig(**{"shadow_fraction": 0, "steps": [0.5], "watch_s": 0, **fields})
     ReleaseDesk(gateway.store, gateway.config, lambda: NOW).start("new", "op", "")
-    gateway.directions = directions.read(gateway.store, gateway.config)
+    gateway.directions = routing.read(gateway.store, gateway.config)
 
 
 async def until(condition) -> None:

@@ -5,11 +5,12 @@ import threading
 
 import pytest
 
-from serve.controller import Controller
-from serve.engines import Engines
-from serve.phases import Phase, Transition
-from serve.release_desk import Judged, ReleaseDesk
-from serve.settings import ServeConfig
+from serve.config import ServeConfig
+from serve.control.controller import Controller
+from serve.control.engines import Engines
+from serve.control.release_manager import Judged, ReleaseDesk
+from serve.releases.state import Transition
+from serve.store.records import Phase
 from tests.unit.serve.service.conftest import NOW
 from tests.unit.serve.service.fake_serve import FakeServe
 

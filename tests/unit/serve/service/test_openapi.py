@@ -10,13 +10,14 @@ from openapi_spec_validator import validate
 from schemathesis import GenerationMode, checks
 from starlette.testclient import TestClient
 
-from serve.doors import Role, hash_key
-from serve.gateway import Gateway
-from serve.openapi import REFUSALS
-from serve.release_desk import ReleaseDesk
+from serve.control.release_manager import ReleaseDesk
+from serve.gateway.auth import hash_key
+from serve.gateway.gateway import Gateway
+from serve.gateway.openapi import REFUSALS
+from serve.store.records import Role
 from tests.unit.serve.service.conftest import KEYS, NOW, opened, running
 from tests.unit.serve.service.engines import Engines
-from tests.unit.serve.service.test_doors import CHAT, ROUTES
+from tests.unit.serve.service.test_auth import CHAT, ROUTES
 
 OPERATIONS = {(method, path.replace(":path", "")): role for (method, path), (role, *_) in ROUTES.items()}
 del OPERATIONS["GET", "/openapi.json"]

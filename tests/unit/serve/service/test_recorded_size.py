@@ -2,7 +2,7 @@
 
 import time
 
-from serve.recorder import num_characters
+from serve.gateway.recorder import num_characters
 
 
 def test_texts_are_counted_and_nothing_else():

@@ -7,8 +7,8 @@ import time
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from serve import recorder as module
-from serve.recorder import QUEUE_CHARACTERS, Recorder
+from serve.gateway import recorder as module
+from serve.gateway.recorder import QUEUE_CHARACTERS, Recorder
 from tests.unit.serve.samples import asked, exposed
 from tests.unit.serve.service.conftest import PATIENCE_S
 

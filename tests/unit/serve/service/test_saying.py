@@ -5,13 +5,14 @@ import sqlite3
 
 import pytest
 
-from serve import directions
-from serve.doors import Role, hash_key
-from serve.export import ExportConfig, RowKind, export
-from serve.forget import ForgetConfig, forget
-from serve.gateway import REFRESH_S, Gateway
+from serve.feedback.export import ExportConfig, RowKind, export
+from serve.feedback.forget import ForgetConfig, forget
+from serve.gateway import routing
+from serve.gateway.auth import hash_key
+from serve.gateway.gateway import REFRESH_S, Gateway
+from serve.store.records import Role
 from tests.unit.serve.service.conftest import KEYS, NOW, running
-from tests.unit.serve.service.test_doors import CHAT
+from tests.unit.serve.service.test_auth import CHAT
 
 DEADLINE_S = 120
 USER, OPERATOR = ({"authorization": f"Bearer {KEYS[name]}"} for name in ("user", "operator"))
@@ -22,7 +23,7 @@ def shop(gateway):
     """A service where the shop has a user's key."""
     for role, key in KEYS.items():
         gateway.store.add_key(hash_key(key), Role(role), "shop" if role == "user" else "op", NOW)
-    gateway.directions = directions.read(gateway.store, gateway.config)
+    gateway.directions = routing.read(gateway.store, gateway.config)
     with running(gateway) as client:
         yield client
 
@@ -91,7 +92,7 @@ def test_who_leaves_is_said_to_be_in_exports_until_they_are_rewritten(shop, stor
     export(store, RowKind.labelled, folder, ExportConfig(max_user_share=1.0))
     answer = shop.put("/v1/consent", json=withdrawal, headers=USER).json()
     assert answer == {**withdrawal, "user": "shop/bob", "text": "gone"}
-    assert f"consent was withdrawn for rows of {folder}: remove them with `python serve/forget.py`" in caplog.text
+    assert f"consent was withdrawn for rows of {folder}: remove them with `python launch/forget.py`" in caplog.text
     for _ in range(2):
         assert shop.delete("/users/shop/ann", headers=OPERATOR).json()["exports"] == [str(folder)]
     forget(store, ForgetConfig(url="", roots=[]))
@@ -122,7 +123,7 @@ async def test_text_that_somebody_reads_while_it_is_deleted_is_gone_once_they_ha
         return client.delete("/users/ann", headers=OPERATOR).json()
 
     gateway.store.add_key(hash_key(KEYS["operator"]), Role.operator, "op", NOW)
-    gateway.directions = directions.read(store, gateway.config)
+    gateway.directions = routing.read(store, gateway.config)
     reader = sqlite3.connect(tmp_path / "store.db", isolation_level=None)
     with running(gateway) as client:
         body = {**CHAT, "user": "ann", "messages": [{"role": "user", "content": "zephyrine"}]}

@@ -7,9 +7,9 @@ import pytest
 from ray.exceptions import ActorDiedError
 from starlette.testclient import TestClient
 
-from serve.gateway import Gateway
+from serve.gateway.gateway import Gateway
 from tests.unit.serve.service.engines import USAGE, answers, failing, silent
-from tests.unit.serve.service.test_doors import CHAT
+from tests.unit.serve.service.test_auth import CHAT
 from tests.unit.serve.service.test_gateway import ask, kept, until
 
 SCOPES = {"2.3": "listens for the client's going", "2.4": "hears of it by an error"}

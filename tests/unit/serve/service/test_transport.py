@@ -8,12 +8,13 @@ import pytest
 from ray.exceptions import ActorDiedError
 from starlette.testclient import TestClient
 
-from serve import directions, routes
-from serve.doors import Role, hash_key
-from serve.transport import is_own
+from serve.gateway import routes, routing
+from serve.gateway.auth import hash_key
+from serve.gateway.transport import is_own
+from serve.store.records import Role
 from tests.unit.serve.service.conftest import command, running
 from tests.unit.serve.service.engines import failing, silent
-from tests.unit.serve.service.test_doors import CHAT
+from tests.unit.serve.service.test_auth import CHAT
 from tests.unit.serve.service.test_gateway import kept, until
 
 RAW = json.dumps(CHAT).encode()
@@ -97,7 +98,7 @@ def test_every_kind_of_response_bears_its_id_and_errors_of_the_service_name_it(g
 
     engines.behaviours["old"] = failing(ActorDiedError(), after=1)
     gateway.store.add_key(hash_key("sk-1"), Role.operator, "op", 0.0)
-    gateway.directions = directions.read(gateway.store, gateway.config)
+    gateway.directions = routing.read(gateway.store, gateway.config)
     requests = {
         200: ("POST", "/v1/chat/completions", {**CHAT, "stream": True}),
         404: ("GET", "/nowhere", None),

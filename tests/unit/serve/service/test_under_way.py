@@ -11,11 +11,11 @@ from fastapi import FastAPI
 from fastapi.responses import StreamingResponse
 from ray.exceptions import ActorDiedError, RayTaskError
 
-from serve.engine import Engine
-from serve.settings import DoorsConfig
-from serve.store import Store
-from serve.traces import Unexpected, described, keep_messages_out_of_logs
-from serve.transport import Transport
+from serve.config import DoorsConfig
+from serve.gateway.engine import Engine
+from serve.gateway.log_redaction import Unexpected, described, keep_messages_out_of_logs
+from serve.gateway.transport import Transport
+from serve.store.store import Store
 from tests.unit.serve.service.conftest import running
 from tests.unit.serve.service.engines import answers
 from tests.unit.serve.service.test_gateway import ask, experiment, kept

@@ -1,0 +1,131 @@
+"""Client of the release API over HTTP; the command is `launch/release.py`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+from omegaconf import MISSING
+
+from rlhf.config import from_words
+from rlhf.types import InputError, RunError
+from serve.statistics.welch import users_per_arm
+
+LONGEST_START_S = 7200.0
+"""A candidate's engines run before its release begins: its files are read, then `replicas.start_s` counts."""
+
+
+@dataclass(kw_only=True, slots=True)
+class DeskConfig:
+    """How the service is reached."""
+
+    url: str = "http://127.0.0.1:8000"
+    """The service."""
+    key: str = "outputs/serve/operator.key"
+    """File with an operator's API key."""
+    reason: str = ""
+    """Why; the audit trail keeps it."""
+
+
+@dataclass(kw_only=True, slots=True)
+class StartConfig(DeskConfig):
+    """`start`."""
+
+    name: str = MISSING
+    """What the candidate is called from now on."""
+    folder: str = MISSING
+    """Where it is, as the service sees it."""
+
+
+@dataclass(kw_only=True, slots=True)
+class PowerConfig:
+    """`power`: how many users the fixed-horizon test needs."""
+
+    sd: float = MISSING
+    """Standard deviation of a user's value; of a share p of ones it is sqrt(p * (1 - p))."""
+    effect: float = MISSING
+    """Difference of means that is to be found, in the same unit."""
+    alpha: float = 0.05
+    """Probability of finding one where there is none: `release.false_promotions`."""
+    power: float = 0.8
+    """Probability of finding it."""
+    share: float = 0.5
+    """Of the users, those who see the candidate."""
+
+
+COMMANDS: dict[str, type[Any]] = {
+    "start": StartConfig,
+    "status": DeskConfig,
+    "promote": DeskConfig,
+    "rollback": DeskConfig,
+    "power": PowerConfig,
+}
+
+
+def run(words: list[str]) -> None:
+    """Run one of `COMMANDS` with its keys, and print the answer. Raises InputError and RunError as `ask` does."""
+    if not words or words[0] not in COMMANDS:
+        raise InputError(f"say what to do, one of {', '.join(COMMANDS)}: python launch/release.py status")
+    command = words[0]
+    config = from_words(words[1:], COMMANDS[command])
+    if isinstance(config, PowerConfig):
+        needed = users_per_arm(
+            sd=config.sd, effect=config.effect, alpha=config.alpha, power=config.power, share=config.share
+        )
+        sys.stdout.write(
+            f"{needed} users in the smaller arm: release.goal.test=fixed release.goal.users_per_arm={needed}\n"
+        )
+        return
+    sys.stdout.write(describe(ask(command, config)))
+
+
+def ask(command: str, config: DeskConfig) -> dict[str, Any]:
+    """What the service answers an operator. Raises InputError for what is wrong, RunError where it is not there."""
+    try:
+        key = Path(config.key).expanduser().read_text().strip()
+    except OSError as error:
+        raise InputError(f"key={config.key}: {error.strerror}; name the file with an operator's key") from None
+    body = {"reason": config.reason}
+    if isinstance(config, StartConfig):
+        body |= {"name": config.name, "folder": str(Path(config.folder).expanduser().resolve())}
+    method, path = ("GET", "/release") if command == "status" else ("POST", f"/release/{command}")
+    try:
+        answer = httpx.request(
+            method,
+            config.url.rstrip("/") + path,
+            headers={"authorization": f"Bearer {key}"},
+            json=None if command == "status" else body,
+            timeout=LONGEST_START_S,
+        )
+    except httpx.HTTPError as error:
+        raise RunError(f"url={config.url}: the service does not answer ({error}); start it with make serve") from None
+    try:
+        found: dict[str, Any] = answer.json()
+        problem = found["error"]["message"] if answer.is_error else None
+    except (ValueError, TypeError, KeyError):
+        raise RunError(f"url={config.url}: status {answer.status_code} from something else than the service") from None
+    if problem is not None:
+        raise RunError(problem) if answer.is_server_error else InputError(problem)
+    return found
+
+
+def describe(status: dict[str, Any]) -> str:
+    """For people: what is in production, the release with its audit trail, and what the last look said."""
+    lines = [f"in production: {status['production']}"]
+    if starting := status.get("starting"):
+        state = "is being cancelled" if starting["cancelled_by"] else "starts; a rollback cancels it"
+        lines.append(f"candidate {starting['name']} {state} (for {starting['seconds']:g} s)")
+    if release := status["release"]:
+        lines.append(f"{release['id']}: {release['candidate']} against {release['predecessor']}: {release['state']}")
+        for entry in release["transitions"]:
+            lines.append(
+                f"  {entry['at']:.1f} {entry['before'] or '-'} -> {entry['after']} by {entry['by']}: {entry['reason']}"
+            )
+    if look := status.get("look"):
+        lines.append(f"last look: {look['outcome']}: {'; '.join(look['reasons']) or 'nothing against it'}")
+        lines.append(json.dumps(look["evidence"], indent=1, ensure_ascii=False))
+    return "\n".join(lines) + "\n"

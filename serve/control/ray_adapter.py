@@ -1,0 +1,77 @@
+"""Ray Serve's side of `serve.control.engines`: every call of its API that engines need."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ray import serve as ray_serve
+from ray._private.state import available_resources_per_node
+from ray.exceptions import RayTaskError
+from ray.serve.schema import ApplicationStatusOverview
+
+from rlhf.actors.nodes import has_accelerators
+from rlhf.types import InputError
+from serve.config import ServeConfig
+from serve.control.engines import Found
+from serve.gateway.engine import DEPLOYMENT, application
+from serve.gateway.routing import Seat
+from serve.store.records import Endpoint, Variant
+
+ALIVE = ("STARTING", "UPDATING", "RECOVERING", "RUNNING")
+"""States of replicas that hold resources, or will soon."""
+
+
+@dataclass(frozen=True, slots=True)
+class RayServe:
+    """A `serve.control.engines.Serving`."""
+
+    config: ServeConfig
+
+    def applications(self) -> Mapping[str, Found]:
+        return {name: as_found(one) for name, one in ray_serve.status().applications.items()}
+
+    def deploy(self, app: str, variant: Variant) -> None:
+        target = application(variant, self.config.engine, self.config.replicas)
+        # None: reached by handles alone.
+        ray_serve.run_many(
+            [ray_serve.RunTarget(target, name=app, route_prefix=None)], wait_for_applications_running=False
+        )
+
+    def delete(self, app: str) -> None:
+        ray_serve.delete(app, _blocking=False)
+
+    def accelerated(self) -> bool:
+        return has_accelerators()
+
+    def free(self) -> Sequence[Mapping[str, float]]:
+        return list(available_resources_per_node().values())
+
+    def first_answer(self, there: Seat, body: Mapping[str, Any], request_id: str) -> tuple[int, Any]:
+        engine = ray_serve.get_deployment_handle(DEPLOYMENT, there.app, _check_exists=False).options(stream=True)
+        try:
+            answers = list(engine.answer.remote(Endpoint.completion, body, request_id, there.adapter))
+        except RayTaskError as error:
+            raise InputError(last_line(str(error.cause))) from None
+        status, answer = answers[0]
+        return status, answer
+
+
+def why_not(app: str) -> str:
+    """What Serve says of an application that does not start; empty where it says nothing."""
+    found = ray_serve.status().applications.get(app)
+    return as_found(found).problem if found else ""
+
+
+def as_found(one: ApplicationStatusOverview) -> Found:
+    deployments = one.deployments.values()
+    return Found(
+        status=one.status,
+        num_engines=sum(each.replica_states.get(state, 0) for each in deployments for state in ALIVE),
+        problem="; ".join(last_line(each.message) for each in deployments if each.message.strip()),
+    )
+
+
+def last_line(text: str) -> str:
+    return text.strip().splitlines()[-1] if text.strip() else "no reason was given"

@@ -1,0 +1,198 @@
+"""Releases as the store has them: what the controller does at every look, and what operators may do. Knows no Ray."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from rlhf.types import InputError, RunError
+from serve.config import ServeConfig
+from serve.control.registry import as_plain, is_adapter, register, what_is_wrong
+from serve.releases import state
+from serve.releases.looks import Looks
+from serve.releases.state import Release, Transition, Watch
+from serve.releases.verdict import Outcome, Verdict
+from serve.store.records import UNDER_WAY, Phase, Variant
+from serve.store.store import Store
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """A release under way and the verdict on it; it may have changed since."""
+
+    id: int
+    version: int
+    """Number of the release's changes when it was read."""
+    at: float
+    """Unix seconds."""
+    verdict: Verdict
+    unverified: str | None
+    """What is wrong with the files that a rollback would return to, where the verdict promotes."""
+
+
+@dataclass(slots=True)
+class ReleaseDesk:
+    """Every change is one transaction, with its transition; of two processes that decide at once one is refused."""
+
+    store: Store
+    config: ServeConfig
+    clock: Callable[[], float]
+    """Unix seconds."""
+    verdict: Verdict | None = None
+    """Of the last look."""
+    looks: Looks = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.looks = Looks(self.store, self.config.release, timeout_s=self.config.limits.timeout_s)
+
+    def open_shop(self) -> None:
+        """Register the configured models; the first call of all says what is in production."""
+        if not self.config.models:
+            raise InputError("models={}: there is nothing to serve; name a folder, as in +models.one=FOLDER")
+        # An adapter is registered after the model that holds it.
+        for name in sorted(self.config.models, key=lambda name: is_adapter(self.config.models[name])):
+            self.register(name, self.config.models[name])
+        if self.store.production() is None:
+            name = self.config.production
+            if name not in self.config.models:
+                known = ", ".join(self.config.models)
+                raise InputError(f"production={name}: it is none of models ({known}); name one of them")
+            self.store.set_production(name, self.clock())
+
+    def register(self, name: str, folder: str) -> Variant:
+        if name == self.config.name:
+            raise InputError(f"models.{name}: that is what users ask for (`name`); give this model another name")
+        variant = register(name, folder, self.store.variants(), self.clock())
+        self.store.add_variant(variant)
+        return variant
+
+    def look(self) -> Transition | None:
+        """Judge the release under way and do what follows."""
+        return self.act(self.judge())
+
+    def judge(self) -> Judged | None:
+        """Judge the release under way, which changes nothing; None where there is none. One caller at a time."""
+        saved, release = self.latest()
+        if saved is None or release is None or release.experiment is None:
+            return None
+        now = self.clock()
+        verdict = self.looks.look(release.experiment, now)
+        unverified = self.unverified(release) if release.would_promote(verdict) else None
+        return Judged(id=saved["id"], version=saved["version"], at=now, verdict=verdict, unverified=unverified)
+
+    def act(self, judged: Judged | None) -> Transition | None:
+        """Do what follows from a verdict, unless the release has changed since."""
+        saved, release = self.latest()
+        if (
+            saved is None
+            or release is None
+            or judged is None
+            or (saved["id"], saved["version"])
+            != (
+                judged.id,
+                judged.version,
+            )
+        ):
+            return None
+        self.verdict = judged.verdict
+        after, transition = state.advance(release, judged.verdict, now=judged.at, unverified=judged.unverified)
+        if transition is not None:
+            self.save(saved, after, transition)
+        return transition
+
+    def check_start(self, name: str, folder: str) -> Variant:
+        """Register a candidate whose release could start now. InputError where it could not."""
+        saved, release = self.latest()
+        if saved is not None and release is not None and release.phase in UNDER_WAY:
+            raise InputError(f"release {release.id} of {release.candidate} is under way; promote it or roll it back")
+        state.start("r0", name, str(self.store.production()), self.config.release, self.clock(), salt="")
+        return self.register(name, folder)
+
+    def start(self, name: str, by: str, reason: str) -> None:
+        """Begin the first step of a registered candidate; a watch of the release before ends."""
+        id = f"r{len(self.store.releases()) + 1}"
+        saved, before = self.latest()
+        if saved is not None and before is not None and before.watch is not Watch.none:
+            ended = state.promote(before, by=by, reason=f"release {id} begins", now=self.clock(), unverified=None)
+            self.save(saved, *ended)
+        salt = secrets.token_hex(16)
+        release = state.start(id, name, str(self.store.production()), self.config.release, self.clock(), salt=salt)
+        transition = Transition(
+            release=id,
+            at=release.started,
+            before="",
+            after=release.state,
+            outcome=Outcome.hold,
+            by=by,
+            reason=reason or "started",
+            evidence={},
+        )
+        self.verdict = None
+        self.save({}, release, transition)
+
+    def promote(self, by: str, reason: str) -> None:
+        """RunError where there would be no way back; the release then waits in `paused`."""
+        saved, release = self.needed()
+        after, transition = state.promote(
+            release, by=by, reason=reason or "promoted", now=self.clock(), unverified=self.unverified(release)
+        )
+        self.save(saved, after, transition)
+        if after.phase is not Phase.promoted:
+            raise RunError(f"release {release.id} is paused: {transition.reason}")
+
+    def roll_back(self, by: str, reason: str) -> None:
+        saved, release = self.needed()
+        if release.phase is Phase.promoted and (wrong := self.unverified(release)):
+            raise InputError(f"release {release.id} cannot be rolled back, as {release.predecessor} is gone: {wrong}")
+        self.save(saved, *state.roll_back(release, by=by, reason=reason or "rolled back", now=self.clock()))
+
+    def status(self) -> dict[str, Any]:
+        """What is in production, the latest release with its audit trail, and what the last look said."""
+        saved, release = self.latest()
+        found: dict[str, Any] = {
+            "production": self.store.production(),
+            "models": [as_plain(variant) for variant in self.store.variants()],
+            "release": None,
+        }
+        if saved is None or release is None:
+            return found
+        transitions = self.store.transitions(saved["id"])
+        found["release"] = {**release.to_json(), "state": release.state, "transitions": transitions}
+        if self.verdict is not None and release.experiment is not None:
+            verdict = self.verdict
+            found["look"] = {
+                "outcome": verdict.outcome,
+                "reasons": list(verdict.reasons),
+                "evidence": dict(verdict.evidence),
+            }
+        return found
+
+    def latest(self) -> tuple[dict[str, Any] | None, Release | None]:
+        saved = self.store.latest_release()
+        return (saved, Release.from_json(saved["state"])) if saved else (None, None)
+
+    def needed(self) -> tuple[dict[str, Any], Release]:
+        saved, release = self.latest()
+        if saved is None or release is None:
+            raise InputError("there is no release yet; start one")
+        return saved, release
+
+    def unverified(self, release: Release) -> str | None:
+        """What is wrong with the files that a rollback would return to."""
+        predecessor = self.store.variant(release.predecessor)
+        return what_is_wrong(predecessor) if predecessor else f"{release.predecessor} is not known"
+
+    def save(self, saved: Mapping[str, Any], release: Release, transition: Transition) -> None:
+        row = {
+            **saved,
+            "candidate": release.candidate,
+            "predecessor": release.predecessor,
+            "phase": release.phase,
+            "state": release.to_json(),
+            "updated_at": transition.at,
+        }
+        entry = {key: value for key, value in transition.to_json().items() if key != "release"}
+        answers = release.candidate if release.phase is Phase.promoted else release.predecessor
+        self.store.save_release(row, entry, production=answers)

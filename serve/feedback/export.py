@@ -1,0 +1,281 @@
+"""Export feedback as training data; the command is `launch/export_feedback.py`."""
+
+from __future__ import annotations
+
+import json
+import socket
+import sys
+import time
+import uuid
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from omegaconf import MISSING
+
+from rlhf.config import from_words
+from rlhf.data.dialogues import check_turns
+from rlhf.data.fields import BadRow, Defect, empty
+from rlhf.data.messages import take_prompt
+from rlhf.data.quarantine import REJECTS
+from rlhf.train.artifact import MANIFEST, Artifact, committing, describe, open_artifact, settled
+from rlhf.types import InputError
+from serve.feedback.labels import Opinion, Row, imitable, labelled, opinions, pairs
+from serve.feedback.user_shares import largest_share, within_shares
+from serve.store.exports import Export
+from serve.store.records import Feedback, Request
+from serve.store.store import Store
+
+ROWS = "rows.jsonl"
+FORGOTTEN = "forgotten"
+"""The key of a manifest that lists what was taken out of an export: when, rows, the manifest before, models."""
+
+
+class RowKind(StrEnum):
+    """What the rows are for."""
+
+    pairs = "pairs"
+    """`prompt`, `chosen`, `rejected`: reward models, DPO and its kin."""
+    labelled = "labelled"
+    """`prompt`, `completion`, `label`: KTO."""
+    sft = "sft"
+    """`prompt`, `response`: supervised fine-tuning."""
+
+
+@dataclass(kw_only=True, slots=True)
+class ExportConfig:
+    """Which feedback becomes rows."""
+
+    since: float | None = None
+    """Unix seconds from which on requests count. None: from the first."""
+    until: float | None = None
+    """Unix seconds before which they do. None: to the last."""
+    variant: str | None = None
+    """The model whose answers count. None: all."""
+    regenerations: bool = False
+    """Whether an answer that was asked for again, and then voted up, is a pair with the one before."""
+    max_per_user: int = 200
+    """Rows of one user; the first in time stay."""
+    max_user_share: float = 0.1
+    """Share of the exported rows that one user may have; the first in time stay. With fewer than 1 / `max_user_share`
+    users none can hold: one row of each user stays, and `largest_user_share` in the manifest is above it."""
+
+    def __post_init__(self) -> None:
+        if self.max_per_user < 1:
+            raise InputError(f"max_per_user={self.max_per_user} leaves nothing: give at least 1")
+        if not 0 < self.max_user_share <= 1:
+            raise InputError(f"max_user_share={self.max_user_share}: give more than 0 and at most 1, as in 0.1")
+
+
+@dataclass(kw_only=True, slots=True)
+class ExportRunConfig(ExportConfig):
+    """The command line."""
+
+    url: str = MISSING
+    """SQLAlchemy URL of the store."""
+    output: str = MISSING
+    """Folder to write; it must not exist yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """Something that was left out."""
+
+    reason: str
+    requests: tuple[Request, ...]
+    events: tuple[Feedback, ...] = ()
+
+
+def export(store: Store, kind: RowKind, folder: Path, config: ExportConfig) -> Artifact:
+    """Write `rows.jsonl` and `rejects.jsonl` into the new `folder`, equal for equal stores.
+
+    Each row has, beside the columns of its kind, `source`, `request_ids` and `event_ids`. Raises InputError where the
+    folder exists or no row is left.
+    """
+    if folder.exists():
+        # Committing would replace it, whatever it is.
+        raise InputError(f"output={folder}: it exists already; give another folder")
+    rows, rejects = collect(store, kind, config)
+    reasons = dict(sorted(Counter(reject.reason for reject in rejects).items()))
+    if not rows:
+        listed = ", ".join(f"{reason} {count}" for reason, count in reasons.items()) or "there is no feedback"
+        raise InputError(
+            f"{folder}: no rows of kind {kind} are left ({listed}); gather more feedback, or widen since, until and "
+            "variant"
+        )
+    manifest = {
+        "kind": "feedback",
+        "rows": str(kind),
+        "parents": parents_of(store, rows),
+        "config": asdict(config),
+        "time_range": [min(event.at for row in rows for event in row.events), max(row.at for row in rows)],
+        "metrics": {
+            "rows": len(rows),
+            "users": len({request.user for row in rows for request in row.requests}),
+            "largest_user_share": largest_share(rows),
+            "sources": dict(sorted(Counter(row.source for row in rows).items())),
+            "rejects": reasons,
+        },
+    }
+    users = {request.id: request.user for row in rows for request in row.requests}
+    with noted(store, folder, users), committing(folder, manifest) as staging:
+        write_lines(staging / ROWS, ({**row.content, "source": row.source, **origin(row)} for row in rows))
+        write_lines(staging / REJECTS, ({"reason": reject.reason, **origin(reject)} for reject in rejects))
+    return open_artifact(folder)
+
+
+@contextmanager
+def noted(store: Store, folder: Path, users: Mapping[str, str]) -> Iterator[None]:
+    """A block that writes an export, which the store knows from before it is there: who withdraws meanwhile is found.
+
+    `users`: by request behind its rows.
+    """
+    export = Export(
+        id=uuid.uuid4().hex,
+        host=socket.gethostname(),
+        # A stage of a pipeline writes it into a folder that it commits later.
+        folder=str(settled(folder.resolve())),
+        manifest=None,
+        at=time.time(),
+    )
+    store.add_export(export, users)
+    try:
+        yield
+    except BaseException:
+        store.remove_export(export.id)
+        raise
+    store.set_export(replace(export, manifest=describe(folder / MANIFEST)["sha256"]))
+
+
+def parents_of(store: Store, rows: Iterable[Row]) -> list[dict[str, Any]]:
+    """The models whose answers these are."""
+    folders = {variant.name: variant.folder for variant in store.variants()}
+    answered = sorted({(request.variant, request.version) for row in rows for request in row.requests})
+    return [{"path": folders.get(name), "variant": name, "version": version} for name, version in answered]
+
+
+def collect(store: Store, kind: RowKind, config: ExportConfig) -> tuple[list[Row], list[Reject]]:
+    """Rows in order of time, and what was left out."""
+    rejects: list[Reject] = []
+    said: list[Opinion] = []
+    answered: list[Request] = []
+
+    def refuse(reason: str, left_out: Iterable[Opinion]) -> None:
+        rejects.extend(Reject(reason, (opinion.request,), (opinion.event,)) for opinion in left_out)
+
+    for request, events in store.dialogues(since=config.since, until=config.until, variant=config.variant):
+        reason = unusable(request)
+        if reason is None:
+            said += opinions(request, events)
+            answered.append(request)
+        elif events or reason != "no_consent":
+            rejects.append(Reject(reason, (request,), tuple(events)))
+    match kind:
+        case RowKind.pairs:
+            rows = pairs(said, answered, refuse, regenerations=config.regenerations)
+        case RowKind.labelled:
+            rows = labelled(said, refuse)
+        case RowKind.sft:
+            rows = imitable(said, refuse)
+    rows.sort(key=lambda row: (row.at, *origin(row).values(), to_line(row.content)))
+    kept, cut = within_shares(distinct(rows, rejects), max_rows=config.max_per_user, max_share=config.max_user_share)
+    rejects += [Reject("flood", row.requests, row.events) for row in cut]
+    return kept, rejects
+
+
+def unusable(request: Request) -> str | None:
+    """Why nothing can be learnt from the request's answers. None: something can."""
+    if request.shadow_of is not None:
+        return "shadow"
+    if request.status != 200 or request.error is not None:
+        return "failed"
+    if request.sampling.get("echo"):
+        # Its texts begin with the prompt.
+        return "echo"
+    if request.messages is None:
+        return "no_text" if any(response.text is not None for response in request.responses) else "no_consent"
+    if any(response.tool_calls for response in request.responses):
+        # Rows have no column for calls, and their texts alone would teach to answer without them.
+        return "tool_calls"
+    return None
+
+
+def distinct(rows: Sequence[Row], rejects: list[Reject]) -> list[Row]:
+    """The rows that trainers can load, equal ones once."""
+    kept: dict[str, Row] = {}
+    for row in rows:
+        defect = defect_of(row)
+        if defect is None and to_line(row.content) in kept:
+            defect = "duplicate"
+        if defect is None:
+            kept[to_line(row.content)] = row
+        else:
+            rejects.append(Reject(defect, row.requests, row.events))
+    return list(kept.values())
+
+
+def defect_of(row: Row) -> str | None:
+    """Why a trainer would refuse the row."""
+    try:
+        prompt = take_prompt(row.content, "prompt", remedy="")
+        for name, answer in row.content.items():
+            if isinstance(answer, str) and not answer.strip():
+                raise empty(name)
+        check_turns(prompt, "prompt")
+    except BadRow as error:
+        return str(error.defect)
+    except InputError:
+        return str(Defect.malformed)
+    return None
+
+
+def trace(store: Store, folder: Path, row: int) -> list[tuple[Request, list[Feedback]]]:
+    """The requests behind a row of an exported folder, counted from 0, each with those of its events that made the
+    row. What was deleted since then is missing."""
+    artifact = open_artifact(folder)
+    # Texts may hold characters that end a line of text, and no line of bytes.
+    lines = (artifact.folder / ROWS).read_bytes().splitlines()
+    if not 0 <= row < len(lines):
+        raise InputError(f"{folder}: it has rows 0 to {len(lines) - 1}, no row {row}")
+    content = json.loads(lines[row])
+    found = [store.dialogue(request_id) for request_id in content["request_ids"]]
+    return [
+        (request, [event for event in events if event.id in content["event_ids"]])
+        for request, events in (each for each in found if each)
+    ]
+
+
+def origin(traced: Row | Reject) -> dict[str, list[str]]:
+    return {
+        "request_ids": [request.id for request in traced.requests],
+        "event_ids": [event.id for event in traced.events],
+    }
+
+
+def to_line(row: dict[str, Any]) -> str:
+    return json.dumps(row, ensure_ascii=False)
+
+
+def write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        file.writelines(to_line(row) + "\n" for row in rows)
+
+
+def run(words: list[str]) -> None:
+    """Export rows of one kind by the keys given. Raises InputError for an unknown kind or key."""
+    kinds = ", ".join(RowKind)
+    if not words or words[0] not in list(RowKind):
+        raise InputError(
+            f"give what the rows are for, one of {kinds}: python launch/export_feedback.py pairs url=... output=..."
+        )
+    fields = asdict(from_words(words[1:], ExportRunConfig))
+    store = Store(fields.pop("url"))
+    artifact = export(store, RowKind(words[0]), Path(fields.pop("output")), ExportConfig(**fields))
+    store.close()
+    metrics = artifact.manifest["metrics"]
+    left_out = ", ".join(f"{count} {reason}" for reason, count in metrics["rejects"].items()) or "nothing"
+    sys.stdout.write(f"{artifact.folder / ROWS}: {metrics['rows']} rows; left out: {left_out}\n")

@@ -1,0 +1,254 @@
+"""Take rows of users who were deleted or withdrew consent out of exports; the command is `launch/forget.py`."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import sys
+import time
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from omegaconf import MISSING
+
+from rlhf.config import from_words
+from rlhf.data.quarantine import REJECTS
+from rlhf.train.artifact import (
+    MANIFEST,
+    Artifact,
+    committing,
+    describe,
+    files_in,
+    open_artifact,
+    replaced_of,
+    staging_of,
+)
+from rlhf.types import InputError, RunError
+from serve.feedback.descendants import Made, artifacts_in, descendants
+from serve.feedback.export import FORGOTTEN, ROWS
+from serve.store.exports import Export
+from serve.store.store import Store
+
+Lines = list[tuple[bytes, dict[str, Any]]]
+"""Lines as they are, and what they say."""
+
+
+@dataclass(kw_only=True, slots=True)
+class ForgetConfig:
+    """The command line."""
+
+    url: str = MISSING
+    """SQLAlchemy URL of the store."""
+    roots: list[str] = field(default_factory=lambda: ["outputs"])
+    """Folders that are searched for models made from these exports, besides those that the store knows."""
+    folders: list[str] = field(default_factory=list)
+    """Exports that lie elsewhere than they were written: moved ones, copies, and those of earlier versions, which the
+    store has not noted."""
+    gone: list[str] = field(default_factory=list)
+    """Folders of exports that were removed, of which there is no copy: they are struck off."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What became of one export."""
+
+    folder: Path
+    removed: int = 0
+    left: int = 0
+    """Rows."""
+    request_ids: frozenset[str] = frozenset()
+    """Requests behind the rows that stay."""
+    models: tuple[str, ...] = ()
+    """What was made from it, with those rows."""
+    problem: str | None = None
+    """Why it still holds rows. None: it holds none."""
+
+    def __str__(self) -> str:
+        state = self.problem or f"{self.removed} rows removed, {self.left} stay"
+        models = ", ".join(self.models) or "none found"
+        return f"{self.folder}: {state}; made from it with those rows: {models}"
+
+
+def forget(store: Store, config: ForgetConfig) -> list[Outcome]:
+    """Rewrite every export that holds rows of users who withdrew, and note those that cannot be reached.
+
+    Rows and their order stay otherwise, byte for byte. Raises InputError where a folder that is named is not what its
+    key says.
+    """
+    artifacts = made_so_far(store, config.roots)
+    strike_off(store, config.gone)
+    outcomes = [found(store, Path(folder).resolve(), artifacts) for folder in config.folders]
+    for export in store.exports_to_forget():
+        # Where a link leads: renaming the link would leave the rows there.
+        folder = Path(export.folder).resolve()
+        try:
+            check_same(export)
+            outcome = rewrite(store, folder, artifacts)
+            note(store, export, outcome)
+        except (InputError, RunError, OSError) as error:
+            outcome = Outcome(folder=folder, problem=str(error), models=models_of(folder, artifacts))
+            store.set_export(replace(export, problem=outcome.problem))
+        outcomes.append(outcome)
+    return outcomes
+
+
+def made_so_far(store: Store, roots: Collection[str]) -> list[Made]:
+    for root in roots:
+        if not Path(root).is_dir():
+            raise InputError(f"roots: {root} is not there; name the folders that runs write to, or give roots=[]")
+    variants = [Path(variant.folder) for variant in store.variants()]
+    return artifacts_in([*map(Path, roots), *(folder for folder in variants if folder.is_dir())])
+
+
+def models_of(folder: Path, artifacts: Collection[Made]) -> tuple[str, ...]:
+    return tuple(f"{made.folder} ({made.kind})" for made in descendants(folder, artifacts))
+
+
+def strike_off(store: Store, folders: Collection[str]) -> None:
+    for folder in map(Path, folders):
+        if folder.exists():
+            raise InputError(f"gone: {folder} is there; leave it out, and rows are removed from it")
+        exports = [export for export in store.exports() if export.folder == str(folder.resolve())]
+        if not exports:
+            raise InputError(f"gone: the store knows no export in {folder}; give one of its own")
+        for export in exports:
+            store.remove_export(export.id)
+
+
+def found(store: Store, folder: Path, artifacts: Collection[Made]) -> Outcome:
+    """Rewrite an export that lies elsewhere. The store follows one that was moved."""
+    before = history(folder)
+    outcome = rewrite(store, folder, artifacts)
+    for export in store.exports():
+        if export.manifest in before and not Path(export.folder).exists():
+            note(store, replace(export, folder=str(folder), host=socket.gethostname()), outcome)
+    return outcome
+
+
+def check_same(export: Export) -> None:
+    """Raises InputError where the export is not there any more."""
+    remedy = "name it in folders if it was moved, or in gone if it was removed and no copy is left"
+    if not Path(export.folder).is_dir():
+        raise InputError(f"{export.folder} on {export.host} is not there: {remedy}")
+    if export.manifest is not None and export.manifest not in history(Path(export.folder)):
+        raise InputError(f"{export.folder} is another export than the one that was written there: {remedy}")
+
+
+def history(folder: Path) -> set[str]:
+    """sha256 of the manifest, and of those it had before rows were removed."""
+    file = folder / MANIFEST
+    if not file.is_file():
+        return set()
+    try:
+        earlier = [each["manifest"] for each in json.loads(file.read_bytes()).get(FORGOTTEN, ())]
+    except (ValueError, TypeError, AttributeError, KeyError):
+        remedy = "restore it, or remove the folder and name it in gone"
+        raise InputError(f"{file} is no manifest of an export: {remedy}") from None
+    return {describe(file)["sha256"], *earlier}
+
+
+def note(store: Store, export: Export, outcome: Outcome) -> None:
+    manifest = describe(outcome.folder / MANIFEST)["sha256"]
+    store.set_export(replace(export, manifest=manifest, problem=None))
+    store.set_exported(export.id, outcome.request_ids)
+
+
+def rewrite(store: Store, folder: Path, artifacts: Collection[Made]) -> Outcome:
+    """Write the export again without rows of requests that were deleted or have no text any more.
+
+    Raises InputError where it is no export, or not as it was written.
+    """
+    artifact = open_artifact(folder)
+    if artifact.manifest.get("kind") != "feedback":
+        raise InputError(f"{folder}: it is no export of feedback; name the folder that holds {ROWS}")
+    rows, rejects = (read_lines(folder / name) for name in (ROWS, REJECTS))
+    users = store.readable(requests_of(rows))
+    present = store.present(requests_of(rejects))
+    kept = [(line, row) for line, row in rows if users.keys() >= set(row["request_ids"])]
+    outcome = Outcome(
+        folder=folder,
+        removed=len(rows) - len(kept),
+        left=len(kept),
+        request_ids=frozenset(requests_of(kept)),
+        models=models_of(folder, artifacts),
+    )
+    if outcome.removed:
+        rejects = [(line, reject) for line, reject in rejects if present.keys() >= set(reject["request_ids"])]
+        num_users = len({users[id] for id in outcome.request_ids})
+        write_again(artifact, changed(artifact, kept, rejects, num_users, outcome), kept, rejects)
+    if replaced_of(folder).exists():
+        # Its rows are those from before: a run that was killed left it.
+        shutil.rmtree(replaced_of(folder))
+    for outer in folder.parents:
+        describe_again(outer, folder)
+    return outcome
+
+
+def changed(artifact: Artifact, rows: Lines, rejects: Lines, num_users: int, outcome: Outcome) -> dict[str, Any]:
+    """The manifest of what stays. Whose share is largest is not known any more."""
+    metrics = {
+        **{key: value for key, value in artifact.manifest["metrics"].items() if key != "largest_user_share"},
+        "rows": len(rows),
+        "users": num_users,
+        "sources": dict(sorted(Counter(row["source"] for _, row in rows).items())),
+        "rejects": dict(sorted(Counter(reject["reason"] for _, reject in rejects).items())),
+    }
+    taken = {
+        "at": time.time(),
+        "rows": outcome.removed,
+        "manifest": describe(artifact.folder / MANIFEST)["sha256"],
+        "models": list(outcome.models),
+    }
+    return {**artifact.manifest, "metrics": metrics, FORGOTTEN: [*artifact.manifest.get(FORGOTTEN, ()), taken]}
+
+
+def write_again(artifact: Artifact, manifest: dict[str, Any], rows: Lines, rejects: Lines) -> None:
+    """Replace the folder at once. Files that others have put there stay."""
+    folder = artifact.folder
+    with committing(folder, manifest) as staging:
+        for file in files_in(folder):
+            target = staging / file.relative_to(folder)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(file, target)
+        for name, lines in ((ROWS, rows), (REJECTS, rejects)):
+            (staging / name).write_bytes(b"".join(line for line, _ in lines))
+        (staging / MANIFEST).unlink()
+
+
+def describe_again(outer: Path, folder: Path) -> None:
+    """Bring the manifest of an artifact around the export up to date, as of a stage of a pipeline."""
+    file = outer / MANIFEST
+    if not file.is_file():
+        return
+    manifest = json.loads(file.read_text(encoding="utf-8"))
+    files = {str(each.relative_to(outer)): describe(each) for each in files_in(folder)}
+    known = {name: each for name, each in manifest.get("files", {}).items() if folder in (outer / name).parents}
+    if known and known != files:
+        manifest["files"] = {name: each for name, each in manifest["files"].items() if name not in known} | files
+        staging = staging_of(file)
+        staging.write_text(json.dumps(manifest, indent=1, allow_nan=False), encoding="utf-8")
+        staging.replace(file)
+
+
+def requests_of(lines: Lines) -> set[str]:
+    return {id for _, each in lines for id in each["request_ids"]}
+
+
+def read_lines(file: Path) -> Lines:
+    return [(line, json.loads(line)) for line in file.read_bytes().splitlines(keepends=True)]
+
+
+def run(words: list[str]) -> None:
+    """Take the rows out by the keys given. Raises RunError where an export still holds some."""
+    config = from_words(words, ForgetConfig)
+    store = Store(config.url)
+    outcomes = forget(store, config)
+    store.close()
+    sys.stdout.write("".join(f"{outcome}\n" for outcome in outcomes) or "no export holds rows of users who withdrew\n")
+    left = [str(outcome.folder) for outcome in outcomes if outcome.problem]
+    if left:
+        raise RunError(f"{len(left)} exports still hold rows of users who withdrew ({', '.join(left)}): see above")

@@ -1,0 +1,98 @@
+"""The ancestry of a model, back to the feedback that it was trained on; the command is `launch/lineage.py`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.tree import Tree
+
+from rlhf.train.artifact import MANIFEST, describe
+from rlhf.types import InputError
+from serve.feedback.export import FORGOTTEN, ROWS
+
+SHOWN = 12
+"""Characters of a hash that are shown."""
+REPORT, WIDTH = "lineage.txt", 200
+
+
+def lineage(folder: Path) -> Tree:
+    """The tree of a model or data set, from manifests alone. InputError where the folder has none."""
+    if not (folder / MANIFEST).is_file():
+        raise InputError(f"{folder}: no {MANIFEST} there; give a model's folder, or that of exported feedback")
+    return grow(None, folder, set())
+
+
+def grow(above: Tree | None, folder: Path, seen: set[str]) -> Tree:
+    """Each artifact once, by its manifest's hash: a copy under another name is the same."""
+    file = folder / MANIFEST
+    manifest = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    digest = describe(file)["sha256"] if manifest else ""
+    label = f"{manifest.get('kind', 'files')} {folder} {digest[:SHOWN]}"
+    if digest in seen:
+        label += " (see above)"
+    node = Tree(label) if above is None else above.add(label)
+    if not manifest or digest in seen:
+        return node
+    seen.add(digest)
+    for line in told(manifest, folder):
+        node.add(line)
+    for parent in parents(manifest):
+        if parent.is_dir():
+            grow(node, parent, seen)
+        else:
+            node.add(f"file {parent} {describe(parent)['sha256'][:SHOWN]}" if parent.is_file() else f"{parent} is gone")
+    return node
+
+
+def parents(manifest: dict[str, Any]) -> Iterator[Path]:
+    """Folders and files that an artifact was made from; of a data file of an artifact that artifact."""
+    for parent in manifest.get("parents", ()):
+        if parent["path"] and "commit" not in parent:
+            yield Path(parent["path"])
+    data = (manifest.get("config") or {}).get("data")
+    if isinstance(data, dict) and data.get("path") and "data.path" not in of_hub(manifest):
+        path = Path(data["path"])
+        yield path.parent if (path.parent / MANIFEST).is_file() else path
+
+
+def of_hub(manifest: dict[str, Any]) -> dict[str, dict[str, str]]:
+    """Models and data sets of the Hub that an artifact was made from: id and commit, by key."""
+    return (manifest.get("config") or {}).get("hub") or {}
+
+
+def told(manifest: dict[str, Any], folder: Path) -> Iterator[str]:
+    """What came from the Hub; of feedback, how much there is and a row with the requests and events it comes from."""
+    for key, origin in of_hub(manifest).items():
+        yield f"{key} {origin['id']} of the Hub, commit {origin['commit'][:SHOWN]}"
+    if manifest.get("kind") != "feedback":
+        return
+    metrics = manifest["metrics"]
+    sources = ", ".join(f"{count} by {source}" for source, count in metrics["sources"].items())
+    yield f"{metrics['rows']} rows of {metrics['users']} users: {sources}"
+    with (folder / ROWS).open(encoding="utf-8") as rows:
+        for first in map(json.loads, islice(rows, 1)):
+            yield f"the first: requests {first['request_ids']}, events {first['event_ids']}"
+    for taken in manifest.get(FORGOTTEN, ()):
+        day = datetime.fromtimestamp(taken["at"], UTC).date()
+        yield f"{taken['rows']} rows removed on {day}, as their users withdrew; learnt before: {taken['models']}"
+
+
+def write(folder: Path, *, model: str) -> None:
+    """A stage of a pipeline: the lineage on the screen and in a file."""
+    tree = lineage(Path(model).resolve())
+    Console(width=WIDTH).print(tree, markup=False, highlight=False)
+    with (folder / REPORT).open("w", encoding="utf-8") as file:
+        Console(file=file, width=WIDTH).print(tree, markup=False, highlight=False)
+
+
+def run(words: list[str]) -> None:
+    """Print the ancestry of the one folder that is named. Raises InputError where it has no manifest."""
+    if len(words) != 1:
+        raise InputError("name one folder: python launch/lineage.py outputs/loop/round_2/files/model")
+    Console(width=WIDTH).print(lineage(Path(words[0])), markup=False, highlight=False)

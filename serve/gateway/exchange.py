@@ -1,0 +1,287 @@
+"""An answer: from the engine to the user, and what is kept of it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+from fastapi.responses import StreamingResponse
+from grpc import RpcError
+from ray import serve as ray_serve
+from ray.exceptions import RayError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
+from ray.serve.handle import DeploymentHandle
+from starlette.requests import ClientDisconnect
+from starlette.types import Message, Receive, Scope, Send
+
+from serve.config import LimitsConfig
+from serve.gateway.engine import DEPLOYMENT
+from serve.gateway.errors import Refusal
+from serve.gateway.log_redaction import described
+from serve.gateway.routing import Seat
+from serve.gateway.schemas.common import GenerationRequest
+from serve.store.consent import salted
+from serve.store.records import Endpoint, Request, Response
+
+LOG = logging.getLogger(__name__)
+BROKEN = (RayError, DeploymentUnavailableError, RayServeException, RpcError)
+"""What a call of an engine raises that died, or is not there."""
+BACKOFF_S = 0.2
+DATA, END, DONE = "data: ", "\n\n", "[DONE]"
+
+Answers = AsyncGenerator[tuple[int, Any], None]
+Call = Callable[[Seat, Endpoint, Mapping[str, Any], str], Answers]
+"""(seat of a variant, endpoint, body, request id) -> what `Engine.answer` yields."""
+
+
+@lru_cache(maxsize=64)
+def engine_handle(app: str) -> DeploymentHandle:
+    """To a variant's engines. Serve's controller is not asked whether they are there: that would block the event loop
+    for as long as it is being restarted."""
+    return ray_serve.get_deployment_handle(DEPLOYMENT, app, _check_exists=False).options(stream=True)
+
+
+async def call_engine(seat: Seat, endpoint: Endpoint, body: Mapping[str, Any], id: str) -> Answers:
+    """What one of the variant's engines answers. Closing the iterator ends the generation there."""
+    answers = engine_handle(seat.app).answer.remote(str(endpoint), body, id, seat.adapter)
+    try:
+        async for answer in answers:
+            yield answer
+    finally:
+        answers.cancel()
+
+
+@dataclass(slots=True)
+class Answered:
+    """A request under way, and what becomes of it."""
+
+    id: str
+    user: str
+    endpoint: Endpoint
+    asked: GenerationRequest
+    seat: Seat
+    experiment: str | None
+    salt: str
+    """The store's, for hashes of texts."""
+    request_id: str
+    """The HTTP request's, which the log and the response name."""
+    shadow_of: str | None = None
+    at: float = field(default_factory=time.time)
+    started: float = field(default_factory=time.perf_counter)
+    status: int = 200
+    error: str | None = None
+    first_token_s: float | None = None
+    texts: dict[int, str] = field(default_factory=dict)
+    calls: dict[int, dict[int, dict[str, Any]]] = field(default_factory=dict)
+    """Tool calls of each choice, by their place."""
+    reasons: dict[int, str | None] = field(default_factory=dict)
+    usage: Mapping[str, int] = field(default_factory=dict)
+    kept: bool = False
+    """Whether its end has been noted."""
+
+    def leave(self, seat: Seat) -> None:
+        """Be answered there, as part of no experiment."""
+        self.seat, self.experiment = seat, None
+
+    def take(self, body: Mapping[str, Any]) -> None:
+        """Note what a whole answer or a piece of one says."""
+        if body.get("usage"):
+            self.usage = body["usage"]
+        for choice in body.get("choices", ()):
+            said = choice.get("message") or choice.get("delta") or choice
+            text = said.get("content") or said.get("text") or ""
+            self.texts[choice["index"]] = self.texts.get(choice["index"], "") + text
+            self.reasons[choice["index"]] = choice.get("finish_reason") or self.reasons.get(choice["index"])
+            if said.get("tool_calls"):
+                join_calls(self.calls.setdefault(choice["index"], {}), said["tool_calls"])
+            is_said = text or said.get("reasoning") or said.get("tool_calls")
+            if is_said and self.first_token_s is None:
+                self.first_token_s = self.elapsed_s
+
+    @property
+    def elapsed_s(self) -> float:
+        return time.perf_counter() - self.started
+
+    @property
+    def label(self) -> str:
+        """Names it in the log."""
+        return f"{self.id} (request {self.request_id})"
+
+    def fail(self, error: BaseException) -> Refusal:
+        """Note what went wrong; what its user is told of it."""
+        match error:
+            case Refusal():
+                refusal = error
+            case TimeoutError():
+                refusal = Refusal(504, "the answer takes too long: ask for less")
+            case asyncio.CancelledError():
+                refusal = Refusal(499, "the client went away")
+            case _:
+                LOG.error("%s: an unexpected error: %s", self.label, described(error))
+                self.status, self.error = 500, f"{type(error).__name__}: {error}"
+                return Refusal(500, f"an error of this service: its log says more under {self.id}")
+        self.status, self.error = refusal.status, refusal.message
+        return refusal
+
+    def record(self) -> Request:
+        tokens = self.usage.get("completion_tokens")
+        # The usage is of all choices together.
+        counts = {0: tokens} if len(self.texts) == 1 else {}
+        return Request(
+            id=self.id,
+            user=self.user,
+            at=self.at,
+            endpoint=self.endpoint,
+            variant=self.seat.variant,
+            version=self.seat.version,
+            experiment=self.experiment,
+            shadow_of=self.shadow_of,
+            conversation=salted(self.salt, self.asked.conversation(self.user)),
+            turn=self.asked.turn,
+            prompt_hash=salted(self.salt, self.asked.prompt_hash),
+            messages=self.asked.dialogue,
+            sampling=self.asked.sampling,
+            status=self.status,
+            error=self.error,
+            prompt_tokens=self.usage.get("prompt_tokens"),
+            latency_s=self.elapsed_s,
+            first_token_s=self.first_token_s if self.asked.stream else None,
+            responses=[
+                Response(
+                    index=i,
+                    text=self.texts[i],
+                    finish_reason=self.reasons[i],
+                    num_tokens=counts.get(i),
+                    tool_calls=[call for _, call in sorted(self.calls[i].items())] if i in self.calls else None,
+                )
+                for i in sorted(self.texts)
+            ],
+        )
+
+
+def join_calls(calls: dict[int, dict[str, Any]], pieces: Sequence[Mapping[str, Any]]) -> None:
+    """Add whole tool calls, or pieces of a stream's, to those of the same choice."""
+    for number, piece in enumerate(pieces):
+        empty = {"id": "", "type": "function", "function": {"name": "", "arguments": ""}}
+        call, function = calls.setdefault(piece.get("index", number), empty), piece.get("function") or {}
+        call["id"] = piece.get("id") or call["id"]
+        call["function"]["name"] = function.get("name") or call["function"]["name"]
+        call["function"]["arguments"] += function.get("arguments") or ""
+
+
+async def begin(answered: Answered, body: Mapping[str, Any], limits: LimitsConfig, call: Call) -> tuple[Any, Answers]:
+    """The first thing an engine answers, and the rest. Raises Refusal.
+
+    Where the engine dies before that another one is tried: nobody has seen anything yet.
+    """
+    for attempt in range(1, limits.attempts + 1):
+        if attempt > 1:
+            await asyncio.sleep(BACKOFF_S * 2 ** (attempt - 2))
+        answers = call(answered.seat, answered.endpoint, body, answered.id)
+        try:
+            return await anext(answers), answers
+        except BackPressureError:
+            raise Refusal(429, "the model is busy: try again", retry_after_s=limits.retry_after_s) from None
+        except BROKEN as error:
+            place = f"try {attempt} of {limits.attempts} at {answered.seat.variant}"
+            LOG.warning("%s: %s: %s", answered.label, place, described(error))
+    raise Refusal(503, "the model does not answer at the moment: try again", retry_after_s=limits.retry_after_s)
+
+
+def refused(status: int, body: Mapping[str, Any]) -> Refusal:
+    """What an engine said instead of an answer."""
+    return Refusal(status, body["error"]["message"], param=body["error"].get("param"))
+
+
+class Stream(StreamingResponse):
+    """Server-sent events. `keep` is awaited at their end, however it comes: the client may go before the first, or take
+    none of what waits for it."""
+
+    def __init__(
+        self, answered: Answered, rest: Answers, limits: LimitsConfig, keep: Callable[[], Awaitable[None]]
+    ) -> None:
+        content = events(answered, rest, limits, keep)
+        super().__init__(content, media_type="text/event-stream", headers={"cache-control": "no-cache"})
+        self.answered, self.rest, self.keep, self.patience_s = answered, rest, keep, limits.body_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_in_time(message: Message) -> None:
+            try:
+                async with asyncio.timeout(self.patience_s):
+                    await send(message)
+            except TimeoutError:
+                raise ClientDisconnect from None
+
+        try:
+            # What a server of ASGI 2.4 raises, too; of an older one the call returns.
+            with suppress(ClientDisconnect):
+                await super().__call__(scope, receive, send_in_time)
+        finally:
+            if not self.answered.kept:
+                self.answered.fail(asyncio.CancelledError())
+            await self.keep()
+            await self.rest.aclose()
+
+
+async def events(
+    answered: Answered, rest: Answers, limits: LimitsConfig, keep: Callable[[], Awaitable[None]]
+) -> AsyncIterator[str]:
+    """A stream as the user sees it; an engine that dies under way gives an error event, then the end.
+
+    `keep` is awaited before the end, so that feedback finds the answer.
+    """
+    said: list[str] = []
+    """What is still to be sent: the pieces of one delivery are sent as one."""
+    try:
+        async for pieces in deliveries(rest, limits.timeout_s - answered.elapsed_s):
+            for piece in pieces:
+                if "error" in piece:
+                    raise refused(int(piece["error"]["code"]), piece)
+                answered.take(piece)
+                if shown(piece, answered):
+                    said.append(event(piece))
+            if said:
+                yield "".join(said)
+                said.clear()
+    except BROKEN as error:
+        LOG.warning("%s: the engine died in the middle of an answer: %s", answered.label, described(error))
+        died = Refusal(503, "the model's engine died in the middle of this answer: ask again")
+        said.append(event(answered.fail(died).body_for(answered.request_id)))
+    except Exception as error:  # noqa: BLE001  `fail` logs what is unexpected
+        said.append(event(answered.fail(error).body_for(answered.request_id)))
+    if said:
+        yield "".join(said)
+    await keep()
+    yield f"{DATA}{DONE}{END}"
+
+
+def event(content: Mapping[str, Any]) -> str:
+    return f"{DATA}{json.dumps(content)}{END}"
+
+
+async def deliveries(rest: Answers, left_s: float) -> AsyncIterator[list[dict[str, Any]]]:
+    """What the engine's events say, as many together as it sent. Raises TimeoutError after `left_s` seconds."""
+    deadline = asyncio.get_running_loop().time() + left_s
+    while True:
+        # Not around the `yield`: the time-out would strike the code that takes the piece.
+        async with asyncio.timeout_at(deadline):
+            _, text = await anext(rest)
+        datas = [one.removeprefix(DATA) for one in text.split(END) if one]
+        yield [json.loads(data) for data in datas if data != DONE]
+        if datas[-1] == DONE:
+            return
+
+
+def shown(piece: dict[str, Any], answered: Answered) -> bool:
+    """Give a piece of an answer the names its user knows; whether it is for the user at all."""
+    piece["id"], piece["model"] = answered.id, answered.asked.model
+    if answered.asked.stream_options and answered.asked.stream_options.include_usage:
+        return True
+    return not piece.pop("usage", None) or bool(piece["choices"])

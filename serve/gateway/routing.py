@@ -1,0 +1,153 @@
+"""Which variant answers whom, as the store says it at the moment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rlhf.types import RunError
+from serve.config import ServeConfig
+from serve.gateway.auth import Caller
+from serve.gateway.engine import app_name
+from serve.gateway.errors import Refusal
+from serve.releases.state import Release
+from serve.statistics.assignment import Split, uniform
+from serve.store.records import Key, Role, Variant
+from serve.store.store import Store
+from serve.text import shown
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """Who answers a request."""
+
+    variant: str
+    experiment: str | None = None
+    """None: the request is part of none."""
+    split: Split | None = None
+    """The draw that put its user into an arm; None where chance did not."""
+    shadow: str | None = None
+    """The variant that answers too, where nobody sees it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seat:
+    """Where a variant is served."""
+
+    variant: str
+    version: str
+    app: str
+    """Serve application of its engines."""
+    adapter: str | None
+    """Folder of an adapter, which the engines of its model load; None of a whole model."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Directions:
+    """A snapshot of what a gateway needs to know."""
+
+    name: str
+    """The model that users ask for."""
+    production: str
+    seats: Mapping[str, Seat]
+    """Of every variant that is served."""
+    keys: Mapping[str, Key]
+    """By their hash."""
+    user_keys_required: bool
+    """Whether users need a key on loopback too: one has been made for some user, though it may be revoked."""
+    split: Split | None = None
+    """The experiment that runs."""
+    shadow_fraction: float = 0.0
+    """Of its requests, those that the candidate answers too."""
+    last_deletion: float | None = None
+    """Unix seconds of the newest deletion of a user, who may come back as a new one."""
+
+    def models(self, caller: Caller) -> list[str]:
+        """Names that a caller may ask for. A candidate in its shadow step is an operator's alone."""
+        shadowed = self.split.candidate if self.split and not self.split.weights[self.split.candidate] else None
+        return [self.name, *(name for name in self.seats if name != shadowed or caller.role is Role.operator)]
+
+    def require(self, model: str, caller: Caller) -> None:
+        """Raises Refusal 404 where the caller may not ask for this model."""
+        known = self.models(caller)
+        if model not in known:
+            raise Refusal(404, f"model: there is no {shown(model)!r}; known are {', '.join(known)}", param="model")
+
+    def choose(self, model: str, user: str | None, request_id: str, caller: Caller) -> Choice:
+        """Return who answers. Raises Refusal 404 where there is no such model.
+
+        A variant asked by its own name is part of no experiment. A request that names no user gets the model in
+        production, as nobody could say which arm it belongs to, and is copied in the shadow step as any other.
+        """
+        self.require(model, caller)
+        if model != self.name:
+            return Choice(variant=model)
+        if self.split is None:
+            return Choice(variant=self.production)
+        shadowed = uniform(self.split.salt, request_id) < self.shadow_fraction
+        shadow = self.split.candidate if shadowed else None
+        if user is None:
+            return Choice(variant=self.production, experiment=self.split.experiment if shadow else None, shadow=shadow)
+        place = self.split.place(user)
+        if place.listed:
+            return Choice(variant=place.variant)
+        return Choice(variant=place.variant, experiment=self.split.experiment, split=self.split, shadow=shadow)
+
+
+def served(
+    store: Store, config: ServeConfig, production: str | None, latest: Mapping[str, Any] | None
+) -> dict[str, Variant]:
+    """The variants that are served, and those that hold adapters among them: those configured, production, and those of
+    the latest release, so that what may be returned to stays warm until the next one needs its room."""
+    warm = latest is not None and Release.from_json(latest["state"]).warm
+    names = [*config.models, production, *((latest["candidate"], latest["predecessor"]) if latest and warm else ())]
+    known = {variant.name: variant for variant in store.variants()}
+    wanted = {name for name in names if name is not None}
+    wanted |= {base for name in wanted if (base := known[name].base) is not None}
+    return {name: known[name] for name in known if name in wanted}
+
+
+def seats(variants: Mapping[str, Variant], config: ServeConfig) -> dict[str, Seat]:
+    return {name: seat(variant, variants, config) for name, variant in variants.items()}
+
+
+def seat(variant: Variant, variants: Mapping[str, Variant], config: ServeConfig) -> Seat:
+    host = variants[variant.base] if variant.base else variant
+    return Seat(
+        variant=variant.name,
+        version=variant.version,
+        app=app_name(host, config.engine, config.replicas),
+        adapter=variant.folder if variant.base else None,
+    )
+
+
+def read(store: Store, config: ServeConfig) -> Directions:
+    production = store.production()
+    if production is None:
+        raise RunError("the store knows of no model in production; start the service with production=NAME")
+    latest = store.latest_release()
+    release = Release.from_json(latest["state"]) if latest else None
+    experiment = release.experiment if release else None
+    split, shadow_fraction = None, 0.0
+    if release and experiment:
+        split = Split(
+            experiment=experiment.name,
+            salt=experiment.salt,
+            weights=experiment.weights,
+            candidate=experiment.candidate,
+            predecessor=experiment.predecessor,
+            allow=frozenset() if experiment.shadow else frozenset(config.release.allow),
+            deny=frozenset(config.release.deny),
+        )
+        shadow_fraction = config.release.shadow_fraction if experiment.shadow else 0.0
+    return Directions(
+        name=config.name,
+        production=production,
+        seats=seats(served(store, config, production, latest), config),
+        keys={key.hash: key for key in store.all_keys()},
+        user_keys_required=store.user_keys_required(),
+        split=split,
+        shadow_fraction=shadow_fraction,
+        last_deletion=store.last_deletion(),
+    )

@@ -1,0 +1,98 @@
+"""Reading a request's body, and its limits."""
+
+from __future__ import annotations
+
+from typing import Annotated, TypeVar
+
+from pydantic import Field, ValidationError
+
+from serve.config import LimitsConfig
+from serve.gateway.errors import Refusal
+from serve.gateway.schemas.chat import ChatCompletionRequest
+from serve.gateway.schemas.common import Finite, GenerationRequest, Schema
+from serve.gateway.schemas.completion import CompletionRequest
+from serve.store.records import Endpoint, FeedbackKind
+from serve.text import PLAIN, Plain, shown
+
+SchemaT = TypeVar("SchemaT", bound=Schema)
+
+
+class Said(Schema):
+    """Feedback: `serve.store.records.Feedback` says what each kind needs."""
+
+    request_id: Plain
+    kind: Annotated[FeedbackKind, Field(strict=False)]
+    user: Plain | None = None
+    choice: int = Field(0, ge=0)
+    value: Finite | None = None
+    text: str | None = None
+    name: Annotated[str, Field(max_length=64), PLAIN] | None = None
+
+
+class Consent(Schema):
+    """Whether texts of a user may be kept."""
+
+    user: Plain | None = None
+    given: bool
+
+
+class Start(Schema):
+    """A candidate."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
+    folder: Plain
+    reason: Plain = ""
+
+
+class Reason(Schema):
+    """Why an operator does what they do."""
+
+    reason: Plain = ""
+
+
+ASKED: dict[Endpoint, type[GenerationRequest]] = {
+    Endpoint.chat: ChatCompletionRequest,
+    Endpoint.completion: CompletionRequest,
+}
+
+
+def read(raw: bytes, kind: type[SchemaT]) -> SchemaT:
+    """A body as what it should be. Raises Refusal 400 with the field and what is wrong with it."""
+    try:
+        return kind.model_validate_json(raw)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        unknown = first["type"] == "extra_forbidden"
+        *places, last = map(str, first["loc"] or [""])
+        path = shown(".".join([*filter(is_place, places), *([last] if unknown or is_place(last) else [])]))
+        if first["type"] == "json_invalid":
+            raise Refusal(400, f"the body is not JSON: {first['msg']}") from None
+        if unknown:
+            raise Refusal(400, f"{path}: there is no such field here; leave it out", param=path) from None
+        raise Refusal(
+            400, f"{path or 'body'}: {first['msg'].removeprefix('Value error, ')}", param=path or None
+        ) from None
+
+
+def is_place(part: str) -> bool:
+    """Whether a part of an error's path is a field or an index: unions put their alternatives into it too."""
+    return part.isdigit() or (part.isidentifier() and part.islower() and part != "str")
+
+
+def check_limits(asked: GenerationRequest, limits: LimitsConfig) -> None:
+    """Raises Refusal 400 where a request asks for more than it may."""
+    tokens = getattr(asked, "max_completion_tokens", None) or asked.max_tokens or 0
+    if tokens > limits.max_tokens:
+        raise Refusal(
+            400, f"max_tokens: {shown(tokens)} is more than {limits.max_tokens}; ask for less", param="max_tokens"
+        )
+    if asked.n > limits.choices:
+        raise Refusal(400, f"n: {shown(asked.n)} is more than {limits.choices}; ask for fewer", param="n")
+    match asked:
+        case ChatCompletionRequest() if len(asked.messages) > limits.messages:
+            message = f"messages: {len(asked.messages)} are more than {limits.messages}; leave out the oldest"
+            raise Refusal(400, message, param="messages")
+        case CompletionRequest() if len(asked.prompts) > 1 and asked.n * len(asked.prompts) > limits.prompts:
+            count = asked.n * len(asked.prompts)
+            message = f"prompt: {count} completions are more than {limits.prompts}; send fewer prompts at once"
+            raise Refusal(400, message, param="prompt")

@@ -1,0 +1,125 @@
+"""What every HTTP request passes before it reaches a route."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import uuid
+from collections.abc import Coroutine, Sequence
+from typing import Any, cast
+from urllib.parse import urlsplit
+
+from fastapi import Request
+from fastapi.responses import JSONResponse
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from serve.config import DoorsConfig
+from serve.gateway.auth import is_loopback
+from serve.gateway.errors import Refusal
+from serve.gateway.log_redaction import Unexpected, described
+from serve.text import shown
+
+LOG = logging.getLogger(__name__)
+REQUEST_ID = "x-request-id"
+SHORT = re.compile(r"[!-~]{1,128}")
+"""Request ids that are taken over from clients: printable ASCII, no spaces."""
+
+
+class Transport:
+    """Gives every request an id, refuses those that name another host, and answers errors that nobody expects.
+
+    Without keys whoever reaches loopback is a user, and a web page reaches it from the browser on the same machine once
+    its own name resolves to 127.0.0.1. Its requests still bear that name. Elsewhere users need keys, which no page has.
+    """
+
+    def __init__(self, app: ASGIApp, doors: DoorsConfig, *, send_ids: bool) -> None:
+        self.app, self.doors, self.send_ids = app, doors, send_ids
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        headers = Headers(scope=scope)
+        given, host = headers.get(REQUEST_ID, ""), headers.get("host")
+        id = given if SHORT.fullmatch(given) else f"req-{uuid.uuid4().hex}"
+        scope.setdefault("state", {})["request_id"] = id
+        began = False
+
+        async def send_named(message: Message) -> None:
+            nonlocal began
+            if message["type"] == "http.response.start":
+                began = True
+                if self.send_ids:
+                    MutableHeaders(scope=message)[REQUEST_ID] = id
+            await send(message)
+
+        # A browser always sends a host; health checks of HTTP/1.0 do not.
+        if host is not None and is_loopback(self.doors.host) and not is_own(host, self.doors.names):
+            return await respond(misdirected(host), id)(scope, receive, send_named)
+        try:
+            await self.app(scope, receive, send_named)
+        except Exception as error:  # noqa: BLE001  said in the log
+            found = f"request {id}: {scope['method']} {scope['path']}: an unexpected error: {described(error)}"
+            LOG.error("%s", found)
+            if began:
+                # The connection ends with it; Serve logs what is raised with its message.
+                raise Unexpected(found) from None
+            await respond(Refusal(500, "an error of this service: its log says more"), id)(scope, receive, send_named)
+
+
+async def unless_gone(request: Request, answer: Coroutine[Any, Any, Response]) -> Response:
+    """What `answer` returns; it is cancelled where the client goes away before. The request's body has been read.
+
+    Raises ClientDisconnect.
+    """
+    making, leaving = asyncio.create_task(answer), asyncio.create_task(gone(request))
+    try:
+        await asyncio.wait([making, leaving], return_when=asyncio.FIRST_COMPLETED)
+        if not making.done():
+            raise ClientDisconnect
+        return await making
+    finally:
+        for task in (making, leaving):
+            task.cancel()
+        await asyncio.wait([making, leaving])
+
+
+async def gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def id_of(request: Request) -> str:
+    return cast(str, request.state.request_id)
+
+
+def respond(refusal: Refusal, request_id: str) -> JSONResponse:
+    headers = {"retry-after": str(refusal.retry_after_s)} if refusal.retry_after_s else {}
+    if refusal.status in (408, 413):
+        # The rest of the body may never come.
+        headers["connection"] = "close"
+    if refusal.status == 401:
+        headers["www-authenticate"] = "Bearer"
+    return JSONResponse(refusal.body_for(request_id), refusal.status, headers)
+
+
+def is_own(host: str, names: Sequence[str]) -> bool:
+    """Whether a Host header, with or without a port, is of loopback or one of these names."""
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return False
+    return is_loopback(name) or name in {known.lower() for known in names}
+
+
+def misdirected(host: str) -> Refusal:
+    message = f"Host: on loopback this service is not {shown(host)!r}; ask localhost, or add the name to doors.names"
+    return Refusal(421, message)
+
+
+def is_json(content_type: str | None) -> bool:
+    kind = (content_type or "").partition(";")[0].strip().lower()
+    return kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json"))

@@ -1,0 +1,134 @@
+"""One round of the closed loop, as a stage of a pipeline: serve, release, gather what users say, export it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from rlhf.config import compose
+from rlhf.types import RunError
+from serve.app import CONF, OPERATOR_KEY
+from serve.client import DeskConfig, StartConfig, ask
+from serve.config import ServeConfig
+from serve.feedback.export import ExportConfig, RowKind, export
+from serve.local import serving
+from serve.loop.simulated_users import Crowd, read_questions
+from serve.store.records import UNDER_WAY, Phase
+from serve.store.store import Store
+
+MODEL, PAIRS, STORE, ROUND = "model", "pairs", "store.sqlite", "round.json"
+"""What a round leaves in its folder."""
+MANY = 1_000_000
+MOST_OF_ONE_USER = 0.05
+
+
+def hold(
+    folder: Path,
+    *,
+    number: int,
+    production: str,
+    questions: str,
+    candidate: str | None = None,
+    num_users: int = 300,
+    overrides: list[str] | None = None,
+    decide_s: float = 300.0,
+) -> None:
+    """Serve `production`; release `candidate` to scripted users until that is decided; then let more users come.
+
+    Args:
+        folder: What is written: the model that won, pairs from what users said, the store they come from, and
+            `round.json` with the audit trail.
+        number: Of the round; users of different rounds are different ones.
+        production: Folder of the model that answers.
+        questions: JSONL file with `prompt` and `answer`: what the users ask, and what pleases them.
+        candidate: Folder of the model that may replace it. None: nothing is released.
+        num_users: Users that come after the decision.
+        overrides: Keys of the service.
+        decide_s: How long the release may take; an undecided candidate is rolled back.
+    """
+    store_url = f"sqlite:///{folder / STORE}"
+    with tempfile.TemporaryDirectory() as scratch:
+        words = [f"+models.{before(number)}={production}", f"production={before(number)}", f"output={scratch}"]
+        config = compose(CONF, "serve", [*(overrides or []), *words, f"store.url={store_url}"], ServeConfig)
+        crowd = Crowd(
+            url=f"http://{config.doors.host}:{config.doors.port}",
+            model=config.name,
+            questions=read_questions(questions),
+            max_tokens=config.limits.max_tokens,
+            seed=number,
+        )
+        key = str(Path(scratch) / OPERATOR_KEY)
+        with serving(config):
+            ended = None
+            if candidate is not None:
+                desk = StartConfig(url=crowd.url, key=key, name=f"round_{number}", folder=candidate)
+                ended = asyncio.run(release(crowd, desk, decide_s))
+            crowd.right = {True: 0, False: 0}
+            asyncio.run(crowd.come(num_users))
+    won = Path(candidate if candidate is not None and ended and ended["phase"] == Phase.promoted else production)
+    store = Store(store_url)
+    export(store, RowKind.pairs, folder / PAIRS, ExportConfig(max_user_share=MOST_OF_ONE_USER))
+    store.close()
+    write_report(folder / ROUND, number, won, crowd, ended)
+    link(won, folder / MODEL)
+
+
+def write_report(file: Path, number: int, won: Path, crowd: Crowd, ended: dict[str, Any] | None) -> None:
+    """What the round came to, for people and for the next stage."""
+    asked = sum(crowd.right.values())
+    report = {
+        "round": number,
+        "model": str(won.resolve()),
+        "users": crowd.came,
+        "statuses": crowd.statuses,
+        "right_after": crowd.right[True] / asked if asked else None,
+        "release": ended,
+    }
+    file.write_text(json.dumps(report, indent=1, ensure_ascii=False), encoding="utf-8")
+
+
+def before(number: int) -> str:
+    """The name of what answers when a round begins."""
+    return f"round_{number - 1}" if number else "start"
+
+
+async def release(crowd: Crowd, desk: StartConfig, decide_s: float) -> dict[str, Any]:
+    """Release the candidate while users come; how that ended, with the audit trail."""
+    await asyncio.to_thread(ask, "start", desk)
+    decided, deadline = asyncio.Event(), time.monotonic() + decide_s
+    users = asyncio.create_task(crowd.come(MANY, decided))
+    plain = DeskConfig(url=desk.url, key=desk.key, reason=f"undecided after {decide_s:g} s")
+    try:
+        while True:
+            status = await asyncio.to_thread(ask, "status", plain)
+            found: dict[str, Any] = status["release"]
+            if found["phase"] not in UNDER_WAY:
+                return found
+            if users.done():
+                await users
+                raise RunError(f"the users are gone and release {found['id']} is {found['state']}")
+            if found["phase"] == "paused" or time.monotonic() > deadline:
+                return (await asyncio.to_thread(ask, "rollback", plain))["release"]
+            await asyncio.sleep(1)
+    finally:
+        decided.set()
+        await users
+
+
+def link(source: Path, target: Path) -> None:
+    """The files of a folder under another name, as hard links where the file system has them."""
+
+    def one(from_: str, to: str) -> str:
+        try:
+            os.link(from_, to)
+        except OSError:
+            shutil.copy2(from_, to)
+        return to
+
+    shutil.copytree(source.resolve(), target, copy_function=one)

@@ -1,0 +1,243 @@
+"""How a candidate is decided about."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from rlhf.types import InputError
+from serve.statistics.metrics import LEAST, OUTCOME, QUANTILES, REQUEST_METRICS, is_user_metric, known
+
+
+class Test(StrEnum):
+    """How the goal metric is tested."""
+
+    sequential = "sequential"
+    """Always valid: looked at as often as one likes."""
+    fixed = "fixed"
+    """Welch's t-test within blocks of time, looked at once `users_per_arm` are there."""
+
+
+@dataclass(kw_only=True, slots=True)
+class GoalConfig:
+    """What the candidate is to be better at."""
+
+    metric: str = "thumbs"
+    """`thumbs`, `rating`, `edits`, `regenerations`, `turns`, `retention`, or `outcome:NAME`."""
+    higher_is_better: bool = True
+    """Of edits and regenerations fewer are better."""
+    low: float = 0.0
+    """Least value a user can have; lower ones are taken as this."""
+    high: float = 1.0
+    """Greatest value a user can have."""
+    unanswered: float | None = None
+    """Value of a user who was shown an arm and has none, so that silence is counted, not left out. None: the middle of
+    `low` and `high` for thumbs, ratings and outcomes, `low` for what is counted."""
+    test: Test = Test.sequential
+    """How it is tested."""
+    min_users: int = 100
+    """Users with a value of their own that each arm needs before a step is passed."""
+    users_per_arm: int | None = None
+    """The fixed test's horizon: `launch/release.py power` computes it."""
+
+
+@dataclass(kw_only=True, slots=True)
+class GuardrailConfig:
+    """What must not become worse. Exactly one limit is set."""
+
+    metric: str = ""
+    """A goal's metric, or of single requests: `error_rate`, `latency_p95_s`, `latency_p99_s`, `first_token_p95_s`,
+    `completion_tokens`."""
+    at_most: float | None = None
+    """The candidate's own value."""
+    at_least: float | None = None
+    """The candidate's own value."""
+    at_most_ratio: float | None = None
+    """Of the predecessor's value."""
+    worse_by: float | None = None
+    """More than the predecessor's value by this; with `higher_is_better` less."""
+    higher_is_better: bool = False
+    """Whether worse means lower."""
+    low: float = 0.0
+    """Least value of one user or request; lower ones are taken as this."""
+    high: float = 1.0
+    """Greatest value of one user or request. Of quantiles it means nothing."""
+    min_samples: int = 100
+    """Users of the candidate without whom no step is passed; with a relative limit of the predecessor too."""
+
+
+LIMITS = ("at_most", "at_least", "at_most_ratio", "worse_by")
+"""A guardrail's fields of which one is set."""
+
+
+@dataclass(kw_only=True, slots=True)
+class ReleaseConfig:
+    """How a candidate becomes what is served: shadow, then canary steps, then promoted."""
+
+    shadow_fraction: float = 1.0
+    """Of requests, also answered by the candidate where nobody sees it. 0: the shadow step is left out."""
+    shadow_requests: int = 200
+    """Of them, before the first users see the candidate."""
+    steps: list[float] = field(default_factory=lambda: [0.01, 0.05, 0.25, 0.5])
+    """Users that see the candidate, step by step."""
+    interval_s: float = 60.0
+    """Between two looks."""
+    min_step_s: float = 3600.0
+    """A step's least duration."""
+    max_step_s: float = 14 * 86400.0
+    """A step that has not been decided by then is inconclusive, and waits for a person."""
+    observation_s: float = 86400.0
+    """What a user does counts for this long after first being shown an arm; then the user's value enters the test,
+    once."""
+    retention_after_s: float = 3600.0
+    """A request this long after the first one of a step makes the user retained."""
+    watch_s: float = 7 * 86400.0
+    """Seconds after a promotion during which the candidate is still compared with its predecessor; a breach or a worse
+    goal is an alarm, and a person decides. 0: no watch."""
+    holdback: float = 0.05
+    """Share of users who keep the predecessor during the watch."""
+    guardrail_window_s: float = 60.0
+    """A guardrail on requests counts those of a user that end within this time of the user's first."""
+    guardrail_period_s: float = 86400.0
+    """Such a guardrail counts a user once in a period of this length, however many requests come."""
+    false_promotions: float = 0.05
+    """Probability that a candidate no better than its predecessor is promoted."""
+    false_withdrawals: float = 0.05
+    """Probability that a candidate as good as its predecessor is withdrawn, or raises an alarm in its watch: half for
+    the goal, shared by the steps with users, half for the guardrails, shared by them and all steps; without guardrails
+    all for the goal."""
+    max_owner_share: float = 0.1
+    """Largest share of a step's users that one owner of keys may bring; further ones, in order of exposure, are
+    answered as before and left out of the verdict. Users without a key have no owner and no limit. 1: no limit."""
+    services: list[str] = field(default_factory=list)
+    """Owners of keys that speak for users of their own, to whom `max_owner_share` does not apply. Where none is named,
+    an owner who has brought more than half of the users is taken for one; without such an owner the share holds once
+    1 / share owners take part."""
+    allow: list[str] = field(default_factory=list)
+    """Users who always see the candidate; they are not part of the experiment."""
+    deny: list[str] = field(default_factory=list)
+    """Users who never do."""
+    goal: GoalConfig = field(default_factory=GoalConfig)
+    """What the candidate is to be better at."""
+    guardrails: dict[str, GuardrailConfig] = field(default_factory=dict)
+    """What must not become worse, by a name of one's own."""
+
+    @property
+    def metrics(self) -> set[str]:
+        """Of the goal and of guardrails."""
+        return {self.goal.metric, *(guardrail.metric for guardrail in self.guardrails.values())}
+
+    @property
+    def outcomes(self) -> set[str]:
+        """Names of outcomes that metrics read."""
+        return {metric.removeprefix(OUTCOME) for metric in self.metrics if metric.startswith(OUTCOME)}
+
+    @property
+    def alpha_worse(self) -> float:
+        """False withdrawals because of the goal in one step."""
+        shared = 2 if self.guardrails else 1
+        return self.false_withdrawals / shared / (len(self.steps) + bool(self.watch_s))
+
+    @property
+    def alpha_guardrail(self) -> float:
+        """False alarms of one guardrail in one step."""
+        steps = bool(self.shadow_fraction) + len(self.steps) + bool(self.watch_s)
+        return self.false_withdrawals / 2 / (len(self.guardrails) * steps)
+
+    def __post_init__(self) -> None:
+        check_steps(self)
+        check_goal(self.goal)
+        for name, guardrail in self.guardrails.items():
+            check_guardrail(f"release.guardrails.{name}", guardrail)
+        if "retention" in self.metrics and not 0 < self.retention_after_s < self.observation_s:
+            raise InputError(
+                f"release.retention_after_s={self.retention_after_s}: give more than 0 and less than "
+                f"release.observation_s={self.observation_s}, or no user could be retained"
+            )
+
+
+def check_steps(config: ReleaseConfig) -> None:
+    """InputError where the steps lead nowhere."""
+    shares = [0.0, *config.steps, 1.0]
+    if not config.steps or not all(low < high for low, high in itertools.pairwise(shares)):
+        raise InputError(f"release.steps={config.steps}: give at least one share between 0 and 1, each above the last")
+    if not 0 <= config.shadow_fraction <= 1:
+        raise InputError(f"release.shadow_fraction={config.shadow_fraction}: give a share from 0 to 1")
+    for name in ("false_promotions", "false_withdrawals"):
+        if not 0 < getattr(config, name) < 1:
+            raise InputError(f"release.{name}={getattr(config, name)}: give a probability between 0 and 1")
+    for name in ("interval_s", "observation_s", "max_step_s", "guardrail_window_s", "guardrail_period_s"):
+        if not 0 < getattr(config, name) < math.inf:
+            raise InputError(f"release.{name}={getattr(config, name)}: give seconds above 0")
+    if not 0 < config.max_owner_share <= 1:
+        raise InputError(
+            f"release.max_owner_share={config.max_owner_share}: give a share above 0; 1 leaves every user in"
+        )
+    if not 0 <= config.watch_s < math.inf:
+        raise InputError(f"release.watch_s={config.watch_s}: give seconds, 0 for no watch")
+    if not 0 < config.holdback < 1:
+        raise InputError(f"release.holdback={config.holdback}: give a share between 0 and 1; watch_s=0 leaves it out")
+    if not 0 <= config.min_step_s <= config.max_step_s:
+        raise InputError(f"release.min_step_s={config.min_step_s}: give 0 to release.max_step_s={config.max_step_s}")
+    if both := sorted(set(config.allow) & set(config.deny)):
+        raise InputError(f"release.allow and release.deny both name {both[0]!r}: strike one out")
+
+
+def check_goal(goal: GoalConfig) -> None:
+    """InputError for a goal that could not be measured or reached."""
+    if not is_user_metric(goal.metric):
+        raise InputError(f"release.goal.metric={goal.metric!r}: name one of {known(of_requests=False)}")
+    check_range("release.goal", goal)
+    if goal.unanswered is not None and not goal.low <= goal.unanswered <= goal.high:
+        raise InputError(f"release.goal.unanswered={goal.unanswered}: give a value from low={goal.low} to {goal.high}")
+    if goal.min_users < 1:
+        raise InputError(f"release.goal.min_users={goal.min_users}: give at least 1")
+    if goal.test is Test.fixed and (goal.users_per_arm is None or goal.users_per_arm < max(2, goal.min_users)):
+        raise InputError(
+            f"release.goal.users_per_arm={goal.users_per_arm}: the fixed test needs its horizon, at least "
+            f"release.goal.min_users={goal.min_users}; `launch/release.py power` computes it"
+        )
+
+
+def check_guardrail(place: str, guardrail: GuardrailConfig) -> None:
+    """InputError for a guardrail without a metric, without exactly one limit, or with one that nothing can pass."""
+    metric = guardrail.metric
+    if metric not in REQUEST_METRICS and not is_user_metric(metric):
+        raise InputError(f"{place}.metric={metric!r}: name one of {known(of_requests=True)}")
+    limits = {name: limit for name in LIMITS if (limit := getattr(guardrail, name)) is not None}
+    if len(limits) != 1:
+        raise InputError(f"{place}: set exactly one of {', '.join(LIMITS)}, not {', '.join(limits) or 'none'}")
+    ((name, limit),) = limits.items()
+    if not math.isfinite(limit) or (limit <= 0 if name == "at_most_ratio" else limit < 0):
+        raise InputError(f"{place}.{name}={limit}: give a finite number, not negative, and a ratio above 0")
+    check_range(place, guardrail)
+    if guardrail.min_samples < 1:
+        raise InputError(f"{place}.min_samples={guardrail.min_samples}: give at least 1")
+    if metric in QUANTILES:
+        if guardrail.higher_is_better:
+            raise InputError(f"{place}.higher_is_better: of {metric} lower is better; leave it out")
+        return
+    low, high = guardrail.low, guardrail.high
+    reachable = {
+        "at_most": low <= limit < high,
+        "at_least": low < limit <= high,
+        "at_most_ratio": low == 0,
+        "worse_by": limit < high - low,
+    }
+    if not reachable[name]:
+        raise InputError(
+            f"{place}.{name}={limit}: values from low={low} to high={high} could never breach it; "
+            "give the range that values have (a ratio needs low=0)"
+        )
+
+
+def check_range(place: str, config: GoalConfig | GuardrailConfig) -> None:
+    if not (math.isfinite(config.low) and math.isfinite(config.high) and config.low < config.high):
+        raise InputError(f"{place}: low={config.low}, high={config.high}: give finite numbers, the lower one first")
+    if config.high <= LEAST.get(config.metric, -math.inf):
+        raise InputError(
+            f"{place}.high={config.high}: every value of {config.metric} is at least "
+            f"{LEAST[config.metric]:g}, so all would be the same; give the greatest that counts"
+        )

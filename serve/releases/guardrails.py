@@ -1,0 +1,253 @@
+"""What must not become worse: one question per guardrail, asked sequentially, so that every look may act.
+
+Users count, not requests, each once in a period; candidate and predecessor are compared at the same moments, so that
+load which both share is no breach.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from serve.releases.config import LIMITS, GuardrailConfig
+from serve.statistics.betting import Bets, Evidence, Exceeding, over_periods, share_of_alpha
+from serve.statistics.metrics import QUANTILES, unanswered
+from serve.statistics.quantiles import Histogram, QuantileLevels
+from serve.statistics.sequential import Trial, Worsening
+from serve.statistics.visits import Unit
+
+ARMS = ("candidate", "predecessor")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """What one question says of a step."""
+
+    against: str | None = None
+    """Why the candidate has to go."""
+    waits: tuple[str, ...] = ()
+    """Why the step cannot be passed yet."""
+    passes: tuple[str, ...] = ()
+    """What is said for it if nothing else is the case."""
+    final: bool = False
+    """Whether waiting changes nothing any more."""
+    evidence: dict[str, Any]
+
+
+class Guardrail:
+    """One guardrail of one step; an equal candidate breaches it with probability at most `alpha`."""
+
+    def __init__(self, name: str, config: GuardrailConfig, *, alpha: float) -> None:
+        self.name, self.config, self.alpha = name, config, alpha
+        self.kind, self.given = limit_of(config)
+        self.tests = [self.test(0)]
+        """One for each period."""
+        self.counts = dict.fromkeys(ARMS, 0)
+        """Users with a value; with a moving limit those who came when it was known."""
+        self.typical = {arm: Typical(config) for arm in ARMS}
+        self.levels = QuantileLevels(QUANTILES[config.metric]) if config.metric in QUANTILES else None
+
+    @property
+    def relative(self) -> bool:
+        return self.kind in ("at_most_ratio", "worse_by")
+
+    @property
+    def terms(self) -> tuple[float, float]:
+        """Ratio and summand of a relative limit, in the metric's own unit."""
+        return (self.given, 0.0) if self.kind == "at_most_ratio" else (1.0, self.given)
+
+    def test(self, period: int) -> Exceeding | Worsening:
+        """A test with its share of alpha: of a mean, or of the share of requests beyond a level."""
+        config, bets = self.config, Bets(share_of_alpha(self.alpha, period))
+        quantile = QUANTILES.get(config.metric)
+        span = config.high - config.low
+        if self.kind == "at_most":
+            return Exceeding((self.given - config.low) / span if quantile is None else 1 - quantile, bets)
+        if self.kind == "at_least":
+            return Exceeding((config.high - self.given) / span if quantile is None else quantile, bets)
+        ratio, by = self.terms
+        return Worsening(bets, ratio, by / span) if quantile is None else Worsening(bets)
+
+    def add(self, period: int, units: Sequence[Unit]) -> None:
+        """Add users of one period, in order. Those of earlier periods come no more."""
+        while len(self.tests) <= period:
+            self.tests.append(self.test(len(self.tests)))
+        for unit in units:
+            for arm in ARMS:
+                if values := getattr(unit, arm):
+                    self.typical[arm].add(values)
+        compared = self.add_shares(period, units) if self.levels else self.add_means(period, units)
+        for arm in ARMS:
+            self.counts[arm] += sum(bool(getattr(unit, arm)) for unit in compared)
+
+    def add_means(self, period: int, units: Sequence[Unit]) -> Sequence[Unit]:
+        """Each user's mean, moved to [0, 1] where 1 is worse."""
+        config = self.config
+        ours = [badness(config, unit.candidate) for unit in units]
+        theirs = [badness(config, unit.predecessor) for unit in units]
+        nothing = badness(config, [unanswered(config.metric, config.low, config.high)])
+        add_users(self.tests[period], units, ours, theirs, nothing=nothing)
+        return units
+
+    def add_shares(self, period: int, units: Sequence[Unit]) -> Sequence[Unit]:
+        """Each user's share of requests beyond a level; return the users for whom that is known.
+
+        The level is the limit itself, or the predecessor's quantile of the moment. A relative limit is breached where
+        more of the candidate's requests take longer than `ratio * level + by` than of the predecessor's take longer
+        than `level`, which is so at no level where the candidate takes at most `ratio` times as long plus `by`.
+        """
+        if not self.relative:
+            upper = self.kind == "at_most"
+            level = self.given if upper else float(np.nextafter(self.given, -np.inf))
+            shares = [share_above(unit.candidate, level) for unit in units]
+            add_users(self.tests[period], units, shares if upper else [1 - share for share in shares], [], nothing=0.0)
+            return units
+        assert self.levels is not None
+        levels, (ratio, by) = self.levels, self.terms
+        compared, ours, theirs = [], [], []
+        for unit in units:
+            if levels.known:
+                compared.append(unit)
+                ours.append(share_above(unit.candidate, ratio * levels.level + by))
+                theirs.append(share_above(unit.predecessor, levels.level))
+            levels.add(unit.predecessor or ())
+        add_users(self.tests[period], compared, ours, theirs, nothing=0.0)
+        return compared
+
+    def finding(self) -> Finding:
+        config, test = self.config, over_periods([test.evidence() for test in self.tests])
+        at = f"guardrail {self.name}: {config.metric}"
+        waits = [
+            f"{at} has {count} of {config.min_samples} users of the {arm} with a value"
+            for arm, count in self.counts.items()
+            if count < config.min_samples and (self.relative or arm == "candidate")
+        ]
+        if self.relative and self.levels and not self.levels.known:
+            waits = [f"{at} has too few requests of the predecessor to know its quantile"]
+        return Finding(
+            against=f"{at} {breach(config, test)}" if test.exceeded else None,
+            waits=tuple(waits),
+            evidence={
+                "metric": config.metric,
+                self.kind: self.given,
+                **{arm: self.typical[arm].value for arm in ARMS},
+                **{f"num_{arm}": count for arm, count in self.counts.items()},
+                "alpha": self.alpha,
+                "num_periods": len(self.tests),
+                "test": asdict(test),
+            },
+        )
+
+
+def inspect_guardrail(
+    name: str, config: GuardrailConfig, periods: Sequence[Sequence[Unit]], *, alpha: float
+) -> Finding:
+    """Test as `Guardrail` does, all users at once."""
+    guardrail = Guardrail(name, config, alpha=alpha)
+    for number, units in enumerate(periods):
+        guardrail.add(number, units)
+    return guardrail.finding()
+
+
+class Typical:
+    """The metric's value of one arm, in its own unit: the mean of users' means, or the quantile of all requests."""
+
+    def __init__(self, config: GuardrailConfig) -> None:
+        self.config = config
+        self.total, self.count = 0.0, 0
+        self.requests = Histogram()
+
+    def add(self, values: Sequence[float]) -> None:
+        """Add one user's."""
+        if self.config.metric in QUANTILES:
+            self.requests.add(values)
+        else:
+            self.total += clipped_mean(values, self.config)
+            self.count += 1
+
+    @property
+    def value(self) -> float | None:
+        if self.config.metric in QUANTILES:
+            return self.requests.quantile(QUANTILES[self.config.metric])
+        return self.total / self.count if self.count else None
+
+
+def add_users(
+    test: Exceeding | Worsening,
+    units: Sequence[Unit],
+    ours: Sequence[float],  # NaN: no value
+    theirs: Sequence[float],
+    *,
+    nothing: float,
+) -> None:
+    """Add the candidate's users, those of both arms, or in the shadow both arms of every user; `nothing` is a missing
+    value."""
+    if isinstance(test, Exceeding):
+        values = np.array(ours, float)
+        test.add(values[~np.isnan(values)])
+    elif units and units[0].both:
+        test.add_pairs(*(np.nan_to_num(np.array(arm, float), nan=nothing) for arm in (ours, theirs)))
+    else:
+        candidate = np.array([unit.candidate is not None for unit in units], bool)
+        trial = Trial(
+            candidate=candidate,
+            probability=np.array([unit.probability for unit in units], float),
+            values=np.where(candidate, np.array(ours, float), np.array(theirs, float)),
+        )
+        test.add(trial.filled(nothing))
+
+
+def limit_of(config: GuardrailConfig) -> tuple[str, float]:
+    """Return which limit is set, and its value."""
+    return next((kind, limit) for kind in LIMITS if (limit := getattr(config, kind)) is not None)
+
+
+def badness(config: GuardrailConfig, values: Sequence[float] | None) -> float:
+    """A user's mean in [0, 1], where 1 is worse; NaN without values."""
+    if not values:
+        return float("nan")
+    scaled = (clipped_mean(values, config) - config.low) / (config.high - config.low)
+    return 1 - scaled if is_flipped(config) else scaled
+
+
+def clipped_mean(values: Sequence[float], config: GuardrailConfig) -> float:
+    low, high = config.low, config.high
+    return sum(min(max(value, low), high) for value in values) / len(values)
+
+
+def is_flipped(config: GuardrailConfig) -> bool:
+    return config.at_least is not None or (config.worse_by is not None and config.higher_is_better)
+
+
+def share_above(values: Sequence[float] | None, level: float) -> float:
+    """Share of values above a level; NaN without any."""
+    return sum(value > level for value in values) / len(values) if values else float("nan")
+
+
+def breach(config: GuardrailConfig, test: Evidence) -> str:
+    """State the figures that decided."""
+    kind, given = limit_of(config)
+    told = f"({kind}={given:g}), after {test.num_samples} users"
+    if config.metric in QUANTILES:
+        level = "the predecessor's quantile of the moment"
+        relative = {"at_most_ratio": f"{given:g} times {level}", "worse_by": f"{level} plus {given:g} s"}
+        than = relative.get(kind, f"{given:g} s")
+        side = "less" if kind == "at_least" else "longer"
+        return (
+            f"is breached: {shown(test.mean)} of the requests take {side} than {than}, {shown(test.limit)} may {told}"
+        )
+    value, limit = (None if figure is None else in_unit(config, figure) for figure in (test.mean, test.limit))
+    return f"is {shown(value)}, {'below' if is_flipped(config) else 'above'} the limit {shown(limit)} {told}"
+
+
+def in_unit(config: GuardrailConfig, figure: float) -> float:
+    """From [0, 1] to the metric's own unit."""
+    span = config.high - config.low
+    return config.high - figure * span if is_flipped(config) else config.low + figure * span
+
+
+def shown(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.4g}"

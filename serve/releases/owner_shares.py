@@ -1,0 +1,79 @@
+"""Whose users count: no owner of keys decides alone about a candidate."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection
+
+from serve.store.records import Exposure
+
+
+class OwnerShares:
+    """Leaves out users beyond their owner's share, in order of exposure.
+
+    An owner's users count up to `share` of them and all other owners' users so far; every owner has one. That depends
+    on earlier exposures and the user's own owner alone, not on the arm, which is drawn afterwards, nor on what anybody
+    does: tests that bet on one user after the other stay valid.
+    """
+
+    def __init__(self, share: float, services: Collection[str]) -> None:
+        """`services`: owners whose users always count, as those without an owner do."""
+        self.share, self.services = share, frozenset(services)
+        self.users: Counter[str] = Counter()
+        """Users so far by owner; empty: without one."""
+        self.counted: Counter[str] = Counter()
+        """Users who count by owner."""
+        self.num_users = 0
+        self.leader = ""
+        """Owner of the most users."""
+        self.outside: set[str] = set()
+        """Users who do not count."""
+
+    def admit(self, exposure: Exposure) -> bool:
+        """Whether the next user counts."""
+        owner = exposure.owner
+        self.users[owner] += 1
+        self.num_users += 1
+        if self.users[owner] > self.users[self.leader]:
+            self.leader = owner
+        mine, others = self.counted[owner] + 1, self.num_users - self.users[owner]
+        if self.is_limited(owner) and mine > 1 and mine * (1 - self.share) > others * self.share:
+            self.outside.add(exposure.user)
+            return False
+        self.counted[owner] += 1
+        return True
+
+    def is_limited(self, owner: str) -> bool:
+        """Whether shares hold for an owner. Where no services are named, an owner of more than half of the users is
+        taken for one; without any, shares hold once there are owners enough to have one each."""
+        if not owner or owner in self.services:
+            return False
+        if self.services:
+            return True
+        if 2 * self.users[self.leader] > self.num_users:
+            return owner != self.leader
+        return len(self.users) * self.share >= 1
+
+    @property
+    def left_out(self) -> dict[str, int]:
+        """Users who do not count, by owner, the most first."""
+        missing = self.users - self.counted
+        return dict(missing.most_common())
+
+    @property
+    def sentence(self) -> str | None:
+        """Who was left out; None where nobody was."""
+        if not self.left_out:
+            return None
+        largest, *others = self.left_out.items()
+        more = f" and {sum(number for _, number in others)} of {len(others)} other owners" if others else ""
+        return (
+            f"left out: {largest[1]} users of {largest[0]}{more}, beyond release.max_owner_share={self.share:g} of "
+            f"{self.num_users} users (release.services names owners without a limit)"
+        )
+
+    @property
+    def largest(self) -> dict[str, object] | None:
+        """The owner whose keys named most of the users, and how many; None without keys."""
+        owned = Counter({owner: number for owner, number in self.users.items() if owner})
+        return dict(zip(("owner", "num_users"), owned.most_common(1)[0], strict=True)) if owned else None

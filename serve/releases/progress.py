@@ -1,0 +1,102 @@
+"""What a step of a release has seen so far: a few numbers for each of its users, and sums."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from itertools import groupby
+from operator import attrgetter, itemgetter
+
+from serve.releases.config import ReleaseConfig
+from serve.releases.goal import Goal
+from serve.releases.guardrails import Guardrail
+from serve.releases.owner_shares import OwnerShares
+from serve.statistics.experiment import Experiment
+from serve.statistics.metrics import REQUEST_METRICS, User, observed_users
+from serve.statistics.sample_ratio import ArmCounts
+from serve.statistics.visits import Answer, Visits, answers, unit_of
+from serve.store.records import Exposure, Observed, Traffic
+
+
+class Progress:
+    """What is final is added, each once and in its order; in how many parts makes no difference.
+
+    Exposures come in order of time, users in order of exposure once their observation is over, answers in the order in
+    which they ended.
+    """
+
+    def __init__(self, config: ReleaseConfig, experiment: Experiment) -> None:
+        self.config, self.experiment = config, experiment
+        self.owners = OwnerShares(config.max_owner_share, config.services)
+        self.arms = ArmCounts(experiment.weights)
+        self.goal = Goal(config, experiment)
+        self.visits = Visits(experiment, period_s=config.guardrail_period_s, window_s=config.guardrail_window_s)
+        # Nobody sees the shadow, so no user metric is asked for there.
+        self.guardrails = {
+            name: Guardrail(name, guardrail, alpha=config.alpha_guardrail)
+            for name, guardrail in config.guardrails.items()
+            if guardrail.metric in REQUEST_METRICS or not experiment.shadow
+        }
+        self.num_copies = 0
+        """Requests that the candidate answered in the shadow."""
+
+    def add_exposures(self, exposures: Sequence[Exposure]) -> None:
+        self.arms.add([exposure.variant for exposure in exposures if self.owners.admit(exposure)])
+
+    def add_users(self, users: Sequence[User]) -> None:
+        if not self.experiment.shadow:
+            self.goal.add(users)
+        for guardrail in self.guardrails.values():
+            metric = guardrail.config.metric
+            if metric not in REQUEST_METRICS:
+                guardrail.add(0, [unit_of(metric, user) for user in users])
+
+    def add_answers(self, answers: Sequence[Answer]) -> None:
+        self.visits.add(answers)
+        if answers:
+            self.end_answers(until=answers[-1][2])
+
+    def end_answers(self, until: float) -> None:
+        """Take into account that all answers are there which ended until then."""
+        for period, over in groupby(self.visits.over(until), key=attrgetter("period")):
+            visits = list(over)
+            for guardrail in self.guardrails.values():
+                metric = guardrail.config.metric
+                if metric in REQUEST_METRICS:
+                    guardrail.add(period, [visit.unit(metric) for visit in visits])
+
+    def add_copies(self, requests: Iterable[Observed]) -> None:
+        candidate = self.experiment.candidate
+        self.num_copies += sum(request.shadow_of is not None and request.variant == candidate for request in requests)
+
+    def admitted(self, traffic: Traffic) -> Traffic:
+        """Without users who do not count; in the shadow their requests go too."""
+        outside = self.owners.outside
+        return replace(
+            traffic,
+            exposures=[exposure for exposure in traffic.exposures if exposure.user not in outside],
+            requests=[request for request in traffic.requests if request.user not in outside],
+        )
+
+    def users_of(self, traffic: Traffic, now: float) -> list[User]:
+        """Users who count and whose observation is over."""
+        config = self.config
+        return observed_users(
+            self.admitted(traffic),
+            self.experiment,
+            observation_s=config.observation_s,
+            retention_after_s=config.retention_after_s,
+            now=now,
+        )
+
+    def answers_of(self, traffic: Traffic) -> list[Answer]:
+        """Requests that guardrails count, in the order in which they ended."""
+        return sorted(answers(self.admitted(traffic), self.experiment), key=itemgetter(2))
+
+    def add_traffic(self, traffic: Traffic, now: float) -> None:
+        """Add all that the step has seen until `now`."""
+        self.add_exposures(traffic.exposures)
+        self.add_users(self.users_of(traffic, now))
+        self.add_copies(traffic.requests)
+        self.add_answers(self.answers_of(traffic))
+        self.end_answers(now)

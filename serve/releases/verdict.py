@@ -1,0 +1,31 @@
+"""Verdicts on a step of a release: an outcome and its reasons."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+class Outcome(StrEnum):
+    """What follows from what a step has seen."""
+
+    promote = "promote"
+    """The step is passed."""
+    hold = "hold"
+    """Not yet."""
+    roll_back = "roll_back"
+    """The candidate is withdrawn."""
+    inconclusive = "inconclusive"
+    """It will not be decided by waiting; a person has to."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """An outcome and why."""
+
+    outcome: Outcome
+    reasons: tuple[str, ...]
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+    """All figures behind it, as JSON, in the metrics' own units."""

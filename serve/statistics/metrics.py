@@ -1,0 +1,197 @@
+"""What is measured of users and of single requests."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from serve.statistics.experiment import Experiment
+from serve.statistics.sequential import Trial
+from serve.store.records import Feedback, FeedbackKind, Observed, Traffic
+
+ERROR = 500
+"""HTTP statuses from here on are the service's own failures."""
+FAILED = 400
+"""HTTP statuses from here on are no answers."""
+OUTCOME = "outcome:"
+
+
+@dataclass(slots=True, kw_only=True)
+class User:
+    """Actions of one user from the first exposure until `observation_s` later."""
+
+    candidate: bool
+    """Whether the candidate answers this user."""
+    probability: float
+    """Probability of the candidate's arm when the user was exposed."""
+    exposure_s: float
+    """Unix seconds of the first exposure."""
+    requests: dict[str, Observed] = field(default_factory=dict)
+    """By id."""
+    feedback: list[Feedback] = field(default_factory=list)
+    retained: bool = False
+    """Whether a request came at least `retention_after_s` after the exposure."""
+
+    @property
+    def answered(self) -> list[Observed]:
+        return [request for request in self.requests.values() if request.status < FAILED]
+
+    def said(self, kind: FeedbackKind, name: str | None = None) -> list[float]:
+        """Values of feedback of this kind; of outcomes of those with this name."""
+        return [
+            event.value
+            for event in self.feedback
+            if event.kind is kind and event.name == name and event.value is not None
+        ]
+
+
+def exposed_users(traffic: Traffic, experiment: Experiment) -> dict[str, User]:
+    """Users whom chance put into one of the experiment's two arms, in order of exposure."""
+    return {
+        exposure.user: User(
+            candidate=exposure.variant == experiment.candidate,
+            probability=exposure.weights[experiment.candidate],
+            exposure_s=exposure.at,
+        )
+        for exposure in traffic.exposures
+        if 0 < exposure.weights.get(experiment.candidate, 0.0) < 1
+    }
+
+
+def observed_users(
+    traffic: Traffic, experiment: Experiment, *, observation_s: float, retention_after_s: float, now: float
+) -> list[User]:
+    """Return the users whose time of observation is over, in order of exposure.
+
+    Requests under way at its end do not count: they are not known then. So later events never change a user, and a test
+    may be looked at after each.
+    """
+    users = {
+        name: user
+        for name, user in exposed_users(traffic, experiment).items()
+        if user.exposure_s + observation_s <= now
+    }
+
+    def within(user: str, at: float) -> User | None:
+        found = users.get(user)
+        return found if found and 0 <= at - found.exposure_s < observation_s else None
+
+    for request in traffic.requests:
+        user = within(request.user, request.at) and within(request.user, end(request))
+        if user and request.shadow_of is None and (request.variant == experiment.candidate) is user.candidate:
+            user.requests[request.id] = request
+            user.retained |= request.at - user.exposure_s >= retention_after_s
+    for event in traffic.feedback:
+        if user := within(event.user, event.at):
+            user.feedback.append(event)
+    return list(users.values())
+
+
+def end(request: Observed) -> float:
+    return request.at + request.latency_s
+
+
+def mean(values: Iterable[float]) -> float | None:
+    """Mean; None if empty."""
+    values = list(values)
+    return math.fsum(values) / len(values) if values else None
+
+
+def thumbs(user: User) -> float | None:
+    """Share of a user's thumbs that are up."""
+    return mean(value > 0 for value in user.said(FeedbackKind.thumb))
+
+
+def rating(user: User) -> float | None:
+    return mean(user.said(FeedbackKind.rating))
+
+
+def edits(user: User) -> float | None:
+    """Share of a user's answers that the user edited."""
+    edited = {event.request_id for event in user.feedback if event.kind is FeedbackKind.edit}
+    return mean(request.id in edited for request in user.answered)
+
+
+def regenerations(user: User) -> float | None:
+    """Share of a user's answers that the user asked for again."""
+    asked = [request.prompt_hash for request in user.answered]
+    return mean(prompt in asked[i + 1 :] for i, prompt in enumerate(asked))
+
+
+def turns(user: User) -> float | None:
+    """Mean over a user's conversations of the turn they came to."""
+    last: dict[str, int] = {}
+    for request in user.answered:
+        last[request.conversation] = max(request.turn, last.get(request.conversation, 0))
+    return mean(last.values())
+
+
+def retention(user: User) -> float:
+    return float(user.retained)
+
+
+USER_METRICS: dict[str, Callable[[User], float | None]] = {
+    "thumbs": thumbs,
+    "rating": rating,
+    "edits": edits,
+    "regenerations": regenerations,
+    "turns": turns,
+    "retention": retention,
+}
+OF_FEEDBACK = ("thumbs", "rating")
+"""Metrics, beside outcomes, that read what users say alone; the other user metrics read their requests."""
+REQUEST_METRICS: dict[str, Callable[[Observed], float | None]] = {
+    "error_rate": lambda request: float(request.status >= ERROR),
+    "latency_p95_s": lambda request: request.latency_s if request.status < FAILED else None,
+    "latency_p99_s": lambda request: request.latency_s if request.status < FAILED else None,
+    "first_token_p95_s": lambda request: request.first_token_s if request.status < FAILED else None,
+    "completion_tokens": lambda request: request.completion_tokens if request.status < FAILED else None,
+}
+QUANTILES = {"latency_p95_s": 0.95, "latency_p99_s": 0.99, "first_token_p95_s": 0.95}
+"""Metrics that are a quantile of their values; the others are the mean."""
+LEAST = {"rating": 1.0, "turns": 1.0, "completion_tokens": 1.0}
+"""The least values there are, where that is not 0."""
+
+
+def is_user_metric(metric: str) -> bool:
+    return metric in USER_METRICS or (metric.startswith(OUTCOME) and metric != OUTCOME)
+
+
+OPINIONS = ("thumbs", "rating")
+"""Metrics, beside outcomes, of which saying nothing is neither good nor bad."""
+
+
+def unanswered(metric: str, low: float, high: float) -> float:
+    """Value of a user without one: the middle for an opinion, the least for a count."""
+    return (low + high) / 2 if metric in OPINIONS or metric.startswith(OUTCOME) else low
+
+
+def user_value(metric: str, user: User) -> float | None:
+    """A user's value in the metric's own unit; None where the user has none."""
+    if metric.startswith(OUTCOME):
+        return mean(user.said(FeedbackKind.outcome, metric.removeprefix(OUTCOME)))
+    return USER_METRICS[metric](user)
+
+
+def trial(metric: str, users: Sequence[User], low: float, high: float) -> Trial:
+    """Values of users of both arms, clipped to [low, high], which becomes [0, 1]; NaN where a user has none."""
+    values = [user_value(metric, user) for user in users]
+    return Trial(
+        candidate=np.array([user.candidate for user in users], bool),
+        probability=np.array([user.probability for user in users], float),
+        values=scale(np.array([np.nan if value is None else value for value in values], float), low, high),
+    )
+
+
+def scale(values: np.ndarray, low: float, high: float) -> np.ndarray:  # both [n]
+    """Clipped to [low, high], which becomes [0, 1]."""
+    return (np.clip(values, low, high) - low) / (high - low)
+
+
+def known(*, of_requests: bool) -> str:
+    """The metrics' names, for a sentence."""
+    names = [*USER_METRICS, f"{OUTCOME}NAME", *(REQUEST_METRICS if of_requests else ())]
+    return ", ".join(names)

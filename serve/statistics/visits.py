@@ -1,0 +1,148 @@
+"""What guardrails count: users, each once in a period, however many requests they send."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from operator import itemgetter
+
+from serve.statistics.experiment import Experiment
+from serve.statistics.metrics import REQUEST_METRICS, User, end, exposed_users, user_value
+from serve.store.records import Observed, Traffic
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unit:
+    """Values of one user by arm, in the metric's own unit: of one arm among users, of both in the shadow."""
+
+    candidate: Sequence[float] | None = None
+    """None: the user was not answered by it. Empty: nothing to measure, as of requests that failed."""
+    predecessor: Sequence[float] | None = None
+    """As `candidate`."""
+    probability: float = 0.5
+    """Probability of the candidate's arm; unused in the shadow."""
+
+    @property
+    def both(self) -> bool:
+        """Whether both arms answered, as in the shadow."""
+        return self.candidate is not None and self.predecessor is not None
+
+
+@dataclass(slots=True, kw_only=True)
+class Visit:
+    """Requests of one user that ended within a short time of the first that did."""
+
+    period: int
+    entered: float
+    """Unix seconds at which the first one ended."""
+    user: User | None
+    """None in the shadow, where everybody sees the predecessor."""
+    requests: list[Observed] = field(default_factory=list)
+    copies: list[Observed] = field(default_factory=list)
+    """The candidate's answers to `requests` in the shadow."""
+
+    def unit(self, metric: str) -> Unit:
+        """Values of one request metric."""
+        seen = values(metric, self.requests)
+        if self.user is None:
+            return Unit(candidate=values(metric, self.copies), predecessor=seen)
+        if self.user.candidate:
+            return Unit(candidate=seen, probability=self.user.probability)
+        return Unit(predecessor=seen, probability=self.user.probability)
+
+
+def values(metric: str, requests: Sequence[Observed]) -> list[float]:
+    found = (REQUEST_METRICS[metric](request) for request in requests)
+    return [value for value in found if value is not None]
+
+
+def unit_of(metric: str, user: User) -> Unit:
+    """Value of one user metric."""
+    value = user_value(metric, user)
+    known = [] if value is None else [value]
+    if user.candidate:
+        return Unit(candidate=known, probability=user.probability)
+    return Unit(predecessor=known, probability=user.probability)
+
+
+Answer = tuple[str, User | None, float, Observed, Observed | None]
+"""A request with the unit it counts for, its user, the time at which it ended, and its copy in the shadow."""
+
+
+class Visits:
+    """Visits in the order in which their first request ended.
+
+    A user is alike from request to request and keeps the arm, so that a second visit in one test would count one
+    chance twice. Later requests never change a visit whose window is over.
+    """
+
+    def __init__(self, experiment: Experiment, *, period_s: float, window_s: float) -> None:
+        self.since, self.period_s, self.window_s = experiment.since, period_s, window_s
+        self.open: dict[str, Visit] = {}
+        """Visits by unit, those whose window may not be over."""
+        self.queue: deque[tuple[str, Visit]] = deque()
+        """The same in order."""
+        self.period = 0
+        self.counted: set[int] = set()
+        """Units that have a visit in the latest period, by their names' hashes, which take less memory."""
+
+    def add(self, answers: Iterable[Answer]) -> None:
+        """Add answers in the order in which they ended, none of which ended before those added earlier."""
+        for name, user, ended, request, copy in answers:
+            visit = self.open.get(name)
+            if visit is None or ended >= visit.entered + self.window_s:
+                visit = self.enter(name, user, ended)
+            if visit:
+                visit.requests.append(request)
+                visit.copies += [copy] if copy else []
+
+    def enter(self, name: str, user: User | None, ended: float) -> Visit | None:
+        """Begin a visit; None where the unit has had its visit of the period."""
+        period = max(0, int((ended - self.since) // self.period_s))
+        if period != self.period:
+            self.period = period
+            self.counted.clear()
+        if hash(name) in self.counted:
+            return None
+        self.counted.add(hash(name))
+        visit = self.open[name] = Visit(period=period, entered=ended, user=user)
+        self.queue.append((name, visit))
+        return visit
+
+    def over(self, now: float) -> Iterator[Visit]:
+        """Take out the visits whose window is over."""
+        while self.queue and self.queue[0][1].entered + self.window_s <= now:
+            name, visit = self.queue.popleft()
+            if self.open[name] is visit:
+                del self.open[name]
+            yield visit
+
+
+def visits(
+    traffic: Traffic, experiment: Experiment, *, period_s: float, window_s: float, now: float
+) -> list[list[Visit]]:
+    """Visits by period, those whose window is over."""
+    found = Visits(experiment, period_s=period_s, window_s=window_s)
+    found.add(sorted(answers(traffic, experiment), key=itemgetter(2)))
+    over = list(found.over(now))
+    periods = max((visit.period for visit in over), default=0) + 1
+    return [[visit for visit in over if visit.period == number] for number in range(periods)]
+
+
+def answers(traffic: Traffic, experiment: Experiment) -> Iterator[Answer]:
+    """Requests that guardrails count."""
+    if experiment.shadow:
+        named = {exposure.user for exposure in traffic.exposures}
+        seen = {request.id: request for request in traffic.requests if request.shadow_of is None}
+        for copy in traffic.requests:
+            if copy.shadow_of is not None and (request := seen.get(copy.shadow_of)):
+                # Requests that name no user are alike within a conversation at most.
+                unit = request.user if request.user in named else f"conversation {request.conversation}"
+                yield unit, None, max(end(request), end(copy)), request, copy
+        return
+    users = exposed_users(traffic, experiment)
+    for request in traffic.requests:
+        user = users.get(request.user)
+        if user and request.shadow_of is None and (request.variant == experiment.candidate) is user.candidate:
+            yield request.user, user, end(request), request, None

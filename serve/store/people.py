@@ -1,0 +1,135 @@
+"""What may be kept of users: consent, its withdrawal, deletion."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, bindparam, delete, func, or_, select, update
+
+from serve.store.consent import SILENT, wordless
+from serve.store.exports import Exports
+from serve.store.postgres import PostgresConfig
+from serve.store.tables import CONSENTS, DELETIONS, EXPOSURES, FEEDBACK, REQUESTS, RESPONSES, storable
+
+CLOCKS_S = 2.0
+"""Seconds by which the clocks of two gateways may differ; a user who was deleted is a new one that long after it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What may be kept of a user's requests, by the time at which they arrived."""
+
+    deleted_at: float
+    """-inf: never."""
+    consent_since: float
+    """inf: there is none."""
+
+    def is_kept(self, at: float) -> bool:
+        return at > self.deleted_at + CLOCKS_S
+
+    def is_text_kept(self, at: float) -> bool:
+        return at >= self.consent_since
+
+
+class People(Exports):
+    """Whoever records holds `DELETIONS` together; whoever withdraws or deletes holds it alone, so that no transaction
+    adds what another one removes."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        consent_by_default: bool = False,
+        outcomes: Collection[str] = (),
+        postgres: PostgresConfig | None = None,
+    ) -> None:
+        """`outcomes`: names of outcomes that are kept without consent, as metrics read them."""
+        super().__init__(url, postgres)
+        self.consent_by_default, self.outcomes = consent_by_default, frozenset(outcomes)
+
+    def set_consent(self, user: str, given: bool, at: float) -> None:
+        """Texts of the user's requests are kept from now on; or none are, those from before included (`erase` follows).
+
+        What is under way meanwhile was asked before: its text is not kept.
+        """
+        with self.writer.begin() as connection:
+            if not given:
+                self.lock(connection, DELETIONS, shared=False)
+            known = select(CONSENTS.c.given).where(CONSENTS.c.user == user)
+            if connection.execute(known).scalar() is not given:
+                self.upsert(connection, CONSENTS, {"user": user, "given": given, "at": at})
+            if given:
+                return
+            own = select(REQUESTS.c.id).where(_of_user(user))
+            said = update(FEEDBACK).where(FEEDBACK.c.request_id.in_(own))
+            connection.execute(said.values(text=None))
+            connection.execute(said.where(FEEDBACK.c.name.not_in(self.outcomes)).values(name=None))
+            connection.execute(update(RESPONSES).where(RESPONSES.c.request_id.in_(own)).values(**SILENT))
+            sampling = connection.execute(select(REQUESTS.c.id, REQUESTS.c.sampling).where(_of_user(user))).all()
+            connection.execute(update(REQUESTS).where(_of_user(user)).values(messages=None, error=None))
+            if words := [{"row": id, "kept": wordless(found)} for id, found in sampling if wordless(found) != found]:
+                change = update(REQUESTS).where(REQUESTS.c.id == bindparam("row")).values(sampling=bindparam("kept"))
+                connection.execute(change, words)
+
+    def consent(self, user: str) -> bool | None:
+        """None: the user was not asked."""
+        with self.engine.connect() as connection:
+            return connection.execute(select(CONSENTS.c.given).where(CONSENTS.c.user == user)).scalar()
+
+    def last_deletion(self) -> float | None:
+        """Unix seconds of the newest deletion of a user; None where nobody was deleted."""
+        with self.engine.connect() as connection:
+            return connection.execute(select(func.max(DELETIONS.c.at))).scalar()
+
+    def delete_user(self, user: str, at: float | None = None) -> dict[str, int]:
+        """Delete all that is known of a user, shadow requests and consent included; rows deleted by table.
+
+        Requests that arrived before `at`, now if None, and are answered later are not recorded, by no gateway. API keys
+        stay: they are credentials, and `remove_key` removes them. Until `erase` SQLite's log holds the text.
+        """
+        own = select(REQUESTS.c.id).where(_of_user(user))
+        conditions = {
+            FEEDBACK: FEEDBACK.c.request_id.in_(own),
+            RESPONSES: RESPONSES.c.request_id.in_(own),
+            REQUESTS: REQUESTS.c.id.in_(own),
+            EXPOSURES: EXPOSURES.c.user == user,
+            CONSENTS: CONSENTS.c.user == user,
+        }
+        deletion = {"user": self.pseudonym(user), "at": time.time() if at is None else at}
+        with self.writer.begin() as connection:
+            self.lock(connection, DELETIONS, shared=False)
+            self.upsert(connection, DELETIONS, deletion)
+            return {
+                table.name: connection.execute(delete(table).where(condition)).rowcount
+                for table, condition in conditions.items()
+            }
+
+    @contextmanager
+    def recording(self, users: Collection[str]) -> Iterator[tuple[Connection, dict[str, Standing]]]:
+        """A transaction, and what may be kept of each user, which stays so until it ends."""
+        names = {user: self.pseudonym(user) for user in users}
+        with self.writer.begin() as connection:
+            self.lock(connection, DELETIONS, shared=True)
+            yield connection, self._standing(connection, names)
+
+    def _standing(self, connection: Connection, names: Mapping[str, str]) -> dict[str, Standing]:
+        gone = select(DELETIONS.c.user, DELETIONS.c.at).where(DELETIONS.c.user.in_(names.values()))
+        deleted = {user: at for user, at in connection.execute(gone)}
+        asked = select(CONSENTS).where(CONSENTS.c.user.in_(names))
+        since = {user: at if given else math.inf for user, given, at in connection.execute(asked)}
+        default = -math.inf if self.consent_by_default else math.inf
+        return {
+            user: Standing(deleted.get(name, -math.inf), since.get(storable(user), default))
+            for user, name in names.items()
+        }
+
+
+def _of_user(user: str) -> Any:
+    """The user's requests, and copies of them."""
+    asked = REQUESTS.alias()
+    return or_(REQUESTS.c.user == user, REQUESTS.c.shadow_of.in_(select(asked.c.id).where(asked.c.user == user)))
