@@ -61,7 +61,7 @@ def config_for(folder: Path, *overrides: str) -> ServeConfig:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     words = [
-        f"+models.tiny={folder / 'model'}", "production=tiny", f"output={folder / 'service'}", f"doors.port={port}",
+        f"+models.tiny={folder / 'model'}", "production=tiny", f"output={folder / 'service'}", f"http.port={port}",
         "engine.precision=fp32", "engine.context_tokens=256", "engine.kv_cache_bytes=67108864",
         "engine.max_num_seqs=32", *overrides,
     ]  # fmt: skip
@@ -99,7 +99,7 @@ async def overhead(url: str, config: ServeConfig, model: Path) -> None:
     server = VLLMServer(str(model), "tiny", config.engine)
     await server.start()
     store = Store(f"sqlite:///{Path(config.output) / 'store.sqlite'}")
-    app = routing.read(store, config).seats["tiny"].app
+    app = routing.read(store, config).deployments["tiny"].app
     handle = ray_serve.get_app_handle(app).options(stream=True)
     async with client_of(url) as client:
 
@@ -176,7 +176,7 @@ async def load(
 
 
 async def kill(url: str, config: ServeConfig) -> None:
-    (app,) = {seat.app for seat in routing.read(store_of(config), config).seats.values()}
+    (app,) = {deployment.app for deployment in routing.read(store_of(config), config).deployments.values()}
     victim = engines()[0]
     killed_at = back_at = 0.0
 

@@ -91,7 +91,7 @@ def serving(folder: Path) -> Iterator[Service]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     words = [
-        f"+models.tiny={folder / 'model'}", "production=tiny", f"output={folder / 'service'}", f"doors.port={port}",
+        f"+models.tiny={folder / 'model'}", "production=tiny", f"output={folder / 'service'}", f"http.port={port}",
         "engine.precision=fp32", "engine.context_tokens=64", "engine.kv_cache_bytes=67108864", "engine.max_num_seqs=32",
         "replicas.min=2", "replicas.max=2",
     ]  # fmt: skip

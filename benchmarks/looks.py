@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from serve.config import ServeConfig
-from serve.control.release_manager import ReleaseDesk
+from serve.control.release_manager import ReleaseManager
 from serve.releases import state
 from serve.releases.config import GuardrailConfig, ReleaseConfig
 from serve.releases.state import Transition
@@ -94,11 +94,11 @@ def fill(store: Store, first: int, last: int, step_s: float) -> None:
         )
 
 
-def begin(desk: ReleaseDesk) -> None:
+def begin(manager: ReleaseManager) -> None:
     """A release in its only step."""
     release = state.start("r1", "new", "old", RELEASE, START, salt="s")
     outcome = Outcome.hold
-    desk.save(
+    manager.save(
         {},
         release,
         Transition(release="r1", at=START, before="", after=release.state, outcome=outcome, by="op", reason="started"),
@@ -111,14 +111,14 @@ def memory_mb(name: str) -> float:
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(name))
 
 
-def look(desk: ReleaseDesk, before: float) -> str:
+def look(manager: ReleaseManager, before: float) -> str:
     Path("/proc/self/clear_refs").write_text("5")
     started = time.process_time()
-    desk.look()
+    manager.look()
     spent = time.process_time() - started
-    assert desk.verdict is not None
+    assert manager.verdict is not None
     peak, held = (memory_mb(name) - before for name in ("VmHWM", "VmRSS"))
-    return f"{spent:8.3f} CPU-s, peak +{peak:.0f} MB, held +{held:.0f} MB, {desk.verdict.outcome}"
+    return f"{spent:8.3f} CPU-s, peak +{peak:.0f} MB, held +{held:.0f} MB, {manager.verdict.outcome}"
 
 
 def measure(num_requests: int) -> None:
@@ -130,15 +130,15 @@ def measure(num_requests: int) -> None:
         fill(store, 0, num_requests, step_s)
         end = num_requests
         config = ServeConfig(output=folder, production="old", release=RELEASE)
-        desk = ReleaseDesk(store, config, lambda: START + end * step_s)
-        begin(desk)
+        manager = ReleaseManager(store, config, lambda: START + end * step_s)
+        begin(manager)
         before = memory_mb("VmRSS")
-        print(f"{num_requests} requests, first look: {look(desk, before)}", flush=True)
+        print(f"{num_requests} requests, first look: {look(manager, before)}", flush=True)
         for _ in range(LOOKS):
             fill(store, end, end + MORE, step_s)
             end += MORE
-            print(f"{num_requests} requests, {MORE} more: {look(desk, before)}", flush=True)
-        print(json.dumps({key: desk.verdict.evidence[key] for key in ("goal", "guardrails")}))
+            print(f"{num_requests} requests, {MORE} more: {look(manager, before)}", flush=True)
+        print(json.dumps({key: manager.verdict.evidence[key] for key in ("goal", "guardrails")}))
         store.close()
 
 

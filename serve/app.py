@@ -19,11 +19,11 @@ from rlhf.config import compose
 from rlhf.types import InputError, RunError
 from serve.config import ServeConfig
 from serve.control.controller import Controller
-from serve.control.release_manager import ReleaseDesk
+from serve.control.release_manager import ReleaseManager
 from serve.gateway import routes
-from serve.gateway.auth import check_doors, check_ray, hash_key, make_key
+from serve.gateway.auth import hash_key, make_key, require_ray_auth, require_user_keys
 from serve.gateway.engine import FAST, HEALTH_PERIOD_S
-from serve.gateway.errors import Refusal
+from serve.gateway.errors import ApiError
 from serve.gateway.exchange import BROKEN, call_engine
 from serve.gateway.gateway import Gateway
 from serve.gateway.http_server import listening
@@ -53,9 +53,9 @@ class GatewayReplica:
         self.listens = listens
         if not listens:
             # Where Serve really listens, whatever was configured.
-            config.doors.host = _get_global_client().http_config.host or "127.0.0.1"
-        check_doors(config.doors.host, store.all_keys())
-        check_ray(config.doors.host, authenticated=is_token_auth_enabled())
+            config.http.host = _get_global_client().http_config.host or "127.0.0.1"
+        require_user_keys(config.http.host, store.all_keys())
+        require_ray_auth(config.http.host, authenticated=is_token_auth_enabled())
         self.controller = controller
         self.gateway = Gateway(config, store, call_engine, RecordMetrics().write)
 
@@ -65,7 +65,7 @@ class GatewayReplica:
             found = await self.controller.command.remote(command, arguments)
         except BROKEN as error:
             message = f"the release controller died over this ({type(error).__name__}): look at the status, try again"
-            raise Refusal(503, message, retry_after_s=self.gateway.config.limits.retry_after_s) from None
+            raise ApiError(503, message, retry_after_s=self.gateway.config.limits.retry_after_s) from None
         if isinstance(found, Exception):
             raise found
         return found
@@ -74,8 +74,8 @@ class GatewayReplica:
         if not self.listens:
             return routes.build(self.gateway, self.command, send_ids=False)
         config = self.gateway.config
-        door = partial(listening, doors=config.doors, headers_s=config.limits.body_s, drain_s=config.replicas.drain_s)
-        return routes.build(self.gateway, self.command, door=door)
+        listener = partial(listening, http=config.http, headers_s=config.limits.body_s, drain_s=config.replicas.drain_s)
+        return routes.build(self.gateway, self.command, listener=listener)
 
 
 def build(arguments: dict[str, str]) -> Application:
@@ -87,7 +87,7 @@ def build(arguments: dict[str, str]) -> Application:
 def assemble(config: ServeConfig, *, listens: bool) -> Application:
     """`listens`: whether the gateways listen themselves, all on the head node, rather than Serve's proxies for them."""
     # Before anything is laid down or starts; a replica knows its cluster's, and checks again.
-    check_ray(config.doors.host, authenticated=is_token_auth_enabled())
+    require_ray_auth(config.http.host, authenticated=is_token_auth_enabled())
     url = prepare(config)
     # Once, as for engines: a model that does not start once would not start later.
     once = {"max_constructor_retry_count": 1}
@@ -142,7 +142,7 @@ def prepare(config: ServeConfig) -> str:
             with open(os.open(folder / OPERATOR_KEY, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
                 file.write(key)
             store.add_key(hash_key(key), Role.operator, "operator", time.time())
-        ReleaseDesk(store, config, time.time).open_shop()
+        ReleaseManager(store, config, time.time).bootstrap()
     finally:
         store.close()
     return url

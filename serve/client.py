@@ -20,7 +20,7 @@ LONGEST_START_S = 7200.0
 
 
 @dataclass(kw_only=True, slots=True)
-class DeskConfig:
+class ClientConfig:
     """How the service is reached."""
 
     url: str = "http://127.0.0.1:8000"
@@ -32,7 +32,7 @@ class DeskConfig:
 
 
 @dataclass(kw_only=True, slots=True)
-class StartConfig(DeskConfig):
+class StartConfig(ClientConfig):
     """`start`."""
 
     name: str = MISSING
@@ -59,9 +59,9 @@ class PowerConfig:
 
 COMMANDS: dict[str, type[Any]] = {
     "start": StartConfig,
-    "status": DeskConfig,
-    "promote": DeskConfig,
-    "rollback": DeskConfig,
+    "status": ClientConfig,
+    "promote": ClientConfig,
+    "rollback": ClientConfig,
     "power": PowerConfig,
 }
 
@@ -83,7 +83,7 @@ def run(words: list[str]) -> None:
     sys.stdout.write(describe(ask(command, config)))
 
 
-def ask(command: str, config: DeskConfig) -> dict[str, Any]:
+def ask(command: str, config: ClientConfig) -> dict[str, Any]:
     """What the service answers an operator. Raises InputError for what is wrong, RunError where it is not there."""
     try:
         key = Path(config.key).expanduser().read_text().strip()

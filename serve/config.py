@@ -94,8 +94,8 @@ class StoreConfig:
 
 
 @dataclass(kw_only=True, slots=True)
-class DoorsConfig:
-    """Where the service listens. Elsewhere than on loopback it does so with keys alone."""
+class HttpConfig:
+    """The HTTP server. Binding beyond loopback requires API keys."""
 
     host: str = "127.0.0.1"
     """Address of the gateways that `launch/serve.py` starts. With `serve run` and `serve deploy` Serve's proxies have
@@ -129,8 +129,8 @@ class ServeConfig:
     """What a request may ask for."""
     store: StoreConfig = field(default_factory=StoreConfig)
     """Where things are kept."""
-    doors: DoorsConfig = field(default_factory=DoorsConfig)
-    """Where it listens."""
+    http: HttpConfig = field(default_factory=HttpConfig)
+    """The HTTP server."""
     release: ReleaseConfig = field(default_factory=ReleaseConfig)
     """How a candidate is decided about."""
 

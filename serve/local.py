@@ -26,7 +26,7 @@ from serve.store.store import Store
 def serving(config: ServeConfig) -> Iterator[str]:
     """The service's URL, once every model answers. Raises InputError, or RunError where it does not start."""
     with ExitStack() as stack:
-        stack.enter_context(reserved(config.doors))
+        stack.enter_context(reserved(config.http))
         app = assemble(config, listens=True)
         if not ray.is_initialized():
             # An engine takes a CPU; a candidate needs one more beside the models.
@@ -41,15 +41,15 @@ def serving(config: ServeConfig) -> Iterator[str]:
             within(longest_s, "start the service", lambda: ray_serve.run(app, name=APP, route_prefix=None))
         except RuntimeError as error:
             raise RunError(f"the service does not start: {why_not(APP) or error}") from error
-        host = f"[{config.doors.host}]" if ":" in config.doors.host else config.doors.host
-        yield f"http://{host}:{config.doors.port}"
+        host = f"[{config.http.host}]" if ":" in config.http.host else config.http.host
+        yield f"http://{host}:{config.http.port}"
 
 
 def close_down(url: str, call_s: float, drain_s: float) -> None:
     """End this service's applications, and Serve itself unless others run on it.
 
-    The service first: its controller would deploy engines again, and what it is asked until its doors are closed needs
-    them.
+    The service first: its controller would deploy engines again, and requests need them until its listeners are
+    closed.
     """
     store = Store(url)
     try:

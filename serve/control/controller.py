@@ -15,7 +15,7 @@ from serve.config import ServeConfig
 from serve.control.candidate_start import Starting
 from serve.control.engines import Engines, Serving
 from serve.control.ray_adapter import RayServe
-from serve.control.release_manager import ReleaseDesk
+from serve.control.release_manager import ReleaseManager
 from serve.store.database import reason
 from serve.store.records import Phase
 from serve.store.store import Store
@@ -35,7 +35,7 @@ class Controller:
         self.store = Store(
             store_url, consent_by_default=config.store.consent_by_default, postgres=config.store.postgres
         )
-        self.desk = ReleaseDesk(self.store, config, time.time)
+        self.manager = ReleaseManager(self.store, config, time.time)
         self.engines = Engines(self.store, config, connect(config))
         self.starting: Starting | None = None
         self.lock = asyncio.Lock()
@@ -47,9 +47,9 @@ class Controller:
             await asyncio.sleep(self.config.release.interval_s)
             try:
                 # Without the lock: no command waits for it, and a release that one changes meanwhile is left as it is.
-                judged = await asyncio.to_thread(self.desk.judge)
+                judgement = await asyncio.to_thread(self.manager.judge)
                 async with self.lock:
-                    transition = await asyncio.to_thread(self.desk.act, judged)
+                    transition = await asyncio.to_thread(self.manager.act, judgement)
                     if transition is not None:
                         LOG.info("release %s: %s, as %s", transition.release, transition.after, transition.reason)
                     await self.reconcile()
@@ -87,7 +87,7 @@ class Controller:
 
     async def status(self) -> dict[str, Any]:
         """Waits for no look and no start."""
-        found = await asyncio.to_thread(self.desk.status)
+        found = await asyncio.to_thread(self.manager.status)
         return {**found, "starting": self.starting.describe() if self.starting else None}
 
     async def start(self, name: str, folder: str, by: str, reason: str) -> None:
@@ -100,14 +100,14 @@ class Controller:
             async with self.lock:
                 starting.check()
                 starting.begun = True
-                await asyncio.to_thread(self.desk.start, name, by, reason)
+                await asyncio.to_thread(self.manager.start, name, by, reason)
         finally:
             self.starting = None
             async with self.lock:
                 await self.tidy()
 
     def bring_up(self, starting: Starting) -> None:
-        candidate = self.desk.check_start(starting.name, starting.folder)
+        candidate = self.manager.check_start(starting.name, starting.folder)
         starting.check()
         starting.host = self.engines.host(candidate)
         self.engines.bring_up(candidate, starting.check)
@@ -123,16 +123,16 @@ class Controller:
         if self.starting:
             raise InputError(f"{self.starting}: promote it once its release has begun, or cancel it by a rollback")
         async with self.lock:
-            await asyncio.to_thread(self.desk.promote, by, reason)
+            await asyncio.to_thread(self.manager.promote, by, reason)
             await self.tidy()
 
     async def roll_back(self, by: str, reason: str) -> None:
         async with self.lock:
-            _, release = await asyncio.to_thread(self.desk.latest)
+            _, release = await asyncio.to_thread(self.manager.latest)
             if release and release.phase is Phase.promoted and not release.warm:
                 # Its engines were given up for a candidate that did not come to a release.
                 predecessor = self.store.variant(release.predecessor)
                 assert predecessor is not None
                 await asyncio.to_thread(self.engines.bring_up, predecessor, lambda: None)
-            await asyncio.to_thread(self.desk.roll_back, by, reason)
+            await asyncio.to_thread(self.manager.roll_back, by, reason)
             await self.tidy()

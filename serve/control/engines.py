@@ -19,7 +19,7 @@ from rlhf.types import InputError, RunError
 from serve.config import ServeConfig
 from serve.gateway.engine import app_name, demand
 from serve.gateway.gateway import REFRESH_S
-from serve.gateway.routing import Seat, seat, served
+from serve.gateway.routing import Deployment, deployment_of, served_variants
 from serve.releases.state import Release
 from serve.store.records import Variant
 from serve.store.store import Store
@@ -59,8 +59,8 @@ class Serving(Protocol):
     def free(self) -> Sequence[Mapping[str, float]]:
         """Resources of each node that nothing has reserved."""
 
-    def first_answer(self, there: Seat, body: Mapping[str, Any], request_id: str) -> tuple[int, Any]:
-        """Status and body of a completion by the engines of a seat. Raises InputError where they do not load it."""
+    def first_answer(self, deployment: Deployment, body: Mapping[str, Any], request_id: str) -> tuple[int, Any]:
+        """Status and body of a completion by a deployment. Raises InputError where its engines do not load it."""
 
 
 def within(seconds: float, what: str, call: Callable[[], ResultT]) -> ResultT:
@@ -131,7 +131,7 @@ class Engines:
         self.reconcile(host)
         self.wait(host, check)
         if host is not coming:
-            self.try_adapter(coming, seat(coming, {host.name: host}, self.config))
+            self.try_adapter(coming, deployment_of(coming, {host.name: host}, self.config))
 
     def host(self, variant: Variant) -> Variant:
         """The variant whose engines answer for this one."""
@@ -200,10 +200,10 @@ class Engines:
         LOG.info("the engines of %s end, as a candidate needs their room", ", ".join(sorted(self.spare())))
         self.store.save_release({**latest, "state": {**latest["state"], "warm": False}})
 
-    def try_adapter(self, adapter: Variant, there: Seat) -> None:
+    def try_adapter(self, adapter: Variant, deployment: Deployment) -> None:
         """Have it answer with one token. Raises InputError where its model's engines do not load it."""
         body = {"model": adapter.name, "prompt": [0], "max_tokens": 1}
-        ask = partial(self.serving.first_answer, there, body, f"try-{adapter.name}")
+        ask = partial(self.serving.first_answer, deployment, body, f"try-{adapter.name}")
         status, answer = self.call(f"answer with adapter {adapter.name}", ask)
         if status != 200:
             raise InputError(f"adapter {adapter.name} in {adapter.folder}: {answer['error']['message']}")
@@ -211,7 +211,7 @@ class Engines:
     def wanted(self, coming: Variant | None = None, *, spare: bool = True) -> dict[str, Variant]:
         """Whole models that are to have engines, by their application."""
         latest = self.store.latest_release() if spare else None
-        variants = served(self.store, self.config, self.store.production(), latest)
+        variants = served_variants(self.store, self.config, self.store.production(), latest)
         variants |= {coming.name: coming} if coming else {}
         return {self.name(one): one for one in variants.values() if one.base is None}
 

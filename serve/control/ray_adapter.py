@@ -16,7 +16,7 @@ from rlhf.types import InputError
 from serve.config import ServeConfig
 from serve.control.engines import Found
 from serve.gateway.engine import DEPLOYMENT, application
-from serve.gateway.routing import Seat
+from serve.gateway.routing import Deployment
 from serve.store.records import Endpoint, Variant
 
 ALIVE = ("STARTING", "UPDATING", "RECOVERING", "RUNNING")
@@ -48,10 +48,10 @@ class RayServe:
     def free(self) -> Sequence[Mapping[str, float]]:
         return list(available_resources_per_node().values())
 
-    def first_answer(self, there: Seat, body: Mapping[str, Any], request_id: str) -> tuple[int, Any]:
-        engine = ray_serve.get_deployment_handle(DEPLOYMENT, there.app, _check_exists=False).options(stream=True)
+    def first_answer(self, deployment: Deployment, body: Mapping[str, Any], request_id: str) -> tuple[int, Any]:
+        engine = ray_serve.get_deployment_handle(DEPLOYMENT, deployment.app, _check_exists=False).options(stream=True)
         try:
-            answers = list(engine.answer.remote(Endpoint.completion, body, request_id, there.adapter))
+            answers = list(engine.answer.remote(Endpoint.completion, body, request_id, deployment.adapter))
         except RayTaskError as error:
             raise InputError(last_line(str(error.cause))) from None
         status, answer = answers[0]

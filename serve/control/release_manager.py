@@ -19,7 +19,7 @@ from serve.store.store import Store
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Judged:
+class Judgement:
     """A release under way and the verdict on it; it may have changed since."""
 
     id: int
@@ -33,7 +33,7 @@ class Judged:
 
 
 @dataclass(slots=True)
-class ReleaseDesk:
+class ReleaseManager:
     """Every change is one transaction, with its transition; of two processes that decide at once one is refused."""
 
     store: Store
@@ -47,7 +47,7 @@ class ReleaseDesk:
     def __post_init__(self) -> None:
         self.looks = Looks(self.store, self.config.release, timeout_s=self.config.limits.timeout_s)
 
-    def open_shop(self) -> None:
+    def bootstrap(self) -> None:
         """Register the configured models; the first call of all says what is in production."""
         if not self.config.models:
             raise InputError("models={}: there is nothing to serve; name a folder, as in +models.one=FOLDER")
@@ -72,7 +72,7 @@ class ReleaseDesk:
         """Judge the release under way and do what follows."""
         return self.act(self.judge())
 
-    def judge(self) -> Judged | None:
+    def judge(self) -> Judgement | None:
         """Judge the release under way, which changes nothing; None where there is none. One caller at a time."""
         saved, release = self.latest()
         if saved is None or release is None or release.experiment is None:
@@ -80,24 +80,20 @@ class ReleaseDesk:
         now = self.clock()
         verdict = self.looks.look(release.experiment, now)
         unverified = self.unverified(release) if release.would_promote(verdict) else None
-        return Judged(id=saved["id"], version=saved["version"], at=now, verdict=verdict, unverified=unverified)
+        return Judgement(id=saved["id"], version=saved["version"], at=now, verdict=verdict, unverified=unverified)
 
-    def act(self, judged: Judged | None) -> Transition | None:
+    def act(self, judgement: Judgement | None) -> Transition | None:
         """Do what follows from a verdict, unless the release has changed since."""
         saved, release = self.latest()
         if (
             saved is None
             or release is None
-            or judged is None
-            or (saved["id"], saved["version"])
-            != (
-                judged.id,
-                judged.version,
-            )
+            or judgement is None
+            or (saved["id"], saved["version"]) != (judgement.id, judgement.version)
         ):
             return None
-        self.verdict = judged.verdict
-        after, transition = state.advance(release, judged.verdict, now=judged.at, unverified=judged.unverified)
+        self.verdict = judgement.verdict
+        after, transition = state.advance(release, judgement.verdict, now=judgement.at, unverified=judgement.unverified)
         if transition is not None:
             self.save(saved, after, transition)
         return transition

@@ -1,4 +1,4 @@
-"""What was made from a folder, directly or through others, as manifests say."""
+"""Artifacts made from a folder, directly or through others, according to manifests."""
 
 from __future__ import annotations
 
@@ -12,40 +12,40 @@ from rlhf.train.artifact import MANIFEST
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
-    """An artifact in a folder."""
+class ArtifactNode:
+    """An artifact in a folder, and the paths that its manifest mentions."""
 
     folder: Path
     kind: str
     """`model`, `checkpoint` and so on."""
-    named: tuple[str, ...]
+    mentions: tuple[str, ...]
     """All texts in its configuration and its parents, paths among them."""
 
 
-def artifacts_in(roots: Iterable[Path]) -> list[Made]:
+def artifacts_in(roots: Iterable[Path]) -> list[ArtifactNode]:
     """Artifacts anywhere in these folders, each once."""
     files = {file.resolve() for root in roots for file in root.rglob(MANIFEST)}
     return [made for file in sorted(files) if (made := read(file))]
 
 
-def read(file: Path) -> Made | None:
+def read(file: Path) -> ArtifactNode | None:
     """None: the file is another program's."""
     try:
         manifest = json.loads(file.read_text(encoding="utf-8"))
-        named = tuple(texts([manifest.get("config"), manifest.get("parents")]))
-        return Made(file.parent, str(manifest["kind"]), named)
+        mentions = tuple(texts([manifest.get("config"), manifest.get("parents")]))
+        return ArtifactNode(file.parent, str(manifest["kind"]), mentions)
     except (OSError, ValueError, KeyError, AttributeError):
         return None
 
 
-def descendants(folder: Path, artifacts: Iterable[Made]) -> list[Made]:
+def descendants(folder: Path, artifacts: Iterable[ArtifactNode]) -> list[ArtifactNode]:
     """Artifacts whose data, parents or other models lead back to the folder, in the order found."""
     left = [made for made in artifacts if made.folder != folder]
-    found: list[Made] = []
+    found: list[ArtifactNode] = []
     ancestors = [folder]
     while ancestors:
         ancestor = ancestors.pop(0)
-        made = [each for each in left if any(lies_in(text, ancestor) for text in each.named)]
+        made = [each for each in left if any(is_inside(text, ancestor) for text in each.mentions)]
         left = [each for each in left if each not in made]
         found += made
         ancestors += [each.folder for each in made]
@@ -64,7 +64,7 @@ def texts(value: Any) -> Iterator[str]:
                 yield from texts(each)
 
 
-def lies_in(text: str, folder: Path) -> bool:
+def is_inside(text: str, folder: Path) -> bool:
     """Whether a text is the path of the folder, or of something in it.
 
     A relative one was seen from a place that no manifest names: any folder of that name may be meant, and one too many

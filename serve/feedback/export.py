@@ -24,7 +24,7 @@ from rlhf.data.messages import take_prompt
 from rlhf.data.quarantine import REJECTS
 from rlhf.train.artifact import MANIFEST, Artifact, committing, describe, open_artifact, settled
 from rlhf.types import InputError
-from serve.feedback.labels import Opinion, Row, imitable, labelled, opinions, pairs
+from serve.feedback.labels import FeedbackRow, Opinion, demonstrations, labelled, pairs, read_opinions
 from serve.feedback.user_shares import largest_share, within_shares
 from serve.store.exports import Export
 from serve.store.records import Feedback, Request
@@ -122,15 +122,15 @@ def export(store: Store, kind: RowKind, folder: Path, config: ExportConfig) -> A
         },
     }
     users = {request.id: request.user for row in rows for request in row.requests}
-    with noted(store, folder, users), committing(folder, manifest) as staging:
+    with registered(store, folder, users), committing(folder, manifest) as staging:
         write_lines(staging / ROWS, ({**row.content, "source": row.source, **origin(row)} for row in rows))
         write_lines(staging / REJECTS, ({"reason": reject.reason, **origin(reject)} for reject in rejects))
     return open_artifact(folder)
 
 
 @contextmanager
-def noted(store: Store, folder: Path, users: Mapping[str, str]) -> Iterator[None]:
-    """A block that writes an export, which the store knows from before it is there: who withdraws meanwhile is found.
+def registered(store: Store, folder: Path, users: Mapping[str, str]) -> Iterator[None]:
+    """A block that writes an export. The store knows it from the start, so that a withdrawal meanwhile finds it.
 
     `users`: by request behind its rows.
     """
@@ -151,44 +151,44 @@ def noted(store: Store, folder: Path, users: Mapping[str, str]) -> Iterator[None
     store.set_export(replace(export, manifest=describe(folder / MANIFEST)["sha256"]))
 
 
-def parents_of(store: Store, rows: Iterable[Row]) -> list[dict[str, Any]]:
+def parents_of(store: Store, rows: Iterable[FeedbackRow]) -> list[dict[str, Any]]:
     """The models whose answers these are."""
     folders = {variant.name: variant.folder for variant in store.variants()}
     answered = sorted({(request.variant, request.version) for row in rows for request in row.requests})
     return [{"path": folders.get(name), "variant": name, "version": version} for name, version in answered]
 
 
-def collect(store: Store, kind: RowKind, config: ExportConfig) -> tuple[list[Row], list[Reject]]:
+def collect(store: Store, kind: RowKind, config: ExportConfig) -> tuple[list[FeedbackRow], list[Reject]]:
     """Rows in order of time, and what was left out."""
     rejects: list[Reject] = []
-    said: list[Opinion] = []
-    answered: list[Request] = []
+    opinions: list[Opinion] = []
+    requests: list[Request] = []
 
     def refuse(reason: str, left_out: Iterable[Opinion]) -> None:
         rejects.extend(Reject(reason, (opinion.request,), (opinion.event,)) for opinion in left_out)
 
     for request, events in store.dialogues(since=config.since, until=config.until, variant=config.variant):
-        reason = unusable(request)
+        reason = reject_reason(request)
         if reason is None:
-            said += opinions(request, events)
-            answered.append(request)
+            opinions += read_opinions(request, events)
+            requests.append(request)
         elif events or reason != "no_consent":
             rejects.append(Reject(reason, (request,), tuple(events)))
     match kind:
         case RowKind.pairs:
-            rows = pairs(said, answered, refuse, regenerations=config.regenerations)
+            rows = pairs(opinions, requests, refuse, regenerations=config.regenerations)
         case RowKind.labelled:
-            rows = labelled(said, refuse)
+            rows = labelled(opinions, refuse)
         case RowKind.sft:
-            rows = imitable(said, refuse)
+            rows = demonstrations(opinions, refuse)
     rows.sort(key=lambda row: (row.at, *origin(row).values(), to_line(row.content)))
     kept, cut = within_shares(distinct(rows, rejects), max_rows=config.max_per_user, max_share=config.max_user_share)
     rejects += [Reject("flood", row.requests, row.events) for row in cut]
     return kept, rejects
 
 
-def unusable(request: Request) -> str | None:
-    """Why nothing can be learnt from the request's answers. None: something can."""
+def reject_reason(request: Request) -> str | None:
+    """Return why the request's answers cannot be exported; None if they can."""
     if request.shadow_of is not None:
         return "shadow"
     if request.status != 200 or request.error is not None:
@@ -204,9 +204,9 @@ def unusable(request: Request) -> str | None:
     return None
 
 
-def distinct(rows: Sequence[Row], rejects: list[Reject]) -> list[Row]:
+def distinct(rows: Sequence[FeedbackRow], rejects: list[Reject]) -> list[FeedbackRow]:
     """The rows that trainers can load, equal ones once."""
-    kept: dict[str, Row] = {}
+    kept: dict[str, FeedbackRow] = {}
     for row in rows:
         defect = defect_of(row)
         if defect is None and to_line(row.content) in kept:
@@ -218,7 +218,7 @@ def distinct(rows: Sequence[Row], rejects: list[Reject]) -> list[Row]:
     return list(kept.values())
 
 
-def defect_of(row: Row) -> str | None:
+def defect_of(row: FeedbackRow) -> str | None:
     """Why a trainer would refuse the row."""
     try:
         prompt = take_prompt(row.content, "prompt", remedy="")
@@ -249,7 +249,7 @@ def trace(store: Store, folder: Path, row: int) -> list[tuple[Request, list[Feed
     ]
 
 
-def origin(traced: Row | Reject) -> dict[str, list[str]]:
+def origin(traced: FeedbackRow | Reject) -> dict[str, list[str]]:
     return {
         "request_ids": [request.id for request in traced.requests],
         "event_ids": [event.id for event in traced.events],

@@ -28,7 +28,7 @@ from rlhf.train.artifact import (
     staging_of,
 )
 from rlhf.types import InputError, RunError
-from serve.feedback.descendants import Made, artifacts_in, descendants
+from serve.feedback.descendants import ArtifactNode, artifacts_in, descendants
 from serve.feedback.export import FORGOTTEN, ROWS
 from serve.store.exports import Export
 from serve.store.store import Store
@@ -53,8 +53,8 @@ class ForgetConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """What became of one export."""
+class ForgetResult:
+    """The result of removing rows from one export."""
 
     folder: Path
     removed: int = 0
@@ -63,7 +63,7 @@ class Outcome:
     request_ids: frozenset[str] = frozenset()
     """Requests behind the rows that stay."""
     models: tuple[str, ...] = ()
-    """What was made from it, with those rows."""
+    """Artifacts made from it while it had those rows."""
     problem: str | None = None
     """Why it still holds rows. None: it holds none."""
 
@@ -73,30 +73,30 @@ class Outcome:
         return f"{self.folder}: {state}; made from it with those rows: {models}"
 
 
-def forget(store: Store, config: ForgetConfig) -> list[Outcome]:
+def forget(store: Store, config: ForgetConfig) -> list[ForgetResult]:
     """Rewrite every export that holds rows of users who withdrew, and note those that cannot be reached.
 
     Rows and their order stay otherwise, byte for byte. Raises InputError where a folder that is named is not what its
     key says.
     """
-    artifacts = made_so_far(store, config.roots)
-    strike_off(store, config.gone)
-    outcomes = [found(store, Path(folder).resolve(), artifacts) for folder in config.folders]
+    artifacts = find_artifacts(store, config.roots)
+    remove_gone(store, config.gone)
+    outcomes = [forget_moved(store, Path(folder).resolve(), artifacts) for folder in config.folders]
     for export in store.exports_to_forget():
         # Where a link leads: renaming the link would leave the rows there.
         folder = Path(export.folder).resolve()
         try:
-            check_same(export)
+            check_unchanged(export)
             outcome = rewrite(store, folder, artifacts)
-            note(store, export, outcome)
+            update_store(store, export, outcome)
         except (InputError, RunError, OSError) as error:
-            outcome = Outcome(folder=folder, problem=str(error), models=models_of(folder, artifacts))
+            outcome = ForgetResult(folder=folder, problem=str(error), models=models_of(folder, artifacts))
             store.set_export(replace(export, problem=outcome.problem))
         outcomes.append(outcome)
     return outcomes
 
 
-def made_so_far(store: Store, roots: Collection[str]) -> list[Made]:
+def find_artifacts(store: Store, roots: Collection[str]) -> list[ArtifactNode]:
     for root in roots:
         if not Path(root).is_dir():
             raise InputError(f"roots: {root} is not there; name the folders that runs write to, or give roots=[]")
@@ -104,11 +104,11 @@ def made_so_far(store: Store, roots: Collection[str]) -> list[Made]:
     return artifacts_in([*map(Path, roots), *(folder for folder in variants if folder.is_dir())])
 
 
-def models_of(folder: Path, artifacts: Collection[Made]) -> tuple[str, ...]:
+def models_of(folder: Path, artifacts: Collection[ArtifactNode]) -> tuple[str, ...]:
     return tuple(f"{made.folder} ({made.kind})" for made in descendants(folder, artifacts))
 
 
-def strike_off(store: Store, folders: Collection[str]) -> None:
+def remove_gone(store: Store, folders: Collection[str]) -> None:
     for folder in map(Path, folders):
         if folder.exists():
             raise InputError(f"gone: {folder} is there; leave it out, and rows are removed from it")
@@ -119,26 +119,26 @@ def strike_off(store: Store, folders: Collection[str]) -> None:
             store.remove_export(export.id)
 
 
-def found(store: Store, folder: Path, artifacts: Collection[Made]) -> Outcome:
+def forget_moved(store: Store, folder: Path, artifacts: Collection[ArtifactNode]) -> ForgetResult:
     """Rewrite an export that lies elsewhere. The store follows one that was moved."""
-    before = history(folder)
+    before = manifest_hashes(folder)
     outcome = rewrite(store, folder, artifacts)
     for export in store.exports():
         if export.manifest in before and not Path(export.folder).exists():
-            note(store, replace(export, folder=str(folder), host=socket.gethostname()), outcome)
+            update_store(store, replace(export, folder=str(folder), host=socket.gethostname()), outcome)
     return outcome
 
 
-def check_same(export: Export) -> None:
+def check_unchanged(export: Export) -> None:
     """Raises InputError where the export is not there any more."""
     remedy = "name it in folders if it was moved, or in gone if it was removed and no copy is left"
     if not Path(export.folder).is_dir():
         raise InputError(f"{export.folder} on {export.host} is not there: {remedy}")
-    if export.manifest is not None and export.manifest not in history(Path(export.folder)):
+    if export.manifest is not None and export.manifest not in manifest_hashes(Path(export.folder)):
         raise InputError(f"{export.folder} is another export than the one that was written there: {remedy}")
 
 
-def history(folder: Path) -> set[str]:
+def manifest_hashes(folder: Path) -> set[str]:
     """sha256 of the manifest, and of those it had before rows were removed."""
     file = folder / MANIFEST
     if not file.is_file():
@@ -151,13 +151,13 @@ def history(folder: Path) -> set[str]:
     return {describe(file)["sha256"], *earlier}
 
 
-def note(store: Store, export: Export, outcome: Outcome) -> None:
+def update_store(store: Store, export: Export, outcome: ForgetResult) -> None:
     manifest = describe(outcome.folder / MANIFEST)["sha256"]
     store.set_export(replace(export, manifest=manifest, problem=None))
     store.set_exported(export.id, outcome.request_ids)
 
 
-def rewrite(store: Store, folder: Path, artifacts: Collection[Made]) -> Outcome:
+def rewrite(store: Store, folder: Path, artifacts: Collection[ArtifactNode]) -> ForgetResult:
     """Write the export again without rows of requests that were deleted or have no text any more.
 
     Raises InputError where it is no export, or not as it was written.
@@ -169,7 +169,7 @@ def rewrite(store: Store, folder: Path, artifacts: Collection[Made]) -> Outcome:
     users = store.readable(requests_of(rows))
     present = store.present(requests_of(rejects))
     kept = [(line, row) for line, row in rows if users.keys() >= set(row["request_ids"])]
-    outcome = Outcome(
+    outcome = ForgetResult(
         folder=folder,
         removed=len(rows) - len(kept),
         left=len(kept),
@@ -188,7 +188,7 @@ def rewrite(store: Store, folder: Path, artifacts: Collection[Made]) -> Outcome:
     return outcome
 
 
-def changed(artifact: Artifact, rows: Lines, rejects: Lines, num_users: int, outcome: Outcome) -> dict[str, Any]:
+def changed(artifact: Artifact, rows: Lines, rejects: Lines, num_users: int, outcome: ForgetResult) -> dict[str, Any]:
     """The manifest of what stays. Whose share is largest is not known any more."""
     metrics = {
         **{key: value for key, value in artifact.manifest["metrics"].items() if key != "largest_user_share"},

@@ -1,4 +1,4 @@
-"""What users said, as rows to learn from: preferences, good and bad answers, answers to imitate."""
+"""Feedback as training rows: preferences, good and bad answers, demonstrations."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ BEST_RATING = 5
 BAD_RATING = 2
 ENDED = "stop"
 """Finish reason of an answer that its text holds whole. Others were cut at a limit or broken off, or call tools."""
-Place = tuple[Endpoint, str, int]
+PromptKey = tuple[Endpoint, str, int]
 """A prompt: endpoint and hash of what was asked, and the prompt's number in it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
+class FeedbackRow:
     """A row of training data and where it comes from."""
 
     content: dict[str, Any]
@@ -31,7 +31,7 @@ class Row:
     requests: tuple[Request, ...]
     events: tuple[Feedback, ...]
     users: frozenset[str]
-    """Without whom it would not be there."""
+    """Users whose feedback produced this row."""
 
     @property
     def at(self) -> float:
@@ -41,22 +41,22 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Opinion:
-    """What a user said of one answer."""
+    """One piece of feedback on one answer."""
 
     request: Request
     event: Feedback
     answer: str
-    whole: bool
+    is_complete: bool
     """Whether the answer ended by itself."""
 
     @property
-    def place(self) -> Place:
+    def prompt_key(self) -> PromptKey:
         """Equal for equal prompts. A chat and a completion of the same words are different ones to the model."""
         number = prompt_number(self.request, self.event.choice)
         return self.request.endpoint, self.request.prompt_hash, number
 
     @property
-    def when(self) -> tuple[float, str]:
+    def order(self) -> tuple[float, str]:
         return self.event.at, self.event.id
 
 
@@ -73,12 +73,12 @@ Refuse = Callable[[str, Iterable[Opinion]], None]
 """Takes a reason and what is left out for it."""
 
 
-def opinions(request: Request, events: Sequence[Feedback]) -> Iterator[Opinion]:
+def read_opinions(request: Request, events: Sequence[Feedback]) -> Iterator[Opinion]:
     responses = {response.index: response for response in request.responses}
     for event in events:
         response = responses[event.choice]
-        whole = response.finish_reason == ENDED
-        yield Opinion(request=request, event=event, answer=response.text or "", whole=whole)
+        is_complete = response.finish_reason == ENDED
+        yield Opinion(request=request, event=event, answer=response.text or "", is_complete=is_complete)
 
 
 def prompt_number(request: Request, choice: int) -> int:
@@ -94,42 +94,47 @@ def prompt_of(request: Request, choice: int) -> dict[str, Any]:
     return {"prompt": messages[prompt_number(request, choice)]["content"], TEMPLATED: False}
 
 
-def pairs(said: Sequence[Opinion], requests: Sequence[Request], refuse: Refuse, *, regenerations: bool) -> list[Row]:
+def pairs(
+    opinions: Sequence[Opinion], requests: Sequence[Request], refuse: Refuse, *, regenerations: bool
+) -> list[FeedbackRow]:
     """Better and worse answers to the same prompt."""
-    votes = last_votes(said, refuse, good_rating=GOOD_RATING)
-    found = [*preferences(said, refuse), *(voted_pairs(judged(votes, refuse), refuse))]
+    votes = last_votes(opinions, refuse, good_rating=GOOD_RATING)
+    found = [*preferences(opinions, refuse), *(voted_pairs(majority_answers(votes, refuse), refuse))]
     return [*found, *regenerated_pairs(votes, requests)] if regenerations else found
 
 
-def labelled(said: Sequence[Opinion], refuse: Refuse) -> list[Row]:
+def labelled(opinions: Sequence[Opinion], refuse: Refuse) -> list[FeedbackRow]:
     """Answers that are desirable or not, as KTO learns them."""
     return [
-        _row(
+        _feedback_row(
             {"completion": answer.votes[0].answer, "label": answer.good},
             "votes",
             answer.votes,
             {answer.votes[0].event.user},
         )
-        for answer in judged(last_votes(said, refuse, good_rating=GOOD_RATING), refuse)
+        for answer in majority_answers(last_votes(opinions, refuse, good_rating=GOOD_RATING), refuse)
     ]
 
 
-def imitable(said: Sequence[Opinion], refuse: Refuse) -> list[Row]:
-    """Answers as users wrote them, and those that they liked best."""
-    rows = [_row({"response": edit.event.text}, "edit", [edit], {edit.event.user}) for edit in edits(said, refuse)]
-    for answer in judged(last_votes(said, refuse, good_rating=BEST_RATING), refuse):
+def demonstrations(opinions: Sequence[Opinion], refuse: Refuse) -> list[FeedbackRow]:
+    """Return demonstrations: answers as users edited them, and those rated best."""
+    rows = [
+        _feedback_row({"response": edit.event.text}, "edit", [edit], {edit.event.user})
+        for edit in edits(opinions, refuse)
+    ]
+    for answer in majority_answers(last_votes(opinions, refuse, good_rating=BEST_RATING), refuse):
         if answer.good:
             first = answer.votes[0]
-            rows.append(_row({"response": first.answer}, "votes", answer.votes, {first.event.user}))
+            rows.append(_feedback_row({"response": first.answer}, "votes", answer.votes, {first.event.user}))
         else:
             refuse("bad", answer.votes)
     return rows
 
 
-def edits(said: Sequence[Opinion], refuse: Refuse) -> list[Opinion]:
-    """Of each answer the last edit, where it changes anything."""
+def edits(opinions: Sequence[Opinion], refuse: Refuse) -> list[Opinion]:
+    """Return the last edit of each answer, if it changes anything."""
     made: dict[tuple[str, int], list[Opinion]] = defaultdict(list)
-    for opinion in sorted(_of(said, FeedbackKind.edit), key=lambda opinion: opinion.when):
+    for opinion in sorted(_of(opinions, FeedbackKind.edit), key=lambda opinion: opinion.order):
         made[opinion.request.id, opinion.event.choice].append(opinion)
     kept = []
     for *earlier, last in made.values():
@@ -144,11 +149,11 @@ def edits(said: Sequence[Opinion], refuse: Refuse) -> list[Opinion]:
     return kept
 
 
-def preferences(said: Sequence[Opinion], refuse: Refuse) -> Iterator[Row]:
+def preferences(opinions: Sequence[Opinion], refuse: Refuse) -> Iterator[FeedbackRow]:
     """Pairs that one user made: by an edit, or by choosing one of several answers."""
-    made = [(edit, edit.event.text or "", edit.answer) for edit in edits(said, refuse)]
-    for opinion in _of(said, FeedbackKind.chosen):
-        if not opinion.whole:
+    made = [(edit, edit.event.text or "", edit.answer) for edit in edits(opinions, refuse)]
+    for opinion in _of(opinions, FeedbackKind.chosen):
+        if not opinion.is_complete:
             refuse("truncated", [opinion])
             continue
         request, number = opinion.request, prompt_number(opinion.request, opinion.event.choice)
@@ -157,25 +162,25 @@ def preferences(said: Sequence[Opinion], refuse: Refuse) -> Iterator[Row]:
         if not worse:
             refuse("same", [opinion])
         made += [(opinion, opinion.answer, text) for text in worse]
-    last: dict[tuple[str, Place, frozenset[str]], tuple[Opinion, str, str]] = {}
-    for preference in sorted(made, key=lambda preference: preference[0].when):
+    last: dict[tuple[str, PromptKey, frozenset[str]], tuple[Opinion, str, str]] = {}
+    for preference in sorted(made, key=lambda preference: preference[0].order):
         opinion, better, worse_one = preference
-        place = (opinion.event.user, opinion.place, frozenset((better, worse_one)))
-        if place in last:
-            earlier, was_better, _ = last[place]
+        key = (opinion.event.user, opinion.prompt_key, frozenset((better, worse_one)))
+        if key in last:
+            earlier, was_better, _ = last[key]
             refuse("duplicate" if was_better == better else "contradiction", [earlier])
-        last[place] = preference
+        last[key] = preference
     for opinion, better, worse_one in last.values():
         content = {"chosen": better, "rejected": worse_one}
-        yield _row(content, str(opinion.event.kind), [opinion], {opinion.event.user})
+        yield _feedback_row(content, str(opinion.event.kind), [opinion], {opinion.event.user})
 
 
-def last_votes(said: Sequence[Opinion], refuse: Refuse, *, good_rating: int) -> list[tuple[Opinion, int]]:
-    """Of thumbs and ratings of one user on one answer to one prompt the last, as 1 or -1."""
-    cast: dict[tuple[str, Place, str], list[tuple[Opinion, int]]] = defaultdict(list)
-    for opinion in sorted(_of(said, FeedbackKind.thumb, FeedbackKind.rating), key=lambda opinion: opinion.when):
-        place = (opinion.event.user, opinion.place, opinion.answer)
-        cast[place].append((opinion, _sign(opinion.event, good_rating)))
+def last_votes(opinions: Sequence[Opinion], refuse: Refuse, *, good_rating: int) -> list[tuple[Opinion, int]]:
+    """Return the last thumb or rating of each user on each answer to a prompt, as 1 or -1."""
+    cast: dict[tuple[str, PromptKey, str], list[tuple[Opinion, int]]] = defaultdict(list)
+    for opinion in sorted(_of(opinions, FeedbackKind.thumb, FeedbackKind.rating), key=lambda opinion: opinion.order):
+        key = (opinion.event.user, opinion.prompt_key, opinion.answer)
+        cast[key].append((opinion, _sign(opinion.event, good_rating)))
     kept = []
     for *earlier, (last, sign) in cast.values():
         for opinion, before in earlier:
@@ -187,11 +192,11 @@ def last_votes(said: Sequence[Opinion], refuse: Refuse, *, good_rating: int) -> 
     return kept
 
 
-def judged(votes: Sequence[tuple[Opinion, int]], refuse: Refuse) -> list[Answer]:
+def majority_answers(votes: Sequence[tuple[Opinion, int]], refuse: Refuse) -> list[Answer]:
     """Answers by the majority of their users' votes. A good one that is cut short is no answer to learn."""
-    ballots: dict[tuple[Place, str], list[tuple[Opinion, int]]] = defaultdict(list)
-    for opinion, sign in sorted(votes, key=lambda vote: vote[0].when):
-        ballots[opinion.place, opinion.answer].append((opinion, sign))
+    ballots: dict[tuple[PromptKey, str], list[tuple[Opinion, int]]] = defaultdict(list)
+    for opinion, sign in sorted(votes, key=lambda vote: vote[0].order):
+        ballots[opinion.prompt_key, opinion.answer].append((opinion, sign))
     answers = []
     for ballot in ballots.values():
         balance = sum(sign for _, sign in ballot)
@@ -201,19 +206,19 @@ def judged(votes: Sequence[tuple[Opinion, int]], refuse: Refuse) -> list[Answer]
         good = balance > 0
         refuse("outvoted", [opinion for opinion, sign in ballot if (sign > 0) != good])
         majority = tuple(opinion for opinion, sign in ballot if (sign > 0) == good)
-        if good and not any(opinion.whole for opinion in majority):
+        if good and not any(opinion.is_complete for opinion in majority):
             refuse("truncated", majority)
             continue
         answers.append(Answer(good=good, votes=majority))
     return answers
 
 
-def voted_pairs(answers: Sequence[Answer], refuse: Refuse) -> Iterator[Row]:
+def voted_pairs(answers: Sequence[Answer], refuse: Refuse) -> Iterator[FeedbackRow]:
     """Good answers to a prompt with bad ones to the same, each as often as it takes for all to have a partner: of m
     good and n bad ones max(m, n) pairs, not m * n, so that a prompt many asked does not outweigh the others."""
-    by_prompt: dict[Place, list[Answer]] = defaultdict(list)
+    by_prompt: dict[PromptKey, list[Answer]] = defaultdict(list)
     for answer in answers:
-        by_prompt[answer.votes[0].place].append(answer)
+        by_prompt[answer.votes[0].prompt_key].append(answer)
     for judgements in by_prompt.values():
         good, bad = ([answer for answer in judgements if answer.good is side] for side in (True, False))
         if not good or not bad:
@@ -222,32 +227,32 @@ def voted_pairs(answers: Sequence[Answer], refuse: Refuse) -> Iterator[Row]:
         for better, worse in islice(zip(cycle(good), cycle(bad), strict=False), max(len(good), len(bad))):
             content = {"chosen": better.votes[0].answer, "rejected": worse.votes[0].answer}
             owners = {better.votes[0].event.user, worse.votes[0].event.user}
-            yield _row(content, "votes", [*better.votes, *worse.votes], owners)
+            yield _feedback_row(content, "votes", [*better.votes, *worse.votes], owners)
 
 
-def regenerated_pairs(votes: Sequence[tuple[Opinion, int]], requests: Sequence[Request]) -> Iterator[Row]:
+def regenerated_pairs(votes: Sequence[tuple[Opinion, int]], requests: Sequence[Request]) -> Iterator[FeedbackRow]:
     """A regenerated answer that its user voted up, with the one before it, unless that was voted up too.
 
     Regenerating alone says nothing of the new answer, so it makes no pair.
     """
-    liked = {(vote.event.user, vote.place, vote.answer): vote for vote, sign in votes if sign > 0}
-    asked: dict[tuple[str, Place], list[Request]] = defaultdict(list)
+    liked = {(vote.event.user, vote.prompt_key, vote.answer): vote for vote, sign in votes if sign > 0}
+    asked: dict[tuple[str, PromptKey], list[Request]] = defaultdict(list)
     for request in requests:
         if len(request.responses) == 1:
             asked[request.user, (request.endpoint, request.prompt_hash, 0)].append(request)
-    for place, series in asked.items():
+    for key, series in asked.items():
         for before, after in pairwise(series):
             rejected, chosen = before.responses[0].text or "", after.responses[0].text or ""
-            vote = liked.get((*place, chosen))
-            if vote and vote.whole and (*place, rejected) not in liked:
-                row = _row({"chosen": chosen, "rejected": rejected}, "regeneration", [vote], {place[0]})
-                yield Row(
+            vote = liked.get((*key, chosen))
+            if vote and vote.is_complete and (*key, rejected) not in liked:
+                row = _feedback_row({"chosen": chosen, "rejected": rejected}, "regeneration", [vote], {key[0]})
+                yield FeedbackRow(
                     content=row.content, source=row.source, requests=(before, after), events=row.events, users=row.users
                 )
 
 
-def _of(said: Iterable[Opinion], *kinds: FeedbackKind) -> list[Opinion]:
-    return [opinion for opinion in said if opinion.event.kind in kinds]
+def _of(opinions: Iterable[Opinion], *kinds: FeedbackKind) -> list[Opinion]:
+    return [opinion for opinion in opinions if opinion.event.kind in kinds]
 
 
 def _sign(event: Feedback, good_rating: int) -> int:
@@ -257,12 +262,12 @@ def _sign(event: Feedback, good_rating: int) -> int:
     return 1 if value >= good_rating else -1 if value <= BAD_RATING else 0
 
 
-def _row(answers: dict[str, Any], source: str, said: Sequence[Opinion], users: set[str]) -> Row:
-    requests = {opinion.request.id: opinion.request for opinion in said}
-    return Row(
-        content={**prompt_of(said[0].request, said[0].event.choice), **answers},
+def _feedback_row(answers: dict[str, Any], source: str, opinions: Sequence[Opinion], users: set[str]) -> FeedbackRow:
+    requests = {opinion.request.id: opinion.request for opinion in opinions}
+    return FeedbackRow(
+        content={**prompt_of(opinions[0].request, opinions[0].event.choice), **answers},
         source=source,
         requests=tuple(requests.values()),
-        events=tuple(opinion.event for opinion in said),
+        events=tuple(opinion.event for opinion in opinions),
         users=frozenset(users),
     )

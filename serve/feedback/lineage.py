@@ -25,10 +25,10 @@ def lineage(folder: Path) -> Tree:
     """The tree of a model or data set, from manifests alone. InputError where the folder has none."""
     if not (folder / MANIFEST).is_file():
         raise InputError(f"{folder}: no {MANIFEST} there; give a model's folder, or that of exported feedback")
-    return grow(None, folder, set())
+    return add_artifact(None, folder, set())
 
 
-def grow(above: Tree | None, folder: Path, seen: set[str]) -> Tree:
+def add_artifact(above: Tree | None, folder: Path, seen: set[str]) -> Tree:
     """Each artifact once, by its manifest's hash: a copy under another name is the same."""
     file = folder / MANIFEST
     manifest = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
@@ -40,11 +40,11 @@ def grow(above: Tree | None, folder: Path, seen: set[str]) -> Tree:
     if not manifest or digest in seen:
         return node
     seen.add(digest)
-    for line in told(manifest, folder):
+    for line in details(manifest, folder):
         node.add(line)
     for parent in parents(manifest):
         if parent.is_dir():
-            grow(node, parent, seen)
+            add_artifact(node, parent, seen)
         else:
             node.add(f"file {parent} {describe(parent)['sha256'][:SHOWN]}" if parent.is_file() else f"{parent} is gone")
     return node
@@ -56,19 +56,19 @@ def parents(manifest: dict[str, Any]) -> Iterator[Path]:
         if parent["path"] and "commit" not in parent:
             yield Path(parent["path"])
     data = (manifest.get("config") or {}).get("data")
-    if isinstance(data, dict) and data.get("path") and "data.path" not in of_hub(manifest):
+    if isinstance(data, dict) and data.get("path") and "data.path" not in hub_origins(manifest):
         path = Path(data["path"])
         yield path.parent if (path.parent / MANIFEST).is_file() else path
 
 
-def of_hub(manifest: dict[str, Any]) -> dict[str, dict[str, str]]:
+def hub_origins(manifest: dict[str, Any]) -> dict[str, dict[str, str]]:
     """Models and data sets of the Hub that an artifact was made from: id and commit, by key."""
     return (manifest.get("config") or {}).get("hub") or {}
 
 
-def told(manifest: dict[str, Any], folder: Path) -> Iterator[str]:
+def details(manifest: dict[str, Any], folder: Path) -> Iterator[str]:
     """What came from the Hub; of feedback, how much there is and a row with the requests and events it comes from."""
-    for key, origin in of_hub(manifest).items():
+    for key, origin in hub_origins(manifest).items():
         yield f"{key} {origin['id']} of the Hub, commit {origin['commit'][:SHOWN]}"
     if manifest.get("kind") != "feedback":
         return

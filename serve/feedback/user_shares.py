@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from serve.feedback.labels import Row
+from serve.feedback.labels import FeedbackRow
 
 
-def within_shares(rows: Sequence[Row], *, max_rows: int, max_share: float) -> tuple[list[Row], list[Row]]:
+def within_shares(
+    rows: Sequence[FeedbackRow], *, max_rows: int, max_share: float
+) -> tuple[list[FeedbackRow], list[FeedbackRow]]:
     """Split rows into those that stay and those of users who have too many; both keep their order.
 
     No user has more than `max_rows` of the rows that stay, nor more than `max_share` of them. The limit per user is the
@@ -24,7 +26,7 @@ def within_shares(rows: Sequence[Row], *, max_rows: int, max_share: float) -> tu
         limit = allowed
 
 
-def limited(rows: Sequence[Row], limit: int) -> tuple[list[Row], list[Row]]:
+def limited(rows: Sequence[FeedbackRow], limit: int) -> tuple[list[FeedbackRow], list[FeedbackRow]]:
     """Split rows into those that stay, the first in order up to `limit` of each of their users, and the others."""
     taken: Counter[str] = Counter()
     kept, cut = [], []
@@ -37,11 +39,11 @@ def limited(rows: Sequence[Row], limit: int) -> tuple[list[Row], list[Row]]:
     return kept, cut
 
 
-def most_rows(rows: Sequence[Row]) -> int:
+def most_rows(rows: Sequence[FeedbackRow]) -> int:
     """Rows of the user who has most; 0 without rows."""
     return max(Counter(user for row in rows for user in row.users).values(), default=0)
 
 
-def largest_share(rows: Sequence[Row]) -> float:
+def largest_share(rows: Sequence[FeedbackRow]) -> float:
     """Share of the rows that the user with most has."""
     return most_rows(rows) / len(rows)

@@ -1,4 +1,4 @@
-"""Who may come in: API keys, kept as hashes, with one of two roles."""
+"""Authentication and authorization: API keys, kept as hashes, with one of two roles."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from rlhf.types import InputError
-from serve.gateway.errors import Refusal
+from serve.gateway.errors import ApiError
 from serve.store.records import Key, Role
 
 
@@ -44,26 +44,26 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def check_doors(host: str, keys: Iterable[Key]) -> None:
-    """Raises InputError where the service would be open to others without keys."""
+def require_user_keys(host: str, keys: Iterable[Key]) -> None:
+    """Raise InputError if the service listens beyond loopback and no user has a key."""
     if not is_loopback(host) and not any(key.role == Role.user for key in keys):
         raise InputError(
-            f"doors.host={host}: others can reach it and no user has a key; make one with `python launch/keys.py add`, "
+            f"http.host={host}: others can reach it and no user has a key; make one with `python launch/keys.py add`, "
             "or listen on 127.0.0.1"
         )
 
 
-def check_ray(host: str, *, authenticated: bool) -> None:
-    """Raises InputError where others reach the service, and Ray runs whatever anybody sends to its ports."""
+def require_ray_auth(host: str, *, authenticated: bool) -> None:
+    """Raise InputError if the service listens beyond loopback and Ray's ports accept unauthenticated code."""
     if not is_loopback(host) and not authenticated:
         raise InputError(
-            f"doors.host={host}: others can reach it and Ray's authentication is off (RAY_AUTH_MODE), so that whoever "
+            f"http.host={host}: others can reach it and Ray's authentication is off (RAY_AUTH_MODE), so that whoever "
             "reaches Ray's ports runs code here; export RAY_AUTH_MODE=token, or listen on 127.0.0.1"
         )
 
 
-def let_in(authorization: str | None, keys: Mapping[str, Key], *, keyless: bool) -> Caller:
-    """Return the caller of a request with this header. Raises Refusal 401 without a key, or with a wrong one.
+def authenticate(authorization: str | None, keys: Mapping[str, Key], *, keyless: bool) -> Caller:
+    """Return the caller of a request with this header. Raises ApiError 401 without a key, or with a wrong one.
 
     `keyless`: users need none.
     """
@@ -73,11 +73,11 @@ def let_in(authorization: str | None, keys: Mapping[str, Key], *, keyless: bool)
             return Caller(Role(known.role), known.owner, known.users)
     if not keyless:
         problem = "the API key is not known" if authorization else "an API key is missing"
-        raise Refusal(401, f"{problem}: send it as `Authorization: Bearer KEY`")
+        raise ApiError(401, f"{problem}: send it as `Authorization: Bearer KEY`")
     return Caller(Role.user, "")
 
 
-def need(role: Role, caller: Caller) -> None:
-    """Raises Refusal 403 where the caller is less than that."""
+def authorize(role: Role, caller: Caller) -> None:
+    """Raise ApiError 403 if the caller lacks the role."""
     if role is Role.operator and caller.role is not Role.operator:
-        raise Refusal(403, "this is for operators: send an operator's API key")
+        raise ApiError(403, "this is for operators: send an operator's API key")

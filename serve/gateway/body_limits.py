@@ -10,7 +10,7 @@ from fastapi import Request
 
 from serve.config import LimitsConfig
 from serve.gateway.auth import Caller
-from serve.gateway.errors import Refusal
+from serve.gateway.errors import ApiError
 from serve.gateway.transport import is_json
 
 SLOW_S = 1.0
@@ -25,11 +25,11 @@ class Reading:
     """Its key's owner and its address, once each."""
     deadline: asyncio.Timeout
     slow: bool = False
-    refused: str | None = None
+    problem: str | None = None
     """Why it is read no further."""
 
 
-class Bodies:
+class BodyReader:
     """The bodies that one gateway reads.
 
     Each holds a place in the replica, of which there are few: senders who begin many and end none would shut out all
@@ -42,15 +42,15 @@ class Bodies:
         """Slow bodies by sender."""
 
     async def read(self, request: Request, caller: Caller) -> bytes:
-        """Raises Refusal 408, 413 and 415."""
+        """Raises ApiError 408, 413 and 415."""
         reading = Reading(senders(request, caller), asyncio.timeout(self.limits.body_s))
         timer = asyncio.get_running_loop().call_later(SLOW_S, self.slow_down, reading)
         try:
             async with reading.deadline:
-                return await whole(request, self.limits.body_bytes)
+                return await read_all(request, self.limits.body_bytes)
         except TimeoutError:
             late = f"the body is not complete after {self.limits.body_s:g} s: send it faster"
-            raise Refusal(408, reading.refused or late) from None
+            raise ApiError(408, reading.problem or late) from None
         finally:
             timer.cancel()
             if reading.slow:
@@ -59,7 +59,7 @@ class Bodies:
     def slow_down(self, reading: Reading) -> None:
         """Count a body as slow, or end it where its senders have as many as they may."""
         if any(self.slow[sender] >= self.limits.unread_bodies for sender in reading.senders):
-            reading.refused = (
+            reading.problem = (
                 f"the body is not complete after {SLOW_S:g} s, and neither are {self.limits.unread_bodies} others of "
                 "this key or address: end those first"
             )
@@ -74,8 +74,9 @@ def senders(request: Request, caller: Caller) -> Counter[str]:
     return Counter([f"address {address}", *([f"key {caller.owner}"] if caller.owner else [])])
 
 
-async def whole(request: Request, limit: int) -> bytes:
-    """Raises Refusal 413 where it is too long, before all of it has been read, and 415 where it is not said to be JSON.
+async def read_all(request: Request, limit: int) -> bytes:
+    """Return the whole body. Raises ApiError 413 where it is too long, before all of it has been read, and 415 where
+    its Content-Type is not JSON.
 
     A web page can send any other kind to this machine without asking first (CORS).
     """
@@ -83,7 +84,7 @@ async def whole(request: Request, limit: int) -> bytes:
     async for part in request.stream():
         body += part
         if body and not is_json(request.headers.get("content-type")):
-            raise Refusal(415, "Content-Type: the body has to be JSON; send `Content-Type: application/json`")
+            raise ApiError(415, "Content-Type: the body has to be JSON; send `Content-Type: application/json`")
         if len(body) > limit:
-            raise Refusal(413, f"the body has more than {limit} bytes: send less")
+            raise ApiError(413, f"the body has more than {limit} bytes: send less")
     return bytes(body)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-class Refusal(Exception):
+class ApiError(Exception):
     """A request that is not answered: the status and the sentence for its sender."""
 
     def __init__(self, status: int, message: str, *, param: str | None = None, retry_after_s: int | None = None):

@@ -1,4 +1,4 @@
-"""An answer: from the engine to the user, and what is kept of it."""
+"""One exchange: a request, the engine's answer on its way to the user, and the record of both."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from starlette.types import Message, Receive, Scope, Send
 
 from serve.config import LimitsConfig
 from serve.gateway.engine import DEPLOYMENT
-from serve.gateway.errors import Refusal
+from serve.gateway.errors import ApiError
 from serve.gateway.log_redaction import described
-from serve.gateway.routing import Seat
+from serve.gateway.routing import Deployment
 from serve.gateway.schemas.common import GenerationRequest
 from serve.store.consent import salted
 from serve.store.records import Endpoint, Request, Response
@@ -37,8 +37,8 @@ BACKOFF_S = 0.2
 DATA, END, DONE = "data: ", "\n\n", "[DONE]"
 
 Answers = AsyncGenerator[tuple[int, Any], None]
-Call = Callable[[Seat, Endpoint, Mapping[str, Any], str], Answers]
-"""(seat of a variant, endpoint, body, request id) -> what `Engine.answer` yields."""
+Call = Callable[[Deployment, Endpoint, Mapping[str, Any], str], Answers]
+"""(deployment, endpoint, body, request id) -> what `Engine.answer` yields."""
 
 
 @lru_cache(maxsize=64)
@@ -48,9 +48,9 @@ def engine_handle(app: str) -> DeploymentHandle:
     return ray_serve.get_deployment_handle(DEPLOYMENT, app, _check_exists=False).options(stream=True)
 
 
-async def call_engine(seat: Seat, endpoint: Endpoint, body: Mapping[str, Any], id: str) -> Answers:
+async def call_engine(deployment: Deployment, endpoint: Endpoint, body: Mapping[str, Any], id: str) -> Answers:
     """What one of the variant's engines answers. Closing the iterator ends the generation there."""
-    answers = engine_handle(seat.app).answer.remote(str(endpoint), body, id, seat.adapter)
+    answers = engine_handle(deployment.app).answer.remote(str(endpoint), body, id, deployment.adapter)
     try:
         async for answer in answers:
             yield answer
@@ -59,14 +59,14 @@ async def call_engine(seat: Seat, endpoint: Endpoint, body: Mapping[str, Any], i
 
 
 @dataclass(slots=True)
-class Answered:
-    """A request under way, and what becomes of it."""
+class Exchange:
+    """A request in progress, its answer so far, and its outcome."""
 
     id: str
     user: str
     endpoint: Endpoint
-    asked: GenerationRequest
-    seat: Seat
+    request: GenerationRequest
+    deployment: Deployment
     experiment: str | None
     salt: str
     """The store's, for hashes of texts."""
@@ -83,15 +83,15 @@ class Answered:
     """Tool calls of each choice, by their place."""
     reasons: dict[int, str | None] = field(default_factory=dict)
     usage: Mapping[str, int] = field(default_factory=dict)
-    kept: bool = False
-    """Whether its end has been noted."""
+    recorded: bool = False
+    """Whether its end has been recorded."""
 
-    def leave(self, seat: Seat) -> None:
-        """Be answered there, as part of no experiment."""
-        self.seat, self.experiment = seat, None
+    def redirect(self, deployment: Deployment) -> None:
+        """Answer from another deployment, outside of any experiment."""
+        self.deployment, self.experiment = deployment, None
 
     def take(self, body: Mapping[str, Any]) -> None:
-        """Note what a whole answer or a piece of one says."""
+        """Add a whole answer or one chunk of a stream."""
         if body.get("usage"):
             self.usage = body["usage"]
         for choice in body.get("choices", ()):
@@ -114,21 +114,21 @@ class Answered:
         """Names it in the log."""
         return f"{self.id} (request {self.request_id})"
 
-    def fail(self, error: BaseException) -> Refusal:
-        """Note what went wrong; what its user is told of it."""
+    def fail(self, error: BaseException) -> ApiError:
+        """Record the error of this exchange; return the error that the user gets."""
         match error:
-            case Refusal():
-                refusal = error
+            case ApiError():
+                api_error = error
             case TimeoutError():
-                refusal = Refusal(504, "the answer takes too long: ask for less")
+                api_error = ApiError(504, "the answer takes too long: ask for less")
             case asyncio.CancelledError():
-                refusal = Refusal(499, "the client went away")
+                api_error = ApiError(499, "the client went away")
             case _:
                 LOG.error("%s: an unexpected error: %s", self.label, described(error))
                 self.status, self.error = 500, f"{type(error).__name__}: {error}"
-                return Refusal(500, f"an error of this service: its log says more under {self.id}")
-        self.status, self.error = refusal.status, refusal.message
-        return refusal
+                return ApiError(500, f"an error of this service: its log says more under {self.id}")
+        self.status, self.error = api_error.status, api_error.message
+        return api_error
 
     def record(self) -> Request:
         tokens = self.usage.get("completion_tokens")
@@ -139,20 +139,20 @@ class Answered:
             user=self.user,
             at=self.at,
             endpoint=self.endpoint,
-            variant=self.seat.variant,
-            version=self.seat.version,
+            variant=self.deployment.variant,
+            version=self.deployment.version,
             experiment=self.experiment,
             shadow_of=self.shadow_of,
-            conversation=salted(self.salt, self.asked.conversation(self.user)),
-            turn=self.asked.turn,
-            prompt_hash=salted(self.salt, self.asked.prompt_hash),
-            messages=self.asked.dialogue,
-            sampling=self.asked.sampling,
+            conversation=salted(self.salt, self.request.conversation(self.user)),
+            turn=self.request.turn,
+            prompt_hash=salted(self.salt, self.request.prompt_hash),
+            messages=self.request.dialogue,
+            sampling=self.request.sampling,
             status=self.status,
             error=self.error,
             prompt_tokens=self.usage.get("prompt_tokens"),
             latency_s=self.elapsed_s,
-            first_token_s=self.first_token_s if self.asked.stream else None,
+            first_token_s=self.first_token_s if self.request.stream else None,
             responses=[
                 Response(
                     index=i,
@@ -176,40 +176,40 @@ def join_calls(calls: dict[int, dict[str, Any]], pieces: Sequence[Mapping[str, A
         call["function"]["arguments"] += function.get("arguments") or ""
 
 
-async def begin(answered: Answered, body: Mapping[str, Any], limits: LimitsConfig, call: Call) -> tuple[Any, Answers]:
-    """The first thing an engine answers, and the rest. Raises Refusal.
+async def begin(exchange: Exchange, body: Mapping[str, Any], limits: LimitsConfig, call: Call) -> tuple[Any, Answers]:
+    """Return the first answer of an engine and an iterator over the rest. Raises ApiError.
 
     Where the engine dies before that another one is tried: nobody has seen anything yet.
     """
     for attempt in range(1, limits.attempts + 1):
         if attempt > 1:
             await asyncio.sleep(BACKOFF_S * 2 ** (attempt - 2))
-        answers = call(answered.seat, answered.endpoint, body, answered.id)
+        answers = call(exchange.deployment, exchange.endpoint, body, exchange.id)
         try:
             return await anext(answers), answers
         except BackPressureError:
-            raise Refusal(429, "the model is busy: try again", retry_after_s=limits.retry_after_s) from None
+            raise ApiError(429, "the model is busy: try again", retry_after_s=limits.retry_after_s) from None
         except BROKEN as error:
-            place = f"try {attempt} of {limits.attempts} at {answered.seat.variant}"
-            LOG.warning("%s: %s: %s", answered.label, place, described(error))
-    raise Refusal(503, "the model does not answer at the moment: try again", retry_after_s=limits.retry_after_s)
+            place = f"try {attempt} of {limits.attempts} at {exchange.deployment.variant}"
+            LOG.warning("%s: %s: %s", exchange.label, place, described(error))
+    raise ApiError(503, "the model does not answer at the moment: try again", retry_after_s=limits.retry_after_s)
 
 
-def refused(status: int, body: Mapping[str, Any]) -> Refusal:
-    """What an engine said instead of an answer."""
-    return Refusal(status, body["error"]["message"], param=body["error"].get("param"))
+def engine_error(status: int, body: Mapping[str, Any]) -> ApiError:
+    """Turn an error body of an engine into an ApiError."""
+    return ApiError(status, body["error"]["message"], param=body["error"].get("param"))
 
 
 class Stream(StreamingResponse):
-    """Server-sent events. `keep` is awaited at their end, however it comes: the client may go before the first, or take
-    none of what waits for it."""
+    """Server-sent events. `finish` is awaited at their end, however it comes: the client may disconnect before the
+    first, or read none of them."""
 
     def __init__(
-        self, answered: Answered, rest: Answers, limits: LimitsConfig, keep: Callable[[], Awaitable[None]]
+        self, exchange: Exchange, rest: Answers, limits: LimitsConfig, finish: Callable[[], Awaitable[None]]
     ) -> None:
-        content = events(answered, rest, limits, keep)
+        content = events(exchange, rest, limits, finish)
         super().__init__(content, media_type="text/event-stream", headers={"cache-control": "no-cache"})
-        self.answered, self.rest, self.keep, self.patience_s = answered, rest, keep, limits.body_s
+        self.exchange, self.rest, self.finish, self.patience_s = exchange, rest, finish, limits.body_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_in_time(message: Message) -> None:
@@ -224,41 +224,41 @@ class Stream(StreamingResponse):
             with suppress(ClientDisconnect):
                 await super().__call__(scope, receive, send_in_time)
         finally:
-            if not self.answered.kept:
-                self.answered.fail(asyncio.CancelledError())
-            await self.keep()
+            if not self.exchange.recorded:
+                self.exchange.fail(asyncio.CancelledError())
+            await self.finish()
             await self.rest.aclose()
 
 
 async def events(
-    answered: Answered, rest: Answers, limits: LimitsConfig, keep: Callable[[], Awaitable[None]]
+    exchange: Exchange, rest: Answers, limits: LimitsConfig, finish: Callable[[], Awaitable[None]]
 ) -> AsyncIterator[str]:
     """A stream as the user sees it; an engine that dies under way gives an error event, then the end.
 
-    `keep` is awaited before the end, so that feedback finds the answer.
+    `finish` is awaited before the end, so that feedback finds the answer.
     """
     said: list[str] = []
     """What is still to be sent: the pieces of one delivery are sent as one."""
     try:
-        async for pieces in deliveries(rest, limits.timeout_s - answered.elapsed_s):
+        async for pieces in deliveries(rest, limits.timeout_s - exchange.elapsed_s):
             for piece in pieces:
                 if "error" in piece:
-                    raise refused(int(piece["error"]["code"]), piece)
-                answered.take(piece)
-                if shown(piece, answered):
+                    raise engine_error(int(piece["error"]["code"]), piece)
+                exchange.take(piece)
+                if shown(piece, exchange):
                     said.append(event(piece))
             if said:
                 yield "".join(said)
                 said.clear()
     except BROKEN as error:
-        LOG.warning("%s: the engine died in the middle of an answer: %s", answered.label, described(error))
-        died = Refusal(503, "the model's engine died in the middle of this answer: ask again")
-        said.append(event(answered.fail(died).body_for(answered.request_id)))
+        LOG.warning("%s: the engine died in the middle of an answer: %s", exchange.label, described(error))
+        died = ApiError(503, "the model's engine died in the middle of this answer: ask again")
+        said.append(event(exchange.fail(died).body_for(exchange.request_id)))
     except Exception as error:  # noqa: BLE001  `fail` logs what is unexpected
-        said.append(event(answered.fail(error).body_for(answered.request_id)))
+        said.append(event(exchange.fail(error).body_for(exchange.request_id)))
     if said:
         yield "".join(said)
-    await keep()
+    await finish()
     yield f"{DATA}{DONE}{END}"
 
 
@@ -279,9 +279,9 @@ async def deliveries(rest: Answers, left_s: float) -> AsyncIterator[list[dict[st
             return
 
 
-def shown(piece: dict[str, Any], answered: Answered) -> bool:
+def shown(piece: dict[str, Any], exchange: Exchange) -> bool:
     """Give a piece of an answer the names its user knows; whether it is for the user at all."""
-    piece["id"], piece["model"] = answered.id, answered.asked.model
-    if answered.asked.stream_options and answered.asked.stream_options.include_usage:
+    piece["id"], piece["model"] = exchange.id, exchange.request.model
+    if exchange.request.stream_options and exchange.request.stream_options.include_usage:
         return True
     return not piece.pop("usage", None) or bool(piece["choices"])

@@ -1,4 +1,4 @@
-"""The only door: checks a request, decides who answers, and keeps what was answered."""
+"""The gateway: checks a request, routes it to a variant, and records the exchange."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from rlhf.types import InputError, RunError
 from serve.config import ServeConfig
 from serve.gateway import routing
 from serve.gateway.auth import Caller
-from serve.gateway.errors import Refusal
-from serve.gateway.exchange import Answered, Call, Stream, begin, refused
+from serve.gateway.errors import ApiError
+from serve.gateway.exchange import Call, Exchange, Stream, begin, engine_error
 from serve.gateway.recorder import Recorder
-from serve.gateway.routing import Choice, Directions
+from serve.gateway.routing import Route, RoutingTable
 from serve.gateway.schemas.common import GenerationRequest
 from serve.gateway.schemas.requests import check_limits
 from serve.statistics.assignment import Split
@@ -49,9 +49,9 @@ class Gateway:
         """`report` gets the numbers of records that wait and that are lost, before each look at the store."""
         self.config, self.store, self.call, self.report = config, store, call, report
         self.recorder = Recorder(store, config.store.patience_s)
-        self.directions: Directions = routing.read(store, config)
+        self.routing_table: RoutingTable = routing.read(store, config)
         self.salt = store.salt()
-        self.unread: str | None = None
+        self.store_problem: str | None = None
         """Why the store could not be read the last time; None where it could."""
         self.erasing = True
         """Whether deleted text may still be in the store's files: a gateway may have ended before it was gone."""
@@ -61,9 +61,9 @@ class Gateway:
         self.shadows: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
-    async def following(self) -> AsyncIterator[None]:
-        """A block during which the directions are those of the store."""
-        task = asyncio.create_task(self.follow())
+    async def background_refresh(self) -> AsyncIterator[None]:
+        """A block during which the routing table follows the store."""
+        task = asyncio.create_task(self.refresh_forever())
         try:
             yield
         finally:
@@ -72,7 +72,7 @@ class Gateway:
                 await task
             await self.recorder.flush()
 
-    async def follow(self) -> None:
+    async def refresh_forever(self) -> None:
         while True:
             await asyncio.sleep(REFRESH_S)
             self.report(len(self.recorder.waiting), self.recorder.lost)
@@ -81,13 +81,13 @@ class Gateway:
                     self.erasing = await asyncio.to_thread(self.store.erase) is Erasure.pending
                 found = await asyncio.to_thread(routing.read, self.store, self.config)
             except (SQLAlchemyError, InputError, RunError) as error:
-                self.unread = reason(error)
-                LOG.error("the store cannot be read, what it last said stays: %s", self.unread)
+                self.store_problem = reason(error)
+                LOG.error("the store cannot be read, what it last said stays: %s", self.store_problem)
                 continue
-            self.unread = None
-            if (found.split, found.last_deletion) != (self.directions.split, self.directions.last_deletion):
+            self.store_problem = None
+            if (found.split, found.last_deletion) != (self.routing_table.split, self.routing_table.last_deletion):
                 self.exposed.clear()
-            self.directions = found
+            self.routing_table = found
 
     async def erase(self) -> Erasure:
         """Have deleted text gone from the store's files, in the background where somebody still reads it."""
@@ -104,90 +104,90 @@ class Gateway:
     def problems(self) -> list[str]:
         """What keeps this gateway from doing all it should; empty where nothing does."""
         num_waiting, problem = len(self.recorder.waiting), self.recorder.problem
-        reading = [f"the store cannot be read: {self.unread}"] if self.unread else []
+        reading = [f"the store cannot be read: {self.store_problem}"] if self.store_problem else []
         return reading + ([f"{num_waiting} records wait for the store: {problem}"] if problem else [])
 
-    async def answer(self, endpoint: Endpoint, asked: GenerationRequest, caller: Caller, request_id: str) -> Response:
-        """Raises Refusal."""
+    async def answer(self, endpoint: Endpoint, request: GenerationRequest, caller: Caller, request_id: str) -> Response:
+        """Return the response to a request. Raises ApiError."""
         limits = self.config.limits
-        check_limits(asked, limits)
+        check_limits(request, limits)
         id = f"{'chatcmpl' if endpoint is Endpoint.chat else 'cmpl'}-{uuid.uuid4().hex}"
-        user = caller.user(asked.user)
-        choice = self.directions.choose(asked.model, user if asked.user else None, id, caller)
+        user = caller.user(request.user)
+        route = self.routing_table.route(request.model, user if request.user else None, id, caller)
         self.check_room()
         self.ongoing += 1
-        answered = self.underway(id, user or NOBODY, endpoint, asked, choice, request_id)
+        exchange = self.open_exchange(id, user or NOBODY, endpoint, request, route, request_id)
         try:
-            if choice.split is not None and not await self.expose(answered, choice.split, caller):
-                answered.leave(self.directions.seats[self.directions.production])
-            elif choice.shadow is not None:
-                self.cast_shadow(choice.shadow, answered)
+            if route.split is not None and not await self.expose(exchange, route.split, caller):
+                exchange.redirect(self.routing_table.deployments[self.routing_table.production])
+            elif route.shadow is not None:
+                self.start_shadow(route.shadow, exchange)
             async with asyncio.timeout(limits.timeout_s):
-                return await self.reply(answered)
+                return await self.reply(exchange)
         except BaseException as error:
-            refusal = answered.fail(error)
-            await self.keep(answered)
+            api_error = exchange.fail(error)
+            await self.finish(exchange)
             if not isinstance(error, Exception):
                 raise
-            raise refusal from None
+            raise api_error from None
 
     def check_room(self) -> None:
-        """Raises Refusal where as many requests are under way as may be."""
+        """Raises ApiError where as many requests are under way as may be."""
         limits = self.config.limits
         if self.ongoing >= limits.ongoing_requests:
             message = f"{self.ongoing} requests are under way: try again in {limits.retry_after_s} s"
-            raise Refusal(429, message, retry_after_s=limits.retry_after_s)
+            raise ApiError(429, message, retry_after_s=limits.retry_after_s)
 
-    def underway(
-        self, id: str, user: str, endpoint: Endpoint, asked: GenerationRequest, choice: Choice, request_id: str
-    ) -> Answered:
-        return Answered(
+    def open_exchange(
+        self, id: str, user: str, endpoint: Endpoint, request: GenerationRequest, route: Route, request_id: str
+    ) -> Exchange:
+        return Exchange(
             id=id,
             user=user,
             endpoint=endpoint,
-            asked=asked,
-            seat=self.directions.seats[choice.variant],
-            experiment=choice.experiment,
+            request=request,
+            deployment=self.routing_table.deployments[route.variant],
+            experiment=route.experiment,
             salt=self.salt,
             request_id=request_id,
         )
 
-    async def reply(self, answered: Answered) -> Response:
-        (status, first), rest = await begin(answered, self.body_for(answered), self.config.limits, self.call)
+    async def reply(self, exchange: Exchange) -> Response:
+        (status, first), rest = await begin(exchange, self.body_for(exchange), self.config.limits, self.call)
         if first is None:
-            return Stream(answered, rest, self.config.limits, partial(self.keep, answered))
+            return Stream(exchange, rest, self.config.limits, partial(self.finish, exchange))
         if status != 200:
-            raise refused(status, first)
-        answered.take(first)
-        answer = JSONResponse({**first, "id": answered.id, "model": answered.asked.model})
-        await self.keep(answered)
+            raise engine_error(status, first)
+        exchange.take(first)
+        answer = JSONResponse({**first, "id": exchange.id, "model": exchange.request.model})
+        await self.finish(exchange)
         return answer
 
-    def body_for(self, answered: Answered) -> dict[str, Any]:
-        return {**answered.asked.for_engine(self.config.limits), "model": answered.seat.variant}
+    def body_for(self, exchange: Exchange) -> dict[str, Any]:
+        return {**exchange.request.for_engine(self.config.limits), "model": exchange.deployment.variant}
 
-    async def keep(self, answered: Answered) -> None:
-        """However a request ends it is recorded, errors of its variant included, and under way no more; once."""
-        if not answered.kept:
-            answered.kept = True
+    async def finish(self, exchange: Exchange) -> None:
+        """Record the end of an exchange, errors included, and free its place. Further calls do nothing."""
+        if not exchange.recorded:
+            exchange.recorded = True
             try:
-                await self.recorder.record(answered.record())
+                await self.recorder.record(exchange.record())
             finally:
                 self.ongoing -= 1
 
-    async def expose(self, answered: Answered, split: Split, caller: Caller) -> bool:
-        """Keep that the experiment shows the user an arm, and with which probability, before it does.
+    async def expose(self, exchange: Exchange, split: Split, caller: Caller) -> bool:
+        """Record that the experiment shows the user an arm, and with which probability, before it does.
 
         Returns whether the user takes part: an owner's users may be limited.
         """
-        place = (split.experiment, answered.user)
+        place = (split.experiment, exchange.user)
         if place in self.exposed:
             return self.exposed[place]
         exposure = Exposure(
             experiment=split.experiment,
-            user=answered.user,
-            variant=answered.seat.variant,
-            at=answered.at,
+            user=exchange.user,
+            variant=exchange.deployment.variant,
+            at=exchange.at,
             weights=split.weights,
             salt=split.salt,
             owner=caller.owner,
@@ -199,30 +199,30 @@ class Gateway:
         self.exposed[place] = takes_part
         return takes_part
 
-    def cast_shadow(self, variant: str, answered: Answered) -> None:
+    def start_shadow(self, variant: str, exchange: Exchange) -> None:
         if len(self.shadows) >= SHADOWS:
             return
-        copy = Answered(
-            id=f"shadow-{answered.id}",
-            user=answered.user,
-            endpoint=answered.endpoint,
-            asked=answered.asked.model_copy(update={"stream": False, "stream_options": None}),
-            seat=self.directions.seats[variant],
-            experiment=answered.experiment,
+        copy = Exchange(
+            id=f"shadow-{exchange.id}",
+            user=exchange.user,
+            endpoint=exchange.endpoint,
+            request=exchange.request.model_copy(update={"stream": False, "stream_options": None}),
+            deployment=self.routing_table.deployments[variant],
+            experiment=exchange.experiment,
             salt=self.salt,
-            request_id=answered.request_id,
-            shadow_of=answered.id,
+            request_id=exchange.request_id,
+            shadow_of=exchange.id,
         )
         task = asyncio.create_task(self.answer_in_shadow(copy))
         self.shadows.add(task)
         task.add_done_callback(self.shadows.discard)
 
-    async def answer_in_shadow(self, copy: Answered) -> None:
+    async def answer_in_shadow(self, copy: Exchange) -> None:
         try:
             async with asyncio.timeout(self.config.limits.timeout_s):
                 (status, body), _ = await begin(copy, self.body_for(copy), self.config.limits, self.call)
             if status != 200:
-                raise refused(status, body)
+                raise engine_error(status, body)
             copy.take(body)
         except Exception as error:  # noqa: BLE001  `fail` logs what is unexpected
             copy.fail(error)

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from rlhf.types import InputError
-from serve.config import DoorsConfig
+from serve.config import HttpConfig
 
 BACKLOG = 2048
 """Connections that the kernel holds for a gateway that has not taken them yet."""
@@ -29,34 +29,34 @@ LATE = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\
 LARGE = LATE.replace(b"408 Request Timeout", b"431 Request Header Fields Too Large")
 
 
-def bind(doors: DoorsConfig, *, shared: bool) -> socket.socket:
+def bind(http: HttpConfig, *, shared: bool) -> socket.socket:
     """A listening socket; a `shared` one beside those of other gateways, between which the kernel divides connections.
 
     Raises InputError where the address is none of this machine's or the port is taken.
     """
-    family, place = family_of(doors), (doors.host, doors.port)
+    family, place = family_of(http), (http.host, http.port)
     try:
         return socket.create_server(place, family=family, backlog=BACKLOG, reuse_port=shared)
     except (OSError, OverflowError) as error:
         taken = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
-        reason = "another program listens there; give another doors.port" if taken else f"{error}"
-        raise InputError(f"doors.host={doors.host}, doors.port={doors.port}: {reason}") from None
+        reason = "another program listens there; give another http.port" if taken else f"{error}"
+        raise InputError(f"http.host={http.host}, http.port={http.port}: {reason}") from None
 
 
-def family_of(doors: DoorsConfig) -> socket.AddressFamily:
-    return socket.AF_INET6 if ":" in doors.host else socket.AF_INET
+def family_of(http: HttpConfig) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in http.host else socket.AF_INET
 
 
 @contextmanager
-def reserved(doors: DoorsConfig) -> Iterator[None]:
+def reserved(http: HttpConfig) -> Iterator[None]:
     """A block during which the port is left to gateways: without it two services that start at the same time would find
     it free, and share it as gateways do. Raises as `bind`."""
-    bind(doors, shared=False).close()
-    with socket.socket(family_of(doors)) as holder:
+    bind(http, shared=False).close()
+    with socket.socket(family_of(http)) as holder:
         # A port is also free whose last connections have only just ended.
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        holder.bind((doors.host, doors.port))
+        holder.bind((http.host, http.port))
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
         yield
 
@@ -144,8 +144,8 @@ class Server(uvicorn.Server):
 
 
 @asynccontextmanager
-async def listening(app: ASGIApp, doors: DoorsConfig, *, headers_s: float, drain_s: float) -> AsyncIterator[None]:
-    """A block during which `app` is answered for at the door; its end takes no further connections and waits for the
+async def listening(app: ASGIApp, http: HttpConfig, *, headers_s: float, drain_s: float) -> AsyncIterator[None]:
+    """A block during which a server answers for `app`; its end takes no further connections and waits for the
     requests under way, for `drain_s` seconds at most.
 
     `headers_s`: seconds within which a request's headers have to be there.
@@ -163,8 +163,8 @@ async def listening(app: ASGIApp, doors: DoorsConfig, *, headers_s: float, drain
         timeout_graceful_shutdown=max(1, round(drain_s)),
     )
     server = Server(config)
-    with bind(doors, shared=True) as door:
-        task = asyncio.create_task(server.serve(sockets=[door]))
+    with bind(http, shared=True) as listener:
+        task = asyncio.create_task(server.serve(sockets=[listener]))
         try:
             yield
         finally:

@@ -14,7 +14,7 @@ from pydantic.json_schema import models_json_schema
 from serve.gateway.schemas.chat import ChatCompletionRequest
 from serve.gateway.schemas.common import Schema
 from serve.gateway.schemas.completion import CompletionRequest
-from serve.gateway.schemas.requests import Consent, Reason, Said, Start
+from serve.gateway.schemas.requests import ConsentBody, FeedbackBody, ReasonBody, StartBody
 from serve.gateway.schemas.responses import ChatCompletionChunk, ErrorBody
 from serve.gateway.transport import REQUEST_ID
 from serve.store.records import Role
@@ -22,7 +22,7 @@ from serve.store.records import Role
 PATH = "/openapi.json"
 REFERENCE = "#/components/schemas/{model}"
 KEY = "api_key"
-REFUSALS = {
+ERROR_DESCRIPTIONS = {
     400: "The request is wrong; the message names the field and the remedy.",
     401: "An API key is missing or not known.",
     403: "The route is for operators.",
@@ -38,32 +38,40 @@ REFUSALS = {
     503: "The store, the model or the release controller does not answer at the moment.",
     504: "The answer took too long.",
 }
-EVERYWHERE = (421, 500)
-OF_BODIES = (400, 408, 413, 415)
-OF_ENGINES = (404, 429, 501, 503, 504)
+COMMON_ERRORS = (421, 500)
+BODY_ERRORS = (400, 408, 413, 415)
+ENGINE_ERRORS = (404, 429, 501, 503, 504)
 """Further statuses of routes that a model answers. An engine refuses with 400, 404 or 501 too."""
 
-SCHEMAS = (ChatCompletionRequest, CompletionRequest, Said, Consent, Start, Reason, ChatCompletionChunk)
+SCHEMAS = (
+    ChatCompletionRequest,
+    CompletionRequest,
+    FeedbackBody,
+    ConsentBody,
+    StartBody,
+    ReasonBody,
+    ChatCompletionChunk,
+)
 """What bodies and events hold. FastAPI knows the other schemas: they are answers."""
 
 UNUSED = {"HTTPValidationError", "ValidationError"}
-"""FastAPI's own refusal of parameters, its status 422: no route has any but text in its path."""
+"""FastAPI's own error about parameters, status 422: no route has any but text in its path."""
 
 
-def documented(
+def operation(
     answer: type[BaseModel],
     *,
     reads: type[Schema] | None = None,
     needs_body: bool = True,
     streams: type[BaseModel] | None = None,
     status: int = 200,
-    refusals: tuple[int, ...] = (),
+    errors: tuple[int, ...] = (),
 ) -> dict[str, Any]:
     """Arguments of a route that describe it. `streams`: what each event of a stream holds, if it can be one."""
     content: dict[str, Any] = {}
     if streams is not None:
         content = {"content": {"text/event-stream": {"schema": events_of(streams)}}}
-    statuses = {*EVERYWHERE, *refusals, *(OF_BODIES if reads else ())}
+    statuses = {*COMMON_ERRORS, *errors, *(BODY_ERRORS if reads else ())}
     body = {"required": needs_body, "content": {"application/json": {"schema": reference(reads)}}} if reads else None
     return {
         "status_code": status,
@@ -71,7 +79,7 @@ def documented(
         "response_model": None,
         "responses": {
             status: {"model": answer, **content},
-            **{code: {"model": ErrorBody, "description": REFUSALS[code]} for code in sorted(statuses)},
+            **{code: {"model": ErrorBody, "description": ERROR_DESCRIPTIONS[code]} for code in sorted(statuses)},
         },
         "openapi_extra": {"requestBody": body} if body else None,
     }
@@ -127,7 +135,9 @@ def describe(operation: dict[str, Any], route: APIRoute) -> None:
         operation["security"] = [{KEY: []}] if Role.operator in roles else [{KEY: []}, {}]
         further = (401, 403) if Role.operator in roles else (401,)
         refused = {"application/json": {"schema": reference(ErrorBody)}}
-        operation["responses"] |= {str(code): {"description": REFUSALS[code], "content": refused} for code in further}
+        operation["responses"] |= {
+            str(code): {"description": ERROR_DESCRIPTIONS[code], "content": refused} for code in further
+        }
     operation["responses"].pop("422", None)
     for status, answer in operation["responses"].items():
         headers = {REQUEST_ID: {"$ref": "#/components/headers/request-id"}}

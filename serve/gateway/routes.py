@@ -18,28 +18,28 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from rlhf.types import InputError, RunError
-from serve.gateway.auth import Caller, is_loopback, let_in, need
-from serve.gateway.body_limits import Bodies
-from serve.gateway.errors import Refusal
+from serve.gateway.auth import Caller, authenticate, authorize, is_loopback
+from serve.gateway.body_limits import BodyReader
+from serve.gateway.errors import ApiError
 from serve.gateway.gateway import NOBODY, Gateway
-from serve.gateway.openapi import OF_ENGINES, PATH, document, documented
+from serve.gateway.openapi import ENGINE_ERRORS, PATH, document, operation
 from serve.gateway.schemas.chat import ChatCompletionRequest
 from serve.gateway.schemas.completion import CompletionRequest
-from serve.gateway.schemas.requests import ASKED, Consent, Reason, Said, Start, read
+from serve.gateway.schemas.requests import REQUEST_SCHEMAS, ConsentBody, FeedbackBody, ReasonBody, StartBody, read
 from serve.gateway.schemas.responses import (
     ChatCompletion,
     ChatCompletionChunk,
     Completion,
-    ConsentKept,
-    FeedbackKept,
+    ConsentResponse,
+    DeletionResponse,
+    FeedbackResponse,
     Health,
     ModelCard,
     ModelList,
     Readiness,
     ReleaseStatus,
-    UserDeleted,
 )
-from serve.gateway.transport import Transport, id_of, respond, unless_gone
+from serve.gateway.transport import Transport, id_of, respond, until_disconnect
 from serve.store.database import reason
 from serve.store.records import Endpoint, Feedback, Role
 from serve.store.store import UnknownRequest
@@ -51,17 +51,17 @@ CONTROLLER = (400, 409, 503)
 """Statuses with which the release controller refuses."""
 Command = Callable[..., Awaitable[dict[str, Any]]]
 """What the release controller does: (name, **arguments) -> the release as it then is."""
-Door = AbstractAsyncContextManager[object]
+Listener = AbstractAsyncContextManager[object]
 
 
 def role_needed(role: Role) -> Callable[[Request], Awaitable[Caller]]:
     # A coroutine, though it waits for nothing: FastAPI runs functions in threads.
     async def caller(request: Request) -> Caller:
         gateway: Gateway = request.app.state.gateway
-        directions = gateway.directions
-        keyless = is_loopback(gateway.config.doors.host) and not directions.user_keys_required
-        found = let_in(request.headers.get("authorization"), directions.keys, keyless=keyless)
-        need(role, found)
+        routing_table = gateway.routing_table
+        keyless = is_loopback(gateway.config.http.host) and not routing_table.user_keys_required
+        found = authenticate(request.headers.get("authorization"), routing_table.keys, keyless=keyless)
+        authorize(role, found)
         request.state.caller = found
         return found
 
@@ -73,67 +73,67 @@ User = Annotated[Caller, Depends(role_needed(Role.user))]
 Operator = Annotated[Caller, Depends(role_needed(Role.operator))]
 
 
-async def body_of(request: Request) -> bytes:
-    """Raises Refusal."""
-    bodies: Bodies = request.app.state.bodies
-    return await bodies.read(request, request.state.caller)
+async def read_body(request: Request) -> bytes:
+    """Return the body of a request. Raises ApiError."""
+    body_reader: BodyReader = request.app.state.body_reader
+    return await body_reader.read(request, request.state.caller)
 
 
-async def question_of(request: Request) -> bytes:
-    """As `body_of`; refused before it is read where there is no room for an answer."""
+async def read_completion_body(request: Request) -> bytes:
+    """As `read_body`; raises ApiError 429 before reading where too many requests are in progress."""
     gateway: Gateway = request.app.state.gateway
     gateway.check_room()
-    return await body_of(request)
+    return await read_body(request)
 
 
-Body = Annotated[bytes, Depends(body_of)]
-Question = Annotated[bytes, Depends(question_of)]
+RequestBody = Annotated[bytes, Depends(read_body)]
+CompletionBody = Annotated[bytes, Depends(read_completion_body)]
 
 
 def build(
-    gateway: Gateway, command: Command, *, send_ids: bool = True, door: Callable[[FastAPI], Door] = nullcontext
+    gateway: Gateway, command: Command, *, send_ids: bool = True, listener: Callable[[FastAPI], Listener] = nullcontext
 ) -> FastAPI:
     """Return the service's routes.
 
-    `send_ids`: whether responses bear an `x-request-id`; Serve's proxy adds one itself. `door`: what lets requests in,
-    as `listening`; a proxy of Serve's needs none.
+    `send_ids`: whether responses bear an `x-request-id`; Serve's proxy adds one itself. `listener`: the HTTP
+    server that runs as long as the routes, as `listening`; behind a proxy of Serve there is none.
     """
 
     @asynccontextmanager
     async def lifespan(api: FastAPI) -> AsyncIterator[None]:
-        # The door is closed first, and what came in by it is recorded then.
-        async with gateway.following(), door(api):
+        # The listener closes first; the requests that it took are recorded afterwards.
+        async with gateway.background_refresh(), listener(api):
             yield
 
     # Its own pages would be routes without a role, and load scripts from elsewhere.
     api = FastAPI(openapi_url=None, lifespan=lifespan)
-    api.state.gateway, api.state.bodies = gateway, Bodies(gateway.config.limits)
-    api.add_middleware(Transport, doors=gateway.config.doors, send_ids=send_ids)
+    api.state.gateway, api.state.body_reader = gateway, BodyReader(gateway.config.limits)
+    api.add_middleware(Transport, http=gateway.config.http, send_ids=send_ids)
     add_errors(api)
-    add_asking(api, gateway)
-    add_saying(api, gateway)
-    add_operating(api, gateway, command)
+    add_completion_routes(api, gateway)
+    add_feedback_routes(api, gateway)
+    add_operator_routes(api, gateway, command)
     add_document(api)
     return api
 
 
 def add_errors(api: FastAPI) -> None:
-    @api.exception_handler(Refusal)
-    async def refuse(request: Request, refusal: Refusal) -> Response:
-        return respond(refusal, id_of(request))
+    @api.exception_handler(ApiError)
+    async def refuse(request: Request, api_error: ApiError) -> Response:
+        return respond(api_error, id_of(request))
 
     @api.exception_handler(InputError)
     async def wrong(request: Request, error: InputError) -> Response:
-        return await refuse(request, Refusal(404 if isinstance(error, UnknownRequest) else 400, str(error)))
+        return await refuse(request, ApiError(404 if isinstance(error, UnknownRequest) else 400, str(error)))
 
     @api.exception_handler(RunError)
     async def cannot(request: Request, error: RunError) -> Response:
-        return await refuse(request, Refusal(409, str(error)))
+        return await refuse(request, ApiError(409, str(error)))
 
     @api.exception_handler(HTTPException)
     async def elsewhere(request: Request, error: HTTPException) -> Response:
         sentence = f"{request.method} {shown(request.url.path)}: {error.detail}; GET {PATH} lists the routes"
-        answer = await refuse(request, Refusal(error.status_code, sentence))
+        answer = await refuse(request, ApiError(error.status_code, sentence))
         answer.headers.update(error.headers or {})
         return answer
 
@@ -142,23 +142,23 @@ def add_errors(api: FastAPI) -> None:
         place = f"request {id_of(request)}: {request.method} {request.url.path}"
         LOG.error("%s: the store does not answer: %s", place, reason(error))
         seconds = request.app.state.gateway.config.limits.retry_after_s
-        return await refuse(request, Refusal(503, "the store does not answer: try again", retry_after_s=seconds))
+        return await refuse(request, ApiError(503, "the store does not answer: try again", retry_after_s=seconds))
 
     @api.exception_handler(ClientDisconnect)
     async def gone(request: Request, error: ClientDisconnect) -> Response:
-        return await refuse(request, Refusal(499, "the client went away"))
+        return await refuse(request, ApiError(499, "the client went away"))
 
 
 def model_card(name: str) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": 0, "owned_by": "rlhf"}
 
 
-def add_asking(api: FastAPI, gateway: Gateway) -> None:
-    @api.get("/health", **documented(Health))
+def add_completion_routes(api: FastAPI, gateway: Gateway) -> None:
+    @api.get("/health", **operation(Health))
     async def health() -> dict[str, str]:
         return {"status": "ok"}
 
-    @api.get("/ready", **documented(Readiness))
+    @api.get("/ready", **operation(Readiness))
     async def ready() -> Response:
         """Whether all works, for a load balancer: answers go on while the store does not."""
         problems = gateway.problems()
@@ -166,47 +166,47 @@ def add_asking(api: FastAPI, gateway: Gateway) -> None:
         body["deleted_text_pending"] = gateway.erasing
         return JSONResponse({"status": "degraded" if problems else "ok", **body}, 503 if problems else 200)
 
-    @api.get("/v1/models", **documented(ModelList))
+    @api.get("/v1/models", **operation(ModelList))
     async def models(caller: User) -> dict[str, Any]:
-        return {"object": "list", "data": [model_card(name) for name in gateway.directions.models(caller)]}
+        return {"object": "list", "data": [model_card(name) for name in gateway.routing_table.models(caller)]}
 
-    @api.get("/v1/models/{name:path}", **documented(ModelCard, refusals=(404,)))
+    @api.get("/v1/models/{name:path}", **operation(ModelCard, errors=(404,)))
     async def model(caller: User, name: str) -> dict[str, Any]:
-        gateway.directions.require(name, caller)
+        gateway.routing_table.require(name, caller)
         return model_card(name)
 
     @api.post(
         "/v1/chat/completions",
-        **documented(ChatCompletion, reads=ChatCompletionRequest, streams=ChatCompletionChunk, refusals=OF_ENGINES),
+        **operation(ChatCompletion, reads=ChatCompletionRequest, streams=ChatCompletionChunk, errors=ENGINE_ERRORS),
     )
-    async def chat(caller: User, body: Question, request: Request) -> Response:
-        asked = read(body, ASKED[Endpoint.chat])
-        return await unless_gone(request, gateway.answer(Endpoint.chat, asked, caller, id_of(request)))
+    async def chat(caller: User, body: CompletionBody, request: Request) -> Response:
+        generation = read(body, REQUEST_SCHEMAS[Endpoint.chat])
+        return await until_disconnect(request, gateway.answer(Endpoint.chat, generation, caller, id_of(request)))
 
     @api.post(
         "/v1/completions",
-        **documented(Completion, reads=CompletionRequest, streams=Completion, refusals=OF_ENGINES),
+        **operation(Completion, reads=CompletionRequest, streams=Completion, errors=ENGINE_ERRORS),
     )
-    async def completion(caller: User, body: Question, request: Request) -> Response:
-        asked = read(body, ASKED[Endpoint.completion])
-        return await unless_gone(request, gateway.answer(Endpoint.completion, asked, caller, id_of(request)))
+    async def completion(caller: User, body: CompletionBody, request: Request) -> Response:
+        generation = read(body, REQUEST_SCHEMAS[Endpoint.completion])
+        return await until_disconnect(request, gateway.answer(Endpoint.completion, generation, caller, id_of(request)))
 
 
-def add_saying(api: FastAPI, gateway: Gateway) -> None:
-    @api.post("/v1/feedback", **documented(FeedbackKept, reads=Said, status=201, refusals=(404, 503)))
-    async def feedback(caller: User, body: Body) -> dict[str, str]:
-        said = read(body, Said)
+def add_feedback_routes(api: FastAPI, gateway: Gateway) -> None:
+    @api.post("/v1/feedback", **operation(FeedbackResponse, reads=FeedbackBody, status=201, errors=(404, 503)))
+    async def feedback(caller: User, body: RequestBody) -> dict[str, str]:
+        said = read(body, FeedbackBody)
         user = caller.user(said.user) or NOBODY
         event = Feedback(id=f"fb-{uuid.uuid4().hex}", at=time.time(), **{**said.model_dump(), "user": user})
         await asyncio.to_thread(gateway.store.add_feedback, event)
         return {"id": event.id}
 
-    @api.put("/v1/consent", **documented(ConsentKept, reads=Consent, refusals=(503,)))
-    async def consent(caller: User, body: Body) -> dict[str, Any]:
-        given = read(body, Consent)
+    @api.put("/v1/consent", **operation(ConsentResponse, reads=ConsentBody, errors=(503,)))
+    async def consent(caller: User, body: RequestBody) -> dict[str, Any]:
+        given = read(body, ConsentBody)
         user = caller.user(given.user)
         if user is None:
-            raise Refusal(400, "user: name whose consent it is", param="user")
+            raise ApiError(400, "user: name whose consent it is", param="user")
         await asyncio.to_thread(gateway.store.set_consent, user, given.given, time.time())
         said = {"user": user, "given": given.given}
         if given.given:
@@ -217,32 +217,32 @@ def add_saying(api: FastAPI, gateway: Gateway) -> None:
         return {**said, "text": await gateway.erase()}
 
 
-def add_operating(api: FastAPI, gateway: Gateway, command: Command) -> None:
-    @api.delete("/users/{user:path}", **documented(UserDeleted, refusals=(400, 503)))
+def add_operator_routes(api: FastAPI, gateway: Gateway, command: Command) -> None:
+    @api.delete("/users/{user:path}", **operation(DeletionResponse, errors=(400, 503)))
     async def delete_user(caller: Operator, user: str) -> dict[str, Any]:
         try:
             check_plain(user)
         except ValueError as error:
-            raise Refusal(400, f"user: {error}", param="user") from None
+            raise ApiError(400, f"user: {error}", param="user") from None
         deleted = await asyncio.to_thread(gateway.store.delete_user, user, time.time())
         exports = await asyncio.to_thread(gateway.store.exports_of, user)
         return {**deleted, "exports": [export.folder for export in exports], "text": await gateway.erase()}
 
-    @api.get("/release", **documented(ReleaseStatus, refusals=CONTROLLER))
+    @api.get("/release", **operation(ReleaseStatus, errors=CONTROLLER))
     async def status(caller: Operator) -> dict[str, Any]:
         return await command("status")
 
-    @api.post("/release/start", **documented(ReleaseStatus, reads=Start, refusals=CONTROLLER))
-    async def start(caller: Operator, body: Body) -> dict[str, Any]:
-        return await command("start", by=caller.owner, **read(body, Start).model_dump())
+    @api.post("/release/start", **operation(ReleaseStatus, reads=StartBody, errors=CONTROLLER))
+    async def start(caller: Operator, body: RequestBody) -> dict[str, Any]:
+        return await command("start", by=caller.owner, **read(body, StartBody).model_dump())
 
-    @api.post("/release/promote", **documented(ReleaseStatus, reads=Reason, needs_body=False, refusals=CONTROLLER))
-    async def promote(caller: Operator, body: Body) -> dict[str, Any]:
-        return await command("promote", by=caller.owner, **read(body or b"{}", Reason).model_dump())
+    @api.post("/release/promote", **operation(ReleaseStatus, reads=ReasonBody, needs_body=False, errors=CONTROLLER))
+    async def promote(caller: Operator, body: RequestBody) -> dict[str, Any]:
+        return await command("promote", by=caller.owner, **read(body or b"{}", ReasonBody).model_dump())
 
-    @api.post("/release/rollback", **documented(ReleaseStatus, reads=Reason, needs_body=False, refusals=CONTROLLER))
-    async def rollback(caller: Operator, body: Body) -> dict[str, Any]:
-        return await command("roll_back", by=caller.owner, **read(body or b"{}", Reason).model_dump())
+    @api.post("/release/rollback", **operation(ReleaseStatus, reads=ReasonBody, needs_body=False, errors=CONTROLLER))
+    async def rollback(caller: Operator, body: RequestBody) -> dict[str, Any]:
+        return await command("roll_back", by=caller.owner, **read(body or b"{}", ReasonBody).model_dump())
 
 
 def add_document(api: FastAPI) -> None:

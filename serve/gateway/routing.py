@@ -1,4 +1,4 @@
-"""Which variant answers whom, as the store says it at the moment."""
+"""Routing: which variant answers which user, according to the store."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rlhf.types import RunError
 from serve.config import ServeConfig
 from serve.gateway.auth import Caller
 from serve.gateway.engine import app_name
-from serve.gateway.errors import Refusal
+from serve.gateway.errors import ApiError
 from serve.releases.state import Release
 from serve.statistics.assignment import Split, uniform
 from serve.store.records import Key, Role, Variant
@@ -19,8 +19,8 @@ from serve.text import shown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Choice:
-    """Who answers a request."""
+class Route:
+    """The variant that answers a request, and the experiment that it is part of."""
 
     variant: str
     experiment: str | None = None
@@ -32,8 +32,8 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Seat:
-    """Where a variant is served."""
+class Deployment:
+    """The Serve application, and the adapter in it, that serve a variant."""
 
     variant: str
     version: str
@@ -44,13 +44,13 @@ class Seat:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Directions:
-    """A snapshot of what a gateway needs to know."""
+class RoutingTable:
+    """A snapshot of the store: variants, keys and the running experiment."""
 
     name: str
     """The model that users ask for."""
     production: str
-    seats: Mapping[str, Seat]
+    deployments: Mapping[str, Deployment]
     """Of every variant that is served."""
     keys: Mapping[str, Key]
     """By their hash."""
@@ -66,36 +66,36 @@ class Directions:
     def models(self, caller: Caller) -> list[str]:
         """Names that a caller may ask for. A candidate in its shadow step is an operator's alone."""
         shadowed = self.split.candidate if self.split and not self.split.weights[self.split.candidate] else None
-        return [self.name, *(name for name in self.seats if name != shadowed or caller.role is Role.operator)]
+        return [self.name, *(name for name in self.deployments if name != shadowed or caller.role is Role.operator)]
 
     def require(self, model: str, caller: Caller) -> None:
-        """Raises Refusal 404 where the caller may not ask for this model."""
+        """Raises ApiError 404 where the caller may not ask for this model."""
         known = self.models(caller)
         if model not in known:
-            raise Refusal(404, f"model: there is no {shown(model)!r}; known are {', '.join(known)}", param="model")
+            raise ApiError(404, f"model: there is no {shown(model)!r}; known are {', '.join(known)}", param="model")
 
-    def choose(self, model: str, user: str | None, request_id: str, caller: Caller) -> Choice:
-        """Return who answers. Raises Refusal 404 where there is no such model.
+    def route(self, model: str, user: str | None, request_id: str, caller: Caller) -> Route:
+        """Return the route of a request. Raises ApiError 404 for an unknown model.
 
         A variant asked by its own name is part of no experiment. A request that names no user gets the model in
         production, as nobody could say which arm it belongs to, and is copied in the shadow step as any other.
         """
         self.require(model, caller)
         if model != self.name:
-            return Choice(variant=model)
+            return Route(variant=model)
         if self.split is None:
-            return Choice(variant=self.production)
+            return Route(variant=self.production)
         shadowed = uniform(self.split.salt, request_id) < self.shadow_fraction
         shadow = self.split.candidate if shadowed else None
         if user is None:
-            return Choice(variant=self.production, experiment=self.split.experiment if shadow else None, shadow=shadow)
+            return Route(variant=self.production, experiment=self.split.experiment if shadow else None, shadow=shadow)
         place = self.split.place(user)
         if place.listed:
-            return Choice(variant=place.variant)
-        return Choice(variant=place.variant, experiment=self.split.experiment, split=self.split, shadow=shadow)
+            return Route(variant=place.variant)
+        return Route(variant=place.variant, experiment=self.split.experiment, split=self.split, shadow=shadow)
 
 
-def served(
+def served_variants(
     store: Store, config: ServeConfig, production: str | None, latest: Mapping[str, Any] | None
 ) -> dict[str, Variant]:
     """The variants that are served, and those that hold adapters among them: those configured, production, and those of
@@ -108,13 +108,13 @@ def served(
     return {name: known[name] for name in known if name in wanted}
 
 
-def seats(variants: Mapping[str, Variant], config: ServeConfig) -> dict[str, Seat]:
-    return {name: seat(variant, variants, config) for name, variant in variants.items()}
+def deployments_of(variants: Mapping[str, Variant], config: ServeConfig) -> dict[str, Deployment]:
+    return {name: deployment_of(variant, variants, config) for name, variant in variants.items()}
 
 
-def seat(variant: Variant, variants: Mapping[str, Variant], config: ServeConfig) -> Seat:
+def deployment_of(variant: Variant, variants: Mapping[str, Variant], config: ServeConfig) -> Deployment:
     host = variants[variant.base] if variant.base else variant
-    return Seat(
+    return Deployment(
         variant=variant.name,
         version=variant.version,
         app=app_name(host, config.engine, config.replicas),
@@ -122,7 +122,7 @@ def seat(variant: Variant, variants: Mapping[str, Variant], config: ServeConfig)
     )
 
 
-def read(store: Store, config: ServeConfig) -> Directions:
+def read(store: Store, config: ServeConfig) -> RoutingTable:
     production = store.production()
     if production is None:
         raise RunError("the store knows of no model in production; start the service with production=NAME")
@@ -141,10 +141,10 @@ def read(store: Store, config: ServeConfig) -> Directions:
             deny=frozenset(config.release.deny),
         )
         shadow_fraction = config.release.shadow_fraction if experiment.shadow else 0.0
-    return Directions(
+    return RoutingTable(
         name=config.name,
         production=production,
-        seats=seats(served(store, config, production, latest), config),
+        deployments=deployments_of(served_variants(store, config, production, latest), config),
         keys={key.hash: key for key in store.all_keys()},
         user_keys_required=store.user_keys_required(),
         split=split,

@@ -17,9 +17,9 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve.config import DoorsConfig
+from serve.config import HttpConfig
 from serve.gateway.auth import is_loopback
-from serve.gateway.errors import Refusal
+from serve.gateway.errors import ApiError
 from serve.gateway.log_redaction import Unexpected, described
 from serve.text import shown
 
@@ -36,8 +36,8 @@ class Transport:
     its own name resolves to 127.0.0.1. Its requests still bear that name. Elsewhere users need keys, which no page has.
     """
 
-    def __init__(self, app: ASGIApp, doors: DoorsConfig, *, send_ids: bool) -> None:
-        self.app, self.doors, self.send_ids = app, doors, send_ids
+    def __init__(self, app: ASGIApp, http: HttpConfig, *, send_ids: bool) -> None:
+        self.app, self.http, self.send_ids = app, http, send_ids
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -57,7 +57,7 @@ class Transport:
             await send(message)
 
         # A browser always sends a host; health checks of HTTP/1.0 do not.
-        if host is not None and is_loopback(self.doors.host) and not is_own(host, self.doors.names):
+        if host is not None and is_loopback(self.http.host) and not is_own(host, self.http.names):
             return await respond(misdirected(host), id)(scope, receive, send_named)
         try:
             await self.app(scope, receive, send_named)
@@ -67,10 +67,10 @@ class Transport:
             if began:
                 # The connection ends with it; Serve logs what is raised with its message.
                 raise Unexpected(found) from None
-            await respond(Refusal(500, "an error of this service: its log says more"), id)(scope, receive, send_named)
+            await respond(ApiError(500, "an error of this service: its log says more"), id)(scope, receive, send_named)
 
 
-async def unless_gone(request: Request, answer: Coroutine[Any, Any, Response]) -> Response:
+async def until_disconnect(request: Request, answer: Coroutine[Any, Any, Response]) -> Response:
     """What `answer` returns; it is cancelled where the client goes away before. The request's body has been read.
 
     Raises ClientDisconnect.
@@ -96,14 +96,14 @@ def id_of(request: Request) -> str:
     return cast(str, request.state.request_id)
 
 
-def respond(refusal: Refusal, request_id: str) -> JSONResponse:
-    headers = {"retry-after": str(refusal.retry_after_s)} if refusal.retry_after_s else {}
-    if refusal.status in (408, 413):
+def respond(api_error: ApiError, request_id: str) -> JSONResponse:
+    headers = {"retry-after": str(api_error.retry_after_s)} if api_error.retry_after_s else {}
+    if api_error.status in (408, 413):
         # The rest of the body may never come.
         headers["connection"] = "close"
-    if refusal.status == 401:
+    if api_error.status == 401:
         headers["www-authenticate"] = "Bearer"
-    return JSONResponse(refusal.body_for(request_id), refusal.status, headers)
+    return JSONResponse(api_error.body_for(request_id), api_error.status, headers)
 
 
 def is_own(host: str, names: Sequence[str]) -> bool:
@@ -115,9 +115,9 @@ def is_own(host: str, names: Sequence[str]) -> bool:
     return is_loopback(name) or name in {known.lower() for known in names}
 
 
-def misdirected(host: str) -> Refusal:
-    message = f"Host: on loopback this service is not {shown(host)!r}; ask localhost, or add the name to doors.names"
-    return Refusal(421, message)
+def misdirected(host: str) -> ApiError:
+    message = f"Host: on loopback this service is not {shown(host)!r}; ask localhost, or add the name to http.names"
+    return ApiError(421, message)
 
 
 def is_json(content_type: str | None) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 from rlhf.config import compose
 from rlhf.types import RunError
 from serve.app import CONF, OPERATOR_KEY
-from serve.client import DeskConfig, StartConfig, ask
+from serve.client import ClientConfig, StartConfig, ask
 from serve.config import ServeConfig
 from serve.feedback.export import ExportConfig, RowKind, export
 from serve.local import serving
@@ -57,7 +57,7 @@ def hold(
         words = [f"+models.{before(number)}={production}", f"production={before(number)}", f"output={scratch}"]
         config = compose(CONF, "serve", [*(overrides or []), *words, f"store.url={store_url}"], ServeConfig)
         crowd = Crowd(
-            url=f"http://{config.doors.host}:{config.doors.port}",
+            url=f"http://{config.http.host}:{config.http.port}",
             model=config.name,
             questions=read_questions(questions),
             max_tokens=config.limits.max_tokens,
@@ -67,8 +67,8 @@ def hold(
         with serving(config):
             ended = None
             if candidate is not None:
-                desk = StartConfig(url=crowd.url, key=key, name=f"round_{number}", folder=candidate)
-                ended = asyncio.run(release(crowd, desk, decide_s))
+                client = StartConfig(url=crowd.url, key=key, name=f"round_{number}", folder=candidate)
+                ended = asyncio.run(release(crowd, client, decide_s))
             crowd.right = {True: 0, False: 0}
             asyncio.run(crowd.come(num_users))
     won = Path(candidate if candidate is not None and ended and ended["phase"] == Phase.promoted else production)
@@ -98,12 +98,12 @@ def before(number: int) -> str:
     return f"round_{number - 1}" if number else "start"
 
 
-async def release(crowd: Crowd, desk: StartConfig, decide_s: float) -> dict[str, Any]:
+async def release(crowd: Crowd, client: StartConfig, decide_s: float) -> dict[str, Any]:
     """Release the candidate while users come; how that ended, with the audit trail."""
-    await asyncio.to_thread(ask, "start", desk)
+    await asyncio.to_thread(ask, "start", client)
     decided, deadline = asyncio.Event(), time.monotonic() + decide_s
     users = asyncio.create_task(crowd.come(MANY, decided))
-    plain = DeskConfig(url=desk.url, key=desk.key, reason=f"undecided after {decide_s:g} s")
+    plain = ClientConfig(url=client.url, key=client.key, reason=f"undecided after {decide_s:g} s")
     try:
         while True:
             status = await asyncio.to_thread(ask, "status", plain)

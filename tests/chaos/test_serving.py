@@ -113,7 +113,7 @@ def service(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -
     folder = tmp_path_factory.mktemp("service")
     (port,) = free_ports(1)
     overrides = [
-        f"+models.base={models['tied']}", "production=base", f"output={folder}", f"doors.port={port}",
+        f"+models.base={models['tied']}", "production=base", f"output={folder}", f"http.port={port}",
         "replicas.min=2", "replicas.max=2", f"limits.ongoing_requests={ONGOING}", "limits.max_tokens=200",
         "engine.precision=fp32", "engine.context_tokens=256", "engine.kv_cache_bytes=33554432",
         "engine.max_num_seqs=8", "engine.max_adapters=1", "release.interval_s=0.5", "release.shadow_fraction=0",

@@ -118,7 +118,7 @@ def service(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     root = tmp_path_factory.mktemp("serving")
     half = speaker(root / "half", 0.5)
     (port,) = free_ports(1)
-    words = [f"output={root / 'service'}", f"+models.half={half}", "production=half", f"doors.port={port}"]
+    words = [f"output={root / 'service'}", f"+models.half={half}", "production=half", f"http.port={port}"]
     config = compose(CONF, "serve", [*RELEASE, *words], ServeConfig)
     with serving(config) as url:
         yield Service(url, (root / "service" / OPERATOR_KEY).read_text())

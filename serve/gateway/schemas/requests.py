@@ -7,7 +7,7 @@ from typing import Annotated, TypeVar
 from pydantic import Field, ValidationError
 
 from serve.config import LimitsConfig
-from serve.gateway.errors import Refusal
+from serve.gateway.errors import ApiError
 from serve.gateway.schemas.chat import ChatCompletionRequest
 from serve.gateway.schemas.common import Finite, GenerationRequest, Schema
 from serve.gateway.schemas.completion import CompletionRequest
@@ -17,7 +17,7 @@ from serve.text import PLAIN, Plain, shown
 SchemaT = TypeVar("SchemaT", bound=Schema)
 
 
-class Said(Schema):
+class FeedbackBody(Schema):
     """Feedback: `serve.store.records.Feedback` says what each kind needs."""
 
     request_id: Plain
@@ -29,14 +29,14 @@ class Said(Schema):
     name: Annotated[str, Field(max_length=64), PLAIN] | None = None
 
 
-class Consent(Schema):
+class ConsentBody(Schema):
     """Whether texts of a user may be kept."""
 
     user: Plain | None = None
     given: bool
 
 
-class Start(Schema):
+class StartBody(Schema):
     """A candidate."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
@@ -44,20 +44,20 @@ class Start(Schema):
     reason: Plain = ""
 
 
-class Reason(Schema):
+class ReasonBody(Schema):
     """Why an operator does what they do."""
 
     reason: Plain = ""
 
 
-ASKED: dict[Endpoint, type[GenerationRequest]] = {
+REQUEST_SCHEMAS: dict[Endpoint, type[GenerationRequest]] = {
     Endpoint.chat: ChatCompletionRequest,
     Endpoint.completion: CompletionRequest,
 }
 
 
 def read(raw: bytes, kind: type[SchemaT]) -> SchemaT:
-    """A body as what it should be. Raises Refusal 400 with the field and what is wrong with it."""
+    """A body as what it should be. Raises ApiError 400 with the field and what is wrong with it."""
     try:
         return kind.model_validate_json(raw)
     except ValidationError as error:
@@ -66,10 +66,10 @@ def read(raw: bytes, kind: type[SchemaT]) -> SchemaT:
         *places, last = map(str, first["loc"] or [""])
         path = shown(".".join([*filter(is_place, places), *([last] if unknown or is_place(last) else [])]))
         if first["type"] == "json_invalid":
-            raise Refusal(400, f"the body is not JSON: {first['msg']}") from None
+            raise ApiError(400, f"the body is not JSON: {first['msg']}") from None
         if unknown:
-            raise Refusal(400, f"{path}: there is no such field here; leave it out", param=path) from None
-        raise Refusal(
+            raise ApiError(400, f"{path}: there is no such field here; leave it out", param=path) from None
+        raise ApiError(
             400, f"{path or 'body'}: {first['msg'].removeprefix('Value error, ')}", param=path or None
         ) from None
 
@@ -79,20 +79,20 @@ def is_place(part: str) -> bool:
     return part.isdigit() or (part.isidentifier() and part.islower() and part != "str")
 
 
-def check_limits(asked: GenerationRequest, limits: LimitsConfig) -> None:
-    """Raises Refusal 400 where a request asks for more than it may."""
-    tokens = getattr(asked, "max_completion_tokens", None) or asked.max_tokens or 0
+def check_limits(request: GenerationRequest, limits: LimitsConfig) -> None:
+    """Raises ApiError 400 where a request asks for more than it may."""
+    tokens = getattr(request, "max_completion_tokens", None) or request.max_tokens or 0
     if tokens > limits.max_tokens:
-        raise Refusal(
+        raise ApiError(
             400, f"max_tokens: {shown(tokens)} is more than {limits.max_tokens}; ask for less", param="max_tokens"
         )
-    if asked.n > limits.choices:
-        raise Refusal(400, f"n: {shown(asked.n)} is more than {limits.choices}; ask for fewer", param="n")
-    match asked:
-        case ChatCompletionRequest() if len(asked.messages) > limits.messages:
-            message = f"messages: {len(asked.messages)} are more than {limits.messages}; leave out the oldest"
-            raise Refusal(400, message, param="messages")
-        case CompletionRequest() if len(asked.prompts) > 1 and asked.n * len(asked.prompts) > limits.prompts:
-            count = asked.n * len(asked.prompts)
+    if request.n > limits.choices:
+        raise ApiError(400, f"n: {shown(request.n)} is more than {limits.choices}; ask for fewer", param="n")
+    match request:
+        case ChatCompletionRequest() if len(request.messages) > limits.messages:
+            message = f"messages: {len(request.messages)} are more than {limits.messages}; leave out the oldest"
+            raise ApiError(400, message, param="messages")
+        case CompletionRequest() if len(request.prompts) > 1 and request.n * len(request.prompts) > limits.prompts:
+            count = request.n * len(request.prompts)
             message = f"prompt: {count} completions are more than {limits.prompts}; send fewer prompts at once"
-            raise Refusal(400, message, param="prompt")
+            raise ApiError(400, message, param="prompt")

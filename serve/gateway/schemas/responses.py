@@ -26,7 +26,7 @@ class Error(Answer):
 
 
 class ErrorBody(Answer):
-    """Body of every refusal."""
+    """Body of every error."""
 
     error: Error
 
@@ -152,7 +152,7 @@ class Completion(Answer):
     usage: Usage | None = None
 
 
-class FeedbackKept(Answer):
+class FeedbackResponse(Answer):
     id: str
 
 
@@ -161,12 +161,12 @@ class Erased(Answer):
     """Whether the text is gone from the database's files too."""
 
 
-class ConsentKept(Erased):
+class ConsentResponse(Erased):
     user: str
     given: bool
 
 
-class UserDeleted(Erased):
+class DeletionResponse(Erased):
     """Rows deleted by table, and what is left of the user elsewhere."""
 
     requests: int

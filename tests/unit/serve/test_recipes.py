@@ -14,7 +14,7 @@ SERVICES = sorted(path.stem for path in (CONF / "service").glob("*.yaml"))
 @pytest.mark.parametrize("service", SERVICES)
 def test_services_compose(service: str) -> None:
     config = compose(CONF, "serve", [f"service={service}", "production=one"], ServeConfig)
-    assert config.doors.host == "127.0.0.1"
+    assert config.http.host == "127.0.0.1"
     assert config.limits.max_tokens < config.engine.context_tokens
     assert config.engine.kv_cache_bytes is not None
     assert {guard.metric for guard in config.release.guardrails.values()} == {"error_rate", "latency_p95_s"}

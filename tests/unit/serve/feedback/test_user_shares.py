@@ -4,14 +4,14 @@ from collections import Counter
 
 import pytest
 
-from serve.feedback.labels import Row
+from serve.feedback.labels import FeedbackRow
 from serve.feedback.user_shares import largest_share, within_shares
 from tests.unit.serve.samples import generator
 
 
-def rows_of(*users: str | tuple[str, ...]) -> list[Row]:
+def rows_of(*users: str | tuple[str, ...]) -> list[FeedbackRow]:
     return [
-        Row(
+        FeedbackRow(
             content={"number": number},
             source="votes",
             requests=(),
@@ -22,7 +22,7 @@ def rows_of(*users: str | tuple[str, ...]) -> list[Row]:
     ]
 
 
-def counts(rows: list[Row]) -> Counter[str]:
+def counts(rows: list[FeedbackRow]) -> Counter[str]:
     return Counter(user for row in rows for user in row.users)
 
 

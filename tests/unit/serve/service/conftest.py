@@ -9,7 +9,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from serve.config import LimitsConfig, ServeConfig, StoreConfig
-from serve.control.release_manager import ReleaseDesk
+from serve.control.release_manager import ReleaseManager
 from serve.gateway import routes
 from serve.gateway.auth import hash_key
 from serve.gateway.gateway import Gateway
@@ -65,7 +65,7 @@ def stocked(migrated_file: Path, make_config: Callable[..., ServeConfig], tmp_pa
     """A store with both models, `old` in production."""
     path = Path(shutil.copy(migrated_file, tmp_path_factory.mktemp("stocked")))
     store = Store(f"sqlite:///{path}")
-    ReleaseDesk(store, make_config(), lambda: NOW).open_shop()
+    ReleaseManager(store, make_config(), lambda: NOW).bootstrap()
     store.close()
     return path
 

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from serve.gateway.routing import Seat
+from serve.gateway.routing import Deployment
 from serve.store.records import Endpoint
 
 USAGE = {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8}
@@ -24,10 +24,12 @@ class Engines:
     closed: int = 0
     """Calls that have ended, by whatever way."""
 
-    async def __call__(self, seat: Seat, endpoint: Endpoint, body: Mapping[str, Any], id: str) -> AsyncIterator[Any]:
-        self.asked.append((seat.variant, dict(body)))
+    async def __call__(
+        self, deployment: Deployment, endpoint: Endpoint, body: Mapping[str, Any], id: str
+    ) -> AsyncIterator[Any]:
+        self.asked.append((deployment.variant, dict(body)))
         try:
-            async for answer in self.behaviours.get(seat.variant, answers)(seat.variant, endpoint, body):
+            async for answer in self.behaviours.get(deployment.variant, answers)(deployment.variant, endpoint, body):
                 yield answer
         finally:
             self.closed += 1

@@ -7,7 +7,7 @@ from typing import Any
 from ray.serve.schema import ApplicationStatus
 
 from serve.control.engines import Found
-from serve.gateway.routing import Seat
+from serve.gateway.routing import Deployment
 from serve.store.records import Variant
 
 
@@ -56,5 +56,5 @@ class FakeServe:
     def free(self) -> Sequence[Mapping[str, float]]:
         return [{"CPU": float(max(self.cpus - len(self.deployed), 0))}]
 
-    def first_answer(self, there: Seat, body: Mapping[str, Any], request_id: str) -> tuple[int, Any]:
+    def first_answer(self, deployment: Deployment, body: Mapping[str, Any], request_id: str) -> tuple[int, Any]:
         return self.answer

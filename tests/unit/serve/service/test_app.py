@@ -40,12 +40,12 @@ def test_a_parser_that_does_not_exist_is_refused_before_anything_is_made(tmp_pat
 
 def test_others_are_not_let_in_where_rays_authentication_is_off(tmp_path):
     """Nothing is laid down."""
-    words = ["output=service", "doors.host=0.0.0.0", "+models.one=one", "production=one"]
+    words = ["output=service", "http.host=0.0.0.0", "+models.one=one", "production=one"]
     environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(REPOSITORY)}
     done = subprocess.run(
         [sys.executable, REPOSITORY / "launch/serve.py", *words], cwd=tmp_path, env=environment, capture_output=True,
         text=True, timeout=600, check=False,
     )  # fmt: skip
     assert done.returncode == 2
-    assert done.stderr.startswith("error: doors.host=0.0.0.0: others can reach it and Ray's authentication is off")
+    assert done.stderr.startswith("error: http.host=0.0.0.0: others can reach it and Ray's authentication is off")
     assert not (tmp_path / "service").exists()

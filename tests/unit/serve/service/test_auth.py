@@ -6,8 +6,8 @@ from fastapi.routing import APIRoute
 
 from rlhf.types import InputError
 from serve.gateway import routing
-from serve.gateway.auth import Caller, check_doors, check_ray, hash_key, let_in, make_key
-from serve.gateway.errors import Refusal
+from serve.gateway.auth import Caller, authenticate, hash_key, make_key, require_ray_auth, require_user_keys
+from serve.gateway.errors import ApiError
 from serve.store.records import Key, Role
 from tests.unit.serve.service.conftest import KEYS, NOW, running
 
@@ -28,7 +28,7 @@ ROUTES = {
     ("POST", "/release/promote"): (Role.operator, {}, 200),
     ("POST", "/release/rollback"): (Role.operator, {"reason": "it lies"}, 200),
 }
-"""Role, a body, and the status that somebody gets who may: an unknown request is 404 behind the door."""
+"""Role, a body, and the status that somebody gets who may: an unknown request is 404 once it is authorized."""
 
 
 def roles(route: APIRoute) -> list[Role]:
@@ -77,15 +77,15 @@ def test_without_keys_everyone_on_this_machine_is_a_user(open_client):
 
 def test_an_operators_key_alone_closes_nothing_to_users():
     keys = {key.hash: key for key in [known_key("sk-1", Role.operator)]}
-    assert let_in(None, keys, keyless=True) == Caller(Role.user, "")
-    assert let_in("bearer  sk-1 ", keys, keyless=True) == Caller(Role.operator, "ann")
-    with pytest.raises(Refusal, match="is missing"):
-        let_in(None, keys, keyless=False)
+    assert authenticate(None, keys, keyless=True) == Caller(Role.user, "")
+    assert authenticate("bearer  sk-1 ", keys, keyless=True) == Caller(Role.operator, "ann")
+    with pytest.raises(ApiError, match="is missing"):
+        authenticate(None, keys, keyless=False)
 
 
 def test_revoking_the_last_users_key_opens_nothing(gateway, store):
     def statuses() -> list[int]:
-        gateway.directions = routing.read(store, gateway.config)
+        gateway.routing_table = routing.read(store, gateway.config)
         with running(gateway) as client:
             headers = [{}, {"authorization": f"Bearer {KEYS['user']}"}]
             return [client.get("/v1/models", headers=one).status_code for one in headers]
@@ -100,29 +100,29 @@ def test_revoking_the_last_users_key_opens_nothing(gateway, store):
 
 @pytest.mark.parametrize("header", ["sk-1", "Basic sk-1", "Bearer", "Bearer sk-1 sk-1", "Bearer \xff", ""])
 def test_what_is_no_bearer_of_a_known_key_is_refused(header):
-    with pytest.raises(Refusal) as refused:
-        let_in(header, {hash_key("sk-1"): known_key("sk-1", Role.user)}, keyless=False)
+    with pytest.raises(ApiError) as refused:
+        authenticate(header, {hash_key("sk-1"): known_key("sk-1", Role.user)}, keyless=False)
     assert refused.value.status == 401
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.7", "example.org", ""])
 def test_other_addresses_are_refused_until_a_user_has_a_key(host):
-    with pytest.raises(InputError, match=r"doors\.host=.*keys\.py add"):
-        check_doors(host, [known_key("sk-1", Role.operator)])
-    check_doors(host, [known_key("sk-1", Role.user)])
+    with pytest.raises(InputError, match=r"http\.host=.*keys\.py add"):
+        require_user_keys(host, [known_key("sk-1", Role.operator)])
+    require_user_keys(host, [known_key("sk-1", Role.user)])
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "example.org"])
 def test_other_addresses_are_refused_where_rays_authentication_is_off(host):
-    with pytest.raises(InputError, match=r"doors\.host=.*authentication is off.*RAY_AUTH_MODE=token"):
-        check_ray(host, authenticated=False)
-    check_ray(host, authenticated=True)
+    with pytest.raises(InputError, match=r"http\.host=.*authentication is off.*RAY_AUTH_MODE=token"):
+        require_ray_auth(host, authenticated=False)
+    require_ray_auth(host, authenticated=True)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])
 def test_loopback_needs_no_key(host):
-    check_doors(host, [])
-    check_ray(host, authenticated=False)
+    require_user_keys(host, [])
+    require_ray_auth(host, authenticated=False)
 
 
 def test_a_key_is_not_in_the_store(store, tmp_path):

@@ -155,7 +155,7 @@ def test_what_a_release_controller_refuses(gateway, error, status):
         raise error
 
     gateway.store.add_key(hash_key("sk-1"), Role.operator, "op", 0.0)
-    gateway.directions = routing.read(gateway.store, gateway.config)
+    gateway.routing_table = routing.read(gateway.store, gateway.config)
     with running(gateway, refusing) as client:
         answer = client.post("/release/promote", json={}, headers={"authorization": "Bearer sk-1"})
     assert (answer.status_code, answer.json()["error"]["message"]) == (status, str(error))
@@ -235,7 +235,7 @@ def test_an_error_that_nobody_expects_is_a_sentence(gateway, engines, caplog):
 
     engines.behaviours["old"] = failing(ZeroDivisionError("a secret"))
     gateway.store.add_key(hash_key("sk-1"), Role.operator, "op", 0.0)
-    gateway.directions = routing.read(gateway.store, gateway.config)
+    gateway.routing_table = routing.read(gateway.store, gateway.config)
     with running(gateway, broken) as client:
         status = client.get("/release", headers={"authorization": "Bearer sk-1"})
         asked = client.post("/v1/chat/completions", json=CHAT)

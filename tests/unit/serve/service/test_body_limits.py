@@ -58,7 +58,7 @@ def gateway(make_config, store, engines) -> Gateway:
     for role, key in KEYS.items():
         store.add_key(hash_key(key), Role(role), role, NOW)
     gateway = Gateway(make_config(body_s=DEADLINE_S, unread_bodies=8), store, engines)
-    gateway.directions = routing.read(store, gateway.config)
+    gateway.routing_table = routing.read(store, gateway.config)
     return gateway
 
 
@@ -74,7 +74,7 @@ async def test_of_many_slow_bodies_of_one_sender_few_are_waited_for(gateway):
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost", headers=headers) as client:
         assert (await client.post("/v1/chat/completions", json=CHAT)).status_code == 200
         async with asyncio.timeout(DEADLINE_S):
-            while sum(task.done() for task in slow) != 322:
+            while sum(task.done() for task in slow + by_key + by_address) != 326:
                 await asyncio.sleep(0.02)
         assert sum(task.done() for task in by_key + by_address) == 4
         assert not any(task.done() for task in others), "of another key and another address"
@@ -83,7 +83,7 @@ async def test_of_many_slow_bodies_of_one_sender_few_are_waited_for(gateway):
         assert set(await asyncio.gather(*others)) == {400}, "complete, though no request"
         never.set()
         assert Counter(await asyncio.gather(*slow, *by_key, *by_address)) == {408: 326, 400: 8}
-    assert not +api.state.bodies.slow
+    assert not +api.state.body_reader.slow
 
 
 def test_a_server_closes_the_connection_of_a_body_that_never_ends(gateway):

@@ -8,7 +8,7 @@ import pytest
 from openai import OpenAI
 from pydantic import create_model
 
-from serve.feedback.export import unusable
+from serve.feedback.export import reject_reason
 from serve.gateway.auth import hash_key
 from serve.gateway.routing import read
 from serve.gateway.schemas.chat import ChatCompletionRequest
@@ -113,7 +113,7 @@ def test_a_model_by_its_name(open_client, gateway):
     for role, key in KEYS.items():
         gateway.store.add_key(hash_key(key), Role(role), role, NOW)
     experiment(gateway, shadow_fraction=1)
-    gateway.directions = read(gateway.store, gateway.config)
+    gateway.routing_table = read(gateway.store, gateway.config)
     with running(gateway) as transport:
         with pytest.raises(openai.NotFoundError, match="there is no 'new'"):
             client_of(transport, KEYS["user"]).models.retrieve("new")
@@ -187,7 +187,7 @@ def test_prompts_are_recorded_under_their_choices(client, gateway):
     assert len({request.prompt_hash for request in (one, two, others, ids, lists)}) == 5
     assert len({request.conversation for request in (one, two, others, ids, lists)}) == 5
     assert {request.turn for request in (one, two, ids, lists)} == {1}
-    assert [unusable(request) for request in (one, ids, echoed)] == [None, "no_text", "echo"]
+    assert [reject_reason(request) for request in (one, ids, echoed)] == [None, "no_text", "echo"]
 
 
 def test_calls_reach_the_client_and_what_is_recorded_whole_and_streamed(client, gateway, engines):
@@ -206,7 +206,7 @@ def test_calls_reach_the_client_and_what_is_recorded_whole_and_streamed(client, 
         (response,) = request.responses
         assert response.tool_calls == [call.model_dump(exclude={"index"}) for call in whole.message.tool_calls]
         assert response.text == ""
-        assert unusable(request) == "tool_calls"
+        assert reject_reason(request) == "tool_calls"
     first, second, _ = kept(gateway)
     assert first.first_token_s is None
     assert second.first_token_s > 0

@@ -11,7 +11,7 @@ import pytest
 from rlhf.types import InputError, RunError
 from serve.control import engines as module
 from serve.control.controller import Controller
-from serve.control.release_manager import ReleaseDesk
+from serve.control.release_manager import ReleaseManager
 from tests.unit.serve.service.conftest import make_model
 from tests.unit.serve.service.fake_serve import FakeServe
 
@@ -141,14 +141,14 @@ async def test_what_fails_is_refused_and_the_service_goes_on(controller, operate
 
 async def test_a_rollback_while_the_release_is_saved_rolls_it_back(controller, operate, serving, monkeypatch):
     saving, go = threading.Event(), threading.Event()
-    start = ReleaseDesk.start
+    start = ReleaseManager.start
 
     def slow(*arguments):
         saving.set()
         assert go.wait(DEADLINE_S)
         start(*arguments)
 
-    monkeypatch.setattr(ReleaseDesk, "start", slow)
+    monkeypatch.setattr(ReleaseManager, "start", slow)
     started = asyncio.create_task(operate("start", "a"))
     await until(saving.is_set)
     rolled = asyncio.create_task(operate("roll_back"))

@@ -11,7 +11,7 @@ from ray.serve.schema import ApplicationStatus
 from rlhf.types import InputError, RunError
 from serve.control import engines as module
 from serve.control.engines import Engines, Found, missing, num_that_fit, surplus, within
-from serve.control.release_manager import ReleaseDesk
+from serve.control.release_manager import ReleaseManager
 from tests.unit.serve.service.conftest import NOW, make_model
 from tests.unit.serve.service.fake_serve import FakeServe
 
@@ -90,15 +90,15 @@ def serving() -> FakeServe:
 
 
 @pytest.fixture
-def desk(store, config) -> ReleaseDesk:
+def manager(store, config) -> ReleaseManager:
     """`old` alone is configured: `new`, and others that tests make, are candidates."""
     config.models = {"old": config.models["old"]}
     config.replicas = replace(config.replicas, start_s=0.5, call_s=DEADLINE_S)
-    return ReleaseDesk(store, config, lambda: NOW)
+    return ReleaseManager(store, config, lambda: NOW)
 
 
 @pytest.fixture
-def engines(store, config, desk, serving, monkeypatch) -> Engines:
+def engines(store, config, manager, serving, monkeypatch) -> Engines:
     monkeypatch.setattr(module, "POLL_S", 0.02)
     engines = Engines(store, config, serving, settle_s=0.0)
     engines.bring_all_up()
@@ -107,44 +107,46 @@ def engines(store, config, desk, serving, monkeypatch) -> Engines:
 
 
 @pytest.fixture
-def others(desk, tmp_path) -> list:
+def others(manager, tmp_path) -> list:
     """Three more models, registered."""
-    return [desk.register(name, str(make_model(tmp_path / name, name))) for name in ("a", "b", "c")]
+    return [manager.register(name, str(make_model(tmp_path / name, name))) for name in ("a", "b", "c")]
 
 
 def nothing() -> None:
     """There is no reason to end a start."""
 
 
-def test_without_room_the_engines_kept_for_a_way_back_end(engines, desk, serving, others, store):
+def test_without_room_the_engines_kept_for_a_way_back_end(engines, manager, serving, others, store):
     """Of `second_release.sh`: production, a candidate that was rolled back, and no room for the next one."""
     serving.cpus = 2
     first, second, _ = others
     engines.bring_up(first, nothing)
-    desk.start("a", "ann", "")
-    desk.roll_back("ann", "")
+    manager.start("a", "ann", "")
+    manager.roll_back("ann", "")
     engines.reconcile()
     assert serving.models() == ["a", "old"], "they stay while there is room"
     engines.bring_up(second, nothing)
     assert serving.models() == ["b", "old"]
-    desk.start("b", "ann", "")
+    manager.start("b", "ann", "")
     engines.reconcile()
     assert (serving.models(), len(store.applications())) == (["b", "old"], 2)
 
 
-def test_with_room_they_stay_until_the_next_release_begins(engines, desk, serving, others):
+def test_with_room_they_stay_until_the_next_release_begins(engines, manager, serving, others):
     first, second, _ = others
     engines.bring_up(first, nothing)
-    desk.start("a", "ann", "")
-    desk.roll_back("ann", "")
+    manager.start("a", "ann", "")
+    manager.roll_back("ann", "")
     engines.bring_up(second, nothing)
     assert serving.models() == ["a", "b", "old"]
-    desk.start("b", "ann", "")
+    manager.start("b", "ann", "")
     engines.reconcile()
     assert serving.models() == ["b", "old"]
 
 
-def test_without_room_a_start_is_refused_with_what_is_needed_and_what_is_free(engines, desk, serving, others, config):
+def test_without_room_a_start_is_refused_with_what_is_needed_and_what_is_free(
+    engines, manager, serving, others, config
+):
     serving.cpus = 1
     with pytest.raises(RunError, match=r"^there is no room for a: 1 engine of 1 CPU is needed, and free is 0 CPU;"):
         engines.bring_up(others[0], nothing)
@@ -156,19 +158,19 @@ def test_without_room_a_start_is_refused_with_what_is_needed_and_what_is_free(en
         engines.make_room(others[0])
 
 
-def test_what_a_watch_needs_is_no_spare_room(engines, desk, serving, others, config, store):
+def test_what_a_watch_needs_is_no_spare_room(engines, manager, serving, others, config, store):
     config.release = replace(config.release, watch_s=100.0)
     serving.cpus = 2
     engines.bring_up(others[0], nothing)
-    desk.start("a", "ann", "")
-    desk.promote("ann", "")
+    manager.start("a", "ann", "")
+    manager.promote("ann", "")
     with pytest.raises(RunError, match="promote a release that is still watched"):
         engines.bring_up(others[1], nothing)
-    desk.promote("ann", "it is good")
+    manager.promote("ann", "it is good")
     config.models = {"a": str(others[0].folder)}
     engines.bring_up(others[1], nothing)
     assert serving.models() == ["a", "b"], "the predecessor of a release whose watch is over"
-    assert not desk.latest()[1].warm
+    assert not manager.latest()[1].warm
 
 
 def test_a_cluster_that_adds_nodes_is_waited_for(engines, serving, others, config):

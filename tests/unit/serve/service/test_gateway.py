@@ -13,10 +13,10 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from starlette.responses import Response
 
 from serve.config import LimitsConfig, ReleaseConfig
-from serve.control.release_manager import ReleaseDesk
+from serve.control.release_manager import ReleaseManager
 from serve.gateway import routes, routing
 from serve.gateway.auth import Caller, hash_key
-from serve.gateway.errors import Refusal
+from serve.gateway.errors import ApiError
 from serve.gateway.gateway import NOBODY, REFRESH_S, SHADOWS, Gateway
 from serve.gateway.schemas.chat import ChatCompletionRequest
 from serve.releases.state import Release
@@ -49,8 +49,8 @@ async def arms_of(gateway: Gateway, users: list[str]) -> dict[str, str]:
 def experiment(gateway: Gateway, **fields: object) -> None:
     """A release of `new` is under way."""
     gateway.config.release = ReleaseConfig(**{"shadow_fraction": 0, "steps": [0.5], "watch_s": 0, **fields})
-    ReleaseDesk(gateway.store, gateway.config, lambda: NOW).start("new", "op", "")
-    gateway.directions = routing.read(gateway.store, gateway.config)
+    ReleaseManager(gateway.store, gateway.config, lambda: NOW).start("new", "op", "")
+    gateway.routing_table = routing.read(gateway.store, gateway.config)
 
 
 async def until(condition) -> None:
@@ -72,7 +72,7 @@ async def test_a_deleted_user_who_comes_back_counts_anew(gateway, store):
     await ask(gateway, user="ann")
     store.delete_user("ann", at=time.time() - 60)
     assert store.exposure_counts("r1/canary-50") == {}
-    async with gateway.following():
+    async with gateway.background_refresh():
         await until(lambda: not gateway.exposed)
         await ask(gateway, user="ann")
     assert sum(store.exposure_counts("r1/canary-50").values()) == 1
@@ -108,23 +108,23 @@ async def test_listed_users_direct_requests_and_nobody_are_outside_of_the_experi
 
 async def test_what_the_store_says_is_followed_and_stays_while_it_says_nothing(gateway, store, caplog):
     experiment(gateway, steps=[0.1, 0.5])
-    known = gateway.directions
+    known = gateway.routing_table
     with store.writer.begin() as connection:
         connection.exec_driver_sql("DELETE FROM production")
-    async with gateway.following():
+    async with gateway.background_refresh():
         await until(lambda: "what it last said stays" in caplog.text)
-        assert gateway.directions is known
+        assert gateway.routing_table is known
         store.set_production("old", NOW)
         saved = store.latest_release()
         release = dataclasses.replace(Release.from_json(saved["state"]), step=1)
         store.save_release({**saved, "state": release.to_json()})
         store.add_key(hash_key("sk-1"), Role.user, "ann", NOW)
         await asyncio.sleep(REFRESH_S)
-        await until(lambda: gateway.directions is not known)
-    assert hash_key("sk-1") in gateway.directions.keys
+        await until(lambda: gateway.routing_table is not known)
+    assert hash_key("sk-1") in gateway.routing_table.keys
     crowd = [f"user{number}" for number in range(2000)]
     before, after = (
-        [place.choose("assistant", user, "", ANYONE) for user in crowd] for place in (known, gateway.directions)
+        [place.route("assistant", user, "", ANYONE) for user in crowd] for place in (known, gateway.routing_table)
     )
     arms = Counter((one.variant, other.variant) for one, other in zip(before, after, strict=True))
     assert len(arms) == 4, "each step draws users afresh, whatever their arm in the one before"
@@ -155,7 +155,7 @@ async def test_a_streams_shadow_is_whole(gateway, engines):
 
 
 @pytest.mark.parametrize(
-    ("error", "status"), [(TimeoutError(), 504), (ZeroDivisionError("odd"), 500), (Refusal(400, "too long"), 400)]
+    ("error", "status"), [(TimeoutError(), 504), (ZeroDivisionError("odd"), 500), (ApiError(400, "too long"), 400)]
 )
 async def test_a_shadow_fails_alone_and_is_counted(gateway, engines, error, status):
     engines.behaviours["new"] = failing(error)
@@ -197,12 +197,12 @@ async def test_a_limit_that_a_locked_store_does_not_tell_lets_nobody_in_for_now(
 
 async def test_the_candidate_of_a_shadow_is_hidden_from_users(gateway):
     experiment(gateway, shadow_fraction=1)
-    assert gateway.directions.models(ANYONE) == ["assistant", "old"]
-    with pytest.raises(Refusal, match="there is no 'new'; known are assistant, old"):
+    assert gateway.routing_table.models(ANYONE) == ["assistant", "old"]
+    with pytest.raises(ApiError, match="there is no 'new'; known are assistant, old"):
         await ask(gateway, model="new", user="ann")
     operator = Caller(Role.operator, "op")
-    assert gateway.directions.models(operator) == ["assistant", "new", "old"]
-    assert gateway.directions.choose("new", None, "q", operator).variant == "new"
+    assert gateway.routing_table.models(operator) == ["assistant", "new", "old"]
+    assert gateway.routing_table.route("new", None, "q", operator).variant == "new"
 
 
 async def test_requests_without_a_user_get_production_and_are_copied_in_the_shadow(gateway, store):
@@ -218,7 +218,7 @@ async def test_requests_without_a_user_get_production_and_are_copied_in_the_shad
         ("shop", "old"),
     ]
     assert store.exposure_counts("r1/shadow") == {}
-    ReleaseDesk(gateway.store, gateway.config, lambda: NOW).roll_back("op", "")
+    ReleaseManager(gateway.store, gateway.config, lambda: NOW).roll_back("op", "")
     experiment(gateway, steps=[0.99])
     await gateway.answer(Endpoint.chat, body, Caller(Role.user, "shop"), "req-1")
     (last,) = [request for request in kept(gateway) if request.experiment is None]
@@ -271,7 +271,7 @@ async def test_engines_that_do_not_answer_are_tried_again(config, store):
 
 async def test_engines_that_are_busy_are_not_tried_again(gateway, engines):
     engines.behaviours["old"] = failing(BackPressureError(num_queued_requests=1, max_queued_requests=1))
-    with pytest.raises(Refusal) as refused:
+    with pytest.raises(ApiError) as refused:
         await ask(gateway)
     assert (refused.value.status, refused.value.retry_after_s) == (429, 1)
     assert len(engines.asked) == 1
@@ -289,7 +289,7 @@ async def test_an_engine_that_dies_before_its_first_byte_is_not_seen(gateway, en
 async def test_an_answer_that_takes_too_long(make_config, store, engines):
     engines.behaviours["old"] = silent
     gateway = Gateway(make_config(timeout_s=0.05), store, engines)
-    with pytest.raises(Refusal, match="ask for less") as refused:
+    with pytest.raises(ApiError, match="ask for less") as refused:
         await ask(gateway)
     assert refused.value.status == 504
     assert [request.status for request in kept(gateway)] == [504]
@@ -326,7 +326,7 @@ async def test_what_json_cannot_say_is_counted_once(gateway, engines):
         yield 200, {"choices": [{**choice(endpoint, 0, "a", "stop", "message"), "logprobs": float("-inf")}]}
 
     engines.behaviours["old"] = infinite
-    with pytest.raises(Refusal) as refused:
+    with pytest.raises(ApiError) as refused:
         await ask(gateway)
     assert refused.value.status == 500
     assert gateway.ongoing == 0

@@ -30,7 +30,7 @@ def test_a_counter_gets_what_was_lost_since():
 async def test_a_gateway_reports_what_waits_and_what_is_lost(config, store, engines):
     reported = []
     gateway = Gateway(config, store, engines, lambda *numbers: reported.append(numbers))
-    async with gateway.following(), asyncio.timeout(60):
+    async with gateway.background_refresh(), asyncio.timeout(60):
         with store.writer.begin():
             recording = asyncio.create_task(gateway.recorder.record(asked()))
             gateway.recorder.lost = 3

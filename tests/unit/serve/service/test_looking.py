@@ -8,27 +8,27 @@ import pytest
 from serve.config import ServeConfig
 from serve.control.controller import Controller
 from serve.control.engines import Engines
-from serve.control.release_manager import Judged, ReleaseDesk
+from serve.control.release_manager import Judgement, ReleaseManager
 from serve.releases.state import Transition
 from serve.store.records import Phase
 from tests.unit.serve.service.conftest import NOW
 from tests.unit.serve.service.fake_serve import FakeServe
 
 
-class SlowDesk(ReleaseDesk):
+class SlowDesk(ReleaseManager):
     """Whose judging takes until the test lets it go on."""
 
     reached, go_on, acted = threading.Event(), threading.Event(), threading.Event()
 
-    def judge(self) -> Judged | None:
-        judged = super().judge()
+    def judge(self) -> Judgement | None:
+        judgement = super().judge()
         self.reached.set()
         assert self.go_on.wait(60)
-        return judged
+        return judgement
 
-    def act(self, judged: Judged | None) -> Transition | None:
+    def act(self, judgement: Judgement | None) -> Transition | None:
         try:
-            return super().act(judged)
+            return super().act(judgement)
         finally:
             self.acted.set()
 
@@ -36,9 +36,9 @@ class SlowDesk(ReleaseDesk):
 class WithoutServe(Controller):
     """Its engines are pretended ones."""
 
-    def __init__(self, config: ServeConfig, desk: ReleaseDesk) -> None:
-        self.config, self.store, self.desk, self.lock = config, desk.store, desk, asyncio.Lock()
-        self.engines, self.starting = Engines(desk.store, config, FakeServe(cpus=9), settle_s=0.0), None
+    def __init__(self, config: ServeConfig, manager: ReleaseManager) -> None:
+        self.config, self.store, self.manager, self.lock = config, manager.store, manager, asyncio.Lock()
+        self.engines, self.starting = Engines(manager.store, config, FakeServe(cpus=9), settle_s=0.0), None
 
 
 class Clock:
@@ -60,35 +60,35 @@ def config(config):
 
 
 def test_a_verdict_on_a_release_that_has_changed_since_does_nothing(store, config):
-    desk = ReleaseDesk(store, config, Clock())
-    desk.start("new", "ann", "")
-    judged = desk.judge()
-    assert judged.verdict.outcome == "inconclusive"
-    assert desk.verdict is None, "judging changes nothing"
-    desk.roll_back("ann", "enough")
-    assert desk.act(judged) is None
-    assert desk.latest()[1].phase is Phase.rolled_back
-    desk.start("new", "ann", "again")
-    assert desk.act(judged) is None, "also where the next release has changed as often"
-    assert desk.act(None) is None
-    assert desk.verdict is None
-    assert desk.act(desk.judge()).after == "paused"
+    manager = ReleaseManager(store, config, Clock())
+    manager.start("new", "ann", "")
+    judgement = manager.judge()
+    assert judgement.verdict.outcome == "inconclusive"
+    assert manager.verdict is None, "judging changes nothing"
+    manager.roll_back("ann", "enough")
+    assert manager.act(judgement) is None
+    assert manager.latest()[1].phase is Phase.rolled_back
+    manager.start("new", "ann", "again")
+    assert manager.act(judgement) is None, "also where the next release has changed as often"
+    assert manager.act(None) is None
+    assert manager.verdict is None
+    assert manager.act(manager.judge()).after == "paused"
 
 
 def test_commands_do_not_wait_for_a_look(store, config):
-    desk = SlowDesk(store, config, Clock())
-    desk.start("new", "ann", "")
+    manager = SlowDesk(store, config, Clock())
+    manager.start("new", "ann", "")
 
     async def run() -> dict:
-        controller = WithoutServe(config, desk)
+        controller = WithoutServe(config, manager)
         running = asyncio.create_task(controller.run())
-        assert await asyncio.to_thread(desk.reached.wait, 60)
+        assert await asyncio.to_thread(manager.reached.wait, 60)
         status = await asyncio.wait_for(controller.command("roll_back", {"by": "ann", "reason": "enough"}), 60)
-        desk.go_on.set()
-        assert await asyncio.to_thread(desk.acted.wait, 60)
+        manager.go_on.set()
+        assert await asyncio.to_thread(manager.acted.wait, 60)
         running.cancel()
         return status
 
     assert asyncio.run(run())["release"]["state"] == "rolled_back"
     assert store.latest_release()["phase"] == "rolled_back"
-    assert desk.verdict is None
+    assert manager.verdict is None

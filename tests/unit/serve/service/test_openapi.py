@@ -10,10 +10,10 @@ from openapi_spec_validator import validate
 from schemathesis import GenerationMode, checks
 from starlette.testclient import TestClient
 
-from serve.control.release_manager import ReleaseDesk
+from serve.control.release_manager import ReleaseManager
 from serve.gateway.auth import hash_key
 from serve.gateway.gateway import Gateway
-from serve.gateway.openapi import REFUSALS
+from serve.gateway.openapi import ERROR_DESCRIPTIONS
 from serve.store.records import Role
 from tests.unit.serve.service.conftest import KEYS, NOW, opened, running
 from tests.unit.serve.service.engines import Engines
@@ -41,15 +41,15 @@ def asked(make_config, stocked, tmp_path_factory) -> Iterator[TestClient]:
     """A service that an operator asks."""
     with opened(stocked, tmp_path_factory.mktemp("fuzzed")) as store:
         store.add_key(hash_key(KEYS["operator"]), Role.operator, "op", NOW)
-        desk = ReleaseDesk(store, make_config(), lambda: NOW)
+        manager = ReleaseManager(store, make_config(), lambda: NOW)
 
         async def command(name: str, /, **arguments: str) -> dict:
             """What the release controller does, but for engines."""
             if name == "start":
-                desk.check_start(arguments["name"], arguments["folder"])
+                manager.check_start(arguments["name"], arguments["folder"])
             elif name != "status":
-                getattr(desk, name)(**arguments)
-            return desk.status()
+                getattr(manager, name)(**arguments)
+            return manager.status()
 
         with running(Gateway(make_config(body_bytes=1 << 20), store, Engines()), command) as client:
             yield client
@@ -79,7 +79,7 @@ def test_every_refusal_has_the_body_of_errors_and_every_answer_its_headers(docum
                 assert "x-request-id" in response["headers"]
                 if int(status) >= 400:
                     assert response["content"] == error, path
-                    assert response["description"] == REFUSALS[int(status)]
+                    assert response["description"] == ERROR_DESCRIPTIONS[int(status)]
 
 
 def send(client: TestClient, case: schemathesis.Case) -> int:

@@ -23,7 +23,7 @@ def shop(gateway):
     """A service where the shop has a user's key."""
     for role, key in KEYS.items():
         gateway.store.add_key(hash_key(key), Role(role), "shop" if role == "user" else "op", NOW)
-    gateway.directions = routing.read(gateway.store, gateway.config)
+    gateway.routing_table = routing.read(gateway.store, gateway.config)
     with running(gateway) as client:
         yield client
 
@@ -123,7 +123,7 @@ async def test_text_that_somebody_reads_while_it_is_deleted_is_gone_once_they_ha
         return client.delete("/users/ann", headers=OPERATOR).json()
 
     gateway.store.add_key(hash_key(KEYS["operator"]), Role.operator, "op", NOW)
-    gateway.directions = routing.read(store, gateway.config)
+    gateway.routing_table = routing.read(store, gateway.config)
     reader = sqlite3.connect(tmp_path / "store.db", isolation_level=None)
     with running(gateway) as client:
         body = {**CHAT, "user": "ann", "messages": [{"role": "user", "content": "zephyrine"}]}
@@ -138,7 +138,7 @@ async def test_text_that_somebody_reads_while_it_is_deleted_is_gone_once_they_ha
         assert on_disk() > 0
     # That gateway ends; the next one goes on.
     other = Gateway(gateway.config, store, gateway.call)
-    async with other.following():
+    async with other.background_refresh():
         await asyncio.sleep(2 * REFRESH_S)
         assert other.erasing
         assert on_disk() > 0

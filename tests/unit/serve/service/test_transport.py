@@ -35,16 +35,16 @@ def test_a_host_of_this_machine_or_a_configured_one_is_answered(host):
 def test_any_other_host_is_refused(open_client, host):
     answer = open_client.post("/v1/chat/completions", json=CHAT, headers={"host": host})
     assert answer.status_code == answer.json()["error"]["code"] == 421
-    assert f"is not {host!r}; ask localhost, or add the name to doors.names" in answer.json()["error"]["message"]
+    assert f"is not {host!r}; ask localhost, or add the name to http.names" in answer.json()["error"]["message"]
     assert open_client.get("/ready", headers={"host": host}).status_code == 421
 
 
 def test_a_configured_name_is_answered_and_any_where_users_need_keys(gateway):
     with running(gateway, url="http://proxy.example") as client:
         assert client.get("/health").status_code == 421
-        gateway.config.doors.names = ["proxy.example"]
+        gateway.config.http.names = ["proxy.example"]
         assert client.get("/health").status_code == 200
-        gateway.config.doors.names, gateway.config.doors.host = [], "10.0.0.7"
+        gateway.config.http.names, gateway.config.http.host = [], "10.0.0.7"
         assert client.get("/health").status_code == 200
         assert client.post("/v1/chat/completions", json=CHAT).status_code == 401
 
@@ -98,7 +98,7 @@ def test_every_kind_of_response_bears_its_id_and_errors_of_the_service_name_it(g
 
     engines.behaviours["old"] = failing(ActorDiedError(), after=1)
     gateway.store.add_key(hash_key("sk-1"), Role.operator, "op", 0.0)
-    gateway.directions = routing.read(gateway.store, gateway.config)
+    gateway.routing_table = routing.read(gateway.store, gateway.config)
     requests = {
         200: ("POST", "/v1/chat/completions", {**CHAT, "stream": True}),
         404: ("GET", "/nowhere", None),

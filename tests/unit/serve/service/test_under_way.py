@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from fastapi.responses import StreamingResponse
 from ray.exceptions import ActorDiedError, RayTaskError
 
-from serve.config import DoorsConfig
+from serve.config import HttpConfig
 from serve.gateway.engine import Engine
 from serve.gateway.log_redaction import Unexpected, described, keep_messages_out_of_logs
 from serve.gateway.transport import Transport
@@ -135,7 +135,7 @@ async def test_what_fails_in_the_middle_of_a_response_goes_on_without_its_messag
 
         return StreamingResponse(content())
 
-    transport = httpx.ASGITransport(Transport(api, DoorsConfig(), send_ids=True))
+    transport = httpx.ASGITransport(Transport(api, HttpConfig(), send_ids=True))
     async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
         with pytest.raises(Unexpected, match="GET /: an unexpected error: KeyError at ") as raised:
             await client.get("/")
