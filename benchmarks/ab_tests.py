@@ -16,7 +16,7 @@ from scipy import stats
 from serve.releases.config import GuardrailConfig
 from serve.releases.guardrails import inspect_guardrail
 from serve.statistics.betting import exceeds, first_rejection, log_wealth
-from serve.statistics.sample_ratio import mismatch
+from serve.statistics.sample_ratio import check_sample_ratio
 from serve.statistics.sequential import Trial, compare, effects
 from serve.statistics.visits import Unit
 from serve.statistics.welch import power_of, stratified, users_per_arm
@@ -144,7 +144,7 @@ def power() -> None:
 
 
 def fires(arms: list[str], weights: dict[str, float], num: int) -> bool:
-    return mismatch(arms[:num], weights).mismatched
+    return check_sample_ratio(arms[:num], weights).mismatched
 
 
 def mismatches() -> None:
@@ -158,7 +158,7 @@ def mismatches() -> None:
         weights, fired, delays = {"new": planned, "old": 1 - planned}, [], []
         for _ in range(num_experiments):
             arms = np.where(random.random(num) < real, "new", "old").tolist()
-            fired.append(mismatch(arms, weights).mismatched)
+            fired.append(check_sample_ratio(arms, weights).mismatched)
             if planned != real:
                 delays.append(delay(partial(fires, arms, weights), num))
         rows.append([f"{planned:.0%}", f"{real:.0%}", num_experiments, num, percent(fired), *quantiles(delays)])

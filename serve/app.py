@@ -26,8 +26,8 @@ from serve.gateway.engine import FAST, HEALTH_PERIOD_S
 from serve.gateway.errors import ApiError
 from serve.gateway.exchange import BROKEN, call_engine
 from serve.gateway.gateway import Gateway
-from serve.gateway.http_server import listening
-from serve.gateway.log_redaction import keep_messages_out_of_logs
+from serve.gateway.http_server import run_http_server
+from serve.gateway.log_redaction import redact_error_messages
 from serve.gateway.metrics import RecordMetrics
 from serve.store.database import migrate
 from serve.store.records import Role
@@ -46,7 +46,7 @@ class GatewayReplica:
     """A gateway with its routes, in a replica. It `listens` itself, or stands behind the proxies of Serve."""
 
     def __init__(self, config: ServeConfig, store_url: str, controller: DeploymentHandle, *, listens: bool) -> None:
-        keep_messages_out_of_logs()
+        redact_error_messages()
         consent_by_default, outcomes = config.store.consent_by_default, config.release.outcomes
         postgres = config.store.postgres
         store = Store(store_url, consent_by_default=consent_by_default, outcomes=outcomes, postgres=postgres)
@@ -74,7 +74,9 @@ class GatewayReplica:
         if not self.listens:
             return routes.build(self.gateway, self.command, send_ids=False)
         config = self.gateway.config
-        listener = partial(listening, http=config.http, headers_s=config.limits.body_s, drain_s=config.replicas.drain_s)
+        listener = partial(
+            run_http_server, http=config.http, headers_s=config.limits.body_s, drain_s=config.replicas.drain_s
+        )
         return routes.build(self.gateway, self.command, listener=listener)
 
 

@@ -21,14 +21,14 @@ LONGEST_START_S = 7200.0
 
 @dataclass(kw_only=True, slots=True)
 class ClientConfig:
-    """How the service is reached."""
+    """Address and credentials of the service."""
 
     url: str = "http://127.0.0.1:8000"
     """The service."""
     key: str = "outputs/serve/operator.key"
     """File with an operator's API key."""
     reason: str = ""
-    """Why; the audit trail keeps it."""
+    """Reason for the audit trail."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -36,9 +36,9 @@ class StartConfig(ClientConfig):
     """`start`."""
 
     name: str = MISSING
-    """What the candidate is called from now on."""
+    """Name of the candidate from now on."""
     folder: str = MISSING
-    """Where it is, as the service sees it."""
+    """Folder of the candidate, as the service sees it."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -54,7 +54,7 @@ class PowerConfig:
     power: float = 0.8
     """Probability of finding it."""
     share: float = 0.5
-    """Of the users, those who see the candidate."""
+    """Share of users who see the candidate."""
 
 
 COMMANDS: dict[str, type[Any]] = {
@@ -84,7 +84,7 @@ def run(words: list[str]) -> None:
 
 
 def ask(command: str, config: ClientConfig) -> dict[str, Any]:
-    """What the service answers an operator. Raises InputError for what is wrong, RunError where it is not there."""
+    """Return the service's answer. Raises InputError for wrong input, RunError if the service does not answer."""
     try:
         key = Path(config.key).expanduser().read_text().strip()
     except OSError as error:
@@ -114,7 +114,7 @@ def ask(command: str, config: ClientConfig) -> dict[str, Any]:
 
 
 def describe(status: dict[str, Any]) -> str:
-    """For people: what is in production, the release with its audit trail, and what the last look said."""
+    """Format production, the release with its audit trail, and the last look for people."""
     lines = [f"in production: {status['production']}"]
     if starting := status.get("starting"):
         state = "is being cancelled" if starting["cancelled_by"] else "starts; a rollback cancels it"

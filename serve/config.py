@@ -1,4 +1,4 @@
-"""What can be configured in serving. Imports neither Ray nor vLLM."""
+"""Configuration of serving. Imports neither Ray nor vLLM."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from serve.store.postgres import PostgresConfig
 
 @dataclass(kw_only=True, slots=True)
 class ReplicasConfig:
-    """How many engines a model has."""
+    """Number of engines per model, and how they start and drain."""
 
     min: int = 1
-    """Of a model that nobody asks."""
+    """Replicas kept for an idle model."""
     max: int = 1
-    """What it may grow to."""
+    """Most replicas that autoscaling starts."""
     target_ongoing_requests: int = 32
     """Requests under way per engine that autoscaling aims at."""
     drain_s: float = 60.0
-    """What one that is to go may take to finish its requests."""
+    """Seconds a retiring replica may take to drain."""
     start_s: float = 1800.0
     """Seconds within which the engines of a model have to answer. A start that takes longer is ended, and refused."""
     call_s: float = 60.0
@@ -33,7 +33,7 @@ class ReplicasConfig:
     memory_bytes: int = 0
     """Memory that an engine reserves of what Ray counts on its node, beside a CPU or its accelerators; 0: none."""
     wait_for_nodes: bool = False
-    """Whether a candidate without room waits, up to `start_s`, for a node that the cluster adds by itself. `false`
+    """A candidate without room waits, up to `start_s`, for a node that the cluster adds by itself. `false`
     refuses its release at once, naming what is needed and what is free."""
 
     def __post_init__(self) -> None:
@@ -49,12 +49,12 @@ class ReplicasConfig:
 
 @dataclass(kw_only=True, slots=True)
 class LimitsConfig:
-    """What one request may ask for, and how many may be under way. Beyond them: 4xx with a sentence."""
+    """Limits of one request, and of requests in progress. Beyond them: 4xx with a sentence."""
 
     body_bytes: int = 1 << 20
     """Size of a request's body."""
     max_tokens: int = 1024
-    """Of a completion; what a request gets that names none."""
+    """Most tokens of a completion, and the default of a request that names none."""
     choices: int = 4
     """`n`: completions of one request."""
     prompts: int = 32
@@ -64,7 +64,7 @@ class LimitsConfig:
     ongoing_requests: int = 256
     """Requests under way in one gateway replica; the next gets 429 with Retry-After."""
     retry_after_s: int = 1
-    """Seconds that a refused client is told to wait."""
+    """Seconds to wait in the Retry-After header of a refused request."""
     attempts: int = 4
     """Tries of a request whose engine died before its first byte."""
     timeout_s: float = 600.0
@@ -79,18 +79,18 @@ class LimitsConfig:
 
 @dataclass(kw_only=True, slots=True)
 class StoreConfig:
-    """Where requests, feedback and releases are kept."""
+    """The store of requests, feedback and releases."""
 
     url: str | None = None
     """SQLAlchemy URL: `postgresql+pg8000://user@host/name`, needed where several nodes serve. None: SQLite in the
     service's folder."""
     consent_by_default: bool = False
-    """Whether texts of users are kept who were not asked. Without consent numbers, times, salted hashes
+    """Keep texts of users who were not asked. Without consent numbers, times, salted hashes
     and the names of outcomes that metrics read are."""
     patience_s: float = 1.0
     """Seconds that an answer waits for its record, so that feedback finds it; a slow store delays none for longer."""
     postgres: PostgresConfig = field(default_factory=PostgresConfig)
-    """How long is waited for PostgreSQL."""
+    """Timeouts and connections of PostgreSQL."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -101,7 +101,7 @@ class HttpConfig:
     """Address of the gateways that `launch/serve.py` starts. With `serve run` and `serve deploy` Serve's proxies have
     one, and a port, of their own."""
     port: int = 8000
-    """Their port."""
+    """Port of the gateways."""
     names: list[str] = field(default_factory=list)
     """Further names that requests may give as their Host while the service listens on loopback, as a reverse proxy on
     this machine passes them on. Requests with any name but these and loopback's are refused there."""
@@ -124,15 +124,15 @@ class ServeConfig:
     engine: ServerConfig = field(default_factory=ServerConfig)
     """Every model has engines of its own, made like this."""
     replicas: ReplicasConfig = field(default_factory=ReplicasConfig)
-    """How many."""
+    """Number of engines per model."""
     limits: LimitsConfig = field(default_factory=LimitsConfig)
-    """What a request may ask for."""
+    """Limits of requests."""
     store: StoreConfig = field(default_factory=StoreConfig)
-    """Where things are kept."""
+    """The store."""
     http: HttpConfig = field(default_factory=HttpConfig)
     """The HTTP server."""
     release: ReleaseConfig = field(default_factory=ReleaseConfig)
-    """How a candidate is decided about."""
+    """Rules by which a candidate is decided about."""
 
 
 ConfigStore.instance().store(name="serve_schema", node=ServeConfig)

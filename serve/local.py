@@ -16,9 +16,9 @@ from rlhf.actors.connect import start_ray
 from rlhf.types import RunError
 from serve.app import APP, assemble, store_url
 from serve.config import ServeConfig
-from serve.control.engines import POLL_S, within
-from serve.control.ray_adapter import why_not
-from serve.gateway.http_server import reserved
+from serve.control.engines import POLL_S, call_with_timeout
+from serve.control.ray_adapter import start_problem
+from serve.gateway.http_server import reserve_port
 from serve.store.store import Store
 
 
@@ -26,7 +26,7 @@ from serve.store.store import Store
 def serving(config: ServeConfig) -> Iterator[str]:
     """The service's URL, once every model answers. Raises InputError, or RunError where it does not start."""
     with ExitStack() as stack:
-        stack.enter_context(reserved(config.http))
+        stack.enter_context(reserve_port(config.http))
         app = assemble(config, listens=True)
         if not ray.is_initialized():
             # An engine takes a CPU; a candidate needs one more beside the models.
@@ -34,13 +34,13 @@ def serving(config: ServeConfig) -> Iterator[str]:
             stack.callback(ray.shutdown)
         call_s = config.replicas.call_s
         stack.callback(close_down, store_url(config), call_s, config.replicas.drain_s)
-        within(call_s, "start", lambda: ray_serve.start(proxy_location=ProxyLocation.Disabled))
+        call_with_timeout(call_s, "start", lambda: ray_serve.start(proxy_location=ProxyLocation.Disabled))
         # The release controller starts one model's engines after the other, before it is there.
         longest_s = len(config.models) * config.replicas.start_s + call_s
         try:
-            within(longest_s, "start the service", lambda: ray_serve.run(app, name=APP, route_prefix=None))
+            call_with_timeout(longest_s, "start the service", lambda: ray_serve.run(app, name=APP, route_prefix=None))
         except RuntimeError as error:
-            raise RunError(f"the service does not start: {why_not(APP) or error}") from error
+            raise RunError(f"the service does not start: {start_problem(APP) or error}") from error
         host = f"[{config.http.host}]" if ":" in config.http.host else config.http.host
         yield f"http://{host}:{config.http.port}"
 
@@ -58,15 +58,15 @@ def close_down(url: str, call_s: float, drain_s: float) -> None:
         store.close()
     there = applications(call_s)
     if APP in there:
-        within(call_s, f"delete {APP}", partial(ray_serve.delete, APP, _blocking=False))
+        call_with_timeout(call_s, f"delete {APP}", partial(ray_serve.delete, APP, _blocking=False))
         deadline = time.monotonic() + drain_s + call_s
         while APP in applications(call_s) and time.monotonic() < deadline:
             time.sleep(POLL_S)
     if there <= own:
         return ray_serve.shutdown()
     for app in sorted(there & own - {APP}):
-        within(call_s, f"delete {app}", partial(ray_serve.delete, app, _blocking=False))
+        call_with_timeout(call_s, f"delete {app}", partial(ray_serve.delete, app, _blocking=False))
 
 
 def applications(call_s: float) -> Set[str]:
-    return within(call_s, "give its status", ray_serve.status).applications.keys()
+    return call_with_timeout(call_s, "give its status", ray_serve.status).applications.keys()

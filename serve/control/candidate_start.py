@@ -1,4 +1,4 @@
-"""A candidate whose engines start, and whose release has not begun."""
+"""The start of a candidate: its engines start, and its release has not begun."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from serve.store.records import Variant
 
 
 @dataclass(slots=True)
-class Starting:
+class CandidateStart:
     """Threads may share it."""
 
     name: str
@@ -23,7 +23,7 @@ class Starting:
     cancelled_by: str | None = None
     """The operator who cancelled it."""
     begun: bool = False
-    """Whether its release is being saved: a rollback is that of the release then, and waits for it."""
+    """True once its release is being saved: a rollback then belongs to the release, and waits for it."""
 
     def cancel(self, by: str) -> None:
         self.cancelled_by = by
@@ -34,7 +34,7 @@ class Starting:
             raise RunError(f"the start of {self.name} was cancelled by {self.cancelled_by}'s rollback")
 
     def describe(self) -> dict[str, Any]:
-        """As the status shows it."""
+        """Return the fields that the status shows."""
         return {
             "name": self.name,
             "folder": self.folder,

@@ -12,9 +12,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from rlhf.types import InputError, RunError
 from serve.config import ServeConfig
-from serve.control.candidate_start import Starting
-from serve.control.engines import Engines, Serving
-from serve.control.ray_adapter import RayServe
+from serve.control.candidate_start import CandidateStart
+from serve.control.engines import EngineManager, ServeBackend
+from serve.control.ray_adapter import RayServeBackend
 from serve.control.release_manager import ReleaseManager
 from serve.store.database import reason
 from serve.store.records import Phase
@@ -28,7 +28,7 @@ class Controller:
     """The only replica of its deployment. Where it dies Serve starts another, which goes on from the store."""
 
     async def __init__(  # type: ignore[misc]
-        self, config: ServeConfig, store_url: str, connect: Callable[[ServeConfig], Serving] = RayServe
+        self, config: ServeConfig, store_url: str, connect: Callable[[ServeConfig], ServeBackend] = RayServeBackend
     ) -> None:
         """Returns once every model is served, so that the application is up when they are."""
         self.config = config
@@ -36,8 +36,8 @@ class Controller:
             store_url, consent_by_default=config.store.consent_by_default, postgres=config.store.postgres
         )
         self.manager = ReleaseManager(self.store, config, time.time)
-        self.engines = Engines(self.store, config, connect(config))
-        self.starting: Starting | None = None
+        self.engines = EngineManager(self.store, config, connect(config))
+        self.starting: CandidateStart | None = None
         self.lock = asyncio.Lock()
         await asyncio.to_thread(self.engines.bring_all_up)
         self.running = asyncio.create_task(self.run())
@@ -62,13 +62,15 @@ class Controller:
         await asyncio.to_thread(self.engines.reconcile, starting=starting)
 
     async def check_health(self) -> None:
-        """A loop that ended of an error is told, and Serve starts another replica."""
+        """Fail the health check if the control loop crashed, so that Serve restarts it."""
         if self.running.done():
             self.running.result()
 
     async def command(self, name: str, arguments: Mapping[str, Any]) -> dict[str, Any] | InputError | RunError:
-        """What an operator asked for: the state after it, or why not. An error is returned, since Ray would wrap one
-        that is raised. An operator who goes meanwhile, or whose client does, ends nothing."""
+        """Run an operator's command; return the state after it, or the error, since Ray would wrap one that is raised.
+
+        The command goes on if the operator's client disconnects.
+        """
         assert name in COMMANDS, name
         return await asyncio.shield(asyncio.create_task(self.obey(name, arguments)))
 
@@ -94,7 +96,7 @@ class Controller:
         """The candidate's engines run before its first step begins. Looks and commands go on meanwhile."""
         if self.starting:
             raise InputError(f"{self.starting}: wait for its release, or cancel it by a rollback")
-        self.starting = starting = Starting(name, folder)
+        self.starting = starting = CandidateStart(name, folder)
         try:
             await asyncio.to_thread(self.bring_up, starting)
             async with self.lock:
@@ -106,7 +108,7 @@ class Controller:
             async with self.lock:
                 await self.tidy()
 
-    def bring_up(self, starting: Starting) -> None:
+    def bring_up(self, starting: CandidateStart) -> None:
         candidate = self.manager.check_start(starting.name, starting.folder)
         starting.check()
         starting.host = self.engines.host(candidate)

@@ -1,4 +1,4 @@
-"""Engines as Serve applications: what runs, what is to run, and whether there is room for it."""
+"""Engines as Serve applications: start the ones that are wanted, end the others, and check that there is room."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ ResultT = TypeVar("ResultT")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
+class ApplicationState:
     """A Serve application, as Serve describes it."""
 
     status: ApplicationStatus
     num_engines: int
     """Replicas that run or start."""
     problem: str = ""
-    """Why replicas do not start; empty where Serve names no reason."""
+    """Reason why replicas do not start; empty if Serve names none."""
 
 
-class Serving(Protocol):
+class ServeBackend(Protocol):
     """Ray and Ray Serve, as far as engines need them. A call blocks for as long as they do not answer."""
 
-    def applications(self) -> Mapping[str, Found]: ...
+    def applications(self) -> Mapping[str, ApplicationState]: ...
 
     def deploy(self, app: str, variant: Variant) -> None:
         """Begin to start a model's engines; returns before they run."""
@@ -54,7 +54,7 @@ class Serving(Protocol):
         """Begin to end them."""
 
     def accelerated(self) -> bool:
-        """Whether engines compute on accelerators."""
+        """True if engines compute on accelerators."""
 
     def free(self) -> Sequence[Mapping[str, float]]:
         """Resources of each node that nothing has reserved."""
@@ -63,7 +63,7 @@ class Serving(Protocol):
         """Status and body of a completion by a deployment. Raises InputError where its engines do not load it."""
 
 
-def within(seconds: float, what: str, call: Callable[[], ResultT]) -> ResultT:
+def call_with_timeout(seconds: float, what: str, call: Callable[[], ResultT]) -> ResultT:
     """Return what a blocking call of Serve returns. Raises RunError where it fails, or takes longer than `seconds`: its
     thread then waits on alone."""
     result: Future[ResultT] = Future()
@@ -85,12 +85,12 @@ def within(seconds: float, what: str, call: Callable[[], ResultT]) -> ResultT:
 
 
 @dataclass(slots=True)
-class Engines:
+class EngineManager:
     """Threads may share it."""
 
     store: Store
     config: ServeConfig
-    serving: Serving
+    serving: ServeBackend
     settle_s: float = 2 * REFRESH_S
     """Seconds until gateways send nothing to engines that the store does not name any more."""
     turn: threading.Lock = field(default_factory=threading.Lock)
@@ -178,10 +178,11 @@ class Engines:
         num_spare = sum(there[app].num_engines for app in spare)
         if lacking > num_spare and not replicas.wait_for_nodes:
             are = "engine of {} is" if replicas.min == 1 else "engines of {} are"
-            nodes = [described({name: node.get(name, 0.0) for name in need}) for node in free]
+            nodes = [format_resources({name: node.get(name, 0.0) for name in need}) for node in free]
             raise RunError(
-                f"there is no room for {coming.name}: {replicas.min} {are.format(described(need))} needed, and free is "
-                f"{', '.join(nodes) or 'no node'}; free some, add a node, or promote a release that is still watched"
+                f"there is no room for {coming.name}: {replicas.min} {are.format(format_resources(need))} needed, and "
+                f"free is {', '.join(nodes) or 'no node'}; free some, add a node, or promote a release that is still "
+                "watched"
             )
         if spare:
             self.give_up_spare()
@@ -194,7 +195,7 @@ class Engines:
         return self.wanted().keys() - self.wanted(spare=False).keys()
 
     def give_up_spare(self) -> None:
-        """From now on neither gateways nor this class count on them. StaleRelease where the release just changed."""
+        """Stop counting on them, here and in gateways. Raises StaleRelease if the release just changed."""
         latest = self.store.latest_release()
         assert latest is not None
         LOG.info("the engines of %s end, as a candidate needs their room", ", ".join(sorted(self.spare())))
@@ -215,23 +216,23 @@ class Engines:
         variants |= {coming.name: coming} if coming else {}
         return {self.name(one): one for one in variants.values() if one.base is None}
 
-    def there(self) -> Mapping[str, Found]:
+    def there(self) -> Mapping[str, ApplicationState]:
         return self.call("give its status", self.serving.applications)
 
     def name(self, host: Variant) -> str:
         return app_name(host, self.config.engine, self.config.replicas)
 
     def call(self, what: str, call: Callable[[], ResultT]) -> ResultT:
-        return within(self.config.replicas.call_s, what, call)
+        return call_with_timeout(self.config.replicas.call_s, what, call)
 
 
-def missing(there: Mapping[str, Found], wanted: Set[str]) -> set[str]:
+def missing(there: Mapping[str, ApplicationState], wanted: Set[str]) -> set[str]:
     """Applications to deploy. One whose engines all ended is deployed again: Serve itself would leave it."""
     failed = ApplicationStatus.DEPLOY_FAILED
     return {app for app in wanted if app not in there or there[app].status is failed}
 
 
-def surplus(there: Mapping[str, Found], deployed: Set[str], wanted: Set[str]) -> set[str]:
+def surplus(there: Mapping[str, ApplicationState], deployed: Set[str], wanted: Set[str]) -> set[str]:
     """Applications to delete: those that this service deployed and wants no more; whatever others run stays."""
     going = ApplicationStatus.DELETING
     return {app for app in deployed & there.keys() if app not in wanted and there[app].status is not going}
@@ -242,6 +243,6 @@ def num_that_fit(need: Mapping[str, float], free: Sequence[Mapping[str, float]])
     return sum(min(int(node.get(name, 0.0) / amount + 1e-6) for name, amount in need.items()) for node in free)
 
 
-def described(resources: Mapping[str, float]) -> str:
-    """For people: `2 CPU and 1 GPU`."""
+def format_resources(resources: Mapping[str, float]) -> str:
+    """Format resources for people: `2 CPU and 1 GPU`."""
     return " and ".join(f"{amount:g} {name}" for name, amount in resources.items())

@@ -14,7 +14,7 @@ from ray.serve.schema import ApplicationStatusOverview
 from rlhf.actors.nodes import has_accelerators
 from rlhf.types import InputError
 from serve.config import ServeConfig
-from serve.control.engines import Found
+from serve.control.engines import ApplicationState
 from serve.gateway.engine import DEPLOYMENT, application
 from serve.gateway.routing import Deployment
 from serve.store.records import Endpoint, Variant
@@ -24,13 +24,13 @@ ALIVE = ("STARTING", "UPDATING", "RECOVERING", "RUNNING")
 
 
 @dataclass(frozen=True, slots=True)
-class RayServe:
+class RayServeBackend:
     """A `serve.control.engines.Serving`."""
 
     config: ServeConfig
 
-    def applications(self) -> Mapping[str, Found]:
-        return {name: as_found(one) for name, one in ray_serve.status().applications.items()}
+    def applications(self) -> Mapping[str, ApplicationState]:
+        return {name: application_state(one) for name, one in ray_serve.status().applications.items()}
 
     def deploy(self, app: str, variant: Variant) -> None:
         target = application(variant, self.config.engine, self.config.replicas)
@@ -58,15 +58,15 @@ class RayServe:
         return status, answer
 
 
-def why_not(app: str) -> str:
-    """What Serve says of an application that does not start; empty where it says nothing."""
+def start_problem(app: str) -> str:
+    """Return Serve's reason why an application does not start; empty if it names none."""
     found = ray_serve.status().applications.get(app)
-    return as_found(found).problem if found else ""
+    return application_state(found).problem if found else ""
 
 
-def as_found(one: ApplicationStatusOverview) -> Found:
+def application_state(one: ApplicationStatusOverview) -> ApplicationState:
     deployments = one.deployments.values()
-    return Found(
+    return ApplicationState(
         status=one.status,
         num_engines=sum(each.replica_states.get(state, 0) for each in deployments for state in ALIVE),
         problem="; ".join(last_line(each.message) for each in deployments if each.message.strip()),

@@ -60,7 +60,7 @@ def base_of(name: str, root: Path, known: Iterable[Variant]) -> str:
 
 
 def what_is_wrong(variant: Variant) -> str | None:
-    """In a sentence, the first file that is not as it was registered; None if all are."""
+    """Return a sentence about the first file that changed since registration; None if all are unchanged."""
     root = Path(variant.folder)
     for name, expected in variant.files.items():
         if not (root / name).is_file():

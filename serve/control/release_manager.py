@@ -29,7 +29,7 @@ class Judgement:
     """Unix seconds."""
     verdict: Verdict
     unverified: str | None
-    """What is wrong with the files that a rollback would return to, where the verdict promotes."""
+    """Problem with the files that a rollback would return to, if the verdict promotes."""
 
 
 @dataclass(slots=True)
@@ -41,7 +41,7 @@ class ReleaseManager:
     clock: Callable[[], float]
     """Unix seconds."""
     verdict: Verdict | None = None
-    """Of the last look."""
+    """Verdict of the last look."""
     looks: Looks = field(init=False)
 
     def __post_init__(self) -> None:
@@ -145,7 +145,7 @@ class ReleaseManager:
         self.save(saved, *state.roll_back(release, by=by, reason=reason or "rolled back", now=self.clock()))
 
     def status(self) -> dict[str, Any]:
-        """What is in production, the latest release with its audit trail, and what the last look said."""
+        """Return production, the latest release with its audit trail, and the last look."""
         saved, release = self.latest()
         found: dict[str, Any] = {
             "production": self.store.production(),
@@ -176,7 +176,7 @@ class ReleaseManager:
         return saved, release
 
     def unverified(self, release: Release) -> str | None:
-        """What is wrong with the files that a rollback would return to."""
+        """Return the problem with the files that a rollback would return to; None if they verify."""
         predecessor = self.store.variant(release.predecessor)
         return what_is_wrong(predecessor) if predecessor else f"{release.predecessor} is not known"
 

@@ -29,7 +29,7 @@ def artifacts_in(roots: Iterable[Path]) -> list[ArtifactNode]:
 
 
 def read(file: Path) -> ArtifactNode | None:
-    """None: the file is another program's."""
+    """Read a manifest; None if the file belongs to another program."""
     try:
         manifest = json.loads(file.read_text(encoding="utf-8"))
         mentions = tuple(texts([manifest.get("config"), manifest.get("parents")]))
@@ -65,7 +65,7 @@ def texts(value: Any) -> Iterator[str]:
 
 
 def is_inside(text: str, folder: Path) -> bool:
-    """Whether a text is the path of the folder, or of something in it.
+    """Return whether a text is the path of the folder, or of something in it.
 
     A relative one was seen from a place that no manifest names: any folder of that name may be meant, and one too many
     is named rather than one too few.

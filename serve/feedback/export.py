@@ -36,10 +36,10 @@ FORGOTTEN = "forgotten"
 
 
 class RowKind(StrEnum):
-    """What the rows are for."""
+    """The training method that rows are for."""
 
     pairs = "pairs"
-    """`prompt`, `chosen`, `rejected`: reward models, DPO and its kin."""
+    """`prompt`, `chosen`, `rejected`: reward models, DPO and similar losses."""
     labelled = "labelled"
     """`prompt`, `completion`, `label`: KTO."""
     sft = "sft"
@@ -57,7 +57,7 @@ class ExportConfig:
     variant: str | None = None
     """The model whose answers count. None: all."""
     regenerations: bool = False
-    """Whether an answer that was asked for again, and then voted up, is a pair with the one before."""
+    """Pair a regenerated answer that was voted up with the answer before it."""
     max_per_user: int = 200
     """Rows of one user; the first in time stay."""
     max_user_share: float = 0.1
@@ -219,7 +219,7 @@ def distinct(rows: Sequence[FeedbackRow], rejects: list[Reject]) -> list[Feedbac
 
 
 def defect_of(row: FeedbackRow) -> str | None:
-    """Why a trainer would refuse the row."""
+    """Return why a trainer would refuse the row; None if it would not."""
     try:
         prompt = take_prompt(row.content, "prompt", remedy="")
         for name, answer in row.content.items():

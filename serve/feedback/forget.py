@@ -65,7 +65,7 @@ class ForgetResult:
     models: tuple[str, ...] = ()
     """Artifacts made from it while it had those rows."""
     problem: str | None = None
-    """Why it still holds rows. None: it holds none."""
+    """Reason why it still holds rows; None if it holds none."""
 
     def __str__(self) -> str:
         state = self.problem or f"{self.removed} rows removed, {self.left} stay"

@@ -47,7 +47,7 @@ class Opinion:
     event: Feedback
     answer: str
     is_complete: bool
-    """Whether the answer ended by itself."""
+    """True if the answer ended by itself."""
 
     @property
     def prompt_key(self) -> PromptKey:
@@ -66,7 +66,7 @@ class Answer:
 
     good: bool
     votes: tuple[Opinion, ...]
-    """Of the majority, in order of time."""
+    """Votes of the majority, in order of time."""
 
 
 Refuse = Callable[[str, Iterable[Opinion]], None]

@@ -67,7 +67,7 @@ def hub_origins(manifest: dict[str, Any]) -> dict[str, dict[str, str]]:
 
 
 def details(manifest: dict[str, Any], folder: Path) -> Iterator[str]:
-    """What came from the Hub; of feedback, how much there is and a row with the requests and events it comes from."""
+    """Yield what came from the Hub, and for feedback its size and the requests and events of one row."""
     for key, origin in hub_origins(manifest).items():
         yield f"{key} {origin['id']} of the Hub, commit {origin['commit'][:SHOWN]}"
     if manifest.get("kind") != "feedback":

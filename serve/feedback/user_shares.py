@@ -1,4 +1,4 @@
-"""How many rows of an export one user may have."""
+"""Limits on the rows of an export that one user may have."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ class AddConfig(ListConfig):
     """`add`."""
 
     owner: str = MISSING
-    """Whose key it is: users whom it names are its owner's."""
+    """Owner of the key, and of the users that it names."""
     role: Role = Role.user
     """`user` or `operator`."""
     users: int | None = None
@@ -41,7 +41,7 @@ class AddConfig(ListConfig):
     def __post_init__(self) -> None:
         if self.users is not None and self.users < 0:
             raise InputError(f"users={self.users}: give 0 or more, or leave it out")
-        # OWNER/USER is how users are told apart.
+        # Users are identified as OWNER/USER.
         if not self.owner or "/" in self.owner:
             raise InputError(f"owner={self.owner}: give a name without a slash, as in owner=ann")
 
@@ -70,7 +70,7 @@ def run(words: list[str]) -> None:
 
 
 def execute(store: Store, config: ListConfig) -> str:
-    """What is said of it. Raises InputError where no key, or more than one, is named."""
+    """Run the command; return what to print. Raises InputError unless exactly one key is named."""
     if isinstance(config, AddConfig):
         key = make_key()
         store.add_key(hash_key(key), config.role, config.owner, time.time(), config.users)

@@ -15,7 +15,7 @@ from serve.store.records import Key, Role
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who sent a request."""
+    """The sender of a request."""
 
     role: Role
     owner: str
@@ -24,7 +24,7 @@ class Caller:
     """Most users of the key's owner who take part in one step of a release; None: all."""
 
     def user(self, named: str | None) -> str | None:
-        """The end user: who a key's owner names belongs to that owner. None: nobody in particular."""
+        """Return the end user, under the key's owner; None if the request names none."""
         return "/".join(part for part in (self.owner, named) if part) or None
 
 
@@ -57,8 +57,8 @@ def require_ray_auth(host: str, *, authenticated: bool) -> None:
     """Raise InputError if the service listens beyond loopback and Ray's ports accept unauthenticated code."""
     if not is_loopback(host) and not authenticated:
         raise InputError(
-            f"http.host={host}: others can reach it and Ray's authentication is off (RAY_AUTH_MODE), so that whoever "
-            "reaches Ray's ports runs code here; export RAY_AUTH_MODE=token, or listen on 127.0.0.1"
+            f"http.host={host}: others can reach it and Ray's authentication is off (RAY_AUTH_MODE), so that anybody "
+            "who reaches Ray's ports runs code here; export RAY_AUTH_MODE=token, or listen on 127.0.0.1"
         )
 
 

@@ -1,4 +1,4 @@
-"""Bodies of requests on their way in: how large, how slow, and how many slow ones at a time."""
+"""Limits on request bodies: size, time, and the number of slow ones at a time."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class Reading:
     """A body that is being read."""
 
     senders: Counter[str]
-    """Its key's owner and its address, once each."""
+    """Owner of the key and client address, once each."""
     deadline: asyncio.Timeout
     slow: bool = False
     problem: str | None = None
-    """Why it is read no further."""
+    """Reason why it is read no further; None while it is read."""
 
 
 class BodyReader:

@@ -10,8 +10,8 @@ from typing import Any, cast
 Answers = AsyncIterator[tuple[int, Any]]
 
 
-async def gathered(answers: Answers, interval_s: float) -> Answers:
-    """What a streamed answer yields, those events in one that came within `interval_s` after a delivery.
+async def coalesce(answers: Answers, interval_s: float) -> Answers:
+    """Yield a streamed answer, with the events that come within `interval_s` after a delivery joined into one.
 
     The status, the first event and the end of the stream wait for nothing. Closing the iterator closes `answers`.
     """
@@ -33,12 +33,12 @@ async def gathered(answers: Answers, interval_s: float) -> Answers:
         while not ended.is_set():
             await arrived.wait()
             arrived.clear()
-            for answer in joined(taken_from(waiting)):
+            for answer in join_texts(drain(waiting)):
                 yield answer
             with suppress(TimeoutError):
                 async with asyncio.timeout(interval_s):
                     await ended.wait()
-        for answer in joined(taken_from(waiting)):
+        for answer in join_texts(drain(waiting)):
             yield answer
         await taking
     finally:
@@ -46,14 +46,14 @@ async def gathered(answers: Answers, interval_s: float) -> Answers:
         await asyncio.wait([taking])
 
 
-def taken_from(waiting: list[tuple[int, Any]]) -> list[tuple[int, Any]]:
+def drain(waiting: list[tuple[int, Any]]) -> list[tuple[int, Any]]:
     """All of it, before anything more comes."""
     taken = waiting.copy()
     waiting.clear()
     return taken
 
 
-def joined(answers: list[tuple[int, Any]]) -> list[tuple[int, Any]]:
+def join_texts(answers: list[tuple[int, Any]]) -> list[tuple[int, Any]]:
     """The texts among answers as one."""
     texts = [text for _, text in answers if isinstance(text, str)]
     others = [answer for answer in answers if not isinstance(answer[1], str)]

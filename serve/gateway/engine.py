@@ -13,8 +13,8 @@ from ray.serve import Application
 from rlhf.actors.nodes import has_accelerators
 from rlhf.runtimes.base import EngineDied, ServerConfig
 from serve.config import ReplicasConfig
-from serve.gateway.coalescing import gathered
-from serve.gateway.log_redaction import Unexpected, described, keep_messages_out_of_logs
+from serve.gateway.coalescing import coalesce
+from serve.gateway.log_redaction import UnexpectedError, describe_error, redact_error_messages
 from serve.store.records import Variant
 
 PREFIX = "rlhf-model-"
@@ -28,8 +28,8 @@ FAST = {
     "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
     "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
 }
-"""Of the replicas on a request's way, as in Serve's mode for throughput: they call each other by gRPC instead of Ray's
-objects, in one event loop instead of three threads."""
+"""Environment of the replicas on a request's way, as in Serve's mode for throughput: they call each other by gRPC, not
+by Ray's objects, in one event loop instead of three threads."""
 CPU_ENVIRONMENT = {"OMP_NUM_THREADS": "1"}
 
 
@@ -37,7 +37,7 @@ class Engine:
     """A replica."""
 
     async def __init__(self, folder: str, name: str, config: ServerConfig) -> None:  # type: ignore[misc]
-        keep_messages_out_of_logs()
+        redact_error_messages()
         # Imported here: it takes ten seconds, of this process alone.
         from rlhf.runtimes.vllm_server import VLLMServer
 
@@ -53,7 +53,7 @@ class Engine:
             await self.server.hold_adapter(body["model"], adapter)
         answers = self.server.answer(endpoint, body, request_id)
         if body.get("stream"):
-            answers = gathered(answers, self.stream_interval_s)
+            answers = coalesce(answers, self.stream_interval_s)
         try:
             async for answer in answers:
                 yield answer
@@ -62,7 +62,7 @@ class Engine:
             os._exit(1)
         except Exception as error:  # noqa: BLE001  raised again
             # Serve logs what a replica raises with its message, which may quote what was asked.
-            raise Unexpected(described(error)) from None
+            raise UnexpectedError(describe_error(error)) from None
 
     async def check_health(self) -> None:
         await self.server.check_health()

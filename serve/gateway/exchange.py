@@ -24,7 +24,7 @@ from starlette.types import Message, Receive, Scope, Send
 from serve.config import LimitsConfig
 from serve.gateway.engine import DEPLOYMENT
 from serve.gateway.errors import ApiError
-from serve.gateway.log_redaction import described
+from serve.gateway.log_redaction import describe_error
 from serve.gateway.routing import Deployment
 from serve.gateway.schemas.common import GenerationRequest
 from serve.store.consent import salted
@@ -32,7 +32,7 @@ from serve.store.records import Endpoint, Request, Response
 
 LOG = logging.getLogger(__name__)
 BROKEN = (RayError, DeploymentUnavailableError, RayServeException, RpcError)
-"""What a call of an engine raises that died, or is not there."""
+"""Errors of a call to an engine that died or does not exist."""
 BACKOFF_S = 0.2
 DATA, END, DONE = "data: ", "\n\n", "[DONE]"
 
@@ -43,13 +43,13 @@ Call = Callable[[Deployment, Endpoint, Mapping[str, Any], str], Answers]
 
 @lru_cache(maxsize=64)
 def engine_handle(app: str) -> DeploymentHandle:
-    """To a variant's engines. Serve's controller is not asked whether they are there: that would block the event loop
-    for as long as it is being restarted."""
+    """Return a handle to a variant's engines. Serve's controller is not asked whether they exist: that would block the
+    event loop for as long as it is being restarted."""
     return ray_serve.get_deployment_handle(DEPLOYMENT, app, _check_exists=False).options(stream=True)
 
 
 async def call_engine(deployment: Deployment, endpoint: Endpoint, body: Mapping[str, Any], id: str) -> Answers:
-    """What one of the variant's engines answers. Closing the iterator ends the generation there."""
+    """Yield the answers of one of the variant's engines. Closing the iterator ends the generation there."""
     answers = engine_handle(deployment.app).answer.remote(str(endpoint), body, id, deployment.adapter)
     try:
         async for answer in answers:
@@ -84,7 +84,7 @@ class Exchange:
     reasons: dict[int, str | None] = field(default_factory=dict)
     usage: Mapping[str, int] = field(default_factory=dict)
     recorded: bool = False
-    """Whether its end has been recorded."""
+    """True once its end has been recorded."""
 
     def redirect(self, deployment: Deployment) -> None:
         """Answer from another deployment, outside of any experiment."""
@@ -111,7 +111,7 @@ class Exchange:
 
     @property
     def label(self) -> str:
-        """Names it in the log."""
+        """Name of the exchange in the log."""
         return f"{self.id} (request {self.request_id})"
 
     def fail(self, error: BaseException) -> ApiError:
@@ -124,7 +124,7 @@ class Exchange:
             case asyncio.CancelledError():
                 api_error = ApiError(499, "the client went away")
             case _:
-                LOG.error("%s: an unexpected error: %s", self.label, described(error))
+                LOG.error("%s: an unexpected error: %s", self.label, describe_error(error))
                 self.status, self.error = 500, f"{type(error).__name__}: {error}"
                 return ApiError(500, f"an error of this service: its log says more under {self.id}")
         self.status, self.error = api_error.status, api_error.message
@@ -191,7 +191,7 @@ async def begin(exchange: Exchange, body: Mapping[str, Any], limits: LimitsConfi
             raise ApiError(429, "the model is busy: try again", retry_after_s=limits.retry_after_s) from None
         except BROKEN as error:
             place = f"try {attempt} of {limits.attempts} at {exchange.deployment.variant}"
-            LOG.warning("%s: %s: %s", exchange.label, place, described(error))
+            LOG.warning("%s: %s: %s", exchange.label, place, describe_error(error))
     raise ApiError(503, "the model does not answer at the moment: try again", retry_after_s=limits.retry_after_s)
 
 
@@ -238,7 +238,7 @@ async def events(
     `finish` is awaited before the end, so that feedback finds the answer.
     """
     said: list[str] = []
-    """What is still to be sent: the pieces of one delivery are sent as one."""
+    """Events still to be sent: the pieces of one delivery are sent as one."""
     try:
         async for pieces in deliveries(rest, limits.timeout_s - exchange.elapsed_s):
             for piece in pieces:
@@ -251,7 +251,7 @@ async def events(
                 yield "".join(said)
                 said.clear()
     except BROKEN as error:
-        LOG.warning("%s: the engine died in the middle of an answer: %s", exchange.label, described(error))
+        LOG.warning("%s: the engine died in the middle of an answer: %s", exchange.label, describe_error(error))
         died = ApiError(503, "the model's engine died in the middle of this answer: ask again")
         said.append(event(exchange.fail(died).body_for(exchange.request_id)))
     except Exception as error:  # noqa: BLE001  `fail` logs what is unexpected
@@ -267,7 +267,7 @@ def event(content: Mapping[str, Any]) -> str:
 
 
 async def deliveries(rest: Answers, left_s: float) -> AsyncIterator[list[dict[str, Any]]]:
-    """What the engine's events say, as many together as it sent. Raises TimeoutError after `left_s` seconds."""
+    """Yield the data of the engine's events, one list per delivery. Raises TimeoutError after `left_s` seconds."""
     deadline = asyncio.get_running_loop().time() + left_s
     while True:
         # Not around the `yield`: the time-out would strike the code that takes the piece.

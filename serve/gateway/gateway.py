@@ -41,7 +41,7 @@ SHADOWS = 64
 
 
 class Gateway:
-    """What one replica knows and does. It knows no HTTP server: `routes.py` does."""
+    """The logic of one gateway replica, without HTTP, which is in `routes.py`."""
 
     def __init__(
         self, config: ServeConfig, store: Store, call: Call, report: Callable[[int, int], None] = lambda *_: None
@@ -52,12 +52,12 @@ class Gateway:
         self.routing_table: RoutingTable = routing.read(store, config)
         self.salt = store.salt()
         self.store_problem: str | None = None
-        """Why the store could not be read the last time; None where it could."""
+        """Reason why the store could not be read the last time; None if it could."""
         self.erasing = True
-        """Whether deleted text may still be in the store's files: a gateway may have ended before it was gone."""
+        """True while deleted text may still be in the store's files: a gateway may have ended before it was gone."""
         self.ongoing = 0
         self.exposed: dict[tuple[str, str], bool] = {}
-        """By experiment and user: whether the user takes part."""
+        """Participation by experiment and user."""
         self.shadows: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
@@ -102,7 +102,7 @@ class Gateway:
         return Erasure.pending
 
     def problems(self) -> list[str]:
-        """What keeps this gateway from doing all it should; empty where nothing does."""
+        """Return the problems of this gateway; empty if it has none."""
         num_waiting, problem = len(self.recorder.waiting), self.recorder.problem
         reading = [f"the store cannot be read: {self.store_problem}"] if self.store_problem else []
         return reading + ([f"{num_waiting} records wait for the store: {problem}"] if problem else [])

@@ -25,8 +25,8 @@ KEEP_ALIVE_S = 90
 """Seconds that a connection may idle between two requests: longer than clients and load balancers keep theirs."""
 HEAD_BYTES = 1 << 16
 """Longest request line and headers together that are waited for; the parser itself keeps all that comes."""
-LATE = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
-LARGE = LATE.replace(b"408 Request Timeout", b"431 Request Header Fields Too Large")
+TIMEOUT_RESPONSE = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+TOO_LARGE_RESPONSE = TIMEOUT_RESPONSE.replace(b"408 Request Timeout", b"431 Request Header Fields Too Large")
 
 
 def bind(http: HttpConfig, *, shared: bool) -> socket.socket:
@@ -48,7 +48,7 @@ def family_of(http: HttpConfig) -> socket.AddressFamily:
 
 
 @contextmanager
-def reserved(http: HttpConfig) -> Iterator[None]:
+def reserve_port(http: HttpConfig) -> Iterator[None]:
     """A block during which the port is left to gateways: without it two services that start at the same time would find
     it free, and share it as gateways do. Raises as `bind`."""
     bind(http, shared=False).close()
@@ -61,7 +61,7 @@ def reserved(http: HttpConfig) -> Iterator[None]:
         yield
 
 
-class Protocol(HttpToolsProtocol):
+class HttpProtocol(HttpToolsProtocol):
     """A connection. One whose next request's headers stay incomplete, or grow too large, is closed, so that half-sent
     ones hold nothing."""
 
@@ -70,9 +70,9 @@ class Protocol(HttpToolsProtocol):
         self.headers_s = headers_s
         self.deadline: asyncio.TimerHandle | None = None
         self.head_bytes = 0
-        """Of headers that are not complete, without the piece in which they began."""
+        """Bytes of headers that are not complete, without the piece in which they began."""
         self.piece = b""
-        """What was received last."""
+        """The bytes received last."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -86,7 +86,7 @@ class Protocol(HttpToolsProtocol):
             return
         self.head_bytes += len(data)
         if self.head_bytes > HEAD_BYTES and not self.transport.is_closing():
-            self.transport.write(LARGE)
+            self.transport.write(TOO_LARGE_RESPONSE)
             self.transport.close()
 
     def _should_upgrade(self) -> bool:
@@ -131,12 +131,12 @@ class Protocol(HttpToolsProtocol):
             # A pipelined request waits behind one that is still being answered.
             self.expect_headers()
         elif not self.transport.is_closing():
-            self.transport.write(LATE)
+            self.transport.write(TIMEOUT_RESPONSE)
             self.transport.close()
 
 
-class Server(uvicorn.Server):
-    """In a replica's event loop; signals are Ray's."""
+class HttpServer(uvicorn.Server):
+    """A server in a replica's event loop, which leaves signals to Ray."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -144,7 +144,7 @@ class Server(uvicorn.Server):
 
 
 @asynccontextmanager
-async def listening(app: ASGIApp, http: HttpConfig, *, headers_s: float, drain_s: float) -> AsyncIterator[None]:
+async def run_http_server(app: ASGIApp, http: HttpConfig, *, headers_s: float, drain_s: float) -> AsyncIterator[None]:
     """A block during which a server answers for `app`; its end takes no further connections and waits for the
     requests under way, for `drain_s` seconds at most.
 
@@ -152,7 +152,7 @@ async def listening(app: ASGIApp, http: HttpConfig, *, headers_s: float, drain_s
     """
     config = uvicorn.Config(
         app,
-        http=partial(Protocol, headers_s=headers_s),  # type: ignore[arg-type]
+        http=partial(HttpProtocol, headers_s=headers_s),  # type: ignore[arg-type]
         ws="none",
         lifespan="off",
         log_config=None,
@@ -162,7 +162,7 @@ async def listening(app: ASGIApp, http: HttpConfig, *, headers_s: float, drain_s
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=max(1, round(drain_s)),
     )
-    server = Server(config)
+    server = HttpServer(config)
     with bind(http, shared=True) as listener:
         task = asyncio.create_task(server.serve(sockets=[listener]))
         try:

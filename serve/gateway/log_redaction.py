@@ -16,32 +16,32 @@ FRAMES = 12
 """Innermost frames of an error that are named."""
 
 
-class Unexpected(RunError):
+class UnexpectedError(RunError):
     """Description of an error that nobody expected, raised in its place where Ray Serve logs what is raised."""
 
 
-WORDLESS = (RayActorError, DeploymentUnavailableError, Unexpected)
+SAFE_ERRORS = (RayActorError, DeploymentUnavailableError, UnexpectedError)
 """Errors whose messages are Ray's or ours and hold no word of a user."""
 
 
-def described(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """Name the error's type, its frames, the innermost last, and its causes, in one line."""
-    message = f" ({' '.join(str(error).split())})" if isinstance(error, WORDLESS) else ""
+    message = f" ({' '.join(str(error).split())})" if isinstance(error, SAFE_ERRORS) else ""
     trace = traceback.extract_tb(error.__traceback__)[-FRAMES:]
     frames = [f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in trace]
     place = f" at {' > '.join(frames)}" if frames else ""
     cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-    return f"{type(error).__name__}{message}{place}" + (f", after {described(cause)}" if cause else "")
+    return f"{type(error).__name__}{message}{place}" + (f", after {describe_error(cause)}" if cause else "")
 
 
-def keep_messages_out_of_logs() -> None:
+def redact_error_messages() -> None:
     """Have every logger of this process describe errors that it would print whole: vLLM's, Serve's and asyncio's do."""
     make = logging.getLogRecordFactory()
 
     def describing(*args: Any, **kwargs: Any) -> logging.LogRecord:
         record = make(*args, **kwargs)
         if record.exc_info and record.exc_info[1] is not None:
-            record.msg = f"{record.getMessage()} {described(record.exc_info[1])}"
+            record.msg = f"{record.getMessage()} {describe_error(record.exc_info[1])}"
             record.args, record.exc_info = (), None
         return record
 

@@ -1,4 +1,4 @@
-"""What a gateway exports through Ray: `<name>` here is `ray_<name>` on every node's metrics endpoint."""
+"""Metrics that a gateway exports through Ray: `<name>` here is `ray_<name>` on every node's metrics endpoint."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class RecordMetrics:
     """Lost records that the counter knows."""
 
     def write(self, num_waiting: int, num_lost: int) -> None:
-        """Of one gateway since it started."""
+        """Export the counts of one gateway since it started."""
         self.waiting.set(num_waiting)
         if num_lost > self.counted:
             self.lost.inc(num_lost - self.counted)

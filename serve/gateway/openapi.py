@@ -52,7 +52,7 @@ SCHEMAS = (
     ReasonBody,
     ChatCompletionChunk,
 )
-"""What bodies and events hold. FastAPI knows the other schemas: they are answers."""
+"""Schemas of bodies and events. FastAPI knows those of responses."""
 
 UNUSED = {"HTTPValidationError", "ValidationError"}
 """FastAPI's own error about parameters, status 422: no route has any but text in its path."""

@@ -59,7 +59,7 @@ class Recorder:
     patience_s: float = 1.0
     """Seconds that an answer waits for its record, so that feedback finds it; a slow store delays none for longer."""
     waiting: dict[int, Entry] = field(default_factory=dict)
-    """By number, in order."""
+    """Entries by number, in order."""
     characters: int = 0
     """Characters in what waits."""
     writing: asyncio.Task[None] | None = None
@@ -67,7 +67,7 @@ class Recorder:
     lost: int = 0
     """Records that the store did not take, or that found the queue full. Their users have their answers."""
     problem: str | None = None
-    """Why the store takes nothing at the moment; None where it does."""
+    """Reason why the store takes nothing at the moment; None if it does."""
 
     async def record(self, request: Request) -> None:
         """Return once it is kept, so that feedback on it finds it, or after `patience_s`."""

@@ -50,7 +50,7 @@ LOG = logging.getLogger(__name__)
 CONTROLLER = (400, 409, 503)
 """Statuses with which the release controller refuses."""
 Command = Callable[..., Awaitable[dict[str, Any]]]
-"""What the release controller does: (name, **arguments) -> the release as it then is."""
+"""A command of the release controller: (name, **arguments) -> the release afterwards."""
 Listener = AbstractAsyncContextManager[object]
 
 
@@ -80,7 +80,7 @@ async def read_body(request: Request) -> bytes:
 
 
 async def read_completion_body(request: Request) -> bytes:
-    """As `read_body`; raises ApiError 429 before reading where too many requests are in progress."""
+    """Return the body as `read_body` does. Raises ApiError 429 before reading if too many requests are in progress."""
     gateway: Gateway = request.app.state.gateway
     gateway.check_room()
     return await read_body(request)
@@ -96,7 +96,7 @@ def build(
     """Return the service's routes.
 
     `send_ids`: whether responses bear an `x-request-id`; Serve's proxy adds one itself. `listener`: the HTTP
-    server that runs as long as the routes, as `listening`; behind a proxy of Serve there is none.
+    server that runs as long as the routes, as `run_http_server`; behind a proxy of Serve there is none.
     """
 
     @asynccontextmanager
@@ -160,7 +160,7 @@ def add_completion_routes(api: FastAPI, gateway: Gateway) -> None:
 
     @api.get("/ready", **operation(Readiness))
     async def ready() -> Response:
-        """Whether all works, for a load balancer: answers go on while the store does not."""
+        """Report problems to a load balancer: answers go on while the store does not."""
         problems = gateway.problems()
         body = {"problems": problems, "records_waiting": len(gateway.recorder.waiting), "lost": gateway.recorder.lost}
         body["deleted_text_pending"] = gateway.erasing

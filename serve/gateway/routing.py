@@ -24,11 +24,11 @@ class Route:
 
     variant: str
     experiment: str | None = None
-    """None: the request is part of none."""
+    """Experiment that the request is part of; None if it is part of none."""
     split: Split | None = None
     """The draw that put its user into an arm; None where chance did not."""
     shadow: str | None = None
-    """The variant that answers too, where nobody sees it."""
+    """The variant that also answers, unseen; None without a shadow."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,15 +51,15 @@ class RoutingTable:
     """The model that users ask for."""
     production: str
     deployments: Mapping[str, Deployment]
-    """Of every variant that is served."""
+    """Deployment of every variant that is served."""
     keys: Mapping[str, Key]
-    """By their hash."""
+    """API keys by their hash."""
     user_keys_required: bool
-    """Whether users need a key on loopback too: one has been made for some user, though it may be revoked."""
+    """Users need a key on loopback too: one has been made for some user, though it may be revoked."""
     split: Split | None = None
     """The experiment that runs."""
     shadow_fraction: float = 0.0
-    """Of its requests, those that the candidate answers too."""
+    """Share of its requests that the candidate answers too."""
     last_deletion: float | None = None
     """Unix seconds of the newest deletion of a user, who may come back as a new one."""
 

@@ -1,4 +1,4 @@
-"""What every HTTP request passes before it reaches a route."""
+"""Middleware of every HTTP request: request id, host check, unexpected errors."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from serve.config import HttpConfig
 from serve.gateway.auth import is_loopback
 from serve.gateway.errors import ApiError
-from serve.gateway.log_redaction import Unexpected, described
+from serve.gateway.log_redaction import UnexpectedError, describe_error
 from serve.text import shown
 
 LOG = logging.getLogger(__name__)
@@ -30,10 +30,11 @@ SHORT = re.compile(r"[!-~]{1,128}")
 
 
 class Transport:
-    """Gives every request an id, refuses those that name another host, and answers errors that nobody expects.
+    """Middleware that gives every request an id, refuses foreign hosts, and answers unexpected errors.
 
-    Without keys whoever reaches loopback is a user, and a web page reaches it from the browser on the same machine once
-    its own name resolves to 127.0.0.1. Its requests still bear that name. Elsewhere users need keys, which no page has.
+    Without keys every process that reaches loopback is a user, and a web page reaches it from the browser on the same
+    machine once its own name resolves to 127.0.0.1. Its requests still bear that name. Elsewhere users need keys, which
+    no page has.
     """
 
     def __init__(self, app: ASGIApp, http: HttpConfig, *, send_ids: bool) -> None:
@@ -62,16 +63,16 @@ class Transport:
         try:
             await self.app(scope, receive, send_named)
         except Exception as error:  # noqa: BLE001  said in the log
-            found = f"request {id}: {scope['method']} {scope['path']}: an unexpected error: {described(error)}"
+            found = f"request {id}: {scope['method']} {scope['path']}: an unexpected error: {describe_error(error)}"
             LOG.error("%s", found)
             if began:
                 # The connection ends with it; Serve logs what is raised with its message.
-                raise Unexpected(found) from None
+                raise UnexpectedError(found) from None
             await respond(ApiError(500, "an error of this service: its log says more"), id)(scope, receive, send_named)
 
 
 async def until_disconnect(request: Request, answer: Coroutine[Any, Any, Response]) -> Response:
-    """What `answer` returns; it is cancelled where the client goes away before. The request's body has been read.
+    """Return what `answer` returns; cancel it if the client disconnects first. The request's body has been read.
 
     Raises ClientDisconnect.
     """
@@ -107,7 +108,7 @@ def respond(api_error: ApiError, request_id: str) -> JSONResponse:
 
 
 def is_own(host: str, names: Sequence[str]) -> bool:
-    """Whether a Host header, with or without a port, is of loopback or one of these names."""
+    """Return whether a Host header, with or without a port, names loopback or one of `names`."""
     try:
         name = urlsplit(f"//{host}").hostname or ""
     except ValueError:

@@ -18,17 +18,17 @@ from serve.client import ClientConfig, StartConfig, ask
 from serve.config import ServeConfig
 from serve.feedback.export import ExportConfig, RowKind, export
 from serve.local import serving
-from serve.loop.simulated_users import Crowd, read_questions
+from serve.loop.simulated_users import SimulatedUsers, read_questions
 from serve.store.records import UNDER_WAY, Phase
 from serve.store.store import Store
 
 MODEL, PAIRS, STORE, ROUND = "model", "pairs", "store.sqlite", "round.json"
-"""What a round leaves in its folder."""
+"""Files of a round in its folder."""
 MANY = 1_000_000
 MOST_OF_ONE_USER = 0.05
 
 
-def hold(
+def run_round(
     folder: Path,
     *,
     number: int,
@@ -52,11 +52,11 @@ def hold(
         overrides: Keys of the service.
         decide_s: How long the release may take; an undecided candidate is rolled back.
     """
-    store_url = f"sqlite:///{folder / STORE}"
+    store_url, name = f"sqlite:///{folder / STORE}", name_before(number)
     with tempfile.TemporaryDirectory() as scratch:
-        words = [f"+models.{before(number)}={production}", f"production={before(number)}", f"output={scratch}"]
+        words = [f"+models.{name}={production}", f"production={name}", f"output={scratch}"]
         config = compose(CONF, "serve", [*(overrides or []), *words, f"store.url={store_url}"], ServeConfig)
-        crowd = Crowd(
+        crowd = SimulatedUsers(
             url=f"http://{config.http.host}:{config.http.port}",
             model=config.name,
             questions=read_questions(questions),
@@ -70,39 +70,39 @@ def hold(
                 client = StartConfig(url=crowd.url, key=key, name=f"round_{number}", folder=candidate)
                 ended = asyncio.run(release(crowd, client, decide_s))
             crowd.right = {True: 0, False: 0}
-            asyncio.run(crowd.come(num_users))
-    won = Path(candidate if candidate is not None and ended and ended["phase"] == Phase.promoted else production)
+            asyncio.run(crowd.run(num_users))
+    winner = Path(candidate if candidate is not None and ended and ended["phase"] == Phase.promoted else production)
     store = Store(store_url)
     export(store, RowKind.pairs, folder / PAIRS, ExportConfig(max_user_share=MOST_OF_ONE_USER))
     store.close()
-    write_report(folder / ROUND, number, won, crowd, ended)
-    link(won, folder / MODEL)
+    write_report(folder / ROUND, number, winner, crowd, ended)
+    link(winner, folder / MODEL)
 
 
-def write_report(file: Path, number: int, won: Path, crowd: Crowd, ended: dict[str, Any] | None) -> None:
-    """What the round came to, for people and for the next stage."""
-    asked = sum(crowd.right.values())
+def write_report(file: Path, number: int, winner: Path, crowd: SimulatedUsers, ended: dict[str, Any] | None) -> None:
+    """Write the result of the round, for people and for the next stage."""
+    num_answers = sum(crowd.right.values())
     report = {
         "round": number,
-        "model": str(won.resolve()),
+        "model": str(winner.resolve()),
         "users": crowd.came,
         "statuses": crowd.statuses,
-        "right_after": crowd.right[True] / asked if asked else None,
+        "right_after": crowd.right[True] / num_answers if num_answers else None,
         "release": ended,
     }
     file.write_text(json.dumps(report, indent=1, ensure_ascii=False), encoding="utf-8")
 
 
-def before(number: int) -> str:
+def name_before(number: int) -> str:
     """The name of what answers when a round begins."""
     return f"round_{number - 1}" if number else "start"
 
 
-async def release(crowd: Crowd, client: StartConfig, decide_s: float) -> dict[str, Any]:
+async def release(crowd: SimulatedUsers, client: StartConfig, decide_s: float) -> dict[str, Any]:
     """Release the candidate while users come; how that ended, with the audit trail."""
     await asyncio.to_thread(ask, "start", client)
     decided, deadline = asyncio.Event(), time.monotonic() + decide_s
-    users = asyncio.create_task(crowd.come(MANY, decided))
+    users = asyncio.create_task(crowd.run(MANY, decided))
     plain = ClientConfig(url=client.url, key=client.key, reason=f"undecided after {decide_s:g} s")
     try:
         while True:

@@ -19,14 +19,14 @@ TIMEOUT_S = 60.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """What is asked, and the answer that pleases."""
+    """A prompt, and the answer that pleases."""
 
     prompt: str
     answer: str
 
 
 @dataclass(slots=True, kw_only=True)
-class Crowd:
+class SimulatedUsers:
     """Users one after the other, some at a time. What each does depends on the seed and its number alone."""
 
     url: str
@@ -38,9 +38,9 @@ class Crowd:
     at_once: int = 8
     """Users under way."""
     thumbs: float = 1.0
-    """Of the answers, those that the user says something of."""
+    """Share of answers that the user votes on."""
     edits: float = 0.5
-    """Of the wrong answers, those that the user corrects."""
+    """Share of wrong answers that the user corrects."""
     mistakes: float = 0.05
     """Thumbs that say the opposite of what was meant."""
     seed: int = 0
@@ -51,8 +51,8 @@ class Crowd:
     right: dict[bool, int] = field(default_factory=lambda: {True: 0, False: 0})
     """Answers by whether they were right."""
 
-    async def come(self, num_users: int, until: asyncio.Event | None = None) -> None:
-        """That many users, or fewer where the event comes first."""
+    async def run(self, num_users: int, until: asyncio.Event | None = None) -> None:
+        """Run that many users, or fewer if the event comes first."""
         turns = asyncio.Semaphore(self.at_once)
         async with httpx.AsyncClient(base_url=self.url, timeout=TIMEOUT_S) as client, asyncio.TaskGroup() as group:
             for _ in range(num_users):
@@ -60,10 +60,10 @@ class Crowd:
                 if until is not None and until.is_set():
                     return
                 user, self.came = self.came, self.came + 1
-                visit = group.create_task(self.visit(client, user))
-                visit.add_done_callback(lambda _: turns.release())
+                task = group.create_task(self.run_user(client, user))
+                task.add_done_callback(lambda _: turns.release())
 
-    async def visit(self, client: httpx.AsyncClient, number: int) -> None:
+    async def run_user(self, client: httpx.AsyncClient, number: int) -> None:
         generator, user = random.Random(f"{self.seed} {number}"), f"user-{number}"
         await client.put("/v1/consent", json={"user": user, "given": True})
         for question in generator.sample(self.questions, min(self.per_user, len(self.questions))):
@@ -78,20 +78,20 @@ class Crowd:
             answer = await client.post("/v1/chat/completions", json=body)
             self.statuses[answer.status_code] = self.statuses.get(answer.status_code, 0) + 1
             if answer.status_code == 200:
-                await self.judge(client, answer.json(), question, user, generator)
+                await self.give_feedback(client, answer.json(), question, user, generator)
 
-    async def judge(
+    async def give_feedback(
         self, client: httpx.AsyncClient, answer: dict[str, Any], question: Question, user: str, generator: random.Random
     ) -> None:
         right = answer["choices"][0]["message"]["content"].strip() == question.answer
         self.right[right] += 1
         if generator.random() >= self.thumbs:
             return
-        said: dict[str, Any] = {"request_id": answer["id"], "user": user}
+        feedback: dict[str, Any] = {"request_id": answer["id"], "user": user}
         meant = right != (generator.random() < self.mistakes)
-        events = [{**said, "kind": "thumb", "value": 1 if meant else -1}]
+        events = [{**feedback, "kind": "thumb", "value": 1 if meant else -1}]
         if not meant and not right and generator.random() < self.edits:
-            events.append({**said, "kind": "edit", "text": question.answer})
+            events.append({**feedback, "kind": "edit", "text": question.answer})
         for event in events:
             kept = await client.post("/v1/feedback", json=event)
             if kept.status_code != 201:

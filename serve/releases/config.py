@@ -1,4 +1,4 @@
-"""How a candidate is decided about."""
+"""Configuration of releases: goal, guardrails and steps."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from rlhf.types import InputError
-from serve.statistics.metrics import LEAST, OUTCOME, QUANTILES, REQUEST_METRICS, is_user_metric, known
+from serve.statistics.metrics import MINIMA, OUTCOME, QUANTILES, REQUEST_METRICS, is_user_metric, metric_names
 
 
 class Test(StrEnum):
-    """How the goal metric is tested."""
+    """Test of the goal metric."""
 
     sequential = "sequential"
     """Always valid: looked at as often as one likes."""
@@ -22,12 +22,12 @@ class Test(StrEnum):
 
 @dataclass(kw_only=True, slots=True)
 class GoalConfig:
-    """What the candidate is to be better at."""
+    """The goal metric, which the candidate has to improve."""
 
     metric: str = "thumbs"
     """`thumbs`, `rating`, `edits`, `regenerations`, `turns`, `retention`, or `outcome:NAME`."""
     higher_is_better: bool = True
-    """Of edits and regenerations fewer are better."""
+    """Direction of the metric; fewer edits and regenerations are better."""
     low: float = 0.0
     """Least value a user can have; lower ones are taken as this."""
     high: float = 1.0
@@ -36,7 +36,7 @@ class GoalConfig:
     """Value of a user who was shown an arm and has none, so that silence is counted, not left out. None: the middle of
     `low` and `high` for thumbs, ratings and outcomes, `low` for what is counted."""
     test: Test = Test.sequential
-    """How it is tested."""
+    """Test of the metric."""
     min_users: int = 100
     """Users with a value of their own that each arm needs before a step is passed."""
     users_per_arm: int | None = None
@@ -45,7 +45,7 @@ class GoalConfig:
 
 @dataclass(kw_only=True, slots=True)
 class GuardrailConfig:
-    """What must not become worse. Exactly one limit is set."""
+    """A metric that must not become worse. Exactly one limit is set."""
 
     metric: str = ""
     """A goal's metric, or of single requests: `error_rate`, `latency_p95_s`, `latency_p99_s`, `first_token_p95_s`,
@@ -55,11 +55,11 @@ class GuardrailConfig:
     at_least: float | None = None
     """The candidate's own value."""
     at_most_ratio: float | None = None
-    """Of the predecessor's value."""
+    """Limit as a multiple of the predecessor's value."""
     worse_by: float | None = None
     """More than the predecessor's value by this; with `higher_is_better` less."""
     higher_is_better: bool = False
-    """Whether worse means lower."""
+    """Direction of the metric: true if lower is worse."""
     low: float = 0.0
     """Least value of one user or request; lower ones are taken as this."""
     high: float = 1.0
@@ -74,12 +74,12 @@ LIMITS = ("at_most", "at_least", "at_most_ratio", "worse_by")
 
 @dataclass(kw_only=True, slots=True)
 class ReleaseConfig:
-    """How a candidate becomes what is served: shadow, then canary steps, then promoted."""
+    """Steps of a release: shadow, then canary steps, then promoted."""
 
     shadow_fraction: float = 1.0
-    """Of requests, also answered by the candidate where nobody sees it. 0: the shadow step is left out."""
+    """Share of requests that the candidate answers unseen. 0: no shadow step."""
     shadow_requests: int = 200
-    """Of them, before the first users see the candidate."""
+    """Shadow requests before the first users see the candidate."""
     steps: list[float] = field(default_factory=lambda: [0.01, 0.05, 0.25, 0.5])
     """Users that see the candidate, step by step."""
     interval_s: float = 60.0
@@ -89,7 +89,7 @@ class ReleaseConfig:
     max_step_s: float = 14 * 86400.0
     """A step that has not been decided by then is inconclusive, and waits for a person."""
     observation_s: float = 86400.0
-    """What a user does counts for this long after first being shown an arm; then the user's value enters the test,
+    """Seconds after the first exposure in which a user's actions count; then the user's value enters the test,
     once."""
     retention_after_s: float = 3600.0
     """A request this long after the first one of a step makes the user retained."""
@@ -120,13 +120,13 @@ class ReleaseConfig:
     deny: list[str] = field(default_factory=list)
     """Users who never do."""
     goal: GoalConfig = field(default_factory=GoalConfig)
-    """What the candidate is to be better at."""
+    """The goal metric, which the candidate has to improve."""
     guardrails: dict[str, GuardrailConfig] = field(default_factory=dict)
-    """What must not become worse, by a name of one's own."""
+    """Guardrails by a name of one's own."""
 
     @property
     def metrics(self) -> set[str]:
-        """Of the goal and of guardrails."""
+        """Metrics of the goal and of guardrails."""
         return {self.goal.metric, *(guardrail.metric for guardrail in self.guardrails.values())}
 
     @property
@@ -188,7 +188,7 @@ def check_steps(config: ReleaseConfig) -> None:
 def check_goal(goal: GoalConfig) -> None:
     """InputError for a goal that could not be measured or reached."""
     if not is_user_metric(goal.metric):
-        raise InputError(f"release.goal.metric={goal.metric!r}: name one of {known(of_requests=False)}")
+        raise InputError(f"release.goal.metric={goal.metric!r}: name one of {metric_names(of_requests=False)}")
     check_range("release.goal", goal)
     if goal.unanswered is not None and not goal.low <= goal.unanswered <= goal.high:
         raise InputError(f"release.goal.unanswered={goal.unanswered}: give a value from low={goal.low} to {goal.high}")
@@ -205,7 +205,7 @@ def check_guardrail(place: str, guardrail: GuardrailConfig) -> None:
     """InputError for a guardrail without a metric, without exactly one limit, or with one that nothing can pass."""
     metric = guardrail.metric
     if metric not in REQUEST_METRICS and not is_user_metric(metric):
-        raise InputError(f"{place}.metric={metric!r}: name one of {known(of_requests=True)}")
+        raise InputError(f"{place}.metric={metric!r}: name one of {metric_names(of_requests=True)}")
     limits = {name: limit for name in LIMITS if (limit := getattr(guardrail, name)) is not None}
     if len(limits) != 1:
         raise InputError(f"{place}: set exactly one of {', '.join(LIMITS)}, not {', '.join(limits) or 'none'}")
@@ -236,8 +236,8 @@ def check_guardrail(place: str, guardrail: GuardrailConfig) -> None:
 def check_range(place: str, config: GoalConfig | GuardrailConfig) -> None:
     if not (math.isfinite(config.low) and math.isfinite(config.high) and config.low < config.high):
         raise InputError(f"{place}: low={config.low}, high={config.high}: give finite numbers, the lower one first")
-    if config.high <= LEAST.get(config.metric, -math.inf):
+    if config.high <= MINIMA.get(config.metric, -math.inf):
         raise InputError(
             f"{place}.high={config.high}: every value of {config.metric} is at least "
-            f"{LEAST[config.metric]:g}, so all would be the same; give the greatest that counts"
+            f"{MINIMA[config.metric]:g}, so all would be the same; give the greatest that counts"
         )

@@ -1,4 +1,4 @@
-"""What follows from what a step of a release has seen. Pure: the same traffic and time give the same verdict."""
+"""The verdict on a step of a release. Pure: the same traffic and time give the same verdict."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def judge(config: ReleaseConfig, experiment: Experiment, traffic: Traffic, now: 
 
 
 def decide(progress: Progress, now: float) -> Verdict:
-    """Whether a step is passed (promote), waits (hold), ends the release (roll_back), or needs a person (inconclusive).
+    """Pass a step (promote), wait (hold), end the release (roll_back) or leave it to a person (inconclusive).
 
     A breached guardrail withdraws the candidate whatever else is the case: that is the safe direction. A goal that got
     worse does so too, unless the split is wrong, for then no result can be read. Nothing is passed on missing values:
@@ -68,7 +68,7 @@ class Look:
 
     @property
     def over(self) -> bool:
-        """Whether the step has had its time."""
+        """True once the step has run for `max_step_s`."""
         return self.passed_s >= self.progress.config.max_step_s
 
     def duration(self) -> Finding:
@@ -77,7 +77,7 @@ class Look:
         return Finding(waits=waits, evidence={"since": self.progress.experiment.since, "min_step_s": least})
 
     def split(self) -> Finding:
-        """Whether both arms got the users they were to get. In the shadow step there is one arm."""
+        """Check the sample ratio of the arms. The shadow step has one arm."""
         if self.progress.experiment.shadow:
             return Finding(evidence={"split": None})
         found = self.progress.arms.result()
@@ -90,7 +90,7 @@ class Look:
         return Finding(waits=waits, evidence={"split": {**asdict(found), "alpha": ALPHA}})
 
     def shadow(self) -> Finding:
-        """Whether the candidate has answered enough where nobody saw it."""
+        """Check that the candidate has answered enough shadow requests."""
         count, wanted = self.progress.num_copies, self.progress.config.shadow_requests
         return Finding(
             passes=(f"{count} requests answered in the shadow, no guardrail breached",),
@@ -99,7 +99,7 @@ class Look:
         )
 
     def aim_evidence(self, aim: Finding) -> dict[str, Any]:
-        """What the step is for, beside whose users count."""
+        """Return the evidence of the goal or the shadow, and of users who are left out."""
         owners = self.progress.owners
         counted = {"num_exposed": owners.num_users, "most_users_of_an_owner": owners.largest}
         name = "shadow" if self.progress.experiment.shadow else "goal"

@@ -1,4 +1,4 @@
-"""What the candidate is to be better at: the goal's test, and what is said of it."""
+"""The goal metric of a release: its test, verdict and evidence."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from serve.releases.config import ReleaseConfig, Test
 from serve.releases.guardrails import ARMS, Finding, shown
 from serve.statistics.experiment import Experiment
 from serve.statistics.metrics import User, trial, unanswered
-from serve.statistics.responders import Responding
-from serve.statistics.sequential import Comparing, Comparison, Trials
+from serve.statistics.responders import RespondersTest
+from serve.statistics.sequential import Comparison, ComparisonTest, Trials
 from serve.statistics.welch import least_users, sizes, stratified, until_planned
 
 
@@ -26,14 +26,14 @@ class Goal:
         self.direction = 1 if self.goal.higher_is_better else -1
         self.alphas = dict(zip(("alpha_higher", "alpha_lower"), (better, worse)[:: self.direction], strict=True))
         """Probabilities of calling the candidate's mean higher, and lower, where it is not."""
-        self.sequential = Comparing(**self.alphas) if self.goal.test is Test.sequential else None
+        self.sequential = ComparisonTest(**self.alphas) if self.goal.test is Test.sequential else None
         self.users = Trials()
-        """For the fixed test."""
+        """Users of the fixed test."""
         self.fixed: tuple[Comparison, str | None] | None = None
-        """Its result, once all its users are there."""
-        self.responding = Responding(**self.alphas)
+        """Result of the fixed test, once all its users are there."""
+        self.responders = RespondersTest(**self.alphas)
         self.totals, self.counts, self.own = (dict.fromkeys(ARMS, zero) for zero in (0.0, 0, 0))
-        """By arm: sum of the values, users, and users with a value of their own."""
+        """Sum of the values, users, and users with a value of their own, by arm."""
 
     @property
     def unanswered(self) -> float:
@@ -46,7 +46,7 @@ class Goal:
         goal = self.goal
         values = trial(goal.metric, users, goal.low, goal.high)
         counted = values.filled((self.unanswered - goal.low) / (goal.high - goal.low))
-        self.responding.add(values)
+        self.responders.add(values)
         if self.sequential:
             self.sequential.add(counted)
         else:
@@ -57,7 +57,7 @@ class Goal:
             self.own[arm] += int((~np.isnan(known)).sum())
 
     def finding(self) -> Finding:
-        """Whether users are better off. The last step is passed if so, earlier ones unless they are worse off."""
+        """Test whether users are better off. The last step is passed if so, earlier ones unless they are worse off."""
         goal = self.goal
         names = (self.experiment.candidate, self.experiment.predecessor)
         few = tuple(
@@ -65,9 +65,9 @@ class Goal:
             for name, count in zip(names, self.own.values(), strict=True)
             if count < goal.min_users
         )
-        found, problem = self.compared()
+        found, problem = self.result()
         better = self.direction * (found.decided if found and not problem else 0)
-        sentence = f"{goal.metric} {self.told(found)}"
+        sentence = f"{goal.metric} {self.in_words(found)}"
         if better > 0:
             verdict, undecided = "significantly better", None
         else:
@@ -84,16 +84,16 @@ class Goal:
             evidence=self.evidence(found, better),
         )
 
-    def compared(self) -> tuple[Comparison | None, str | None]:
+    def result(self) -> tuple[Comparison | None, str | None]:
         """The goal's test, and why it says nothing; None while the fixed test's users have not come."""
         if self.sequential:
             found = self.sequential.result()
             return found, None if found.readable else "no one difference fits all users, it changed over time"
         if self.fixed is None:
-            self.fixed = self.looked_at_once()
+            self.fixed = self.fixed_result()
         return self.fixed or (None, None)
 
-    def looked_at_once(self) -> tuple[Comparison, str | None] | None:
+    def fixed_result(self) -> tuple[Comparison, str | None] | None:
         users_per_arm, share = self.goal.users_per_arm, self.experiment.weight
         assert users_per_arm is not None
         wanted = sizes(users_per_arm, share)
@@ -125,12 +125,12 @@ class Goal:
         if found:
             evidence |= self.figures(found)
         if self.own != self.counts:
-            readings = self.responding.result()
+            readings = self.responders.result()
             evidence["responders"] = {**self.figures(readings.values), "response_rate": asdict(readings.rates)}
         return evidence
 
     def mean(self, arm: str) -> float | None:
-        """Of all users of an arm; None without any."""
+        """Return the mean of an arm's users; None without any."""
         low, high = self.goal.low, self.goal.high
         return low + (high - low) * self.totals[arm] / self.counts[arm] if self.counts[arm] else None
 
@@ -140,7 +140,7 @@ class Goal:
         scaled = {name: None if figure is None else figure * span for name, figure in figures.items()}
         return {**scaled, "p_value": found.p_value}
 
-    def told(self, found: Comparison | None) -> str:
+    def in_words(self, found: Comparison | None) -> str:
         if found is None:
             return f"is not tested before {self.goal.users_per_arm} users of the smaller arm"
         difference, low, high = (shown(self.figures(found)[name]) for name in ("difference", "low", "high"))

@@ -1,4 +1,4 @@
-"""What must not become worse: one question per guardrail, asked sequentially, so that every look may act.
+"""Guardrails: one sequential test for each, so that every look may act.
 
 Users count, not requests, each once in a period; candidate and predecessor are compared at the same moments, so that
 load which both share is no breach.
@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from serve.releases.config import LIMITS, GuardrailConfig
-from serve.statistics.betting import Bets, Evidence, Exceeding, over_periods, share_of_alpha
+from serve.statistics.betting import Bets, Evidence, ExceedanceTest, over_periods, share_of_alpha
 from serve.statistics.metrics import QUANTILES, unanswered
 from serve.statistics.quantiles import Histogram, QuantileLevels
-from serve.statistics.sequential import Trial, Worsening
+from serve.statistics.sequential import Trial, WorseningTest
 from serve.statistics.visits import Unit
 
 ARMS = ("candidate", "predecessor")
@@ -24,16 +24,16 @@ ARMS = ("candidate", "predecessor")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """What one question says of a step."""
+    """Result of one test for a step."""
 
     against: str | None = None
-    """Why the candidate has to go."""
+    """Reason to withdraw the candidate; None if there is none."""
     waits: tuple[str, ...] = ()
-    """Why the step cannot be passed yet."""
+    """Reason why the step cannot be passed yet; None if it can."""
     passes: tuple[str, ...] = ()
-    """What is said for it if nothing else is the case."""
+    """Sentence in its favour if nothing speaks against it."""
     final: bool = False
-    """Whether waiting changes nothing any more."""
+    """True if waiting changes nothing any more."""
     evidence: dict[str, Any]
 
 
@@ -59,17 +59,17 @@ class Guardrail:
         """Ratio and summand of a relative limit, in the metric's own unit."""
         return (self.given, 0.0) if self.kind == "at_most_ratio" else (1.0, self.given)
 
-    def test(self, period: int) -> Exceeding | Worsening:
+    def test(self, period: int) -> ExceedanceTest | WorseningTest:
         """A test with its share of alpha: of a mean, or of the share of requests beyond a level."""
         config, bets = self.config, Bets(share_of_alpha(self.alpha, period))
         quantile = QUANTILES.get(config.metric)
         span = config.high - config.low
         if self.kind == "at_most":
-            return Exceeding((self.given - config.low) / span if quantile is None else 1 - quantile, bets)
+            return ExceedanceTest((self.given - config.low) / span if quantile is None else 1 - quantile, bets)
         if self.kind == "at_least":
-            return Exceeding((config.high - self.given) / span if quantile is None else quantile, bets)
+            return ExceedanceTest((config.high - self.given) / span if quantile is None else quantile, bets)
         ratio, by = self.terms
-        return Worsening(bets, ratio, by / span) if quantile is None else Worsening(bets)
+        return WorseningTest(bets, ratio, by / span) if quantile is None else WorseningTest(bets)
 
     def add(self, period: int, units: Sequence[Unit]) -> None:
         """Add users of one period, in order. Those of earlier periods come no more."""
@@ -176,7 +176,7 @@ class Typical:
 
 
 def add_users(
-    test: Exceeding | Worsening,
+    test: ExceedanceTest | WorseningTest,
     units: Sequence[Unit],
     ours: Sequence[float],  # NaN: no value
     theirs: Sequence[float],
@@ -185,7 +185,7 @@ def add_users(
 ) -> None:
     """Add the candidate's users, those of both arms, or in the shadow both arms of every user; `nothing` is a missing
     value."""
-    if isinstance(test, Exceeding):
+    if isinstance(test, ExceedanceTest):
         values = np.array(ours, float)
         test.add(values[~np.isnan(values)])
     elif units and units[0].both:
@@ -230,21 +230,21 @@ def share_above(values: Sequence[float] | None, level: float) -> float:
 def breach(config: GuardrailConfig, test: Evidence) -> str:
     """State the figures that decided."""
     kind, given = limit_of(config)
-    told = f"({kind}={given:g}), after {test.num_samples} users"
+    basis = f"({kind}={given:g}), after {test.num_samples} users"
     if config.metric in QUANTILES:
         level = "the predecessor's quantile of the moment"
         relative = {"at_most_ratio": f"{given:g} times {level}", "worse_by": f"{level} plus {given:g} s"}
         than = relative.get(kind, f"{given:g} s")
         side = "less" if kind == "at_least" else "longer"
         return (
-            f"is breached: {shown(test.mean)} of the requests take {side} than {than}, {shown(test.limit)} may {told}"
+            f"is breached: {shown(test.mean)} of the requests take {side} than {than}, {shown(test.limit)} may {basis}"
         )
     value, limit = (None if figure is None else in_unit(config, figure) for figure in (test.mean, test.limit))
-    return f"is {shown(value)}, {'below' if is_flipped(config) else 'above'} the limit {shown(limit)} {told}"
+    return f"is {shown(value)}, {'below' if is_flipped(config) else 'above'} the limit {shown(limit)} {basis}"
 
 
 def in_unit(config: GuardrailConfig, figure: float) -> float:
-    """From [0, 1] to the metric's own unit."""
+    """Scale a figure from [0, 1] to the metric's own unit."""
     span = config.high - config.low
     return config.high - figure * span if is_flipped(config) else config.low + figure * span
 

@@ -16,9 +16,9 @@ from serve.releases.decision import decide
 from serve.releases.progress import Progress
 from serve.releases.verdict import Verdict
 from serve.statistics.experiment import Experiment
-from serve.statistics.metrics import OF_FEEDBACK, OUTCOME, REQUEST_METRICS
+from serve.statistics.metrics import FEEDBACK_METRICS, OUTCOME, REQUEST_METRICS
 from serve.store.database import Database
-from serve.store.experiment_reader import Unread, num_exposures, num_requests
+from serve.store.experiment_reader import ExperimentReader, num_exposures, num_requests
 
 LOG = logging.getLogger(__name__)
 LAG_S = 2.0
@@ -42,9 +42,9 @@ class Looks:
         self.store, self.config, self.longest_s = store, config, timeout_s + MARGIN_S
         self.key: tuple[Experiment, dict[str, Any]] | None = None
         self.progress: Progress | None = None
-        """None before the first look, and after one that failed."""
+        """Progress of the running step; None before the first look, and after one that failed."""
         self.num_reads = 0
-        """How often a step was read whole."""
+        """Number of times that a step was read whole."""
         self.until = BEGINNING
         self.settled, self.recent = 0, np.zeros(0)
         """Requests that were read: the number of those that arrived `longest_s` before, and when the others did."""
@@ -70,7 +70,7 @@ class Looks:
         return Progress(self.config, experiment)
 
     def is_whole(self, connection: Connection, progress: Progress) -> bool:
-        """Whether the store has, of the times until the last look, what was read then."""
+        """Return whether the store still has exactly what was read until the last look."""
         name = progress.experiment.name
         if num_exposures(connection, name, self.until) != progress.owners.num_users:
             return False
@@ -83,7 +83,7 @@ class Looks:
 
     def read(self, connection: Connection, progress: Progress, until: float) -> None:
         config, step = self.config, progress.experiment
-        unread = Unread(
+        reader = ExperimentReader(
             connection=connection,
             experiment=step.name,
             after=self.until,
@@ -91,19 +91,19 @@ class Looks:
             longest_s=self.longest_s,
             tokens="completion_tokens" in config.metrics,
         )
-        for exposures in unread.exposures():
+        for exposures in reader.exposures():
             progress.add_exposures(exposures)
         if not step.shadow:
             of_requests = any(not is_of_feedback(metric) for metric in config.metrics - REQUEST_METRICS.keys())
-            for page in unread.users(config.observation_s, requests=of_requests):
+            for page in reader.users(config.observation_s, requests=of_requests):
                 progress.add_users(progress.users_of(page, until))
         if self.reads_requests(progress):
-            for page in unread.requests():
+            for page in reader.requests():
                 self.recent = np.append(self.recent, [request.at for request in page.requests])
                 progress.add_copies(page.requests)
                 if not step.shadow:
                     progress.add_answers(progress.answers_of(page))
-            for page in unread.pairs() if step.shadow else ():
+            for page in reader.pairs() if step.shadow else ():
                 progress.add_answers(progress.answers_of(page))
             progress.end_answers(until)
         settled = self.recent <= until - self.longest_s
@@ -111,7 +111,7 @@ class Looks:
 
 
 def is_of_feedback(metric: str) -> bool:
-    return metric in OF_FEEDBACK or metric.startswith(OUTCOME)
+    return metric in FEEDBACK_METRICS or metric.startswith(OUTCOME)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Whose users count: no owner of keys decides alone about a candidate."""
+"""Owner limits: no owner of keys decides alone about a candidate."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class OwnerShares:
         """Users who do not count."""
 
     def admit(self, exposure: Exposure) -> bool:
-        """Whether the next user counts."""
+        """Add the next user; return whether the user counts."""
         owner = exposure.owner
         self.users[owner] += 1
         self.num_users += 1
@@ -44,8 +44,8 @@ class OwnerShares:
         return True
 
     def is_limited(self, owner: str) -> bool:
-        """Whether shares hold for an owner. Where no services are named, an owner of more than half of the users is
-        taken for one; without any, shares hold once there are owners enough to have one each."""
+        """Return whether an owner's share is limited. If no services are named, an owner of more than half of the users
+        counts as one; without any, shares hold once there are owners enough to have one each."""
         if not owner or owner in self.services:
             return False
         if self.services:
@@ -62,7 +62,7 @@ class OwnerShares:
 
     @property
     def sentence(self) -> str | None:
-        """Who was left out; None where nobody was."""
+        """A sentence about users who were left out; None if nobody was."""
         if not self.left_out:
             return None
         largest, *others = self.left_out.items()

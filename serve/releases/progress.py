@@ -1,4 +1,4 @@
-"""What a step of a release has seen so far: a few numbers for each of its users, and sums."""
+"""Progress of a step of a release: a few numbers for each of its users, and sums."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from serve.store.records import Exposure, Observed, Traffic
 
 
 class Progress:
-    """What is final is added, each once and in its order; in how many parts makes no difference.
+    """Final records are added once each, in order; the number of parts makes no difference.
 
     Exposures come in order of time, users in order of exposure once their observation is over, answers in the order in
     which they ended.
@@ -70,7 +70,7 @@ class Progress:
         self.num_copies += sum(request.shadow_of is not None and request.variant == candidate for request in requests)
 
     def admitted(self, traffic: Traffic) -> Traffic:
-        """Without users who do not count; in the shadow their requests go too."""
+        """Return traffic without users who do not count; in the shadow their requests go too."""
         outside = self.owners.outside
         return replace(
             traffic,

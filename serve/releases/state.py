@@ -15,11 +15,11 @@ from serve.statistics.experiment import Experiment
 from serve.store.records import UNDER_WAY, Phase
 
 CONTROLLER = "controller"
-"""Who made a transition that no person did."""
+"""Author of transitions that no person made."""
 
 
 class Watch(StrEnum):
-    """Whether a promoted candidate is still compared with its predecessor, which some users keep meanwhile."""
+    """The comparison of a promoted candidate with its predecessor, which some users keep meanwhile."""
 
     none = "none"
     """Not yet, or not any more."""
@@ -53,9 +53,9 @@ class Release:
     """Share of users who keep the predecessor during the watch."""
     watch: Watch = Watch.none
     warm: bool = True
-    """Whether the arm that answers nobody keeps its engines after the end; false once a candidate needed their room."""
+    """The arm that answers nobody keeps its engines after the end; false once a candidate needed their room."""
     reason: str = ""
-    """Of the last transition."""
+    """Reason of the last transition."""
 
     def __post_init__(self) -> None:
         assert self.candidate != self.predecessor
@@ -101,7 +101,7 @@ class Release:
         return {self.predecessor: float(not promoted), self.candidate: float(promoted)}
 
     def would_promote(self, verdict: Verdict) -> bool:
-        """Whether `advance` would make the candidate production: then it wants the rollback target verified."""
+        """Return whether `advance` would promote, which needs the rollback target verified."""
         last = self.phase is not Phase.paused and self.experiment is not None and self.experiment.last
         return last and verdict.outcome is Outcome.promote
 
@@ -167,7 +167,7 @@ def start(id: str, candidate: str, predecessor: str, config: ReleaseConfig, now:
 def advance(
     release: Release, verdict: Verdict, *, now: float, unverified: str | None
 ) -> tuple[Release, Transition | None]:
-    """What a verdict makes of a release, and the entry for the audit trail; None where nothing changes.
+    """Apply a verdict to a release; return it with the entry for the audit trail, None if nothing changes.
 
     `unverified` is what is wrong with the predecessor's files, which a rollback would need; None if they verify. It
     matters where `would_promote` says so.
@@ -189,7 +189,7 @@ def advance(
 
 
 def watched(move: _Move, verdict: Verdict) -> tuple[Release, Transition | None]:
-    """What a verdict makes of a promoted release: an alarm, or after its time the end of the watch."""
+    """Apply a verdict to a promoted release: raise an alarm, or end the watch after its time."""
     release = move.release
     if verdict.outcome is Outcome.roll_back and release.watch is Watch.running:
         return move.watching(Watch.alarm)
@@ -218,7 +218,7 @@ def roll_back(release: Release, *, by: str, reason: str, now: float) -> tuple[Re
 
 @dataclass(frozen=True, slots=True)
 class _Move:
-    """A transition that somebody makes for a reason."""
+    """A transition with its author and reason."""
 
     release: Release
     now: float

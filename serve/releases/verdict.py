@@ -9,7 +9,7 @@ from typing import Any
 
 
 class Outcome(StrEnum):
-    """What follows from what a step has seen."""
+    """The consequence of a look."""
 
     promote = "promote"
     """The step is passed."""
@@ -18,7 +18,7 @@ class Outcome(StrEnum):
     roll_back = "roll_back"
     """The candidate is withdrawn."""
     inconclusive = "inconclusive"
-    """It will not be decided by waiting; a person has to."""
+    """Waiting decides nothing more; a person has to."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Who sees which arm of an experiment: a pure function of the experiment and the user."""
+"""Assignment of users to the arms of an experiment: a pure function of both."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from rlhf.types import InputError
 
 TOLERANCE = 1e-9
-"""By which weights may miss a sum of 1."""
+"""Largest error of the weights' sum."""
 
 
 def uniform(*words: str) -> float:
@@ -34,17 +34,17 @@ def assign(weights: Mapping[str, float], salt: str, user: str) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
-    """Where an experiment puts a user."""
+class Assignment:
+    """The arm of a user."""
 
     variant: str
     listed: bool
-    """By a list rather than by chance: such a user is no part of the experiment."""
+    """True if a list, rather than chance, assigned the user, who is then no part of the experiment."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Split:
-    """How one experiment divides its users. Errors: InputError where it could not be one."""
+    """The split of one experiment's users. Raises InputError for impossible weights, arms or lists."""
 
     experiment: str
     salt: str
@@ -79,10 +79,10 @@ class Split:
         if both := sorted(self.allow & self.deny):
             raise InputError(f"{where}: users {both[:3]} are on both the allow and the deny list, take them off one")
 
-    def place(self, user: str) -> Place:
+    def place(self, user: str) -> Assignment:
         """The same for the same user as long as lists and weights stay."""
         if user in self.allow:
-            return Place(variant=self.candidate, listed=True)
+            return Assignment(variant=self.candidate, listed=True)
         if user in self.deny:
-            return Place(variant=self.predecessor, listed=True)
-        return Place(variant=assign(self.weights, self.salt, user), listed=False)
+            return Assignment(variant=self.predecessor, listed=True)
+        return Assignment(variant=assign(self.weights, self.salt, user), listed=False)

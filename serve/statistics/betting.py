@@ -38,9 +38,9 @@ class Evidence:
     """
 
     mean: float | None
-    """None without samples."""
+    """Mean of the samples; None without any."""
     limit: float | None
-    """None without the predecessor's samples, where it follows from them."""
+    """Limit of the claim; None without the predecessor's samples, where it follows from them."""
     p_value: float
     """p-value of the claim: 1/wealth, valid at all looks together."""
     exceeded: bool
@@ -116,7 +116,7 @@ class Bets:
 
 
 @dataclass(slots=True)
-class Exceeding:
+class ExceedanceTest:
     """Test whether a mean is above `limit` (at least 0).
 
     A quantile's limit is a mean's too: p95 <= L says that at most 0.05 of the requests take longer, so test
@@ -149,8 +149,8 @@ def exceeds(
     *,
     alpha: float,
 ) -> Evidence:
-    """Test as `Exceeding` does, all values at once."""
-    test = Exceeding(limit, Bets(alpha))
+    """Test as `ExceedanceTest` does, all values at once."""
+    test = ExceedanceTest(limit, Bets(alpha))
     test.add(values)
     return test.evidence()
 

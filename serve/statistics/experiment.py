@@ -16,11 +16,11 @@ class Experiment:
     weight: float
     """Share of users that see the candidate. 0: it answers in the shadow only."""
     last: bool
-    """Whether production is what comes next."""
+    """True if production comes next."""
     since: float
     """Unix seconds at which the step began."""
     salt: str
-    """What users' arms are drawn with: each step has its own, so that they are drawn afresh in each."""
+    """Salt of the users' draws: each step has its own, so that they are drawn afresh in each."""
 
     @property
     def shadow(self) -> bool:

@@ -1,4 +1,4 @@
-"""What is measured of users and of single requests."""
+"""Metrics of users and of single requests."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ class User:
     """Actions of one user from the first exposure until `observation_s` later."""
 
     candidate: bool
-    """Whether the candidate answers this user."""
+    """True if the candidate answers this user."""
     probability: float
     """Probability of the candidate's arm when the user was exposed."""
     exposure_s: float
     """Unix seconds of the first exposure."""
     requests: dict[str, Observed] = field(default_factory=dict)
-    """By id."""
+    """Requests by id."""
     feedback: list[Feedback] = field(default_factory=list)
     retained: bool = False
-    """Whether a request came at least `retention_after_s` after the exposure."""
+    """True if a request came at least `retention_after_s` after the exposure."""
 
     @property
-    def answered(self) -> list[Observed]:
+    def answered_requests(self) -> list[Observed]:
         return [request for request in self.requests.values() if request.status < FAILED]
 
-    def said(self, kind: FeedbackKind, name: str | None = None) -> list[float]:
+    def feedback_values(self, kind: FeedbackKind, name: str | None = None) -> list[float]:
         """Values of feedback of this kind; of outcomes of those with this name."""
         return [
             event.value
@@ -102,29 +102,29 @@ def mean(values: Iterable[float]) -> float | None:
 
 def thumbs(user: User) -> float | None:
     """Share of a user's thumbs that are up."""
-    return mean(value > 0 for value in user.said(FeedbackKind.thumb))
+    return mean(value > 0 for value in user.feedback_values(FeedbackKind.thumb))
 
 
 def rating(user: User) -> float | None:
-    return mean(user.said(FeedbackKind.rating))
+    return mean(user.feedback_values(FeedbackKind.rating))
 
 
 def edits(user: User) -> float | None:
     """Share of a user's answers that the user edited."""
     edited = {event.request_id for event in user.feedback if event.kind is FeedbackKind.edit}
-    return mean(request.id in edited for request in user.answered)
+    return mean(request.id in edited for request in user.answered_requests)
 
 
 def regenerations(user: User) -> float | None:
     """Share of a user's answers that the user asked for again."""
-    asked = [request.prompt_hash for request in user.answered]
-    return mean(prompt in asked[i + 1 :] for i, prompt in enumerate(asked))
+    prompts = [request.prompt_hash for request in user.answered_requests]
+    return mean(prompt in prompts[i + 1 :] for i, prompt in enumerate(prompts))
 
 
 def turns(user: User) -> float | None:
     """Mean over a user's conversations of the turn they came to."""
     last: dict[str, int] = {}
-    for request in user.answered:
+    for request in user.answered_requests:
         last[request.conversation] = max(request.turn, last.get(request.conversation, 0))
     return mean(last.values())
 
@@ -141,7 +141,7 @@ USER_METRICS: dict[str, Callable[[User], float | None]] = {
     "turns": turns,
     "retention": retention,
 }
-OF_FEEDBACK = ("thumbs", "rating")
+FEEDBACK_METRICS = ("thumbs", "rating")
 """Metrics, beside outcomes, that read what users say alone; the other user metrics read their requests."""
 REQUEST_METRICS: dict[str, Callable[[Observed], float | None]] = {
     "error_rate": lambda request: float(request.status >= ERROR),
@@ -152,7 +152,7 @@ REQUEST_METRICS: dict[str, Callable[[Observed], float | None]] = {
 }
 QUANTILES = {"latency_p95_s": 0.95, "latency_p99_s": 0.99, "first_token_p95_s": 0.95}
 """Metrics that are a quantile of their values; the others are the mean."""
-LEAST = {"rating": 1.0, "turns": 1.0, "completion_tokens": 1.0}
+MINIMA = {"rating": 1.0, "turns": 1.0, "completion_tokens": 1.0}
 """The least values there are, where that is not 0."""
 
 
@@ -172,7 +172,7 @@ def unanswered(metric: str, low: float, high: float) -> float:
 def user_value(metric: str, user: User) -> float | None:
     """A user's value in the metric's own unit; None where the user has none."""
     if metric.startswith(OUTCOME):
-        return mean(user.said(FeedbackKind.outcome, metric.removeprefix(OUTCOME)))
+        return mean(user.feedback_values(FeedbackKind.outcome, metric.removeprefix(OUTCOME)))
     return USER_METRICS[metric](user)
 
 
@@ -191,7 +191,7 @@ def scale(values: np.ndarray, low: float, high: float) -> np.ndarray:  # both [n
     return (np.clip(values, low, high) - low) / (high - low)
 
 
-def known(*, of_requests: bool) -> str:
+def metric_names(*, of_requests: bool) -> str:
     """The metrics' names, for a sentence."""
     names = [*USER_METRICS, f"{OUTCOME}NAME", *(REQUEST_METRICS if of_requests else ())]
     return ", ".join(names)

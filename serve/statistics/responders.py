@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from serve.statistics.sequential import Comparing, Comparison, EarlierMean, Trial
+from serve.statistics.sequential import Comparison, ComparisonTest, EarlierMean, Trial
 
 MEMORY = 100.0
 """Responders over which the candidate's share among them is averaged: with 500 it lags where response rates move, and
@@ -26,17 +26,17 @@ class Responders:
     """The users with a value of their own."""
 
     values: Comparison
-    """Their values; approximate."""
+    """Comparison of their values; approximate."""
     rates: Comparison
     """Share of users that have one; exact."""
 
 
-class Responding:
+class RespondersTest:
     """Compares users who have a value, and how many do."""
 
     def __init__(self, *, alpha_higher: float, alpha_lower: float) -> None:
-        self.values = Comparing(alpha_higher=alpha_higher, alpha_lower=alpha_lower)
-        self.rates = Comparing(alpha_higher=alpha_higher, alpha_lower=alpha_lower)
+        self.values = ComparisonTest(alpha_higher=alpha_higher, alpha_lower=alpha_lower)
+        self.rates = ComparisonTest(alpha_higher=alpha_higher, alpha_lower=alpha_lower)
         self.share: EarlierMean | None = None
         """The candidate's share among users who have a value; None before the first."""
 
@@ -55,7 +55,7 @@ class Responding:
 
 def responders(trial: Trial, *, alpha_higher: float, alpha_lower: float) -> Responders:
     """Compare users who have a value, and how many do. `trial` has NaN for those who have none."""
-    comparing = Responding(alpha_higher=alpha_higher, alpha_lower=alpha_lower)
+    comparing = RespondersTest(alpha_higher=alpha_higher, alpha_lower=alpha_lower)
     comparing.add(trial)
     return comparing.result()
 

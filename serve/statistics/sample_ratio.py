@@ -1,4 +1,4 @@
-"""Whether the arms of an experiment got the users they were to get."""
+"""Sample-ratio test: the arms of an experiment got the planned share of users."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ ALPHA = 0.001
 """Probability that a right split is ever called wrong; the field's usual bar."""
 
 CONCENTRATIONS = (10.0, 100.0, 1_000.0, 10_000.0)
-"""Of the Dirichlet priors around the planned weights under which a wrong split is imagined: wrong by about
+"""Concentrations of the Dirichlet priors around the planned weights that model a wrong split: wrong by about
 sqrt(w * (1 - w) / concentration). From gross faults to slight ones; their Bayes factors are averaged."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Mismatch:
-    """What the arms got and how well that agrees with the plan."""
+class SampleRatio:
+    """Users by arm, and the test against the planned weights."""
 
     counts: Mapping[str, int]
     """Users by arm."""
     expected: Mapping[str, float]
     p_value: float
-    """Of the planned weights, valid at all looks together."""
+    """p-value of the planned weights, valid at all looks together."""
     mismatched: bool
-    """Whoever was lost was hardly lost at random: the experiment's result cannot be read."""
+    """True if users were lost, hardly at random: the experiment's result cannot be read."""
 
 
 def log_bayes_factor(
@@ -76,9 +76,9 @@ class ArmCounts:
         greatest = float(np.logaddexp.reduce(factors, axis=0).max()) - math.log(len(CONCENTRATIONS))
         self.best = max(self.best, greatest)
 
-    def result(self) -> Mismatch:
+    def result(self) -> SampleRatio:
         total = sum(self.counts.values())
-        return Mismatch(
+        return SampleRatio(
             counts=dict(self.counts),
             expected={arm: weight * total for arm, weight in self.weights.items()},
             p_value=math.exp(-self.best),
@@ -86,7 +86,7 @@ class ArmCounts:
         )
 
 
-def mismatch(arms: Sequence[str], weights: Mapping[str, float], *, alpha: float = ALPHA) -> Mismatch:
+def check_sample_ratio(arms: Sequence[str], weights: Mapping[str, float], *, alpha: float = ALPHA) -> SampleRatio:
     """Test as `ArmCounts` does, all users at once."""
     counts = ArmCounts(weights, alpha=alpha)
     counts.add(arms)

@@ -73,7 +73,7 @@ class Comparison:
 
     @property
     def readable(self) -> bool:
-        """Whether one difference fits all users. Not so where it changed over time from one sign to the other, or, in
+        """True if one difference fits all users. Not so where it changed over time from one sign to the other, or, in
         as few cases as alpha says, by chance."""
         return self.low <= self.high
 
@@ -108,7 +108,7 @@ class EarlierMean:
     def __init__(self, *, memory: float, first: float, count: float) -> None:
         self.decay = 1 - 1 / memory
         self.total, self.count = count * first, count
-        """Of the values so far, each times `decay` for every later one."""
+        """Mean of the values so far, each times `decay` for every later one."""
 
     def before(self, values: np.ndarray) -> np.ndarray:  # [N] -> [N]
         """Means before each of further values."""
@@ -124,7 +124,7 @@ class EarlierMean:
 
 
 def prediction() -> EarlierMean:
-    """Of a user's value in [0, 1], by those of earlier users."""
+    """Predict a user's value in [0, 1] from those of earlier users."""
     # The first value counts as one user, so that nothing is divided by zero.
     return EarlierMean(memory=MEMORY, first=0.5, count=1.0)
 
@@ -167,7 +167,7 @@ class Side:
         self.bound.add(estimates, least)
 
 
-class Comparing:
+class ComparisonTest:
     """Test whether the arms' means differ, and by how much.
 
     `alpha_higher` is the probability of calling the candidate's mean higher where it is not, at all looks together,
@@ -203,19 +203,19 @@ class Comparing:
 
 
 def flipped(trial: Trial) -> Trial:
-    """Where lower was better, higher is."""
+    """Return the trial with values flipped, so that higher is better where lower was."""
     return replace(trial, values=1 - trial.values)
 
 
 def compare(trial: Trial, *, alpha_higher: float, alpha_lower: float) -> Comparison:
-    """Test as `Comparing` does, all users at once."""
-    comparing = Comparing(alpha_higher=alpha_higher, alpha_lower=alpha_lower)
+    """Test as `ComparisonTest` does, all users at once."""
+    comparing = ComparisonTest(alpha_higher=alpha_higher, alpha_lower=alpha_lower)
     comparing.add(trial)
     return comparing.result()
 
 
 @dataclass(slots=True)
-class Worsening:
+class WorseningTest:
     """Test whether the candidate's mean is above `ratio` times the predecessor's plus `by`.
 
     Where higher is better, test 1 - values. The mean shown is the one that the estimates imply for the candidate.
@@ -264,8 +264,8 @@ class Worsening:
 
 
 def worse(trial: Trial, *, alpha: float, ratio: float = 1.0, by: float = 0.0) -> Evidence:
-    """Test as `Worsening` does, all users at once."""
-    test = Worsening(Bets(alpha), ratio, by)
+    """Test as `WorseningTest` does, all users at once."""
+    test = WorseningTest(Bets(alpha), ratio, by)
     test.add(trial)
     return test.evidence()
 
@@ -279,7 +279,7 @@ def worse_paired(
     by: float = 0.0,
 ) -> Evidence:
     """Test as `worse` does where every user has both values."""
-    test = Worsening(Bets(alpha), ratio, by)
+    test = WorseningTest(Bets(alpha), ratio, by)
     test.add_pairs(candidate, predecessor)
     return test.evidence()
 

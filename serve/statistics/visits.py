@@ -1,4 +1,4 @@
-"""What guardrails count: users, each once in a period, however many requests they send."""
+"""Units of guardrails: users, each once in a period, however many requests they send."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ class Unit:
     """Values of one user by arm, in the metric's own unit: of one arm among users, of both in the shadow."""
 
     candidate: Sequence[float] | None = None
-    """None: the user was not answered by it. Empty: nothing to measure, as of requests that failed."""
+    """Values of the candidate's answers. None: it did not answer. Empty: all requests failed."""
     predecessor: Sequence[float] | None = None
-    """As `candidate`."""
+    """Values of the predecessor's answers, as `candidate`."""
     probability: float = 0.5
     """Probability of the candidate's arm; unused in the shadow."""
 
     @property
     def both(self) -> bool:
-        """Whether both arms answered, as in the shadow."""
+        """True if both arms answered, as in the shadow."""
         return self.candidate is not None and self.predecessor is not None
 
 
@@ -37,7 +37,7 @@ class Visit:
     entered: float
     """Unix seconds at which the first one ended."""
     user: User | None
-    """None in the shadow, where everybody sees the predecessor."""
+    """The user; None in the shadow, where everybody sees the predecessor."""
     requests: list[Observed] = field(default_factory=list)
     copies: list[Observed] = field(default_factory=list)
     """The candidate's answers to `requests` in the shadow."""

@@ -123,7 +123,7 @@ def users_per_arm(*, sd: float, effect: float, alpha: float = 0.05, power: float
 
 def power_of(users_per_arm: int, *, sd: float, effect: float, alpha: float = 0.05, share: float = 0.5) -> float:
     """Probability that the test sees a true difference `effect`."""
-    # Imports pandas: most of a second that only whoever plans a test should wait for.
+    # Imports pandas: most of a second, which only the planning of a test should cost.
     from statsmodels.stats.power import TTestIndPower
 
     check(sd=sd, effect=effect, alpha=alpha, share=share)

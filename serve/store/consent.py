@@ -1,4 +1,4 @@
-"""What is kept of users who gave no consent: numbers, times and salted hashes, and no word of theirs."""
+"""Redaction without consent: numbers, times and salted hashes stay, texts do not."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ import hmac
 from collections.abc import Collection, Mapping
 from typing import Any
 
-SILENT: dict[str, None] = {"text": None, "tool_calls": None}
+NO_TEXT: dict[str, None] = {"text": None, "tool_calls": None}
 """Columns of a response that are kept with consent alone."""
 
 
-def wordless(sampling: Mapping[str, Any]) -> dict[str, Any]:
+def numeric_parameters(sampling: Mapping[str, Any]) -> dict[str, Any]:
     """Parameters that are numbers; stop strings, tokens of a bias and the like are what a user wrote."""
     return {name: value for name, value in sampling.items() if isinstance(value, int | float)}
 
 
-def without_words(request: Mapping[str, Any]) -> dict[str, Any]:
+def without_text(request: Mapping[str, Any]) -> dict[str, Any]:
     """A row of a request as it is kept without consent. Error sentences may quote what was asked; the status stays."""
-    return {**request, "messages": None, "error": None, "sampling": wordless(request["sampling"])}
+    return {**request, "messages": None, "error": None, "sampling": numeric_parameters(request["sampling"])}
 
 
-def known_name(name: str | None, outcomes: Collection[str]) -> str | None:
+def metric_name(name: str | None, outcomes: Collection[str]) -> str | None:
     """An outcome's name, where an operator chose it as a metric; any other is the sender's own."""
     return name if name in outcomes else None
 

@@ -29,7 +29,7 @@ from serve.store.tables import storable
 LOG = logging.getLogger(__name__)
 MIGRATIONS = Path(__file__).parent / "migrations"
 BUSY_TIMEOUT_S = 30
-"""What a writer of SQLite waits for another one: it has one at a time."""
+"""Seconds that a writer of SQLite waits for another one: it has one at a time."""
 LONGEST_MIGRATION_S = 86_400.0
 MIGRATION_LOCK = 0x726C6866
 """PostgreSQL's advisory locks are numbers."""
@@ -38,7 +38,7 @@ INSERTS: dict[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.ins
 
 
 class Erasure(StrEnum):
-    """Whether deleted text is gone from the database's files."""
+    """State of deleted text in the database's files."""
 
     gone = "gone"
     pending = "pending"
@@ -61,12 +61,12 @@ class Database:
         if found != newest:
             self.close()
             raise InputError(
-                f"{hidden(parsed)}: its schema is {found or 'none'}, this version needs {newest}; start "
+                f"{without_password(parsed)}: its schema is {found or 'none'}, this version needs {newest}; start "
                 "this version of the service once, which brings it there"
             )
 
     def revision(self) -> str | None:
-        with reaching(self.engine.url), self.engine.connect() as connection:
+        with connection_errors(self.engine.url), self.engine.connect() as connection:
             return MigrationContext.configure(connection).get_current_revision()
 
     def close(self) -> None:
@@ -125,14 +125,14 @@ def migrate(url: str, revision: str = "head", postgres: PostgresConfig | None = 
     if parsed.get_backend_name() == "sqlite":
         make_private(Path(parsed.database or ""))
     if parsed.get_backend_name() == "postgresql":
-        with reaching(parsed):
-            see_answering(parsed, postgres)
+        with connection_errors(parsed):
+            check_reachable(parsed, postgres)
     # Changes of large tables are silent for long.
     engine = connect(parsed, PostgresConfig(silence_s=LONGEST_MIGRATION_S, statement_s=0))
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     try:
-        with reaching(parsed), engine.execution_options(writes=True).begin() as connection:
+        with connection_errors(parsed), engine.execution_options(writes=True).begin() as connection:
             if engine.dialect.name == "postgresql":
                 connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})")
             config.attributes["connection"] = connection
@@ -172,7 +172,9 @@ def parse(url: str) -> URL:
         return parsed
     if parsed.drivername == "postgresql+pg8000":
         return parsed
-    raise InputError(f"store.url={hidden(parsed)}: neither SQLite in a file nor PostgreSQL by pg8000; {remedy}")
+    raise InputError(
+        f"store.url={without_password(parsed)}: neither SQLite in a file nor PostgreSQL by pg8000; {remedy}"
+    )
 
 
 def connect(url: URL, config: PostgresConfig | None = None) -> Engine:
@@ -199,8 +201,8 @@ def connect(url: URL, config: PostgresConfig | None = None) -> Engine:
     return engine
 
 
-def see_answering(url: URL, config: PostgresConfig | None) -> None:
-    """Raises DBAPIError where PostgreSQL does not, in the time that it has otherwise."""
+def check_reachable(url: URL, config: PostgresConfig | None) -> None:
+    """Raise DBAPIError if PostgreSQL does not answer in its usual time."""
     engine = connect(url, config)
     try:
         engine.connect().close()
@@ -209,7 +211,7 @@ def see_answering(url: URL, config: PostgresConfig | None) -> None:
 
 
 def use_write_ahead_log(connection: Any) -> None:
-    """So that readers and a writer do not wait for each other. Kept in the file: later connections change nothing.
+    """Enable the write-ahead log, so that readers and a writer do not wait for each other. The file keeps the setting.
 
     Of several that open a new file SQLite gives all but one an error at once, whatever their timeout.
     """
@@ -225,25 +227,26 @@ def use_write_ahead_log(connection: Any) -> None:
 
 
 @contextmanager
-def reaching(url: URL) -> Iterator[None]:
-    """Says in one sentence that the database cannot be used."""
+def connection_errors(url: URL) -> Iterator[None]:
+    """Raise InputError if the database cannot be used."""
     try:
         yield
     except DBAPIError as error:
         raise InputError(
-            f"{hidden(url)}: the database cannot be used ({reason(error)}); correct store.url, or start its server"
+            f"{without_password(url)}: the database cannot be used ({reason(error)}); correct store.url, or start "
+            "its server"
         ) from None
 
 
 def reason(error: Exception) -> str:
-    """What went wrong in one line, without the statement; of PostgreSQL without details, which quote values."""
+    """Return the error in one line, without the statement and without PostgreSQL's details, which quote values."""
     cause = getattr(error, "orig", None) or error
     fields = cause.args[0] if cause.args else None
     return " ".join((str(fields.get("M")) if isinstance(fields, dict) else str(cause)).split())
 
 
-def hidden(url: URL) -> str:
-    """Without its password."""
+def without_password(url: URL) -> str:
+    """Return the URL without its password."""
     return url.render_as_string(hide_password=True)
 
 

@@ -1,4 +1,4 @@
-"""What a step of a release has seen between two times, page by page, in the order in which `Progress` takes it."""
+"""Records of a step of a release between two times, page by page, in the order in which `Progress` takes them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from serve.store.tables import EXPOSURES, FEEDBACK, REQUESTS, RESPONSES
 
 PAGE = 500
 """Users, or requests, in memory at once."""
-OBSERVED = (
+OBSERVED_NAMES = (
     "id",
     "user",
     "variant",
@@ -30,14 +30,14 @@ OBSERVED = (
     "first_token_s",
     "completion_tokens",
 )
-SHOWN = tuple(column.name for column in EXPOSURES.c)
+EXPOSURE_NAMES = tuple(column.name for column in EXPOSURES.c)
 # Nearly all have the same weights, which are decoded once.
-SHOWN_COLUMNS = [cast(column, Text) if column.name == "weights" else column for column in EXPOSURES.c]
-SAID = ("id", "request_id", "at", "kind", "choice", "value", "name")
+EXPOSURE_COLUMNS = [cast(column, Text) if column.name == "weights" else column for column in EXPOSURES.c]
+FEEDBACK_NAMES = ("id", "request_id", "at", "kind", "choice", "value", "name")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Unread:
+class ExperimentReader:
     """An experiment's records of the times in (`after`, `until`], within one transaction."""
 
     connection: Connection
@@ -47,10 +47,10 @@ class Unread:
     longest_s: float
     """No request takes longer, or it is found late (`num_requests`)."""
     tokens: bool
-    """Whether completion tokens are counted."""
+    """Count completion tokens."""
 
     def exposures(self) -> Iterator[list[Exposure]]:
-        """In order of time."""
+        """Yield exposures in order of time."""
         yield from self._exposures(EXPOSURES.c.at > self.after, EXPOSURES.c.at <= self.until)
 
     def users(self, observation_s: float, *, requests: bool) -> Iterator[Traffic]:
@@ -75,7 +75,7 @@ class Unread:
         """Requests that ended in this time, in the order in which they did, and the exposures of their users."""
         ended = REQUESTS.c.at + REQUESTS.c.latency_s
         shown = and_(EXPOSURES.c.experiment == REQUESTS.c.experiment, EXPOSURES.c.user == REQUESTS.c.user)
-        query = select(*observed_columns(REQUESTS, tokens=self.tokens), *SHOWN_COLUMNS).outerjoin_from(
+        query = select(*observed_columns(REQUESTS, tokens=self.tokens), *EXPOSURE_COLUMNS).outerjoin_from(
             REQUESTS, EXPOSURES, shown
         )
         yield from self._pages(query.where(*self._ended(REQUESTS, ended)).order_by(ended, REQUESTS.c.id))
@@ -88,7 +88,7 @@ class Unread:
         shown = and_(EXPOSURES.c.experiment == asked.c.experiment, EXPOSURES.c.user == asked.c.user)
         columns = (observed_columns(table, tokens=self.tokens) for table in (asked, copy))
         query = (
-            select(*next(columns), *SHOWN_COLUMNS, *next(columns))
+            select(*next(columns), *EXPOSURE_COLUMNS, *next(columns))
             .join_from(copy, asked, asked.c.id == copy.c.shadow_of)
             .outerjoin(EXPOSURES, shown)
             .where(asked.c.experiment == self.experiment, asked.c.shadow_of.is_(None))
@@ -108,7 +108,7 @@ class Unread:
 
     def _exposures(self, *conditions: ColumnElement[bool]) -> Iterator[list[Exposure]]:
         page = (
-            select(*SHOWN_COLUMNS)
+            select(*EXPOSURE_COLUMNS)
             .where(EXPOSURES.c.experiment == self.experiment, *conditions)
             .order_by(EXPOSURES.c.at, EXPOSURES.c.user)
             .limit(PAGE)
@@ -129,7 +129,7 @@ class Unread:
 
     def _feedback_of(self, own: tuple[ColumnElement[bool], ...]) -> list[Feedback]:
         query = (
-            select(*(FEEDBACK.c[name] for name in SAID), REQUESTS.c.user)
+            select(*(FEEDBACK.c[name] for name in FEEDBACK_NAMES), REQUESTS.c.user)
             .join_from(REQUESTS, FEEDBACK, REQUESTS.c.id == FEEDBACK.c.request_id)
             .where(*own)
             .order_by(FEEDBACK.c.at, FEEDBACK.c.id)
@@ -139,7 +139,7 @@ class Unread:
         ]
 
     def _pages(self, query: Select[Any]) -> Iterator[Traffic]:
-        first, second = len(OBSERVED), len(OBSERVED) + len(SHOWN)
+        first, second = len(OBSERVED_NAMES), len(OBSERVED_NAMES) + len(EXPOSURE_NAMES)
         for rows in self.connection.execute(query.execution_options(yield_per=PAGE)).partitions():
             shown = {row[first + 1]: row[first:second] for row in rows if row[first] is not None}
             requests = [observed(row[:first]) for row in rows]
@@ -149,15 +149,15 @@ class Unread:
 
 def observed_columns(requests: FromClause, *, tokens: bool = True) -> list[ColumnElement[Any]]:
     """Columns of `Observed`; without `tokens` None stands for completion tokens."""
-    counted: ColumnElement[Any] = null().label(OBSERVED[-1])
+    counted: ColumnElement[Any] = null().label(OBSERVED_NAMES[-1])
     if tokens:
         of_request = select(func.sum(RESPONSES.c.num_tokens)).where(RESPONSES.c.request_id == requests.c.id)
-        counted = of_request.scalar_subquery().label(OBSERVED[-1])
-    return [*(requests.c[name] for name in OBSERVED[:-1]), counted]
+        counted = of_request.scalar_subquery().label(OBSERVED_NAMES[-1])
+    return [*(requests.c[name] for name in OBSERVED_NAMES[:-1]), counted]
 
 
 def exposure(row: Row[Any] | tuple[Any, ...]) -> Exposure:
-    fields = dict(zip(SHOWN, row, strict=True))
+    fields = dict(zip(EXPOSURE_NAMES, row, strict=True))
     return Exposure(**{**fields, "weights": decoded(fields["weights"])})
 
 
@@ -168,7 +168,7 @@ def decoded(weights: str) -> Mapping[str, float]:
 
 
 def observed(row: Row[Any] | tuple[Any, ...]) -> Observed:
-    return Observed(**dict(zip(OBSERVED, row, strict=True)))
+    return Observed(**dict(zip(OBSERVED_NAMES, row, strict=True)))
 
 
 def num_exposures(connection: Connection, experiment: str, until: float) -> int:

@@ -1,4 +1,4 @@
-"""Which exports were written, from whose requests, so that who withdraws is taken out of them too."""
+"""Exports and the requests behind their rows, so that withdrawals reach them too."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Export:
     at: float
     """Unix seconds at which it was written."""
     problem: str | None = None
-    """Why rows of users who withdrew could not be taken out of it the last time."""
+    """Reason why rows of users who withdrew could not be taken out the last time; None if they could."""
 
 
 class Exports(Ledger):

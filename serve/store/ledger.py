@@ -1,4 +1,4 @@
-"""What operators did: models, keys, releases with their transitions, and what is in production."""
+"""Records of operators: models, keys, releases with their transitions, and the variant in production."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Ledger(Database):
             return self._variant(connection, name)
 
     def variants(self) -> list[Variant]:
-        """In order of registration."""
+        """Return all variants in order of registration."""
         with self.engine.connect() as connection:
             rows = connection.execute(select(VARIANTS).order_by(VARIANTS.c.at, VARIANTS.c.name))
             return [Variant(**row) for row in rows.mappings()]
@@ -65,7 +65,7 @@ class Ledger(Database):
                 self.insert_new(connection, SETTINGS, USER_KEYS)
 
     def user_keys_required(self) -> bool:
-        """Whether any user has ever had a key: removing the last one lets nobody in without."""
+        """Return whether any user has ever had a key: after the last one is removed, users still need one."""
         with self.engine.connect() as connection:
             known = select(SETTINGS.c.value).where(SETTINGS.c.name == USER_KEYS["name"])
             return connection.execute(known).scalar() is not None
@@ -82,7 +82,7 @@ class Ledger(Database):
             return [Key(**row) for row in rows.mappings()]
 
     def remove_key(self, hash: str) -> bool:
-        """Whether it was there."""
+        """Remove a key; return whether it existed."""
         with self.writer.begin() as connection:
             return connection.execute(delete(KEYS).where(KEYS.c.hash == hash)).rowcount == 1
 
@@ -179,7 +179,7 @@ class Ledger(Database):
             return [dict(row) for row in connection.execute(_releases().order_by(RELEASES.c.id)).mappings()]
 
     def transitions(self, release_id: int) -> list[dict[str, Any]]:
-        """In their order."""
+        """Return a release's transitions in order."""
         of_release = select(TRANSITIONS).where(TRANSITIONS.c.release_id == release_id).order_by(TRANSITIONS.c.number)
         with self.engine.connect() as connection:
             return [dict(row) for row in connection.execute(of_release).mappings()]

@@ -1,4 +1,4 @@
-"""What may be kept of users: consent, its withdrawal, deletion."""
+"""Consent of users, its withdrawal, and deletion."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy import Connection, bindparam, delete, func, or_, select, update
 
-from serve.store.consent import SILENT, wordless
+from serve.store.consent import NO_TEXT, numeric_parameters
 from serve.store.exports import Exports
 from serve.store.postgres import PostgresConfig
 from serve.store.tables import CONSENTS, DELETIONS, EXPOSURES, FEEDBACK, REQUESTS, RESPONSES, storable
@@ -21,8 +21,8 @@ CLOCKS_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """What may be kept of a user's requests, by the time at which they arrived."""
+class UserStatus:
+    """Retention of a user's requests, by the time at which they arrived."""
 
     deleted_at: float
     """-inf: never."""
@@ -37,7 +37,7 @@ class Standing:
 
 
 class People(Exports):
-    """Whoever records holds `DELETIONS` together; whoever withdraws or deletes holds it alone, so that no transaction
+    """Recording holds a shared lock on `DELETIONS`, withdrawal and deletion an exclusive one, so that no transaction
     adds what another one removes."""
 
     def __init__(
@@ -69,15 +69,19 @@ class People(Exports):
             said = update(FEEDBACK).where(FEEDBACK.c.request_id.in_(own))
             connection.execute(said.values(text=None))
             connection.execute(said.where(FEEDBACK.c.name.not_in(self.outcomes)).values(name=None))
-            connection.execute(update(RESPONSES).where(RESPONSES.c.request_id.in_(own)).values(**SILENT))
+            connection.execute(update(RESPONSES).where(RESPONSES.c.request_id.in_(own)).values(**NO_TEXT))
             sampling = connection.execute(select(REQUESTS.c.id, REQUESTS.c.sampling).where(_of_user(user))).all()
             connection.execute(update(REQUESTS).where(_of_user(user)).values(messages=None, error=None))
-            if words := [{"row": id, "kept": wordless(found)} for id, found in sampling if wordless(found) != found]:
+            if words := [
+                {"row": id, "kept": numeric_parameters(found)}
+                for id, found in sampling
+                if numeric_parameters(found) != found
+            ]:
                 change = update(REQUESTS).where(REQUESTS.c.id == bindparam("row")).values(sampling=bindparam("kept"))
                 connection.execute(change, words)
 
     def consent(self, user: str) -> bool | None:
-        """None: the user was not asked."""
+        """Return the user's consent; None if the user was not asked."""
         with self.engine.connect() as connection:
             return connection.execute(select(CONSENTS.c.given).where(CONSENTS.c.user == user)).scalar()
 
@@ -110,21 +114,21 @@ class People(Exports):
             }
 
     @contextmanager
-    def recording(self, users: Collection[str]) -> Iterator[tuple[Connection, dict[str, Standing]]]:
+    def recording(self, users: Collection[str]) -> Iterator[tuple[Connection, dict[str, UserStatus]]]:
         """A transaction, and what may be kept of each user, which stays so until it ends."""
         names = {user: self.pseudonym(user) for user in users}
         with self.writer.begin() as connection:
             self.lock(connection, DELETIONS, shared=True)
-            yield connection, self._standing(connection, names)
+            yield connection, self._status(connection, names)
 
-    def _standing(self, connection: Connection, names: Mapping[str, str]) -> dict[str, Standing]:
+    def _status(self, connection: Connection, names: Mapping[str, str]) -> dict[str, UserStatus]:
         gone = select(DELETIONS.c.user, DELETIONS.c.at).where(DELETIONS.c.user.in_(names.values()))
         deleted = {user: at for user, at in connection.execute(gone)}
         asked = select(CONSENTS).where(CONSENTS.c.user.in_(names))
         since = {user: at if given else math.inf for user, given, at in connection.execute(asked)}
         default = -math.inf if self.consent_by_default else math.inf
         return {
-            user: Standing(deleted.get(name, -math.inf), since.get(storable(user), default))
+            user: UserStatus(deleted.get(name, -math.inf), since.get(storable(user), default))
             for user, name in names.items()
         }
 

@@ -62,7 +62,7 @@ def connect_postgres(url: URL, config: PostgresConfig, **options: Any) -> Engine
 
     @event.listens_for(engine, "checkout")
     def see(connection: Any, record: Any, proxy: object) -> None:
-        """In place of `pool_pre_ping`, which lets a timeout pass as it is."""
+        """Check the connection, in place of `pool_pre_ping`, which lets a timeout pass as it is."""
         try:
             connection.cursor().execute("SELECT 1")
             connection.rollback()

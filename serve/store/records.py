@@ -1,4 +1,4 @@
-"""What is known of a request, a response, feedback and a user's place in an experiment."""
+"""Records of the store: requests, responses, feedback, exposures, variants and keys."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 class Endpoint(StrEnum):
-    """What was asked."""
+    """The route of a request."""
 
     chat = "chat"
     completion = "completion"
@@ -21,7 +21,7 @@ class Response:
 
     index: int
     text: str | None
-    """None without consent."""
+    """Text of the response; None without consent."""
     finish_reason: str | None
     num_tokens: int | None
     tool_calls: Sequence[Mapping[str, Any]] | None = None
@@ -50,25 +50,24 @@ class Request:
     turn: int
     """User messages in it, this one included."""
     prompt_hash: str
-    """Of all that was asked, all prompts, tools and the answer's form included, with the store's salt: the same user
-    asking the same again has regenerated."""
+    """Salted hash of all prompts, tools and the answer's form: a user who sends the same again has regenerated."""
     messages: Sequence[Mapping[str, Any]] | None
-    """What was asked (a completion's prompts as user messages). None without consent, and for token ids."""
+    """Messages (a completion's prompts as user messages). None without consent, and for token ids."""
     sampling: Mapping[str, Any] = field(default_factory=dict)
-    """temperature and its kin, as asked."""
+    """Sampling parameters of the request, such as temperature."""
     status: int
     """HTTP status."""
     error: str | None = None
     prompt_tokens: int | None = None
     latency_s: float
-    """To the last byte."""
+    """Seconds to the last byte."""
     first_token_s: float | None = None
-    """To the first, where it was streamed."""
+    """Seconds to the first token; None unless streamed."""
     responses: Sequence[Response] = ()
 
 
 class FeedbackKind(StrEnum):
-    """What a user did with an answer."""
+    """Kind of a user's reaction to an answer."""
 
     thumb = "thumb"
     """`value` 1 or -1."""
@@ -84,7 +83,7 @@ class FeedbackKind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Feedback:
-    """What a user said of an answer."""
+    """One piece of a user's feedback on an answer."""
 
     id: str
     request_id: str
@@ -112,7 +111,7 @@ class Exposure:
     weights: Mapping[str, float]
     """Probability of every arm at that moment."""
     salt: str
-    """What the user's arm was drawn with."""
+    """Salt of the draw of the user's arm."""
     owner: str = ""
     """Owner of the key that named the user; empty without keys."""
 
@@ -130,12 +129,12 @@ class Observed:
     conversation: str
     turn: int
     prompt_hash: str
-    """Of what was asked."""
+    """Hash of the prompt, as in `Request`."""
     status: int
     latency_s: float
     first_token_s: float | None
     completion_tokens: int | None
-    """Of all its responses."""
+    """Tokens of all its responses."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,7 +144,7 @@ class Traffic:
     exposures: Sequence[Exposure] = ()
     requests: Sequence[Observed] = ()
     feedback: Sequence[Feedback] = ()
-    """Without texts."""
+    """Feedback without texts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,7 +154,7 @@ class Variant:
     name: str
     folder: str
     base: str | None = None
-    """Of an adapter: the variant whose engines hold it."""
+    """The variant whose engines hold this adapter; None for a whole model."""
     files: Mapping[str, Mapping[str, Any]]
     """Size and sha256 of every file when it was registered."""
     version: str
@@ -165,7 +164,7 @@ class Variant:
 
 
 class Role(StrEnum):
-    """What a key opens."""
+    """Role of an API key."""
 
     user = "user"
     """Asking, and feedback on one's own answers."""
@@ -187,7 +186,7 @@ class Key:
 
 
 class Phase(StrEnum):
-    """Where a release stands."""
+    """Phase of a release."""
 
     shadow = "shadow"
     """The candidate answers where nobody sees it."""

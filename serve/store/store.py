@@ -1,4 +1,4 @@
-"""What users asked, what they were answered and what they said of it; and what may be kept of that."""
+"""The store of requests, responses, feedback and exposures, as far as consent allows."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, Select, func, insert, select, tuple_
 
 from rlhf.types import InputError
-from serve.store.consent import SILENT, known_name, without_words
+from serve.store.consent import NO_TEXT, metric_name, without_text
 from serve.store.people import People
 from serve.store.records import Endpoint, Exposure, Feedback, FeedbackKind, Request, Response
 from serve.store.tables import EXPOSURES, FEEDBACK, REQUESTS, RESPONSES
@@ -47,8 +47,8 @@ class Store(People):
                 has_text = standing.is_text_kept(request.at)
                 row = asdict(request)
                 del row["responses"]
-                rows.append(row if has_text else without_words(row))
-                forgotten = {} if has_text else SILENT
+                rows.append(row if has_text else without_text(row))
+                forgotten = {} if has_text else NO_TEXT
                 answers += [
                     {**asdict(response), "request_id": request.id, **forgotten} for response in request.responses
                 ]
@@ -81,7 +81,7 @@ class Store(People):
             row = asdict(feedback)
             del row["user"]
             if not people[feedback.user].is_text_kept(feedback.at):
-                row |= {"text": None, "name": known_name(feedback.name, self.outcomes)}
+                row |= {"text": None, "name": metric_name(feedback.name, self.outcomes)}
             connection.execute(insert(FEEDBACK).values(row))
 
     def expose(self, exposure: Exposure, *, most: int | None = None) -> bool:
@@ -93,7 +93,7 @@ class Store(People):
         return self.expose_all([(exposure, most)])[0]
 
     def expose_all(self, limited: Sequence[tuple[Exposure, int | None]]) -> list[bool]:
-        """As `expose`, each with its limit, in one transaction."""
+        """Record exposures as `expose` does, each with its limit, in one transaction."""
         if not limited:
             return []
         with self.recording({exposure.user for exposure, _ in limited}) as (connection, people):

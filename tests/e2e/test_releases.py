@@ -16,7 +16,7 @@ from rlhf.models.tiny import build_tiny_model
 from serve.app import OPERATOR_KEY
 from serve.config import ServeConfig
 from serve.local import serving
-from serve.loop.simulated_users import Crowd, Question
+from serve.loop.simulated_users import Question, SimulatedUsers
 from tests.chaos.head import free_ports
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -85,21 +85,23 @@ class Service:
         assert answer.status_code == 200, answer.text
         return answer.json()
 
-    def crowd(self, **settings: Any) -> Crowd:
+    def crowd(self, **settings: Any) -> SimulatedUsers:
         self.rounds += 1
-        return Crowd(url=self.url, model="assistant", questions=QUESTIONS, max_tokens=4, seed=self.rounds, **settings)
+        return SimulatedUsers(
+            url=self.url, model="assistant", questions=QUESTIONS, max_tokens=4, seed=self.rounds, **settings
+        )
 
-    def release(self, name: str, folder: str, crowd: Crowd, *phases: str) -> dict[str, Any]:
+    def release(self, name: str, folder: str, crowd: SimulatedUsers, *phases: str) -> dict[str, Any]:
         """Start a release and let users come until it is in one of these phases."""
         self.operate("POST", "/release/start", name=name, folder=folder)
-        return self.come(crowd, lambda status: status["release"]["phase"] in phases)
+        return self.run(crowd, lambda status: status["release"]["phase"] in phases)
 
-    def come(self, crowd: Crowd, until: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    def run(self, crowd: SimulatedUsers, until: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         """Let users come until the release's status satisfies `until`, or the deadline has passed."""
 
         async def wait() -> dict[str, Any]:
             decided, deadline = asyncio.Event(), time.monotonic() + DEADLINE_S
-            users = asyncio.create_task(crowd.come(100_000, decided))
+            users = asyncio.create_task(crowd.run(100_000, decided))
             try:
                 while True:
                     status = await asyncio.to_thread(self.operate, "GET", "/release")
@@ -144,12 +146,12 @@ def test_a_candidate_waits_for_feedback_and_is_promoted_where_it_is_better(servi
     better = speaker(tmp_path / "better", 0.95)
     silent = service.release("better", better, service.crowd(thumbs=0.0), "canary")
     assert states(silent) == ["shadow", "canary-20"]
-    silent = service.come(service.crowd(thumbs=0.0), has_seen_enough_users)
+    silent = service.run(service.crowd(thumbs=0.0), has_seen_enough_users)
     assert states(silent) == ["shadow", "canary-20"]
     assert silent["look"]["outcome"] == "hold"
     assert "thumbs" in silent["look"]["reasons"][0]
     assert silent["production"] == "half"
-    status = service.come(service.crowd(), is_decided)
+    status = service.run(service.crowd(), is_decided)
     assert states(status) == ["shadow", "canary-20", "canary-50", "promoted"]
     assert status["production"] == "better"
     goal = status["release"]["transitions"][-1]["evidence"]["goal"]
@@ -157,7 +159,7 @@ def test_a_candidate_waits_for_feedback_and_is_promoted_where_it_is_better(servi
     assert goal["candidate"] > 0.7 > goal["predecessor"]
     # Users see it: the new model is right nearly always.
     crowd = service.crowd()
-    asyncio.run(crowd.come(30))
+    asyncio.run(crowd.run(30))
     assert crowd.statuses == {200: 120}
     assert crowd.right[True] / 120 > 0.8
 
@@ -172,7 +174,7 @@ def test_a_worse_candidate_is_rolled_back(service: Service, tmp_path: Path) -> N
     assert (last["by"], last["outcome"]) == ("controller", "roll_back")
     assert last["evidence"]["goal"]["high"] < 0
     crowd = service.crowd()
-    asyncio.run(crowd.come(10))
+    asyncio.run(crowd.run(10))
     assert crowd.statuses == {200: 40}
 
 

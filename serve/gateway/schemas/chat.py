@@ -27,7 +27,7 @@ class ToolCall(OpenAISchema):
     type: Literal["function"] = "function"
     function: FunctionCall
     index: int | None = Field(None, exclude=True)
-    """Its place in a stream."""
+    """Index of the call in a stream."""
 
 
 class Message(OpenAISchema):

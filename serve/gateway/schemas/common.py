@@ -142,7 +142,7 @@ class GenerationRequest(OpenAISchema):
     stream: bool = False
     stream_options: StreamOptions | None = None
     store: Literal[False] = Field(False, exclude=True)
-    """What is kept is decided by the user's consent, not by a request."""
+    """Must be false: the user's consent decides what is kept."""
     safety_identifier: Label | None = Field(None, exclude=True)
     """Accepted without effect, as are the next two."""
     prompt_cache_key: Label | None = Field(None, exclude=True)
@@ -196,7 +196,7 @@ class GenerationRequest(OpenAISchema):
         return digest([self.prompt_content, constraints] if constraints else self.prompt_content)
 
     def conversation(self, user: str) -> str:
-        """Its name as the sender gave it, or a digest of its user and first turn."""
+        """Return the name that the sender gave, or a digest of the user and the first turn."""
         named = (self.metadata or {}).get("conversation")
         return digest([user, named] if named else [user, self.opening])
 

@@ -1,4 +1,4 @@
-"""Reading a request's body, and its limits."""
+"""Request schemas of this service's own routes; parsing of bodies and their limits."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class FeedbackBody(Schema):
 
 
 class ConsentBody(Schema):
-    """Whether texts of a user may be kept."""
+    """Consent of a user to keeping texts, or its withdrawal."""
 
     user: Plain | None = None
     given: bool
@@ -45,7 +45,7 @@ class StartBody(Schema):
 
 
 class ReasonBody(Schema):
-    """Why an operator does what they do."""
+    """Reason of an operator's command."""
 
     reason: Plain = ""
 
@@ -57,7 +57,7 @@ REQUEST_SCHEMAS: dict[Endpoint, type[GenerationRequest]] = {
 
 
 def read(raw: bytes, kind: type[SchemaT]) -> SchemaT:
-    """A body as what it should be. Raises ApiError 400 with the field and what is wrong with it."""
+    """Parse a body. Raises ApiError 400 with the field and the problem."""
     try:
         return kind.model_validate_json(raw)
     except ValidationError as error:
@@ -75,12 +75,12 @@ def read(raw: bytes, kind: type[SchemaT]) -> SchemaT:
 
 
 def is_place(part: str) -> bool:
-    """Whether a part of an error's path is a field or an index: unions put their alternatives into it too."""
+    """Return whether a part of an error's path is a field or an index: unions put their alternatives into it too."""
     return part.isdigit() or (part.isidentifier() and part.islower() and part != "str")
 
 
 def check_limits(request: GenerationRequest, limits: LimitsConfig) -> None:
-    """Raises ApiError 400 where a request asks for more than it may."""
+    """Raise ApiError 400 if a request exceeds a limit."""
     tokens = getattr(request, "max_completion_tokens", None) or request.max_tokens or 0
     if tokens > limits.max_tokens:
         raise ApiError(

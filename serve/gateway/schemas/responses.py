@@ -17,7 +17,7 @@ class Answer(BaseModel):
 
 class Error(Answer):
     message: str
-    """What is wrong, and the remedy."""
+    """The problem, and its remedy."""
     type: Literal["invalid_request_error", "server_error"]
     param: str | None
     """The field that is wrong, if it is one."""
@@ -84,7 +84,7 @@ class CalledTool(Answer):
     id: str | None = None
     type: Literal["function"] | None = None
     index: int | None = None
-    """Its place among the calls of a stream, whose later pieces have neither id nor name."""
+    """Index among the calls of a stream, whose later pieces have neither id nor name."""
     function: CalledFunction | None = None
 
 
@@ -158,7 +158,7 @@ class FeedbackResponse(Answer):
 
 class Erased(Answer):
     text: Erasure | None = None
-    """Whether the text is gone from the database's files too."""
+    """State of the text in the database's files."""
 
 
 class ConsentResponse(Erased):

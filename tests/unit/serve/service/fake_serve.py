@@ -6,7 +6,7 @@ from typing import Any
 
 from ray.serve.schema import ApplicationStatus
 
-from serve.control.engines import Found
+from serve.control.engines import ApplicationState
 from serve.gateway.routing import Deployment
 from serve.store.records import Variant
 
@@ -31,17 +31,17 @@ class FakeServe:
         """That have engines, or are to have them."""
         return sorted(variant.name for variant in list(self.deployed.values()))
 
-    def applications(self) -> Mapping[str, Found]:
+    def applications(self) -> Mapping[str, ApplicationState]:
         if self.failures:
             raise self.failures.pop()
         return {app: self.found(variant, place) for place, (app, variant) in enumerate(list(self.deployed.items()))}
 
-    def found(self, variant: Variant, place: int) -> Found:
+    def found(self, variant: Variant, place: int) -> ApplicationState:
         if problem := self.broken.get(variant.name):
-            return Found(status=ApplicationStatus.DEPLOY_FAILED, num_engines=0, problem=problem)
+            return ApplicationState(status=ApplicationStatus.DEPLOY_FAILED, num_engines=0, problem=problem)
         if place >= self.cpus or variant.name in self.slow:
-            return Found(status=ApplicationStatus.DEPLOYING, num_engines=1, problem="1 replica is starting")
-        return Found(status=ApplicationStatus.RUNNING, num_engines=1)
+            return ApplicationState(status=ApplicationStatus.DEPLOYING, num_engines=1, problem="1 replica is starting")
+        return ApplicationState(status=ApplicationStatus.RUNNING, num_engines=1)
 
     def deploy(self, app: str, variant: Variant) -> None:
         assert app not in self.deployed or variant.name in self.broken, "a second deployment would restart it"

@@ -89,16 +89,16 @@ async def test_of_many_slow_bodies_of_one_sender_few_are_waited_for(gateway):
 def test_a_server_closes_the_connection_of_a_body_that_never_ends(gateway):
     gateway.config.limits.body_s = 0.2
     api = routes.build(gateway, command)
-    with socket.create_server(("127.0.0.1", 0)) as listening:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
         server = uvicorn.Server(uvicorn.Config(api, log_level="critical", timeout_keep_alive=1000))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:
             head = (
                 "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
                 f"Authorization: Bearer {KEYS['user']}\r\nContent-Length: 1000\r\n\r\n"
             )
-            with socket.create_connection(listening.getsockname(), DEADLINE_S) as client:
+            with socket.create_connection(listener.getsockname(), DEADLINE_S) as client:
                 client.sendall(head.encode() + HALF)
                 answer = b""
                 while part := client.recv(4096):

@@ -10,7 +10,7 @@ from ray.serve.schema import ApplicationStatus
 
 from rlhf.types import InputError, RunError
 from serve.control import engines as module
-from serve.control.engines import Engines, Found, missing, num_that_fit, surplus, within
+from serve.control.engines import ApplicationState, EngineManager, call_with_timeout, missing, num_that_fit, surplus
 from serve.control.release_manager import ReleaseManager
 from tests.unit.serve.service.conftest import NOW, make_model
 from tests.unit.serve.service.fake_serve import FakeServe
@@ -18,8 +18,8 @@ from tests.unit.serve.service.fake_serve import FakeServe
 DEADLINE_S = 60
 
 
-def found(status: str) -> Found:
-    return Found(status=ApplicationStatus(status), num_engines=1)
+def found(status: str) -> ApplicationState:
+    return ApplicationState(status=ApplicationStatus(status), num_engines=1)
 
 
 THERE = {
@@ -68,10 +68,10 @@ def test_a_call_that_does_not_come_back_is_one_sentence():
     never = Event()
     begun = time.monotonic()
     with pytest.raises(RunError, match=r"^Ray Serve did not give its status \(no answer within 0.05 s\); see its log"):
-        within(0.05, "give its status", lambda: never.wait(DEADLINE_S))
+        call_with_timeout(0.05, "give its status", lambda: never.wait(DEADLINE_S))
     assert time.monotonic() - begun < DEADLINE_S / 2
     never.set()
-    assert within(DEADLINE_S, "count", lambda: 3) == 3
+    assert call_with_timeout(DEADLINE_S, "count", lambda: 3) == 3
 
 
 def test_an_error_of_ray_is_one_sentence_and_any_other_itself():
@@ -79,9 +79,9 @@ def test_an_error_of_ray_is_one_sentence_and_any_other_itself():
         raise error
 
     with pytest.raises(RunError, match=r"^Ray Serve did not count \(ActorDiedError: .*\); see its log"):
-        within(DEADLINE_S, "count", lambda: fail(ActorDiedError()))
+        call_with_timeout(DEADLINE_S, "count", lambda: fail(ActorDiedError()))
     with pytest.raises(InputError, match=r"^a model$"):
-        within(DEADLINE_S, "count", lambda: fail(InputError("a model")))
+        call_with_timeout(DEADLINE_S, "count", lambda: fail(InputError("a model")))
 
 
 @pytest.fixture
@@ -98,9 +98,9 @@ def manager(store, config) -> ReleaseManager:
 
 
 @pytest.fixture
-def engines(store, config, manager, serving, monkeypatch) -> Engines:
+def engines(store, config, manager, serving, monkeypatch) -> EngineManager:
     monkeypatch.setattr(module, "POLL_S", 0.02)
-    engines = Engines(store, config, serving, settle_s=0.0)
+    engines = EngineManager(store, config, serving, settle_s=0.0)
     engines.bring_all_up()
     assert serving.models() == ["old"]
     return engines

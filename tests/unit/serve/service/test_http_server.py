@@ -13,7 +13,7 @@ from starlette.types import ASGIApp
 
 from rlhf.types import InputError
 from serve.config import HttpConfig
-from serve.gateway.http_server import bind, listening, reserved
+from serve.gateway.http_server import bind, reserve_port, run_http_server
 
 DEADLINE_S = 30
 
@@ -41,7 +41,7 @@ async def echo(scope, receive, send):
 async def open_server(
     http: HttpConfig, headers_s: float = DEADLINE_S, drain_s: float = DEADLINE_S, app: ASGIApp = app
 ) -> AsyncIterator[str]:
-    async with asyncio.timeout(2 * DEADLINE_S), listening(app, http, headers_s=headers_s, drain_s=drain_s):
+    async with asyncio.timeout(2 * DEADLINE_S), run_http_server(app, http, headers_s=headers_s, drain_s=drain_s):
         yield f"http://{http.host}:{http.port}"
 
 
@@ -177,15 +177,15 @@ def test_a_service_cannot_take_the_port_of_another_one():
 
 async def test_the_port_of_a_service_that_starts_is_not_free():
     http = free_http()
-    with reserved(http):
-        with pytest.raises(InputError, match="another program"), reserved(http):
+    with reserve_port(http):
+        with pytest.raises(InputError, match="another program"), reserve_port(http):
             pass
         async with open_server(http) as url, httpx.AsyncClient() as client:
             for _ in range(10):
                 assert (await client.get(f"{url}/here", headers={"connection": "close"})).text == "/here"
-            with pytest.raises(InputError, match="another program"), reserved(http):
+            with pytest.raises(InputError, match="another program"), reserve_port(http):
                 pass
-    with reserved(http):
+    with reserve_port(http):
         """Connections of a moment ago do not keep it."""
 
 
@@ -199,5 +199,5 @@ def test_an_address_that_is_not_this_machines(host, port):
 
 async def test_ipv6():
     http = HttpConfig(host="::1", port=free_http().port)
-    async with listening(app, http, headers_s=1, drain_s=1), httpx.AsyncClient() as client:
+    async with run_http_server(app, http, headers_s=1, drain_s=1), httpx.AsyncClient() as client:
         assert (await client.get(f"http://[::1]:{http.port}/six")).text == "/six"

@@ -7,7 +7,7 @@ import pytest
 
 from serve.config import ServeConfig
 from serve.control.controller import Controller
-from serve.control.engines import Engines
+from serve.control.engines import EngineManager
 from serve.control.release_manager import Judgement, ReleaseManager
 from serve.releases.state import Transition
 from serve.store.records import Phase
@@ -38,7 +38,7 @@ class WithoutServe(Controller):
 
     def __init__(self, config: ServeConfig, manager: ReleaseManager) -> None:
         self.config, self.store, self.manager, self.lock = config, manager.store, manager, asyncio.Lock()
-        self.engines, self.starting = Engines(manager.store, config, FakeServe(cpus=9), settle_s=0.0), None
+        self.engines, self.starting = EngineManager(manager.store, config, FakeServe(cpus=9), settle_s=0.0), None
 
 
 class Clock:

@@ -13,7 +13,7 @@ from ray.exceptions import ActorDiedError, RayTaskError
 
 from serve.config import HttpConfig
 from serve.gateway.engine import Engine
-from serve.gateway.log_redaction import Unexpected, described, keep_messages_out_of_logs
+from serve.gateway.log_redaction import UnexpectedError, describe_error, redact_error_messages
 from serve.gateway.transport import Transport
 from serve.store.store import Store
 from tests.unit.serve.service.conftest import running
@@ -112,7 +112,7 @@ def test_an_error_that_quotes_a_prompt_is_logged_without_it(gateway, engines, ca
 
 def test_loggers_of_a_replica_describe_errors_that_they_would_print(caplog):
     before = logging.getLogRecordFactory()
-    keep_messages_out_of_logs()
+    redact_error_messages()
     try:
         float(SECRET)
     except ValueError:
@@ -137,14 +137,14 @@ async def test_what_fails_in_the_middle_of_a_response_goes_on_without_its_messag
 
     transport = httpx.ASGITransport(Transport(api, HttpConfig(), send_ids=True))
     async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
-        with pytest.raises(Unexpected, match="GET /: an unexpected error: KeyError at ") as raised:
+        with pytest.raises(UnexpectedError, match="GET /: an unexpected error: KeyError at ") as raised:
             await client.get("/")
     assert SECRET not in formatted(raised.value) + caplog.text
 
 
 def test_errors_of_ray_say_what_happened():
-    assert "The actor died" in described(ActorDiedError())
-    assert described(ValueError(SECRET)) == "ValueError"
+    assert "The actor died" in describe_error(ActorDiedError())
+    assert describe_error(ValueError(SECRET)) == "ValueError"
     error = RuntimeError(SECRET)
     error.__cause__ = KeyError(SECRET)
-    assert described(error) == "RuntimeError, after KeyError"
+    assert describe_error(error) == "RuntimeError, after KeyError"

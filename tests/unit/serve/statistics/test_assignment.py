@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from rlhf.types import InputError
-from serve.statistics.assignment import Place, Split, assign, uniform
+from serve.statistics.assignment import Assignment, Split, assign, uniform
 
 USERS = [f"user-{number}" for number in range(4_000)]
 
@@ -103,9 +103,9 @@ def test_unusual_users(user):
 
 def test_lists_go_before_chance():
     lists = split(allow=frozenset({"ann"}), deny=frozenset({"bob"}), weights={"new": 0.0, "old": 1.0})
-    assert lists.place("ann") == Place(variant="new", listed=True)
-    assert lists.place("bob") == Place(variant="old", listed=True)
-    assert lists.place("eve") == Place(variant="old", listed=False)
+    assert lists.place("ann") == Assignment(variant="new", listed=True)
+    assert lists.place("bob") == Assignment(variant="old", listed=True)
+    assert lists.place("eve") == Assignment(variant="old", listed=False)
 
 
 @pytest.mark.parametrize(

@@ -8,12 +8,12 @@ import pytest
 
 from serve.releases.config import GuardrailConfig
 from serve.releases.guardrails import Guardrail, inspect_guardrail
-from serve.statistics.betting import Bets, Exceeding, exceeds, log_wealth
+from serve.statistics.betting import Bets, ExceedanceTest, exceeds, log_wealth
 from serve.statistics.bounds import POINTS, Bound
 from serve.statistics.quantiles import Histogram, QuantileLevels
-from serve.statistics.responders import Responding, responders
-from serve.statistics.sample_ratio import ArmCounts, mismatch
-from serve.statistics.sequential import Comparing, Trial, Worsening, compare, effects, worse, worse_paired
+from serve.statistics.responders import RespondersTest, responders
+from serve.statistics.sample_ratio import ArmCounts, check_sample_ratio
+from serve.statistics.sequential import ComparisonTest, Trial, WorseningTest, compare, effects, worse, worse_paired
 from serve.statistics.visits import Unit
 from tests.unit.serve.samples import generator
 
@@ -44,7 +44,7 @@ def assert_alike(found, wanted):
 @pytest.mark.parametrize("effect", [0.0, 0.1, -0.1])
 def test_comparisons(effect, seed):
     trial = simulate(effect=effect, seed=seed)
-    comparing, worsening = Comparing(**ALPHAS), Worsening(Bets(0.01), 1.1, 0.01)
+    comparing, worsening = ComparisonTest(**ALPHAS), WorseningTest(Bets(0.01), 1.1, 0.01)
     for chunk in chunks(len(trial), seed):
         comparing.add(trial.only(chunk))
         worsening.add(trial.only(chunk))
@@ -56,7 +56,7 @@ def test_comparisons(effect, seed):
 @pytest.mark.parametrize("silent", [0.0, 0.7, 1.0])
 def test_responders(silent):
     trial = simulate(3000, silent=silent, effect=0.2)
-    responding = Responding(**ALPHAS)
+    responding = RespondersTest(**ALPHAS)
     for chunk in chunks(len(trial), 3):
         responding.add(trial.only(chunk))
         wanted = responders(trial.only(slice(chunk.stop)), **ALPHAS)
@@ -67,7 +67,7 @@ def test_responders(silent):
 def test_single_claims_and_pairs():
     random = generator()
     values, ours, theirs = (random.random(9000) < share for share in (0.024, 0.12, 0.1))
-    exceeding, pairs = Exceeding(0.02, Bets(0.05)), Worsening(Bets(0.05))
+    exceeding, pairs = ExceedanceTest(0.02, Bets(0.05)), WorseningTest(Bets(0.05))
     for chunk in chunks(9000, 1):
         exceeding.add(values[chunk].astype(float))
         pairs.add_pairs(ours[chunk].astype(float), theirs[chunk].astype(float))
@@ -84,7 +84,7 @@ def test_the_split(planned):
     counts = ArmCounts(weights)
     for chunk in chunks(len(arms), 2):
         counts.add(arms[chunk])
-        assert_alike(counts.result(), mismatch(arms[: chunk.stop], weights))
+        assert_alike(counts.result(), check_sample_ratio(arms[: chunk.stop], weights))
 
 
 @pytest.mark.parametrize(
