@@ -59,7 +59,7 @@ def base_of(name: str, root: Path, known: Iterable[Variant]) -> str:
     )
 
 
-def what_is_wrong(variant: Variant) -> str | None:
+def file_problem(variant: Variant) -> str | None:
     """Return a sentence about the first file that changed since registration; None if all are unchanged."""
     root = Path(variant.folder)
     for name, expected in variant.files.items():
@@ -70,5 +70,5 @@ def what_is_wrong(variant: Variant) -> str | None:
     return None
 
 
-def as_plain(variant: Variant) -> dict[str, Any]:
+def summary(variant: Variant) -> dict[str, Any]:
     return {"name": variant.name, "folder": variant.folder, "base": variant.base, "version": variant.version}

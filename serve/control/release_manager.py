@@ -9,7 +9,7 @@ from typing import Any
 
 from rlhf.types import InputError, RunError
 from serve.config import ServeConfig
-from serve.control.registry import as_plain, is_adapter, register, what_is_wrong
+from serve.control.registry import file_problem, is_adapter, register, summary
 from serve.releases import state
 from serve.releases.looks import Looks
 from serve.releases.state import Release, Transition, Watch
@@ -130,7 +130,7 @@ class ReleaseManager:
 
     def promote(self, by: str, reason: str) -> None:
         """RunError where there would be no way back; the release then waits in `paused`."""
-        saved, release = self.needed()
+        saved, release = self.require_release()
         after, transition = state.promote(
             release, by=by, reason=reason or "promoted", now=self.clock(), unverified=self.unverified(release)
         )
@@ -139,7 +139,7 @@ class ReleaseManager:
             raise RunError(f"release {release.id} is paused: {transition.reason}")
 
     def roll_back(self, by: str, reason: str) -> None:
-        saved, release = self.needed()
+        saved, release = self.require_release()
         if release.phase is Phase.promoted and (wrong := self.unverified(release)):
             raise InputError(f"release {release.id} cannot be rolled back, as {release.predecessor} is gone: {wrong}")
         self.save(saved, *state.roll_back(release, by=by, reason=reason or "rolled back", now=self.clock()))
@@ -149,7 +149,7 @@ class ReleaseManager:
         saved, release = self.latest()
         found: dict[str, Any] = {
             "production": self.store.production(),
-            "models": [as_plain(variant) for variant in self.store.variants()],
+            "models": [summary(variant) for variant in self.store.variants()],
             "release": None,
         }
         if saved is None or release is None:
@@ -169,7 +169,7 @@ class ReleaseManager:
         saved = self.store.latest_release()
         return (saved, Release.from_json(saved["state"])) if saved else (None, None)
 
-    def needed(self) -> tuple[dict[str, Any], Release]:
+    def require_release(self) -> tuple[dict[str, Any], Release]:
         saved, release = self.latest()
         if saved is None or release is None:
             raise InputError("there is no release yet; start one")
@@ -178,7 +178,7 @@ class ReleaseManager:
     def unverified(self, release: Release) -> str | None:
         """Return the problem with the files that a rollback would return to; None if they verify."""
         predecessor = self.store.variant(release.predecessor)
-        return what_is_wrong(predecessor) if predecessor else f"{release.predecessor} is not known"
+        return file_problem(predecessor) if predecessor else f"{release.predecessor} is not known"
 
     def save(self, saved: Mapping[str, Any], release: Release, transition: Transition) -> None:
         row = {

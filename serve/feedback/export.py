@@ -182,7 +182,7 @@ def collect(store: Store, kind: RowKind, config: ExportConfig) -> tuple[list[Fee
         case RowKind.sft:
             rows = demonstrations(opinions, refuse)
     rows.sort(key=lambda row: (row.at, *origin(row).values(), to_line(row.content)))
-    kept, cut = within_shares(distinct(rows, rejects), max_rows=config.max_per_user, max_share=config.max_user_share)
+    kept, cut = within_shares(deduplicate(rows, rejects), max_rows=config.max_per_user, max_share=config.max_user_share)
     rejects += [Reject("flood", row.requests, row.events) for row in cut]
     return kept, rejects
 
@@ -204,7 +204,7 @@ def reject_reason(request: Request) -> str | None:
     return None
 
 
-def distinct(rows: Sequence[FeedbackRow], rejects: list[Reject]) -> list[FeedbackRow]:
+def deduplicate(rows: Sequence[FeedbackRow], rejects: list[Reject]) -> list[FeedbackRow]:
     """The rows that trainers can load, equal ones once."""
     kept: dict[str, FeedbackRow] = {}
     for row in rows:

@@ -179,16 +179,18 @@ def rewrite(store: Store, folder: Path, artifacts: Collection[ArtifactNode]) -> 
     if outcome.removed:
         rejects = [(line, reject) for line, reject in rejects if present.keys() >= set(reject["request_ids"])]
         num_users = len({users[id] for id in outcome.request_ids})
-        write_again(artifact, changed(artifact, kept, rejects, num_users, outcome), kept, rejects)
+        replace_export(artifact, new_manifest(artifact, kept, rejects, num_users, outcome), kept, rejects)
     if replaced_of(folder).exists():
         # Its rows are those from before: a run that was killed left it.
         shutil.rmtree(replaced_of(folder))
     for outer in folder.parents:
-        describe_again(outer, folder)
+        update_outer_manifest(outer, folder)
     return outcome
 
 
-def changed(artifact: Artifact, rows: Lines, rejects: Lines, num_users: int, outcome: ForgetResult) -> dict[str, Any]:
+def new_manifest(
+    artifact: Artifact, rows: Lines, rejects: Lines, num_users: int, outcome: ForgetResult
+) -> dict[str, Any]:
     """The manifest of what stays. Whose share is largest is not known any more."""
     metrics = {
         **{key: value for key, value in artifact.manifest["metrics"].items() if key != "largest_user_share"},
@@ -206,7 +208,7 @@ def changed(artifact: Artifact, rows: Lines, rejects: Lines, num_users: int, out
     return {**artifact.manifest, "metrics": metrics, FORGOTTEN: [*artifact.manifest.get(FORGOTTEN, ()), taken]}
 
 
-def write_again(artifact: Artifact, manifest: dict[str, Any], rows: Lines, rejects: Lines) -> None:
+def replace_export(artifact: Artifact, manifest: dict[str, Any], rows: Lines, rejects: Lines) -> None:
     """Replace the folder at once. Files that others have put there stay."""
     folder = artifact.folder
     with committing(folder, manifest) as staging:
@@ -219,7 +221,7 @@ def write_again(artifact: Artifact, manifest: dict[str, Any], rows: Lines, rejec
         (staging / MANIFEST).unlink()
 
 
-def describe_again(outer: Path, folder: Path) -> None:
+def update_outer_manifest(outer: Path, folder: Path) -> None:
     """Bring the manifest of an artifact around the export up to date, as of a stage of a pipeline."""
     file = outer / MANIFEST
     if not file.is_file():

@@ -134,7 +134,7 @@ def demonstrations(opinions: Sequence[Opinion], refuse: Refuse) -> list[Feedback
 def edits(opinions: Sequence[Opinion], refuse: Refuse) -> list[Opinion]:
     """Return the last edit of each answer, if it changes anything."""
     made: dict[tuple[str, int], list[Opinion]] = defaultdict(list)
-    for opinion in sorted(_of(opinions, FeedbackKind.edit), key=lambda opinion: opinion.order):
+    for opinion in sorted(_of_kinds(opinions, FeedbackKind.edit), key=lambda opinion: opinion.order):
         made[opinion.request.id, opinion.event.choice].append(opinion)
     kept = []
     for *earlier, last in made.values():
@@ -152,7 +152,7 @@ def edits(opinions: Sequence[Opinion], refuse: Refuse) -> list[Opinion]:
 def preferences(opinions: Sequence[Opinion], refuse: Refuse) -> Iterator[FeedbackRow]:
     """Pairs that one user made: by an edit, or by choosing one of several answers."""
     made = [(edit, edit.event.text or "", edit.answer) for edit in edits(opinions, refuse)]
-    for opinion in _of(opinions, FeedbackKind.chosen):
+    for opinion in _of_kinds(opinions, FeedbackKind.chosen):
         if not opinion.is_complete:
             refuse("truncated", [opinion])
             continue
@@ -178,7 +178,9 @@ def preferences(opinions: Sequence[Opinion], refuse: Refuse) -> Iterator[Feedbac
 def last_votes(opinions: Sequence[Opinion], refuse: Refuse, *, good_rating: int) -> list[tuple[Opinion, int]]:
     """Return the last thumb or rating of each user on each answer to a prompt, as 1 or -1."""
     cast: dict[tuple[str, PromptKey, str], list[tuple[Opinion, int]]] = defaultdict(list)
-    for opinion in sorted(_of(opinions, FeedbackKind.thumb, FeedbackKind.rating), key=lambda opinion: opinion.order):
+    for opinion in sorted(
+        _of_kinds(opinions, FeedbackKind.thumb, FeedbackKind.rating), key=lambda opinion: opinion.order
+    ):
         key = (opinion.event.user, opinion.prompt_key, opinion.answer)
         cast[key].append((opinion, _sign(opinion.event, good_rating)))
     kept = []
@@ -251,7 +253,7 @@ def regenerated_pairs(votes: Sequence[tuple[Opinion, int]], requests: Sequence[R
                 )
 
 
-def _of(opinions: Iterable[Opinion], *kinds: FeedbackKind) -> list[Opinion]:
+def _of_kinds(opinions: Iterable[Opinion], *kinds: FeedbackKind) -> list[Opinion]:
     return [opinion for opinion in opinions if opinion.event.kind in kinds]
 
 

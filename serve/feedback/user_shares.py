@@ -19,14 +19,14 @@ def within_shares(
     """
     limit = max_rows
     while True:
-        kept, cut = limited(rows, limit)
+        kept, cut = limit_rows(rows, limit)
         allowed = max(1, int(max_share * len(kept)))
         if most_rows(kept) <= allowed:
             return kept, cut
         limit = allowed
 
 
-def limited(rows: Sequence[FeedbackRow], limit: int) -> tuple[list[FeedbackRow], list[FeedbackRow]]:
+def limit_rows(rows: Sequence[FeedbackRow], limit: int) -> tuple[list[FeedbackRow], list[FeedbackRow]]:
     """Split rows into those that stay, the first in order up to `limit` of each of their users, and the others."""
     taken: Counter[str] = Counter()
     kept, cut = [], []

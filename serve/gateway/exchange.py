@@ -27,7 +27,7 @@ from serve.gateway.errors import ApiError
 from serve.gateway.log_redaction import describe_error
 from serve.gateway.routing import Deployment
 from serve.gateway.schemas.common import GenerationRequest
-from serve.store.consent import salted
+from serve.store.consent import salted_hash
 from serve.store.records import Endpoint, Request, Response
 
 LOG = logging.getLogger(__name__)
@@ -143,9 +143,9 @@ class Exchange:
             version=self.deployment.version,
             experiment=self.experiment,
             shadow_of=self.shadow_of,
-            conversation=salted(self.salt, self.request.conversation(self.user)),
+            conversation=salted_hash(self.salt, self.request.conversation(self.user)),
             turn=self.request.turn,
-            prompt_hash=salted(self.salt, self.request.prompt_hash),
+            prompt_hash=salted_hash(self.salt, self.request.prompt_hash),
             messages=self.request.dialogue,
             sampling=self.request.sampling,
             status=self.status,

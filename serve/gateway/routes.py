@@ -39,7 +39,7 @@ from serve.gateway.schemas.responses import (
     Readiness,
     ReleaseStatus,
 )
-from serve.gateway.transport import Transport, id_of, respond, until_disconnect
+from serve.gateway.transport import Transport, request_id_of, respond, until_disconnect
 from serve.store.database import reason
 from serve.store.records import Endpoint, Feedback, Role
 from serve.store.store import UnknownRequest
@@ -120,7 +120,7 @@ def build(
 def add_errors(api: FastAPI) -> None:
     @api.exception_handler(ApiError)
     async def refuse(request: Request, api_error: ApiError) -> Response:
-        return respond(api_error, id_of(request))
+        return respond(api_error, request_id_of(request))
 
     @api.exception_handler(InputError)
     async def wrong(request: Request, error: InputError) -> Response:
@@ -139,7 +139,7 @@ def add_errors(api: FastAPI) -> None:
 
     @api.exception_handler(SQLAlchemyError)
     async def unkept(request: Request, error: SQLAlchemyError) -> Response:
-        place = f"request {id_of(request)}: {request.method} {request.url.path}"
+        place = f"request {request_id_of(request)}: {request.method} {request.url.path}"
         LOG.error("%s: the store does not answer: %s", place, reason(error))
         seconds = request.app.state.gateway.config.limits.retry_after_s
         return await refuse(request, ApiError(503, "the store does not answer: try again", retry_after_s=seconds))
@@ -181,7 +181,9 @@ def add_completion_routes(api: FastAPI, gateway: Gateway) -> None:
     )
     async def chat(caller: User, body: CompletionBody, request: Request) -> Response:
         generation = read(body, REQUEST_SCHEMAS[Endpoint.chat])
-        return await until_disconnect(request, gateway.answer(Endpoint.chat, generation, caller, id_of(request)))
+        return await until_disconnect(
+            request, gateway.answer(Endpoint.chat, generation, caller, request_id_of(request))
+        )
 
     @api.post(
         "/v1/completions",
@@ -189,7 +191,9 @@ def add_completion_routes(api: FastAPI, gateway: Gateway) -> None:
     )
     async def completion(caller: User, body: CompletionBody, request: Request) -> Response:
         generation = read(body, REQUEST_SCHEMAS[Endpoint.completion])
-        return await until_disconnect(request, gateway.answer(Endpoint.completion, generation, caller, id_of(request)))
+        return await until_disconnect(
+            request, gateway.answer(Endpoint.completion, generation, caller, request_id_of(request))
+        )
 
 
 def add_feedback_routes(api: FastAPI, gateway: Gateway) -> None:

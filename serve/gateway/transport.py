@@ -59,7 +59,7 @@ class Transport:
 
         # A browser always sends a host; health checks of HTTP/1.0 do not.
         if host is not None and is_loopback(self.http.host) and not is_own(host, self.http.names):
-            return await respond(misdirected(host), id)(scope, receive, send_named)
+            return await respond(wrong_host_error(host), id)(scope, receive, send_named)
         try:
             await self.app(scope, receive, send_named)
         except Exception as error:  # noqa: BLE001  said in the log
@@ -76,24 +76,24 @@ async def until_disconnect(request: Request, answer: Coroutine[Any, Any, Respons
 
     Raises ClientDisconnect.
     """
-    making, leaving = asyncio.create_task(answer), asyncio.create_task(gone(request))
+    answering, disconnecting = asyncio.create_task(answer), asyncio.create_task(wait_for_disconnect(request))
     try:
-        await asyncio.wait([making, leaving], return_when=asyncio.FIRST_COMPLETED)
-        if not making.done():
+        await asyncio.wait([answering, disconnecting], return_when=asyncio.FIRST_COMPLETED)
+        if not answering.done():
             raise ClientDisconnect
-        return await making
+        return await answering
     finally:
-        for task in (making, leaving):
+        for task in (answering, disconnecting):
             task.cancel()
-        await asyncio.wait([making, leaving])
+        await asyncio.wait([answering, disconnecting])
 
 
-async def gone(request: Request) -> None:
+async def wait_for_disconnect(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
 
-def id_of(request: Request) -> str:
+def request_id_of(request: Request) -> str:
     return cast(str, request.state.request_id)
 
 
@@ -116,7 +116,7 @@ def is_own(host: str, names: Sequence[str]) -> bool:
     return is_loopback(name) or name in {known.lower() for known in names}
 
 
-def misdirected(host: str) -> ApiError:
+def wrong_host_error(host: str) -> ApiError:
     message = f"Host: on loopback this service is not {shown(host)!r}; ask localhost, or add the name to http.names"
     return ApiError(421, message)
 

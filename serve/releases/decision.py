@@ -28,7 +28,7 @@ def decide(progress: Progress, now: float) -> Verdict:
     worse does so too, unless the split is wrong, for then no result can be read. Nothing is passed on missing values:
     every guardrail has its samples, the goal its users, the shadow its requests, the step its duration.
     """
-    look = Look(progress=progress, now=now)
+    look = StepLook(progress=progress, now=now)
     guardrails = {name: guardrail.finding() for name, guardrail in progress.guardrails.items()}
     duration, split = look.duration(), look.split()
     aim = look.shadow() if progress.experiment.shadow else progress.goal.finding()
@@ -56,7 +56,7 @@ def decide(progress: Progress, now: float) -> Verdict:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Look:
+class StepLook:
     """One look at one step."""
 
     progress: Progress
@@ -84,7 +84,7 @@ class Look:
         waits: tuple[str, ...] = ()
         if found.mismatched:
             waits = (
-                f"sample-ratio mismatch: users {dict(found.counts)} where {rounded(found.expected)} were expected "
+                f"sample-ratio mismatch: users {dict(found.counts)} where {round_values(found.expected)} were expected "
                 f"(p={found.p_value:.2g}), so the result cannot be read",
             )
         return Finding(waits=waits, evidence={"split": {**asdict(found), "alpha": ALPHA}})
@@ -109,5 +109,5 @@ class Look:
         }
 
 
-def rounded(numbers: Any) -> dict[str, float]:
+def round_values(numbers: Any) -> dict[str, float]:
     return {name: round(number, 1) for name, number in numbers.items()}

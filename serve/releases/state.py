@@ -174,7 +174,7 @@ def advance(
     """
     move = _Move(release, now, verdict.outcome, CONTROLLER, "; ".join(verdict.reasons), verdict.evidence)
     if release.watch is not Watch.none:
-        return watched(move, verdict)
+        return advance_watch(move, verdict)
     if release.phase not in UNDER_WAY or verdict.outcome is Outcome.hold:
         return release, None
     if verdict.outcome is Outcome.roll_back:
@@ -188,7 +188,7 @@ def advance(
     return move.to(phase_of(release.plan[release.step + 1]), step=release.step + 1)
 
 
-def watched(move: _Move, verdict: Verdict) -> tuple[Release, Transition | None]:
+def advance_watch(move: _Move, verdict: Verdict) -> tuple[Release, Transition | None]:
     """Apply a verdict to a promoted release: raise an alarm, or end the watch after its time."""
     release = move.release
     if verdict.outcome is Outcome.roll_back and release.watch is Watch.running:

@@ -186,7 +186,7 @@ class ComparisonTest:
         self.users.add(trial)
         self.num_candidate += int(trial.candidate.sum())
         self.up.add(trial)
-        self.down.add(flipped(trial))
+        self.down.add(flip(trial))
 
     def result(self) -> Comparison:
         num, rises, falls = self.users.num, self.up.bets, self.down.bets
@@ -194,7 +194,7 @@ class ComparisonTest:
         return Comparison(
             difference=self.up.total / num if num else None,
             low=self.up.bound.value(lambda: effects(self.users.whole)),
-            high=-self.down.bound.value(lambda: effects(flipped(self.users.whole))),
+            high=-self.down.bound.value(lambda: effects(flip(self.users.whole))),
             p_value=min(1.0, 2 * min(rises.p_value, falls.p_value)),
             decided=0 if first is None or rises.rejected == falls.rejected else 1 if first == rises.rejected else -1,
             num_candidate=self.num_candidate,
@@ -202,7 +202,7 @@ class ComparisonTest:
         )
 
 
-def flipped(trial: Trial) -> Trial:
+def flip(trial: Trial) -> Trial:
     """Return the trial with values flipped, so that higher is better where lower was."""
     return replace(trial, values=1 - trial.values)
 

@@ -25,6 +25,6 @@ def metric_name(name: str | None, outcomes: Collection[str]) -> str | None:
     return name if name in outcomes else None
 
 
-def salted(salt: str, digest: str) -> str:
+def salted_hash(salt: str, digest: str) -> str:
     """A digest that is equal for equal texts of one store, and says nothing to who knows the text but not the salt."""
     return hmac.new(salt.encode(), digest.encode(), "sha256").hexdigest()

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from rlhf.types import InputError, RunError
-from serve.store.consent import salted
+from serve.store.consent import salted_hash
 from serve.store.database import Database
 from serve.store.records import UNDER_WAY, Key, Role, Variant
 from serve.store.tables import APPLICATIONS, KEYS, PRODUCTION, RELEASES, SETTINGS, TRANSITIONS, VARIANTS, storable
@@ -94,7 +94,7 @@ class Ledger(Database):
 
     def pseudonym(self, user: str) -> str:
         """A hash that names the user in what stays after a deletion."""
-        return salted(self._salt, storable(user))
+        return salted_hash(self._salt, storable(user))
 
     @cached_property
     def _salt(self) -> str:

@@ -20,7 +20,7 @@ from serve.gateway.errors import ApiError
 from serve.gateway.gateway import NOBODY, REFRESH_S, SHADOWS, Gateway
 from serve.gateway.schemas.chat import ChatCompletionRequest
 from serve.releases.state import Release
-from serve.store.consent import salted
+from serve.store.consent import salted_hash
 from serve.store.records import Endpoint, Role
 from tests.oracles.traffic import traffic as traffic_of
 from tests.unit.serve.service.conftest import NOW, command
@@ -391,6 +391,6 @@ async def test_hashes_of_texts_are_salted_and_equal_for_equal_prompts(gateway, c
     asked = ChatCompletionRequest.model_validate(
         {"model": "assistant", "messages": [{"role": "user", "content": "hi"}]}
     )
-    assert first.prompt_hash == second.prompt_hash == salted(store.salt(), asked.prompt_hash)
-    assert first.conversation == second.conversation == salted(store.salt(), asked.conversation("ann"))
+    assert first.prompt_hash == second.prompt_hash == salted_hash(store.salt(), asked.prompt_hash)
+    assert first.conversation == second.conversation == salted_hash(store.salt(), asked.conversation("ann"))
     assert first.prompt_hash != first.conversation

@@ -11,7 +11,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 
 from rlhf.types import InputError
-from serve.store.consent import salted
+from serve.store.consent import salted_hash
 from serve.store.database import connect, migrate, parse
 from serve.store.ledger import StaleRelease
 from serve.store.store import Store
@@ -79,8 +79,8 @@ def test_a_store_of_the_first_schema_is_salted_and_keeps_no_words_without_consen
     requests = [request for request, _ in store.dialogues()]
     assert len(requests) == 1203
     for number, request in enumerate(requests):
-        assert request.prompt_hash == salted(store.salt(), f"h{number % 2}")
-        assert request.conversation == salted(store.salt(), "c")
+        assert request.prompt_hash == salted_hash(store.salt(), f"h{number % 2}")
+        assert request.conversation == salted_hash(store.salt(), "c")
         words = ({"seed": 1}, None) if number % 3 else ({"seed": 1, "stop": "x"}, "x")
         assert (request.sampling, request.error) == words
     store.close()
