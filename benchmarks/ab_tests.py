@@ -19,7 +19,7 @@ from serve.statistics.betting import exceeds, first_rejection, log_wealth
 from serve.statistics.sample_ratio import check_sample_ratio
 from serve.statistics.sequential import Trial, compare, effects
 from serve.statistics.visits import Unit
-from serve.statistics.welch import power_of, stratified, users_per_arm
+from serve.statistics.welch import power_of, stratified_welch, users_per_arm
 
 ALPHA = 0.05
 HALVES = {"alpha_higher": ALPHA / 2, "alpha_lower": ALPHA / 2}
@@ -124,7 +124,7 @@ def power() -> None:
         for _ in range(500):
             trial = drawn(random, values, round(4 * num / min(share, 1 - share)), share, effect)
             until = int(np.searchsorted(trial.candidate.cumsum(), num)) + 1
-            fixed.append(stratified(trial.only(slice(until)), alpha_higher=ALPHA, alpha_lower=ALPHA).decided == 1)
+            fixed.append(stratified_welch(trial.only(slice(until)), alpha_higher=ALPHA, alpha_lower=ALPHA).decided == 1)
             estimates, least = effects(trial)
             # In users of the smaller arm.
             end = first_rejection(log_wealth(estimates - least, -least), ALPHA)

@@ -21,7 +21,7 @@ from serve.statistics.betting import first_rejection, log_wealth
 from serve.statistics.responders import earlier_share
 from serve.statistics.sequential import Trial, effects
 from serve.statistics.visits import Unit
-from serve.statistics.welch import least_users, stratified, until_planned
+from serve.statistics.welch import least_users, stratified_welch, until_planned
 
 ALPHA = 0.05
 HALVES = {"alpha_higher": ALPHA / 2, "alpha_lower": ALPHA / 2}
@@ -81,7 +81,7 @@ def differs(trial: Trial, share: float) -> tuple[bool, bool, bool | None]:
     planned = until_planned(everybody, users_per_arm=smaller, share=share)
     if planned is None or least_users(planned.values) > smaller:
         return sequential, answers, None
-    return sequential, answers, stratified(planned, **HALVES).decided != 0
+    return sequential, answers, stratified_welch(planned, **HALVES).decided != 0
 
 
 def tests(experiments: int) -> None:

@@ -19,7 +19,7 @@ from scipy import stats
 from rlhf.evaluation.win_rate import win_rate
 from rlhf.ops.intervals import Z, estimate_mean, estimate_share, mean_interval, share_interval
 from serve.statistics.sequential import Trial, compare
-from serve.statistics.welch import stratified
+from serve.statistics.welch import stratified_welch
 
 RATES = np.linspace(0.02, 0.98, 17)
 WITHOUT_RATES = 5
@@ -147,7 +147,7 @@ def served(random: np.random.Generator, num: int, *, users: int, sequential: boo
             candidate = random.random(2 * users) < 0.5
             values = (random.random(2 * users) < np.where(candidate, rate, rate - 0.05)).astype(float)
             trial = Trial(candidate=candidate, probability=np.full(2 * users, 0.5), values=values)
-            result = (compare if sequential else stratified)(trial, alpha_higher=0.025, alpha_lower=0.025)
+            result = (compare if sequential else stratified_welch)(trial, alpha_higher=0.025, alpha_lower=0.025)
             ends.append((result.low, result.high))
         found.append((covers(tuple(np.array(ends).T), 0.05), float("nan")))
     return found

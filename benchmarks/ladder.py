@@ -26,7 +26,7 @@ from serve.releases.progress import Progress
 from serve.releases.state import Release, Watch
 from serve.statistics.experiment import Experiment
 from serve.statistics.metrics import end
-from serve.store.records import Exposure, Feedback, FeedbackKind, Observed, Phase, Traffic
+from serve.store.records import Exposure, Feedback, FeedbackKind, ObservedRequest, Phase, Traffic
 
 USERS = 3000
 """Of a step, one a second."""
@@ -96,8 +96,8 @@ def visitors(random: np.random.Generator, kind: Kind, step: Experiment, effect: 
     counts = np.minimum(1 + random.pareto(1.0, len(time)), kind.most_requests).astype(int)
     exposures, requests, feedback = [], [], []
 
-    def request(number: int, name: str, variant: str, at: float, copied: str | None = None) -> Observed:
-        return Observed(
+    def request(number: int, name: str, variant: str, at: float, copied: str | None = None) -> ObservedRequest:
+        return ObservedRequest(
             id=name,
             user=f"user{number}",
             variant=variant,

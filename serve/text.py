@@ -12,7 +12,7 @@ SHOWN = 200
 BREAKS = "\n\t\r"
 
 
-def shown(value: object) -> str:
+def excerpt(value: object) -> str:
     text = str(value)
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 

@@ -90,7 +90,7 @@ class EngineManager:
 
     store: Store
     config: ServeConfig
-    serving: ServeBackend
+    backend: ServeBackend
     settle_s: float = 2 * REFRESH_S
     """Seconds until gateways send nothing to engines that the store does not name any more."""
     turn: threading.Lock = field(default_factory=threading.Lock)
@@ -102,22 +102,22 @@ class EngineManager:
         Those of `starting` stay as they are: somebody else starts them.
         """
         with self.turn:
-            wanted, there, deployed = self.wanted(coming), self.there(), self.store.applications()
+            wanted, there, deployed = self.wanted_models(coming), self.applications(), self.store.applications()
             if starting:
                 deployed -= {self.name(starting)} - wanted.keys()
             for app in sorted(missing(there, wanted.keys())):
                 self.store.add_application(app)
-                self.call("deploy an application", partial(self.serving.deploy, app, wanted[app]))
+                self.call("deploy an application", partial(self.backend.deploy, app, wanted[app]))
             if gone := surplus(there, deployed, wanted.keys()):
                 time.sleep(self.settle_s)
             for app in sorted(gone):
-                self.call("delete an application", partial(self.serving.delete, app))
+                self.call("delete an application", partial(self.backend.delete, app))
             for app in deployed - wanted.keys() - there.keys():
                 self.store.remove_application(app)
 
     def bring_all_up(self) -> None:
         """Return once the engines of all that is served answer. Raises as `bring_up` does."""
-        for host in self.wanted().values():
+        for host in self.wanted_models().values():
             self.bring_up(host, lambda: None)
 
     def bring_up(self, coming: Variant, check: Callable[[], None]) -> None:
@@ -146,7 +146,7 @@ class EngineManager:
         while time.monotonic() < deadline:
             check()
             try:
-                found = self.there().get(app)
+                found = self.applications().get(app)
             except RunError as error:  # Serve's controller is started again where it dies
                 problem = str(error)
             else:
@@ -164,17 +164,17 @@ class EngineManager:
     def make_room(self, coming: Variant) -> None:
         """See that the nodes have room for a model's engines; where they lack it, give up those kept for nothing else
         than a way back. RunError where that does not suffice."""
-        replicas, there = self.config.replicas, self.there()
+        replicas, there = self.config.replicas, self.applications()
         if self.name(coming) in there:
             return
         what = "name its resources"
-        accelerated, free = self.call(what, self.serving.accelerated), self.call(what, self.serving.free)
+        accelerated, free = self.call(what, self.backend.accelerated), self.call(what, self.backend.free)
         need = demand(self.config.engine, replicas, accelerated=accelerated)
         lacking = replicas.min - num_that_fit(need, free)
         if lacking <= 0:
             return
         # All engines of this service need the same.
-        spare = self.spare() & there.keys()
+        spare = self.spare_applications() & there.keys()
         num_spare = sum(there[app].num_engines for app in spare)
         if lacking > num_spare and not replicas.wait_for_nodes:
             are = "engine of {} is" if replicas.min == 1 else "engines of {} are"
@@ -187,37 +187,37 @@ class EngineManager:
         if spare:
             self.give_up_spare()
 
-    def spare(self) -> Set[str]:
+    def spare_applications(self) -> Set[str]:
         """Applications that nothing but a return to the last release's other arm needs."""
         latest = self.store.latest_release()
         if latest is None or Release.from_json(latest["state"]).experiment is not None:
             return set()
-        return self.wanted().keys() - self.wanted(spare=False).keys()
+        return self.wanted_models().keys() - self.wanted_models(spare=False).keys()
 
     def give_up_spare(self) -> None:
         """Stop counting on them, here and in gateways. Raises StaleRelease if the release just changed."""
         latest = self.store.latest_release()
         assert latest is not None
-        LOG.info("the engines of %s end, as a candidate needs their room", ", ".join(sorted(self.spare())))
+        LOG.info("the engines of %s end, as a candidate needs their room", ", ".join(sorted(self.spare_applications())))
         self.store.save_release({**latest, "state": {**latest["state"], "warm": False}})
 
     def try_adapter(self, adapter: Variant, deployment: Deployment) -> None:
         """Have it answer with one token. Raises InputError where its model's engines do not load it."""
         body = {"model": adapter.name, "prompt": [0], "max_tokens": 1}
-        ask = partial(self.serving.first_answer, deployment, body, f"try-{adapter.name}")
+        ask = partial(self.backend.first_answer, deployment, body, f"try-{adapter.name}")
         status, answer = self.call(f"answer with adapter {adapter.name}", ask)
         if status != 200:
             raise InputError(f"adapter {adapter.name} in {adapter.folder}: {answer['error']['message']}")
 
-    def wanted(self, coming: Variant | None = None, *, spare: bool = True) -> dict[str, Variant]:
+    def wanted_models(self, coming: Variant | None = None, *, spare: bool = True) -> dict[str, Variant]:
         """Whole models that are to have engines, by their application."""
         latest = self.store.latest_release() if spare else None
         variants = served_variants(self.store, self.config, self.store.production(), latest)
         variants |= {coming.name: coming} if coming else {}
         return {self.name(one): one for one in variants.values() if one.base is None}
 
-    def there(self) -> Mapping[str, ApplicationState]:
-        return self.call("give its status", self.serving.applications)
+    def applications(self) -> Mapping[str, ApplicationState]:
+        return self.call("give its status", self.backend.applications)
 
     def name(self, host: Variant) -> str:
         return app_name(host, self.config.engine, self.config.replicas)

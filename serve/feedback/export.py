@@ -122,14 +122,14 @@ def export(store: Store, kind: RowKind, folder: Path, config: ExportConfig) -> A
         },
     }
     users = {request.id: request.user for row in rows for request in row.requests}
-    with registered(store, folder, users), committing(folder, manifest) as staging:
+    with register_export(store, folder, users), committing(folder, manifest) as staging:
         write_lines(staging / ROWS, ({**row.content, "source": row.source, **origin(row)} for row in rows))
         write_lines(staging / REJECTS, ({"reason": reject.reason, **origin(reject)} for reject in rejects))
     return open_artifact(folder)
 
 
 @contextmanager
-def registered(store: Store, folder: Path, users: Mapping[str, str]) -> Iterator[None]:
+def register_export(store: Store, folder: Path, users: Mapping[str, str]) -> Iterator[None]:
     """A block that writes an export. The store knows it from the start, so that a withdrawal meanwhile finds it.
 
     `users`: by request behind its rows.

@@ -18,7 +18,7 @@ SLOW_S = 1.0
 
 
 @dataclass(slots=True)
-class Reading:
+class PendingBody:
     """A body that is being read."""
 
     senders: Counter[str]
@@ -43,7 +43,7 @@ class BodyReader:
 
     async def read(self, request: Request, caller: Caller) -> bytes:
         """Raises ApiError 408, 413 and 415."""
-        reading = Reading(senders(request, caller), asyncio.timeout(self.limits.body_s))
+        reading = PendingBody(senders(request, caller), asyncio.timeout(self.limits.body_s))
         timer = asyncio.get_running_loop().call_later(SLOW_S, self.slow_down, reading)
         try:
             async with reading.deadline:
@@ -56,7 +56,7 @@ class BodyReader:
             if reading.slow:
                 self.slow -= reading.senders
 
-    def slow_down(self, reading: Reading) -> None:
+    def slow_down(self, reading: PendingBody) -> None:
         """Count a body as slow, or end it where its senders have as many as they may."""
         if any(self.slow[sender] >= self.limits.unread_bodies for sender in reading.senders):
             reading.problem = (

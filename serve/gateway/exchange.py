@@ -245,7 +245,7 @@ async def events(
                 if "error" in piece:
                     raise engine_error(int(piece["error"]["code"]), piece)
                 exchange.take(piece)
-                if shown(piece, exchange):
+                if prepare_chunk(piece, exchange):
                     said.append(event(piece))
             if said:
                 yield "".join(said)
@@ -279,7 +279,7 @@ async def deliveries(rest: Answers, left_s: float) -> AsyncIterator[list[dict[st
             return
 
 
-def shown(piece: dict[str, Any], exchange: Exchange) -> bool:
+def prepare_chunk(piece: dict[str, Any], exchange: Exchange) -> bool:
     """Give a piece of an answer the names its user knows; whether it is for the user at all."""
     piece["id"], piece["model"] = exchange.id, exchange.request.model
     if exchange.request.stream_options and exchange.request.stream_options.include_usage:

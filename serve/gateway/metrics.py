@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from ray.serve.metrics import Counter, Gauge
 
 
-def waiting() -> Gauge:
+def waiting_gauge() -> Gauge:
     return Gauge("rlhf_store_records_waiting", "Records of requests and exposures that wait for the store")
 
 
-def lost() -> Counter:
+def lost_counter() -> Counter:
     return Counter("rlhf_store_records_lost_total", "Records that the store did not take, or that found the queue full")
 
 
@@ -19,8 +19,8 @@ def lost() -> Counter:
 class RecordMetrics:
     """Serve adds the tags `application`, `deployment` and `replica`."""
 
-    waiting: Gauge = field(default_factory=waiting)
-    lost: Counter = field(default_factory=lost)
+    waiting: Gauge = field(default_factory=waiting_gauge)
+    lost: Counter = field(default_factory=lost_counter)
     counted: int = 0
     """Lost records that the counter knows."""
 

@@ -43,7 +43,7 @@ from serve.gateway.transport import Transport, request_id_of, respond, until_dis
 from serve.store.database import reason
 from serve.store.records import Endpoint, Feedback, Role
 from serve.store.store import UnknownRequest
-from serve.text import check_plain, shown
+from serve.text import check_plain, excerpt
 
 LOG = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ Command = Callable[..., Awaitable[dict[str, Any]]]
 Listener = AbstractAsyncContextManager[object]
 
 
-def role_needed(role: Role) -> Callable[[Request], Awaitable[Caller]]:
+def require_role(role: Role) -> Callable[[Request], Awaitable[Caller]]:
     # A coroutine, though it waits for nothing: FastAPI runs functions in threads.
     async def caller(request: Request) -> Caller:
         gateway: Gateway = request.app.state.gateway
@@ -69,8 +69,8 @@ def role_needed(role: Role) -> Callable[[Request], Awaitable[Caller]]:
     return caller
 
 
-User = Annotated[Caller, Depends(role_needed(Role.user))]
-Operator = Annotated[Caller, Depends(role_needed(Role.operator))]
+User = Annotated[Caller, Depends(require_role(Role.user))]
+Operator = Annotated[Caller, Depends(require_role(Role.operator))]
 
 
 async def read_body(request: Request) -> bytes:
@@ -123,29 +123,29 @@ def add_errors(api: FastAPI) -> None:
         return respond(api_error, request_id_of(request))
 
     @api.exception_handler(InputError)
-    async def wrong(request: Request, error: InputError) -> Response:
+    async def input_error(request: Request, error: InputError) -> Response:
         return await refuse(request, ApiError(404 if isinstance(error, UnknownRequest) else 400, str(error)))
 
     @api.exception_handler(RunError)
-    async def cannot(request: Request, error: RunError) -> Response:
+    async def run_error(request: Request, error: RunError) -> Response:
         return await refuse(request, ApiError(409, str(error)))
 
     @api.exception_handler(HTTPException)
-    async def elsewhere(request: Request, error: HTTPException) -> Response:
-        sentence = f"{request.method} {shown(request.url.path)}: {error.detail}; GET {PATH} lists the routes"
+    async def http_error(request: Request, error: HTTPException) -> Response:
+        sentence = f"{request.method} {excerpt(request.url.path)}: {error.detail}; GET {PATH} lists the routes"
         answer = await refuse(request, ApiError(error.status_code, sentence))
         answer.headers.update(error.headers or {})
         return answer
 
     @api.exception_handler(SQLAlchemyError)
-    async def unkept(request: Request, error: SQLAlchemyError) -> Response:
+    async def store_error(request: Request, error: SQLAlchemyError) -> Response:
         place = f"request {request_id_of(request)}: {request.method} {request.url.path}"
         LOG.error("%s: the store does not answer: %s", place, reason(error))
         seconds = request.app.state.gateway.config.limits.retry_after_s
         return await refuse(request, ApiError(503, "the store does not answer: try again", retry_after_s=seconds))
 
     @api.exception_handler(ClientDisconnect)
-    async def gone(request: Request, error: ClientDisconnect) -> Response:
+    async def client_disconnected(request: Request, error: ClientDisconnect) -> Response:
         return await refuse(request, ApiError(499, "the client went away"))
 
 

@@ -15,7 +15,7 @@ from serve.releases.state import Release
 from serve.statistics.assignment import Split, uniform
 from serve.store.records import Key, Role, Variant
 from serve.store.store import Store
-from serve.text import shown
+from serve.text import excerpt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +72,7 @@ class RoutingTable:
         """Raises ApiError 404 where the caller may not ask for this model."""
         known = self.models(caller)
         if model not in known:
-            raise ApiError(404, f"model: there is no {shown(model)!r}; known are {', '.join(known)}", param="model")
+            raise ApiError(404, f"model: there is no {excerpt(model)!r}; known are {', '.join(known)}", param="model")
 
     def route(self, model: str, user: str | None, request_id: str, caller: Caller) -> Route:
         """Return the route of a request. Raises ApiError 404 for an unknown model.
@@ -89,10 +89,10 @@ class RoutingTable:
         shadow = self.split.candidate if shadowed else None
         if user is None:
             return Route(variant=self.production, experiment=self.split.experiment if shadow else None, shadow=shadow)
-        place = self.split.place(user)
-        if place.listed:
-            return Route(variant=place.variant)
-        return Route(variant=place.variant, experiment=self.split.experiment, split=self.split, shadow=shadow)
+        assignment = self.split.assign(user)
+        if assignment.listed:
+            return Route(variant=assignment.variant)
+        return Route(variant=assignment.variant, experiment=self.split.experiment, split=self.split, shadow=shadow)
 
 
 def served_variants(

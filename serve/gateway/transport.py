@@ -21,7 +21,7 @@ from serve.config import HttpConfig
 from serve.gateway.auth import is_loopback
 from serve.gateway.errors import ApiError
 from serve.gateway.log_redaction import UnexpectedError, describe_error
-from serve.text import shown
+from serve.text import excerpt
 
 LOG = logging.getLogger(__name__)
 REQUEST_ID = "x-request-id"
@@ -117,7 +117,7 @@ def is_own(host: str, names: Sequence[str]) -> bool:
 
 
 def wrong_host_error(host: str) -> ApiError:
-    message = f"Host: on loopback this service is not {shown(host)!r}; ask localhost, or add the name to http.names"
+    message = f"Host: on loopback this service is not {excerpt(host)!r}; ask localhost, or add the name to http.names"
     return ApiError(421, message)
 
 

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from serve.releases.config import ReleaseConfig, Test
-from serve.releases.guardrails import ARMS, Finding, shown
+from serve.releases.guardrails import ARMS, Finding, format_value
 from serve.statistics.experiment import Experiment
 from serve.statistics.metrics import User, trial, unanswered
 from serve.statistics.responders import RespondersTest
 from serve.statistics.sequential import Comparison, ComparisonTest, Trials
-from serve.statistics.welch import least_users, sizes, stratified, until_planned
+from serve.statistics.welch import least_users, sizes, stratified_welch, until_planned
 
 
 class Goal:
@@ -103,7 +103,7 @@ class Goal:
         assert planned is not None
         least = least_users(planned.values)
         few = f"too lopsided for a t-test of fewer than {least} users in the smaller arm (users_per_arm)"
-        return stratified(planned, **self.alphas), few if users_per_arm < least else None
+        return stratified_welch(planned, **self.alphas), few if users_per_arm < least else None
 
     def evidence(self, found: Comparison | None, better: int) -> dict[str, Any]:
         """Figures in the metric's own unit. `difference` and its bounds are of the users the test compared."""
@@ -143,5 +143,5 @@ class Goal:
     def in_words(self, found: Comparison | None) -> str:
         if found is None:
             return f"is not tested before {self.goal.users_per_arm} users of the smaller arm"
-        difference, low, high = (shown(self.figures(found)[name]) for name in ("difference", "low", "high"))
+        difference, low, high = (format_value(self.figures(found)[name]) for name in ("difference", "low", "high"))
         return f"differs by {difference} ({low} to {high})"

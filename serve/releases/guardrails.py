@@ -236,11 +236,11 @@ def breach(config: GuardrailConfig, test: Evidence) -> str:
         relative = {"at_most_ratio": f"{given:g} times {level}", "worse_by": f"{level} plus {given:g} s"}
         than = relative.get(kind, f"{given:g} s")
         side = "less" if kind == "at_least" else "longer"
-        return (
-            f"is breached: {shown(test.mean)} of the requests take {side} than {than}, {shown(test.limit)} may {basis}"
-        )
+        share, allowed = format_value(test.mean), format_value(test.limit)
+        return f"is breached: {share} of the requests take {side} than {than}, {allowed} may {basis}"
     value, limit = (None if figure is None else in_unit(config, figure) for figure in (test.mean, test.limit))
-    return f"is {shown(value)}, {'below' if is_flipped(config) else 'above'} the limit {shown(limit)} {basis}"
+    side = "below" if is_flipped(config) else "above"
+    return f"is {format_value(value)}, {side} the limit {format_value(limit)} {basis}"
 
 
 def in_unit(config: GuardrailConfig, figure: float) -> float:
@@ -249,5 +249,5 @@ def in_unit(config: GuardrailConfig, figure: float) -> float:
     return config.high - figure * span if is_flipped(config) else config.low + figure * span
 
 
-def shown(value: float | None) -> str:
+def format_value(value: float | None) -> str:
     return "unknown" if value is None else f"{value:.4g}"

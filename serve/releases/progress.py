@@ -15,7 +15,7 @@ from serve.statistics.experiment import Experiment
 from serve.statistics.metrics import REQUEST_METRICS, User, observed_users
 from serve.statistics.sample_ratio import ArmCounts
 from serve.statistics.visits import Answer, Visits, answers, unit_of
-from serve.store.records import Exposure, Observed, Traffic
+from serve.store.records import Exposure, ObservedRequest, Traffic
 
 
 class Progress:
@@ -65,7 +65,7 @@ class Progress:
                 if metric in REQUEST_METRICS:
                     guardrail.add(period, [visit.unit(metric) for visit in visits])
 
-    def add_copies(self, requests: Iterable[Observed]) -> None:
+    def add_copies(self, requests: Iterable[ObservedRequest]) -> None:
         candidate = self.experiment.candidate
         self.num_copies += sum(request.shadow_of is not None and request.variant == candidate for request in requests)
 

@@ -184,7 +184,7 @@ def advance(
     if verdict.outcome is Outcome.inconclusive:
         return move.to(Phase.paused)
     if release.would_promote(verdict):
-        return move.promoted(unverified)
+        return move.promote(unverified)
     return move.to(phase_of(release.plan[release.step + 1]), step=release.step + 1)
 
 
@@ -192,9 +192,9 @@ def advance_watch(move: _Move, verdict: Verdict) -> tuple[Release, Transition | 
     """Apply a verdict to a promoted release: raise an alarm, or end the watch after its time."""
     release = move.release
     if verdict.outcome is Outcome.roll_back and release.watch is Watch.running:
-        return move.watching(Watch.alarm)
+        return move.set_watch(Watch.alarm)
     if release.watch is Watch.running and move.now - release.since >= release.watch_s:
-        return replace(move, outcome=Outcome.promote, reason=f"watched for {release.watch_s:g} s").watching(Watch.none)
+        return replace(move, outcome=Outcome.promote, reason=f"watched for {release.watch_s:g} s").set_watch(Watch.none)
     return release, None
 
 
@@ -203,10 +203,10 @@ def promote(
 ) -> tuple[Release, Transition]:
     """An operator makes the candidate production, whatever step it is in, or ends its watch. InputError after that."""
     if release.watch is not Watch.none:
-        return _Move(release, now, Outcome.promote, by, reason).watching(Watch.none)
+        return _Move(release, now, Outcome.promote, by, reason).set_watch(Watch.none)
     if release.phase not in UNDER_WAY:
         raise InputError(f"release {release.id} is {release.phase} and cannot be promoted; start a new one")
-    return _Move(release, now, Outcome.promote, by, reason).promoted(unverified)
+    return _Move(release, now, Outcome.promote, by, reason).promote(unverified)
 
 
 def roll_back(release: Release, *, by: str, reason: str, now: float) -> tuple[Release, Transition]:
@@ -227,14 +227,14 @@ class _Move:
     reason: str
     evidence: Mapping[str, Any] = field(default_factory=dict)
 
-    def promoted(self, unverified: str | None) -> tuple[Release, Transition]:
+    def promote(self, unverified: str | None) -> tuple[Release, Transition]:
         """Production, unless there would be no way back."""
         if unverified is None:
             return self.to(Phase.promoted, watch=Watch.running if self.release.watch_s else Watch.none)
         sentence = f"not promoted, as {self.release.predecessor} could not be returned to: {unverified}"
         return replace(self, reason=sentence, outcome=Outcome.inconclusive).to(Phase.paused)
 
-    def watching(self, watch: Watch) -> tuple[Release, Transition]:
+    def set_watch(self, watch: Watch) -> tuple[Release, Transition]:
         """Still promoted, and since when."""
         after, transition = self.to(Phase.promoted, watch=watch)
         return replace(after, since=self.release.since), transition

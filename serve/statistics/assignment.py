@@ -79,7 +79,7 @@ class Split:
         if both := sorted(self.allow & self.deny):
             raise InputError(f"{where}: users {both[:3]} are on both the allow and the deny list, take them off one")
 
-    def place(self, user: str) -> Assignment:
+    def assign(self, user: str) -> Assignment:
         """The same for the same user as long as lists and weights stay."""
         if user in self.allow:
             return Assignment(variant=self.candidate, listed=True)

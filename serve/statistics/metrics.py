@@ -10,7 +10,7 @@ import numpy as np
 
 from serve.statistics.experiment import Experiment
 from serve.statistics.sequential import Trial
-from serve.store.records import Feedback, FeedbackKind, Observed, Traffic
+from serve.store.records import Feedback, FeedbackKind, ObservedRequest, Traffic
 
 ERROR = 500
 """HTTP statuses from here on are the service's own failures."""
@@ -29,14 +29,14 @@ class User:
     """Probability of the candidate's arm when the user was exposed."""
     exposure_s: float
     """Unix seconds of the first exposure."""
-    requests: dict[str, Observed] = field(default_factory=dict)
+    requests: dict[str, ObservedRequest] = field(default_factory=dict)
     """Requests by id."""
     feedback: list[Feedback] = field(default_factory=list)
     retained: bool = False
     """True if a request came at least `retention_after_s` after the exposure."""
 
     @property
-    def answered_requests(self) -> list[Observed]:
+    def answered_requests(self) -> list[ObservedRequest]:
         return [request for request in self.requests.values() if request.status < FAILED]
 
     def feedback_values(self, kind: FeedbackKind, name: str | None = None) -> list[float]:
@@ -90,7 +90,7 @@ def observed_users(
     return list(users.values())
 
 
-def end(request: Observed) -> float:
+def end(request: ObservedRequest) -> float:
     return request.at + request.latency_s
 
 
@@ -143,7 +143,7 @@ USER_METRICS: dict[str, Callable[[User], float | None]] = {
 }
 FEEDBACK_METRICS = ("thumbs", "rating")
 """Metrics, beside outcomes, that read what users say alone; the other user metrics read their requests."""
-REQUEST_METRICS: dict[str, Callable[[Observed], float | None]] = {
+REQUEST_METRICS: dict[str, Callable[[ObservedRequest], float | None]] = {
     "error_rate": lambda request: float(request.status >= ERROR),
     "latency_p95_s": lambda request: request.latency_s if request.status < FAILED else None,
     "latency_p99_s": lambda request: request.latency_s if request.status < FAILED else None,

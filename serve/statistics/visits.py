@@ -9,7 +9,7 @@ from operator import itemgetter
 
 from serve.statistics.experiment import Experiment
 from serve.statistics.metrics import REQUEST_METRICS, User, end, exposed_users, user_value
-from serve.store.records import Observed, Traffic
+from serve.store.records import ObservedRequest, Traffic
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,8 +38,8 @@ class Visit:
     """Unix seconds at which the first one ended."""
     user: User | None
     """The user; None in the shadow, where everybody sees the predecessor."""
-    requests: list[Observed] = field(default_factory=list)
-    copies: list[Observed] = field(default_factory=list)
+    requests: list[ObservedRequest] = field(default_factory=list)
+    copies: list[ObservedRequest] = field(default_factory=list)
     """The candidate's answers to `requests` in the shadow."""
 
     def unit(self, metric: str) -> Unit:
@@ -52,7 +52,7 @@ class Visit:
         return Unit(predecessor=seen, probability=self.user.probability)
 
 
-def values(metric: str, requests: Sequence[Observed]) -> list[float]:
+def values(metric: str, requests: Sequence[ObservedRequest]) -> list[float]:
     found = (REQUEST_METRICS[metric](request) for request in requests)
     return [value for value in found if value is not None]
 
@@ -66,7 +66,7 @@ def unit_of(metric: str, user: User) -> Unit:
     return Unit(predecessor=known, probability=user.probability)
 
 
-Answer = tuple[str, User | None, float, Observed, Observed | None]
+Answer = tuple[str, User | None, float, ObservedRequest, ObservedRequest | None]
 """A request with the unit it counts for, its user, the time at which it ended, and its copy in the shadow."""
 
 

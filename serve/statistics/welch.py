@@ -43,7 +43,7 @@ def until_planned(trial: Trial, *, users_per_arm: int, share: float) -> Trial | 
     return trial.only(slice(end + 1)) if end < len(trial) else None
 
 
-def stratified(trial: Trial, *, alpha_higher: float, alpha_lower: float) -> Comparison:
+def stratified_welch(trial: Trial, *, alpha_higher: float, alpha_lower: float) -> Comparison:
     """Welch's t-test (1947) within blocks of consecutive users, whose differences are averaged by the blocks' sizes.
 
     `alpha_higher` is the probability of calling the candidate's mean higher where it is not, `alpha_lower` lower. What

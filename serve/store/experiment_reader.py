@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Row, Select, Text, and_, case, cast, func, null, select, tuple_
 from sqlalchemy.sql.selectable import FromClause
 
-from serve.store.records import Exposure, Feedback, FeedbackKind, Observed, Traffic
+from serve.store.records import Exposure, Feedback, FeedbackKind, ObservedRequest, Traffic
 from serve.store.tables import EXPOSURES, FEEDBACK, REQUESTS, RESPONSES
 
 PAGE = 500
@@ -123,7 +123,7 @@ class ExperimentReader:
     def _page_of_exposures(self, page: Select[Any]) -> list[Exposure]:
         return [exposure(row) for row in self.connection.execute(page)]
 
-    def _requests_of(self, own: tuple[ColumnElement[bool], ...]) -> list[Observed]:
+    def _requests_of(self, own: tuple[ColumnElement[bool], ...]) -> list[ObservedRequest]:
         query = select(*observed_columns(REQUESTS, tokens=False)).where(*own).order_by(REQUESTS.c.at, REQUESTS.c.id)
         return [observed(row) for row in self.connection.execute(query)]
 
@@ -148,7 +148,7 @@ class ExperimentReader:
 
 
 def observed_columns(requests: FromClause, *, tokens: bool = True) -> list[ColumnElement[Any]]:
-    """Columns of `Observed`; without `tokens` None stands for completion tokens."""
+    """Columns of `ObservedRequest`; without `tokens` None stands for completion tokens."""
     counted: ColumnElement[Any] = null().label(OBSERVED_NAMES[-1])
     if tokens:
         of_request = select(func.sum(RESPONSES.c.num_tokens)).where(RESPONSES.c.request_id == requests.c.id)
@@ -158,17 +158,17 @@ def observed_columns(requests: FromClause, *, tokens: bool = True) -> list[Colum
 
 def exposure(row: Row[Any] | tuple[Any, ...]) -> Exposure:
     fields = dict(zip(EXPOSURE_NAMES, row, strict=True))
-    return Exposure(**{**fields, "weights": decoded(fields["weights"])})
+    return Exposure(**{**fields, "weights": decode_weights(fields["weights"])})
 
 
 @lru_cache(maxsize=64)
-def decoded(weights: str) -> Mapping[str, float]:
+def decode_weights(weights: str) -> Mapping[str, float]:
     found: Mapping[str, float] = json.loads(weights)
     return found
 
 
-def observed(row: Row[Any] | tuple[Any, ...]) -> Observed:
-    return Observed(**dict(zip(OBSERVED_NAMES, row, strict=True)))
+def observed(row: Row[Any] | tuple[Any, ...]) -> ObservedRequest:
+    return ObservedRequest(**dict(zip(OBSERVED_NAMES, row, strict=True)))
 
 
 def num_exposures(connection: Connection, experiment: str, until: float) -> int:

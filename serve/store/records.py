@@ -117,7 +117,7 @@ class Exposure:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Observed:
+class ObservedRequest:
     """The request fields that metrics read."""
 
     id: str
@@ -142,7 +142,7 @@ class Traffic:
     """All that one experiment has seen so far, each in order of time."""
 
     exposures: Sequence[Exposure] = ()
-    requests: Sequence[Observed] = ()
+    requests: Sequence[ObservedRequest] = ()
     feedback: Sequence[Feedback] = ()
     """Feedback without texts."""
 

@@ -14,7 +14,7 @@ from serve.store.consent import NO_TEXT, metric_name, without_text
 from serve.store.people import People
 from serve.store.records import Endpoint, Exposure, Feedback, FeedbackKind, Request, Response
 from serve.store.tables import EXPOSURES, FEEDBACK, REQUESTS, RESPONSES
-from serve.text import shown
+from serve.text import excerpt
 
 PAGE = 500
 """Requests read at once."""
@@ -68,13 +68,13 @@ class Store(People):
             asked = select(REQUESTS.c.user, REQUESTS.c.shadow_of).where(REQUESTS.c.id == feedback.request_id)
             request = connection.execute(asked).first()
             if request is None or request.user != feedback.user or request.shadow_of is not None:
-                name = shown(feedback.request_id)
+                name = excerpt(feedback.request_id)
                 raise UnknownRequest(f"request_id={name}: this user has no such request; give the `id` of an answer")
             answers = select(RESPONSES.c.index).where(RESPONSES.c.request_id == feedback.request_id)
             indices = sorted(connection.execute(answers).scalars())
             if feedback.choice not in indices:
                 raise InputError(
-                    f"choice={shown(feedback.choice)}: the request has answers {indices}; name one of them"
+                    f"choice={excerpt(feedback.choice)}: the request has answers {indices}; name one of them"
                 )
             if feedback.kind is FeedbackKind.chosen and len(indices) < 2:
                 raise InputError(f"kind=chosen: the request has {len(indices)} answer; ask for several with `n`")

@@ -3,7 +3,7 @@
 from sqlalchemy import select
 
 from serve.store.experiment_reader import observed_columns
-from serve.store.records import Exposure, Feedback, FeedbackKind, Observed, Traffic
+from serve.store.records import Exposure, Feedback, FeedbackKind, ObservedRequest, Traffic
 from serve.store.store import Store
 from serve.store.tables import EXPOSURES, FEEDBACK, REQUESTS
 
@@ -30,7 +30,7 @@ def traffic(store: Store, experiment: str, now: float) -> Traffic:
     with store.engine.connect() as connection:
         return Traffic(
             exposures=[Exposure(**row) for row in connection.execute(exposures).mappings()],
-            requests=[Observed(**row) for row in connection.execute(requests).mappings()],
+            requests=[ObservedRequest(**row) for row in connection.execute(requests).mappings()],
             feedback=[
                 Feedback(**{**row, "kind": FeedbackKind(row["kind"])})
                 for row in connection.execute(feedback).mappings()

@@ -26,7 +26,7 @@ TokenId = Annotated[int, Field(ge=0, lt=INT32)]
 Label = Annotated[str, Field(max_length=256)]
 
 
-def bounded(schema: dict[str, Any]) -> dict[str, Any]:
+def check_schema_size(schema: dict[str, Any]) -> dict[str, Any]:
     """Raise ValueError if a JSON schema is larger than an engine should compile."""
     size = len(json.dumps(schema))
     if size > SCHEMA_BYTES:
@@ -46,7 +46,7 @@ def bounded(schema: dict[str, Any]) -> dict[str, Any]:
     raise ValueError(f"a schema nested deeper than {SCHEMA_DEPTH} levels; make it flatter")
 
 
-JsonSchema = Annotated[dict[str, Any], AfterValidator(bounded)]
+JsonSchema = Annotated[dict[str, Any], AfterValidator(check_schema_size)]
 
 
 class Schema(BaseModel):

@@ -12,7 +12,7 @@ from serve.gateway.schemas.chat import ChatCompletionRequest
 from serve.gateway.schemas.common import Finite, GenerationRequest, Schema
 from serve.gateway.schemas.completion import CompletionRequest
 from serve.store.records import Endpoint, FeedbackKind
-from serve.text import PLAIN, Plain, shown
+from serve.text import PLAIN, Plain, excerpt
 
 SchemaT = TypeVar("SchemaT", bound=Schema)
 
@@ -64,7 +64,7 @@ def read(raw: bytes, kind: type[SchemaT]) -> SchemaT:
         first = error.errors(include_url=False, include_context=False)[0]
         unknown = first["type"] == "extra_forbidden"
         *places, last = map(str, first["loc"] or [""])
-        path = shown(".".join([*filter(is_place, places), *([last] if unknown or is_place(last) else [])]))
+        path = excerpt(".".join([*filter(is_place, places), *([last] if unknown or is_place(last) else [])]))
         if first["type"] == "json_invalid":
             raise ApiError(400, f"the body is not JSON: {first['msg']}") from None
         if unknown:
@@ -84,10 +84,10 @@ def check_limits(request: GenerationRequest, limits: LimitsConfig) -> None:
     tokens = getattr(request, "max_completion_tokens", None) or request.max_tokens or 0
     if tokens > limits.max_tokens:
         raise ApiError(
-            400, f"max_tokens: {shown(tokens)} is more than {limits.max_tokens}; ask for less", param="max_tokens"
+            400, f"max_tokens: {excerpt(tokens)} is more than {limits.max_tokens}; ask for less", param="max_tokens"
         )
     if request.n > limits.choices:
-        raise ApiError(400, f"n: {shown(request.n)} is more than {limits.choices}; ask for fewer", param="n")
+        raise ApiError(400, f"n: {excerpt(request.n)} is more than {limits.choices}; ask for fewer", param="n")
     match request:
         case ChatCompletionRequest() if len(request.messages) > limits.messages:
             message = f"messages: {len(request.messages)} are more than {limits.messages}; leave out the oldest"

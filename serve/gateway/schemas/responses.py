@@ -156,17 +156,17 @@ class FeedbackResponse(Answer):
     id: str
 
 
-class Erased(Answer):
+class ErasureResponse(Answer):
     text: Erasure | None = None
     """State of the text in the database's files."""
 
 
-class ConsentResponse(Erased):
+class ConsentResponse(ErasureResponse):
     user: str
     given: bool
 
 
-class DeletionResponse(Erased):
+class DeletionResponse(ErasureResponse):
     """Rows deleted by table, and what is left of the user elsewhere."""
 
     requests: int

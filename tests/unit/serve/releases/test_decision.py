@@ -12,7 +12,7 @@ from serve.releases.decision import judge
 from serve.releases.state import advance, start
 from serve.releases.verdict import Outcome
 from serve.statistics.experiment import Experiment
-from serve.store.records import Exposure, Feedback, FeedbackKind, Observed, Traffic
+from serve.store.records import Exposure, Feedback, FeedbackKind, ObservedRequest, Traffic
 
 HOUR = 3600.0
 GUARDRAILS = {
@@ -65,7 +65,7 @@ def simulate(experiment, models, *, hours, users_per_hour=1200, seed=0, weight=N
         for variant in (arm, "new") if experiment.shadow else (arm,):
             model, shadow = models[variant], variant != arm
             requests.append(
-                Observed(
+                ObservedRequest(
                     id=f"{id}{'s' * shadow}",
                     user=user,
                     variant=variant,

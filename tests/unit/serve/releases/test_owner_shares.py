@@ -11,7 +11,7 @@ from serve.releases.decision import judge
 from serve.releases.owner_shares import OwnerShares
 from serve.releases.verdict import Outcome
 from serve.statistics.experiment import Experiment
-from serve.store.records import Exposure, Feedback, FeedbackKind, Observed, Traffic
+from serve.store.records import Exposure, Feedback, FeedbackKind, ObservedRequest, Traffic
 from tests.unit.serve.samples import exposed, false_alarms_are_at_most, generator
 
 HOUR = 3600.0
@@ -95,7 +95,7 @@ def traffic(owners, *, thumbs, failing=(), seed=0):
         exposures.append(place)
         status = 504 if owner in failing else 200
         requests.append(
-            Observed(
+            ObservedRequest(
                 id=id,
                 user=user,
                 variant=arm,

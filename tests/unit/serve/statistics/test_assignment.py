@@ -98,14 +98,14 @@ def test_any_text_is_a_user(user, salt):
 @pytest.mark.parametrize("user", ["", "用户", "\u00e9", "e\u0301", "\x00", "\ud800"])
 def test_unusual_users(user):
     assert 0 < uniform("r7", user, "new") < 1
-    assert split().place(user) == split().place(user)
+    assert split().assign(user) == split().assign(user)
 
 
 def test_lists_go_before_chance():
     lists = split(allow=frozenset({"ann"}), deny=frozenset({"bob"}), weights={"new": 0.0, "old": 1.0})
-    assert lists.place("ann") == Assignment(variant="new", listed=True)
-    assert lists.place("bob") == Assignment(variant="old", listed=True)
-    assert lists.place("eve") == Assignment(variant="old", listed=False)
+    assert lists.assign("ann") == Assignment(variant="new", listed=True)
+    assert lists.assign("bob") == Assignment(variant="old", listed=True)
+    assert lists.assign("eve") == Assignment(variant="old", listed=False)
 
 
 @pytest.mark.parametrize(
@@ -131,4 +131,4 @@ def test_what_is_no_experiment_is_refused_in_a_sentence(changes, words):
 
 
 def test_rounding_of_weights_is_forgiven():
-    assert split(weights={**{str(number): 0.1 for number in range(8)}, "new": 0.1, "old": 0.1}).place("ann")
+    assert split(weights={**{str(number): 0.1 for number in range(8)}, "new": 0.1, "old": 0.1}).assign("ann")

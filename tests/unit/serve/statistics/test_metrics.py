@@ -6,7 +6,7 @@ from serve.releases.config import GoalConfig, GuardrailConfig, ReleaseConfig
 from serve.releases.config import Test as GoalTest
 from serve.statistics.experiment import Experiment
 from serve.statistics.metrics import observed_users, scale, trial, unanswered, user_value
-from serve.store.records import Exposure, Feedback, FeedbackKind, Observed, Traffic
+from serve.store.records import Exposure, Feedback, FeedbackKind, ObservedRequest, Traffic
 
 DAY = 86400.0
 
@@ -14,7 +14,7 @@ DAY = 86400.0
 def observed(id, user="ada", at=0.0, **fields):
     fields = {"variant": "new", "shadow_of": None, "conversation": id, "turn": 1, "prompt_hash": id} | fields
     fields = {"status": 200, "latency_s": 1.0, "first_token_s": None, "completion_tokens": 7} | fields
-    return Observed(id=id, user=user, at=at, **fields)
+    return ObservedRequest(id=id, user=user, at=at, **fields)
 
 
 def said(kind, value=None, user="ada", at=1.0, request="q", name=None):

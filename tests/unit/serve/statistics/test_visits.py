@@ -2,14 +2,14 @@
 
 from serve.statistics.experiment import Experiment
 from serve.statistics.visits import Unit, visits
-from serve.store.records import Exposure, Observed, Traffic
+from serve.store.records import Exposure, ObservedRequest, Traffic
 
 CANARY = Experiment(name="r1/x", candidate="new", predecessor="old", weight=0.25, last=True, since=100.0, salt="s")
 SHADOW = Experiment(name="r1/s", candidate="new", predecessor="old", weight=0.0, last=False, since=100.0, salt="s")
 
 
 def observed(id, user, at, variant="new", latency_s=1.0, status=200, shadow_of=None, conversation="c"):
-    return Observed(
+    return ObservedRequest(
         id=id,
         user=user,
         variant=variant,

@@ -8,7 +8,15 @@ from scipy import stats
 
 from rlhf.types import InputError
 from serve.statistics.sequential import Trial
-from serve.statistics.welch import blocks_of, least_users, power_of, sizes, stratified, until_planned, users_per_arm
+from serve.statistics.welch import (
+    blocks_of,
+    least_users,
+    power_of,
+    sizes,
+    stratified_welch,
+    until_planned,
+    users_per_arm,
+)
 
 
 def generator(seed=0):
@@ -29,7 +37,7 @@ ALPHAS = {"alpha_higher": 0.025, "alpha_lower": 0.025}
 def test_one_block_is_welchs_test():
     # Fewer than two blocks' users in the smaller arm.
     ours, theirs = generator().random(30), generator(1).random(120)
-    found = stratified(trial(ours, theirs), **ALPHAS)
+    found = stratified_welch(trial(ours, theirs), **ALPHAS)
     common = (29 * ours.var(ddof=1) + 119 * theirs.var(ddof=1)) / 148
     own = ours.var(ddof=1) / 30, theirs.var(ddof=1) / 120
     variance = max(sum(own), common * (1 / 30 + 1 / 120))
@@ -46,7 +54,7 @@ def test_a_block_counts_by_its_users():
     values = np.tile([0.4, 0.6], 40)
     candidate = np.tile([True, True, False, False], 20)
     values[:40] = np.where(candidate[:40], 0.9, 0.1) + np.tile([-0.1, 0.1], 20)
-    found = stratified(Trial(candidate=candidate, probability=np.full(80, 0.5), values=values), **ALPHAS)
+    found = stratified_welch(Trial(candidate=candidate, probability=np.full(80, 0.5), values=values), **ALPHAS)
     assert len(blocks_of(Trial(candidate=candidate, probability=np.full(80, 0.5), values=values))) == 2
     assert found.difference == pytest.approx(0.4)
 
@@ -70,7 +78,7 @@ def test_a_trend_is_no_effect_and_hides_none():
             candidate = random.random(1200) < 0.4
             values = (random.random(1200) < np.linspace(0.1, 0.7, 1200) + effect * candidate).astype(float)
             users = Trial(candidate=candidate, probability=np.full(1200, 0.4), values=values)
-            found = stratified(until_planned(users, users_per_arm=400, share=0.4), **ALPHAS)
+            found = stratified_welch(until_planned(users, users_per_arm=400, share=0.4), **ALPHAS)
             decided[effect] += found.decided
     assert stats.binom.sf(abs(decided[0.0]) - 1, 100, 0.05) > 1e-4
     assert decided[0.2] > 95
@@ -82,14 +90,14 @@ def test_a_rare_value_needs_more_users_than_one_hundred():
     assert least_users((generator().random(10_000) < 0.5).astype(float)) <= 1
     assert least_users(np.zeros(5)) == 0
     ours, theirs = np.zeros(100), np.concatenate([np.ones(99), np.zeros(9801)])
-    assert stratified(trial(ours, theirs), **ALPHAS).decided == 0
+    assert stratified_welch(trial(ours, theirs), **ALPHAS).decided == 0
 
 
 @pytest.mark.parametrize(
     ("ours", "theirs", "decided", "p_value"), [(1.0, 0.0, 1, 0.001), (0.0, 1.0, -1, 0.001), (0.5, 0.5, 0, 1.0)]
 )
 def test_arms_without_spread(ours, theirs, decided, p_value):
-    found = stratified(trial(np.full(9, ours), np.full(9, theirs)), **ALPHAS)
+    found = stratified_welch(trial(np.full(9, ours), np.full(9, theirs)), **ALPHAS)
     assert (found.decided, found.difference) == (decided, ours - theirs)
     assert found.p_value == pytest.approx(p_value, abs=1e-3)
 
@@ -114,7 +122,7 @@ def test_the_plan_is_the_least_that_reaches_its_power(share):
 def test_power_is_what_was_calculated():
     num, random = users_per_arm(sd=0.5, effect=0.25), generator()
     found = [
-        stratified(
+        stratified_welch(
             trial((random.random(num) < 0.625).astype(float), (random.random(num) < 0.375).astype(float), seed),
             alpha_higher=0.05,
             alpha_lower=0.05,
