@@ -201,7 +201,7 @@ def no_rollouts(synced: str) -> bool:
 
 def table(found: Mapping[str, Mapping[str, str]], experts: Mapping[str, str], unbuilt: Sequence[str]) -> str:
     from benchmarks.tiny_architectures import TINY
-    from rlhf.stages.report import markdown_table
+    from rlhf.stages.console import markdown_table
 
     counts = Counter(each["verdict"] for each in found.values())
     accepted = {name: each for name, each in found.items() if each["verdict"] == "accepted"}

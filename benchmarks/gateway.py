@@ -33,7 +33,7 @@ from ray import serve
 
 from rlhf.config import compose
 from rlhf.models.tiny import build_tiny_model
-from rlhf.stages.report import show_table
+from rlhf.stages.console import show_table
 from serve import directions
 from serve.local import serving
 from serve.settings import ServeConfig

@@ -8,8 +8,8 @@ from rlhf.actors.plan import Plan
 from rlhf.config import OnlineConfig, compose
 from rlhf.offline_config import OfflineConfig, PreferenceRunConfig, RewardModelRunConfig, SFTRunConfig
 from rlhf.planning.headers import header, peaks, rewrite
-from rlhf.stages.job import plan_roles
-from rlhf.stages.offline import plan_ranks
+from rlhf.stages.offline.run import plan_ranks
+from rlhf.stages.online.job import plan_roles
 
 CONF = Path(__file__).parents[1] / "conf"
 COMMANDS: dict[str, tuple[str, type[OnlineConfig | OfflineConfig]]] = {

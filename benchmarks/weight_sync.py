@@ -19,8 +19,8 @@ from rlhf.actors.weight_sync import BucketSync
 from rlhf.config import OnlineConfig, compose
 from rlhf.models.tiny import build_tiny_model
 from rlhf.runtimes.base import Precision, Transport, WeightSyncConfig
-from rlhf.stages.job import prepare
-from rlhf.stages.online import probe_sequence, start_roles
+from rlhf.stages.online.job import prepare
+from rlhf.stages.online.run import probe_sequence, start_roles
 from rlhf.train.clock import Clock
 
 CONF = Path(__file__).parent.parent / "conf"

@@ -11,9 +11,9 @@ from rlhf.config import PreferenceRunConfig, resolve
 @in_one_sentence
 def main(composed: DictConfig) -> None:
     config = resolve(composed, PreferenceRunConfig)
-    from rlhf.stages import preference
+    from rlhf.stages.offline.preference import run
 
-    preference.run(config)
+    run(config)
 
 
 if __name__ == "__main__":

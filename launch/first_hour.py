@@ -189,7 +189,7 @@ def split_off(rows: Path, root: Path) -> tuple[Path, Path]:
 def main() -> None:
     import torch
 
-    from rlhf.stages.report import markdown_table
+    from rlhf.stages.console import markdown_table
 
     config = from_words(sys.argv[1:], FirstHourConfig)
     root, num_gpus = Path(config.output).resolve(), torch.cuda.device_count()

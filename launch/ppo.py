@@ -5,7 +5,7 @@ from omegaconf import DictConfig
 
 from rlhf.command_line import command_line, in_one_sentence
 from rlhf.config import OnlineConfig, resolve
-from rlhf.stages.multirun import as_member
+from rlhf.sweeps.multirun import as_member
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="online")
@@ -13,9 +13,9 @@ from rlhf.stages.multirun import as_member
 @as_member
 def main(composed: DictConfig) -> None:
     config = resolve(composed, OnlineConfig)
-    from rlhf.stages import online
+    from rlhf.stages.online.run import run
 
-    online.run(config)
+    run(config)
 
 
 if __name__ == "__main__":

@@ -38,10 +38,8 @@ from rlhf.rewards.base import RewardConfig
 from rlhf.runtimes.base import OptimizerConfig, SamplerConfig, WeightSyncConfig
 from rlhf.train.checkpoint import CheckpointConfig
 from rlhf.train.online import TrainConfig
-from rlhf.train.pipeline import FunctionConfig, PipelineConfig, StageConfig
 from rlhf.train.run_folder import replaced
 from rlhf.train.stream import StreamConfig
-from rlhf.train.sweep import SweepRunConfig
 from rlhf.types import InputError
 
 T = TypeVar("T")
@@ -174,17 +172,25 @@ DATA: dict[str, type[Any]] = {
 """Choices of the groups `algorithm` and `data`."""
 
 
+SCHEMAS: list[type[Any]] = []
+"""Dataclasses that whole configurations are made of, in the order in which they became known."""
+
+
+def add_schema(name: str, schema: type[Any], *entries: type[Any]) -> None:
+    """Make a schema known to Hydra, by the name by which `conf/` refers to it; `entries` are the dataclasses that its
+    dicts hold. Rooms above this one add theirs."""
+    ConfigStore.instance().store(name=name, node=schema)
+    SCHEMAS.extend([schema, *entries])
+
+
 def register() -> None:
     """Make the schemas known to Hydra; `conf/` refers to them by these names."""
     store = ConfigStore.instance()
-    store.store(name="online_schema", node=OnlineConfig)
-    store.store(name="sft_schema", node=SFTRunConfig)
-    store.store(name="reward_model_schema", node=RewardModelRunConfig)
-    store.store(name="dpo_schema", node=PreferenceRunConfig)
-    store.store(name="sweep_schema", node=SweepRunConfig)
-    store.store(name="compare_schema", node=CompareConfig)
-    store.store(name="function_schema", node=FunctionConfig)
-    store.store(name="pipeline_schema", node=PipelineConfig)
+    add_schema("online_schema", OnlineConfig)
+    add_schema("sft_schema", SFTRunConfig)
+    add_schema("reward_model_schema", RewardModelRunConfig)
+    add_schema("dpo_schema", PreferenceRunConfig)
+    add_schema("compare_schema", CompareConfig)
     for name, algorithm in ALGORITHMS.items():
         store.store(group="algorithm", name=name, node=algorithm)
     for name, data in DATA.items():
@@ -263,8 +269,7 @@ def expand_homes(node: DictConfig, prefix: str = "") -> None:
 
 def all_schemas() -> list[type[Any]]:
     """Every dataclass a configuration is made of."""
-    found: list[type[Any]] = [OnlineConfig, SFTRunConfig, RewardModelRunConfig, PreferenceRunConfig, SweepRunConfig]
-    found += [CompareConfig, FunctionConfig, PipelineConfig, StageConfig, *ALGORITHMS.values(), *DATA.values()]
+    found = [*SCHEMAS, *ALGORITHMS.values(), *DATA.values()]
     for schema in found:
         hints = [declared.default_factory for declared in dataclasses.fields(schema)]
         found += [hint for hint in hints if dataclasses.is_dataclass(hint) and hint not in found]  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""What a configuration reads, as paths and as hashes of their contents."""
+"""What a configuration reads, as paths and as hashes of their contents; and what a run folder recorded."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 from rlhf.paths import NAMED_PATHS, PATH_LISTS, PATHS, repo_type_of
 from rlhf.train.artifact import MANIFEST, describe
 from rlhf.train.run_folder import flatten
+from rlhf.train.tracking import METRICS, read_rows
 from rlhf.types import InputError
 
 VOLATILE = ("dry_run", "output", "template_date", "checkpoint.", "log.", "preflight.")
@@ -39,6 +40,21 @@ def model_folders(config: Mapping[str, Any]) -> list[str]:
     """Absolute paths of the models that a configuration reads, each once."""
     models = [path for key, path in files_of(config).items() if repo_type_of(key) == "model"]
     return list(dict.fromkeys(str(Path(path).resolve()) for path in models))
+
+
+def training_cost(run_folder: Path) -> tuple[float, float | None]:
+    """Seconds of the training steps of a run, and the tokens of them; None where nothing is trained."""
+    rows = read_rows(run_folder / METRICS)
+    counted = [row for row in rows if row.get("tokens") is not None]
+    seconds = sum(row["seconds/step"] for row in counted)
+    return seconds, sum(row["tokens"] for row in counted) if rows else None
+
+
+def read_json(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:
+        raise InputError(f"{file}: it is not what was written; remove its stage's folder") from None
 
 
 def source_of(function: str) -> str | None:

@@ -12,8 +12,8 @@ from rlhf.config import as_read
 from rlhf.hub import HubId, Snapshot, download, is_folder_of, parse
 from rlhf.offline_config import RunConfig
 from rlhf.paths import repo_type_of
+from rlhf.stages.console import CONSOLE
 from rlhf.stages.inputs import files_of
-from rlhf.stages.report import CONSOLE
 from rlhf.train.run_folder import CONFIG, replaced
 from rlhf.types import InputError
 

@@ -17,7 +17,9 @@ from rlhf.train.artifact import MANIFEST, Artifact, open_artifact
 from rlhf.train.disk import HARMLESS, root_of, why_not_made_in, writable
 from rlhf.types import InputError, RunError
 
-CONFIG, CONFIG_DRAFT, LOCK, MODEL = "config.json", ".config.json", ".lock", "model"
+CONFIG, CONFIG_DRAFT, LOCK = "config.json", ".config.json", ".lock"
+MODEL, REPORT = "model", "report"
+"""Folders of what a run makes."""
 RESUMABLE_KEYS = ("dry_run", "output", "train.num_steps", "stop_at_reward", "stop_window", "checkpoint.", "log.",
                   "preflight.", "placement.timeout_s", "hub.")  # fmt: skip
 """What may differ between a run and its continuation."""

@@ -41,7 +41,7 @@ def run(cluster: None, models: dict[str, Path], tmp_path: Path) -> Callable[...,
     def start(name: str, folder: str, data: Path, *overrides: str) -> Path:
         import importlib
 
-        stage = importlib.import_module(f"rlhf.stages.{'preference' if name == 'dpo' else name}")
+        stage = importlib.import_module(f"rlhf.stages.offline.{'preference' if name == 'dpo' else name}")
         base = [*SMALL, f"model={models['tied']}", f"data.path={data}", f"output={tmp_path / folder}"]
         stage.run(compose_config(CONF, name, [*base, *overrides], SCHEMAS[name]))
         return tmp_path / folder

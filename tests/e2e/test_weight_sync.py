@@ -239,7 +239,7 @@ def test_oracle_and_engine_agree_on_whole_rollouts(
 
     from rlhf.actors.roles import fetch
     from rlhf.runtimes.buckets import pack
-    from rlhf.stages.job import prepare
+    from rlhf.stages.online.job import prepare
 
     job = prepare(compose())
     model = AutoModelForCausalLM.from_pretrained(job.config.model, dtype=torch.float32)

@@ -9,8 +9,8 @@ import ray
 
 from rlhf.config import CompareConfig, compose
 from rlhf.models.causal_lm import SamplingDistribution
-from rlhf.stages.compare import divergence, laid_out, plan_roles, score
-from rlhf.stages.job import prepare
+from rlhf.stages.online.compare import divergence, laid_out, plan_roles, score
+from rlhf.stages.online.job import prepare
 from rlhf.train.batching import RowGroup, minibatch, packing_of
 from rlhf.train.offline import as_group
 from rlhf.types import Batch, TrainingRow

@@ -1,0 +1,153 @@
+"""Policies side by side on the same prompts with the same seeds: what `launch/compare.py` calls."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from rlhf.actors.learner_worker import LearnerSpec, LearnerWorker
+from rlhf.actors.placement import Bundles, cluster, reserved
+from rlhf.actors.plan import Plan
+from rlhf.actors.roles import ModelRole, fetch
+from rlhf.actors.workers import Spawner
+from rlhf.config import CompareConfig, as_plain
+from rlhf.models.causal_lm import SamplingDistribution, read_model_config
+from rlhf.models.reward_model import check_vocabulary
+from rlhf.runtimes.base import BackendConfig
+from rlhf.stages.console import CONSOLE
+from rlhf.stages.online import job as jobs
+from rlhf.stages.online.compare_report import measure_policy, write_comparison
+from rlhf.stages.online.engines import engines, started
+from rlhf.stages.online.job import Job, prepare
+from rlhf.stages.online.success import sample
+from rlhf.stages.start import as_first_started, check_machines
+from rlhf.train.artifact import MANIFEST, Artifact, committing, open_artifact
+from rlhf.train.batching import minibatch, packing_of
+from rlhf.train.clock import Clock
+from rlhf.train.layout import choose_layout
+from rlhf.train.online import row_group
+from rlhf.train.run_folder import REPORT, look_at_run_folder, open_run_folder
+from rlhf.types import Batch, Group
+
+Logprobs = list[np.ndarray]
+"""[tokens] float32 of each pack of a batch, its rows end to end; 0 where the policy did not choose the token."""
+
+
+def plan_roles(config: CompareConfig) -> Plan:
+    """Engines with the judge, and the ranks that score what was said; one works after the other."""
+    return jobs.plan_roles(config).only("sampler", "reward", "policy")
+
+
+def run(config: CompareConfig) -> Artifact | None:
+    """Sample, score and report, or with `dry_run` only check. Raises InputError before Ray starts where the input is
+    wrong."""
+    config = as_first_started(config)
+    asked = {name: prepare(replace(config, model=folder)) for name, folder in config.policies.items()}
+    read_model_config(config.model)
+    for name, job in asked.items():
+        check_vocabulary("model", config.model, config.policies[name], job.tokenizer)
+    plan = plan_roles(config)
+    if config.dry_run:
+        look_at_run_folder(config.output, as_plain(config))
+        return None
+    with open_run_folder(config.output, as_plain(config)) as folder:
+        report = folder.root / REPORT
+        if (report / MANIFEST).is_file():
+            CONSOLE.print(f"{report} is there already: this comparison is finished.", soft_wrap=True)
+        else:
+            with cluster(plan):
+                check_machines(config, folder.root)
+                compare(config, asked, plan, report)
+        return open_artifact(report)
+
+
+def compare(config: CompareConfig, asked: Mapping[str, Job], plan: Plan, report: Path) -> None:
+    """Sample one policy after the other, and commit what there is to say of them."""
+    groups = {name: sample_policy(job, plan.only("sampler", "reward")) for name, job in asked.items()}
+    batches = {name: as_batch(config, said) for name, said in groups.items()}
+    scored = score(config, asked, plan.only("policy"), batches)
+    figures = {}
+    for name, model in config.policies.items():
+        nats, prompts = divergence(batches[name], *scored[name])
+        figures[name] = measure_policy(config, model, groups[name], nats, prompts)
+    shown = {name: said[: config.success.num_shown] for name, said in groups.items()}
+    texts = {
+        name: [
+            (group.prompt.messages[-1]["content"], rollouts[0].text)
+            for group, rollouts in zip(said, fetch([group.rollouts for group in said]), strict=True)
+        ]
+        for name, said in shown.items()
+    }
+    metrics = {f"{name}/{key}": value for name, each in figures.items() for key, value in each.headlines().items()}
+    manifest = {"kind": "report", "config": as_plain(config), "metrics": metrics}
+    with committing(report, manifest) as staging:
+        write_comparison(figures, texts, staging)
+    CONSOLE.print(f"report: {report}", soft_wrap=True)
+
+
+def sample_policy(job: Job, plan: Plan) -> list[Group]:
+    async def ask(bundles: Bundles) -> list[Group]:
+        async with engines(replace(job, plan=plan), bundles) as samplers:
+            return await sample(samplers, job.prompts, job.sampling, job.config.success)
+
+    CONSOLE.print(f"sampling {job.config.model}", soft_wrap=True)
+    with reserved(plan, job.config.placement.timeout_s) as bundles:
+        return asyncio.run(ask(bundles))
+
+
+def as_batch(config: CompareConfig, groups: Sequence[Group]) -> Batch:
+    """All rollouts that have a score, in packs."""
+    rows = [row_group(group, [0.0] * len(group.survivors)) for group in groups]
+    packing = packing_of(laid_out(config.backend), config.placement.policy)
+    return Batch(step=0, minibatches=(minibatch(rows, packing),), order=(0,))
+
+
+def score(
+    config: CompareConfig, asked: Mapping[str, Job], plan: Plan, batches: Mapping[str, Batch]
+) -> dict[str, tuple[Logprobs, Logprobs]]:
+    """By policy: its own logprobs of what it said, and the reference's, both under the distribution it sampled from.
+
+    A model is loaded once for all that it scores under the same temperature and banned tokens.
+    """
+    names_of: dict[tuple[str, SamplingDistribution], list[str]] = {}
+    for name, job in asked.items():
+        for model in dict.fromkeys((config.policies[name], config.model)):
+            names_of.setdefault((model, job.distribution), []).append(name)
+    found: dict[tuple[str, str], Logprobs] = {}
+    for (model, _), names in names_of.items():
+        CONSOLE.print(f"scoring by {model}", soft_wrap=True)
+        with reserved(plan, config.placement.timeout_s) as bundles:
+            job, said = asked[names[0]], [batches[name] for name in names]
+            columns = asyncio.run(score_on_ranks(job, model, plan, bundles, said))
+        found |= {(model, name): column for name, column in zip(names, columns, strict=True)}
+    return {name: (found[config.policies[name], name], found[config.model, name]) for name in asked}
+
+
+async def score_on_ranks(
+    job: Job, model: str, plan: Plan, bundles: Bundles, batches: Sequence[Batch]
+) -> list[Logprobs]:
+    role = ModelRole(Spawner(plan, bundles, Clock())("policy", LearnerWorker), "logprobs", Clock())
+    spec = LearnerSpec(model_path=model, backend=job.config.backend, optimizer=None, distribution=job.distribution)
+    await started([role.start(spec)], job.config.placement)
+    await role.use_layout(choose_layout(laid_out(job.config.backend), {"policy": role.measured}))
+    return [fetch((await role.score(batch))["logprobs"]) for batch in batches]
+
+
+def laid_out(config: BackendConfig) -> BackendConfig:
+    """Rollouts are in packs before any of the models that score them is loaded: padded, unless packed is asked for."""
+    return replace(config, packed=bool(config.packed))
+
+
+def divergence(batch: Batch, ours: Logprobs, theirs: Logprobs) -> tuple[np.ndarray, np.ndarray]:
+    """Return log pi - log ref summed over each completion, [completions] float64, in nats (k1; Schulman 2020), and the
+    number of its prompt, [completions] int; in the order of the packs."""
+    nats: list[np.ndarray] = []
+    (part,) = batch.minibatches
+    for pack, one, other in zip(part.packs, ours, theirs, strict=True):
+        ends = np.cumsum([row.num_tokens for row in pack.rows])
+        nats += np.split(one.astype(np.float64) - other, ends[:-1])
+    return np.array([each.sum() for each in nats]), np.array([row.group for row in part.rows])
