@@ -61,7 +61,7 @@ def exactness_of(folder: Path) -> dict[str, str]:
         read_model_config,
         refuse_experts,
     )
-    from rlhf.runtimes.base import BackendConfig, Precision
+    from rlhf.runtimes.configs import BackendConfig, Precision
     from rlhf.train.layout import choose_layout, measure_exactness
     from rlhf.train.verify import verify_saved
 
@@ -89,7 +89,7 @@ def adapted(folder: Path) -> str:
 
     from rlhf.models.causal_lm import SamplingDistribution, TokenScorer
     from rlhf.models.lora import LoRAConfig, check_lora
-    from rlhf.runtimes.base import BackendConfig, Precision
+    from rlhf.runtimes.configs import BackendConfig, Precision
     from rlhf.train.verify import verify_saved
 
     path, lora = str(folder / "model"), LoRAConfig(rank=4)
@@ -111,7 +111,7 @@ def adapted(folder: Path) -> str:
 def synced(folder: Path) -> str:
     """Largest difference of an engine's logprobs before and after its weights were replaced, or why it has none."""
     from benchmarks.tiny_architectures import scramble
-    from rlhf.runtimes.base import BackendConfig, Precision, SamplerConfig
+    from rlhf.runtimes.configs import BackendConfig, Precision, SamplerConfig
     from rlhf.runtimes.vllm_sampler import VLLMSampler
     from rlhf.train.learner import Learner
 

@@ -28,7 +28,7 @@ from rlhf.stages.console import show_table
 from rlhf.stages.online.job import Job, prepare
 from rlhf.stages.online.run import Roles, assemble, lay_out, start_roles
 from rlhf.train.clock import Clock
-from rlhf.train.online import StepReport
+from rlhf.train.report import StepReport
 from rlhf.train.stop import Stop
 from rlhf.train.stream import RolloutStream
 

@@ -35,7 +35,8 @@ from rlhf.offline_config import PreferenceRunConfig, RewardModelRunConfig, RunCo
 from rlhf.overrides import as_overrides
 from rlhf.paths import expand_home, is_path
 from rlhf.rewards.base import RewardConfig
-from rlhf.runtimes.base import OptimizerConfig, SamplerConfig, WeightSyncConfig
+from rlhf.runtimes.configs import OptimizerConfig, SamplerConfig
+from rlhf.runtimes.transport import WeightSyncConfig
 from rlhf.train.checkpoint import CheckpointConfig
 from rlhf.train.online import TrainConfig
 from rlhf.train.run_folder import replaced

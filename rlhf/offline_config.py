@@ -17,7 +17,7 @@ from rlhf.evaluation.text import Language
 from rlhf.hub import Snapshot
 from rlhf.models.lora import LoRAConfig
 from rlhf.models.rope import RopeScalingConfig
-from rlhf.runtimes.base import BackendConfig, OptimizerConfig
+from rlhf.runtimes.configs import BackendConfig, OptimizerConfig
 from rlhf.train.checkpoint import CheckpointConfig
 from rlhf.train.offline import OfflineTrainConfig
 from rlhf.train.reference import ReferenceConfig

@@ -11,7 +11,8 @@ from ray import serve
 from ray.serve import Application
 
 from rlhf.actors.nodes import has_accelerators
-from rlhf.runtimes.base import EngineDied, ServerConfig
+from rlhf.runtimes.configs import ServerConfig
+from rlhf.runtimes.protocols import EngineDied
 from serve.gathering import gathered
 from serve.records import Variant
 from serve.settings import ReplicasConfig

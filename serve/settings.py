@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
-from rlhf.runtimes.base import ServerConfig
+from rlhf.runtimes.configs import ServerConfig
 from rlhf.types import InputError
 from serve.postgres import PostgresConfig
 from serve.release_settings import ReleaseConfig

@@ -17,10 +17,11 @@ from rlhf.algorithms.base import Algorithm, Loss
 from rlhf.models.causal_lm import SamplingDistribution, TokenScorer, read_model_config, vocab_size
 from rlhf.models.heads import Head
 from rlhf.models.value_model import ValueScorer
-from rlhf.runtimes.base import BackendConfig, OptimizerConfig, Transport
 from rlhf.runtimes.buckets import Bucket
-from rlhf.runtimes.carriers import Carrier, Link, ObjectStoreCarrier, make_carrier
+from rlhf.runtimes.carriers import ObjectStoreCarrier, make_carrier
+from rlhf.runtimes.configs import BackendConfig, OptimizerConfig
 from rlhf.runtimes.memory import peak_memory_bytes
+from rlhf.runtimes.transport import Carrier, Link, Transport
 from rlhf.train.artifact import FileRecords, files_in, files_of_rank, record
 from rlhf.train.layout import Exactness, measure_exactness
 from rlhf.train.learner import Learner

@@ -13,7 +13,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from rlhf.actors.nodes import ACCELERATOR, cpus_per_accelerator, has_accelerators
 from rlhf.actors.workers import first_line, own_error
-from rlhf.runtimes.base import BackendConfig
+from rlhf.runtimes.configs import BackendConfig
 from rlhf.train.disk import why_not_written
 from rlhf.types import RunError
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from rlhf.runtimes.base import Precision
+from rlhf.runtimes.configs import Precision
 from rlhf.runtimes.memory import peak_memory_bytes, used_bytes
 
 

@@ -17,8 +17,8 @@ from rlhf.actors.reward_worker import RewardModelSpec
 from rlhf.actors.sampler_worker import SamplerSpec
 from rlhf.actors.workers import Workers
 from rlhf.algorithms.base import Algorithm, Loss
-from rlhf.runtimes.base import OptimizerConfig
-from rlhf.runtimes.carriers import Link
+from rlhf.runtimes.configs import OptimizerConfig
+from rlhf.runtimes.transport import Link
 from rlhf.train.artifact import FileRecords
 from rlhf.train.clock import Clock
 from rlhf.train.layout import Exactness, Layout

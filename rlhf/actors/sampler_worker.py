@@ -14,9 +14,10 @@ from rlhf.environments.base import Environment
 from rlhf.rewards.base import RewardConfig
 from rlhf.rewards.processes import RewardProcesses
 from rlhf.rewards.reward_model import Judge, ModelReward
-from rlhf.runtimes.base import Engine, Precision, SamplerConfig
 from rlhf.runtimes.buckets import Bucket
-from rlhf.runtimes.carriers import Link
+from rlhf.runtimes.configs import Precision, SamplerConfig
+from rlhf.runtimes.protocols import Engine
+from rlhf.runtimes.transport import Link
 from rlhf.train.rollouts import RolloutCollector
 from rlhf.types import Prompt, Rollout, RolloutInfo, RunError, Sampling
 

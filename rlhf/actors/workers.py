@@ -16,7 +16,7 @@ from rlhf.actors.placement import Bundles
 from rlhf.actors.plan import AcceleratorGroup, Plan, RolePlan
 from rlhf.train.clock import BusyClock, Clock
 from rlhf.train.lease import Lease
-from rlhf.train.online import RoleUse
+from rlhf.train.report import RoleUse
 from rlhf.types import InputError, Reference, RunError
 
 T = TypeVar("T")

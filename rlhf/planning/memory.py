@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rlhf.planning.shapes import BYTES, ModelShape
-from rlhf.runtimes.base import BackendConfig, Precision, SamplerConfig
+from rlhf.runtimes.configs import BackendConfig, Precision, SamplerConfig
 
 LIVE_PARAMETERS = 1_000_000_000
 """DeepSpeed's stage3_max_live_parameters: gathered at once by ZeRO 3, at most."""

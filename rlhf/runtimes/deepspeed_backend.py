@@ -27,11 +27,13 @@ from rlhf.models.heads import Head
 from rlhf.models.lora import LoRAConfig
 from rlhf.models.rope import RopeScalingConfig
 from rlhf.ops.microbatch import MicroBatch
-from rlhf.runtimes.base import BackendConfig, ModelScorer, OptimizerConfig, Precision
 from rlhf.runtimes.buckets import Bucket, flatten, in_buckets
-from rlhf.runtimes.carriers import Carrier, ObjectStoreCarrier
+from rlhf.runtimes.carriers import ObjectStoreCarrier
+from rlhf.runtimes.configs import BackendConfig, OptimizerConfig, Precision
 from rlhf.runtimes.loading import load_model, load_saved, load_whole, rounding_of
 from rlhf.runtimes.memory import HostBuffers, used_bytes
+from rlhf.runtimes.protocols import ModelScorer
+from rlhf.runtimes.transport import Carrier
 
 deepspeed_logger.setLevel(logging.ERROR)
 # DeepSpeed's all-reduce over shared memory compiles at the first start on a machine (half a minute), assumes one node,

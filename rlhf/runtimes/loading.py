@@ -21,7 +21,7 @@ from rlhf.models.heads import Head, compute_in_fp32, config_for
 from rlhf.models.lora import LoRAConfig
 from rlhf.models.rope import RopeScalingConfig, apply_rope_scaling
 from rlhf.models.varlen import register
-from rlhf.runtimes.base import BackendConfig, Precision
+from rlhf.runtimes.configs import BackendConfig, Precision
 
 register(Attention.varlen)
 

@@ -18,10 +18,10 @@ from vllm.usage.usage_lib import UsageContext
 from vllm.v1.engine.llm_engine import LLMEngine
 
 from rlhf.models.tokenizer import completion_text
-from rlhf.runtimes.base import Precision, SamplerConfig
 from rlhf.runtimes.buckets import Bucket
-from rlhf.runtimes.carriers import Link
+from rlhf.runtimes.configs import Precision, SamplerConfig
 from rlhf.runtimes.memory import used_bytes
+from rlhf.runtimes.transport import Link
 from rlhf.runtimes.vllm_bans import BANNED_TOKEN_IDS, BanTokens
 from rlhf.runtimes.vllm_thread import EngineThread
 from rlhf.runtimes.vllm_weights import BUCKETS, WorkerExtension

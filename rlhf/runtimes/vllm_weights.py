@@ -20,8 +20,9 @@ from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, i
 from vllm.platforms import current_platform
 
 from rlhf.runtimes.buckets import Bucket, unpack
-from rlhf.runtimes.carriers import Carrier, Link, ObjectStoreCarrier, make_carrier
+from rlhf.runtimes.carriers import ObjectStoreCarrier, make_carrier
 from rlhf.runtimes.memory import peak_memory_bytes
+from rlhf.runtimes.transport import Carrier, Link
 
 BUCKETS = "rlhf_buckets"
 

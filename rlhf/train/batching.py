@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from rlhf.runtimes.base import BackendConfig
+from rlhf.runtimes.configs import BackendConfig
 from rlhf.types import Batch, Minibatch, Pack, Reference, Row, RunError
 
 SLACKS = (1.0, 1.05, 1.1, 1.2, 1.4, 2.0, float("inf"))

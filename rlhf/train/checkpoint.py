@@ -12,9 +12,9 @@ from typing import Any, Protocol
 
 from rlhf.algorithms.base import Algorithm
 from rlhf.models.heads import Head
-from rlhf.runtimes.base import Backend
+from rlhf.runtimes.protocols import Backend
 from rlhf.train.artifact import FileRecords, committing, off_loop, staging_of
-from rlhf.train.online import StepReport
+from rlhf.train.report import StepReport
 from rlhf.train.run_folder import RunFolder
 from rlhf.train.stream import RolloutStream
 from rlhf.train.verify import SavedModel, as_manifest

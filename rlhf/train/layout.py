@@ -18,7 +18,8 @@ from rlhf.models.causal_lm import read_model_config, vocab_size
 from rlhf.models.output_head import computes_all_logits
 from rlhf.models.own_forward import HiddenStates
 from rlhf.ops.microbatch import MicroBatch
-from rlhf.runtimes.base import Backend, BackendConfig, Precision
+from rlhf.runtimes.configs import BackendConfig, Precision
+from rlhf.runtimes.protocols import Backend
 from rlhf.types import InputError
 
 ROW_LENGTHS = (12, 20)

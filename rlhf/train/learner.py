@@ -13,7 +13,7 @@ from rlhf.algorithms.base import Algorithm, Loss, Mean, Outputs
 from rlhf.models.causal_lm import SamplingDistribution, TokenScorer, for_columns
 from rlhf.ops.microbatch import MicroBatch
 from rlhf.ops.whitening import Moments, merge_moments, moments, whiten
-from rlhf.runtimes.base import Backend, ModelScorer
+from rlhf.runtimes.protocols import Backend, ModelScorer
 from rlhf.train.sharding import MinibatchShard, Shard, shard_of
 from rlhf.train.stats import Stats
 from rlhf.types import Batch, Reference, Rollout, Row

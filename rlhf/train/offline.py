@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from rlhf.algorithms.base import Loss
-from rlhf.runtimes.base import OptimizerConfig
+from rlhf.runtimes.configs import OptimizerConfig
 from rlhf.runtimes.memory import peak_memory_bytes
 from rlhf.train.batching import Packing, RowGroup, deal, minibatch
 from rlhf.train.learner import Learner

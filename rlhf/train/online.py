@@ -5,13 +5,12 @@ from __future__ import annotations
 from asyncio import gather
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any, Protocol
 
 from rlhf.algorithms.base import Algorithm
 from rlhf.train.batching import Packing, RowGroup, deal
 from rlhf.train.clock import Clock
-from rlhf.train.metrics import step_metrics
+from rlhf.train.report import Callback, RoleUse, StepReport
 from rlhf.train.stats import Stats, merge
 from rlhf.train.stop import Stop
 from rlhf.train.stream import RolloutStream
@@ -36,42 +35,8 @@ class WeightSync(Protocol):
         """Give the engines the policy's weights; returns their version."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RoleUse:
-    """What the workers of a role used since it was last asked."""
-
-    busy: float | None
-    """Share of the time in which they had something to do, from 0 to 1; None where that is not known."""
-    memory_bytes: int
-    """The most memory that one accelerator of them has held since it started."""
-
-
 class WatchedWorkers(Protocol):
     async def use(self) -> RoleUse: ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class StepReport:
-    """What a step did, for callbacks."""
-
-    step: int
-    groups: Sequence[Group]
-    rejected: Sequence[Group]
-    stats: Stats
-    seconds: Mapping[str, float]
-    use: Mapping[str, RoleUse]
-    measured: Mapping[str, float] = field(default_factory=dict)
-    """What was noted on the way, by name."""
-
-    @cached_property
-    def figures(self) -> dict[str, float]:
-        """The step's figures by name, `step` among them."""
-        return {"step": self.step, **step_metrics(self)}
-
-
-class Callback(Protocol):
-    async def on_step(self, report: StepReport) -> bool:
-        """Called after each step; True ends the training."""
 
 
 @dataclass(kw_only=True, slots=True)

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from rlhf.train.online import StepReport
+from rlhf.train.report import StepReport
 from rlhf.types import Reference, Rollout, Score
 
 METRICS, ROLLOUTS, PLOT = "metrics.jsonl", "rollouts.jsonl", "progress.png"

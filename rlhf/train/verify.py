@@ -13,7 +13,7 @@ import torch
 from rlhf.models.heads import Head
 from rlhf.models.own_forward import OwnForward
 from rlhf.ops.microbatch import MicroBatch
-from rlhf.runtimes.base import Backend
+from rlhf.runtimes.protocols import Backend
 from rlhf.train.artifact import FileRecords
 from rlhf.types import RunError
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from rlhf.runtimes.base import BackendConfig, OptimizerConfig, Precision
+from rlhf.runtimes.configs import BackendConfig, OptimizerConfig, Precision
 from tests.gpu.conftest import apart, become_the_only_rank
 
 MOST_LEFT_BYTES = 3 << 29

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from rlhf.runtimes.base import BackendConfig, Precision, SamplerConfig
+from rlhf.runtimes.configs import BackendConfig, Precision, SamplerConfig
 from rlhf.types import Completion, Sampling
 from tests.gpu.conftest import WIDE, apart, become_the_only_rank
 

@@ -8,7 +8,7 @@ import pytest
 
 from rlhf.models.lora import LoRAConfig
 from rlhf.models.rope import RopeScaling, RopeScalingConfig
-from rlhf.runtimes.base import BackendConfig, OptimizerConfig, Precision
+from rlhf.runtimes.configs import BackendConfig, OptimizerConfig, Precision
 from rlhf.types import TrainingRow
 from tests.ray.test_lora import as_microbatch, plain_logprobs, train
 from tests.ray.test_sharding import make_rows

@@ -9,7 +9,7 @@ import pytest
 
 from rlhf.models.heads import Head
 from rlhf.models.lora import LoRAConfig
-from rlhf.runtimes.base import BackendConfig, OptimizerConfig, Precision
+from rlhf.runtimes.configs import BackendConfig, OptimizerConfig, Precision
 from rlhf.types import TrainingRow
 from tests.oracles import adamw
 from tests.ray.test_sharding import make_rows

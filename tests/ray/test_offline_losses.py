@@ -15,7 +15,7 @@ from rlhf.algorithms.reward_model import RewardModelConfig
 from rlhf.algorithms.sft import SFTConfig
 from rlhf.algorithms.simpo import SimPOConfig
 from rlhf.models.heads import Head
-from rlhf.runtimes.base import BackendConfig, OptimizerConfig, Precision
+from rlhf.runtimes.configs import BackendConfig, OptimizerConfig, Precision
 from rlhf.train.offline import Corpus, OfflineTrainConfig, rows_of_step
 from rlhf.types import TrainingRow, Unit
 from tests.oracles import offline as oracle

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlhf.runtimes.base import BackendConfig, OptimizerConfig, Precision
+from rlhf.runtimes.configs import BackendConfig, OptimizerConfig, Precision
 from tests.ray.test_sharding import make_rows
 
 

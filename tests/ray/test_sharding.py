@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rlhf.models.lora import LoRAConfig
-from rlhf.runtimes.base import BackendConfig, OptimizerConfig, Precision
+from rlhf.runtimes.configs import BackendConfig, OptimizerConfig, Precision
 from rlhf.types import TrainingRow
 from tests.oracles import adamw
 

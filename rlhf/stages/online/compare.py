@@ -17,7 +17,7 @@ from rlhf.actors.workers import Spawner
 from rlhf.config import CompareConfig, as_plain
 from rlhf.models.causal_lm import SamplingDistribution, read_model_config
 from rlhf.models.reward_model import check_vocabulary
-from rlhf.runtimes.base import BackendConfig
+from rlhf.runtimes.configs import BackendConfig
 from rlhf.stages.console import CONSOLE
 from rlhf.stages.online import job as jobs
 from rlhf.stages.online.compare_report import measure_policy, write_comparison

@@ -29,7 +29,7 @@ from rlhf.models.reward_model import check_reward_model, check_vocabulary
 from rlhf.models.tokenizer import load_tokenizer, special_ids_to_ban, stop_token_ids
 from rlhf.rewards.base import ModelInput, RewardConfig, load_reward
 from rlhf.rewards.reward_model import NAME
-from rlhf.runtimes.base import Transport
+from rlhf.runtimes.transport import Transport
 from rlhf.stages.console import show_table
 from rlhf.types import InputError, Prompt, Sampling
 

@@ -17,7 +17,7 @@ from rlhf.actors.workers import Spawner, Workers
 from rlhf.config import OnlineConfig, as_plain
 from rlhf.data.prompts import PromptOrder
 from rlhf.models.heads import Head
-from rlhf.runtimes.base import OptimizerConfig
+from rlhf.runtimes.configs import OptimizerConfig
 from rlhf.stages.console import CONSOLE, show_plan, show_special_tokens
 from rlhf.stages.model_files import manifest_of, write_tokenizer
 from rlhf.stages.online.dry_run import show_prompts, try_rewards
@@ -31,7 +31,8 @@ from rlhf.train.batching import packing_of
 from rlhf.train.checkpoint import TRAINER, Checkpointer, read_state
 from rlhf.train.clock import Clock
 from rlhf.train.layout import choose_layout
-from rlhf.train.online import Callback, OnlineTrainer
+from rlhf.train.online import OnlineTrainer
+from rlhf.train.report import Callback
 from rlhf.train.rows import ROWS, check_rows, digest_of_prompts
 from rlhf.train.run_folder import RunFolder, check_more_steps, is_finished, look_at_run_folder, open_run_folder
 from rlhf.train.stop import Stop, until_stopped

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from rlhf.actors.weight_sync import BucketSync
-from rlhf.runtimes.base import Precision, Transport, WeightSyncConfig
+from rlhf.runtimes.configs import Precision
+from rlhf.runtimes.transport import Transport, WeightSyncConfig
 from rlhf.train.clock import Clock
 from rlhf.train.lease import Lease
 from rlhf.types import RunError

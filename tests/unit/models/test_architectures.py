@@ -12,7 +12,7 @@ from rlhf.models.causal_lm import SamplingDistribution, TokenScorer
 from rlhf.models.heads import Head
 from rlhf.models.score_model import ScoreScorer
 from rlhf.models.value_model import ValueScorer
-from rlhf.runtimes.base import BackendConfig, Precision
+from rlhf.runtimes.configs import BackendConfig, Precision
 from rlhf.train.layout import Exactness, choose_layout, measure_exactness
 from rlhf.train.verify import verify_saved
 from rlhf.types import InputError, RunError

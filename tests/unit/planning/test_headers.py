@@ -8,7 +8,7 @@ from benchmarks.recipe_headers import gpu_recipes, planned
 from rlhf.planning.headers import ACCELERATOR_GB, header, header_in, peaks, with_header
 from rlhf.planning.memory import cache_tokens, frozen, learner
 from rlhf.planning.shapes import count, kept_by_layer, shape_of
-from rlhf.runtimes.base import BackendConfig, SamplerConfig
+from rlhf.runtimes.configs import BackendConfig, SamplerConfig
 from rlhf.types import InputError
 
 REMEDY = "recompute the headers: python benchmarks/recipe_headers.py"

@@ -11,7 +11,7 @@ from deepspeed.utils import safe_get_full_grad
 from rlhf.models.causal_lm import SamplingDistribution, TokenScorer
 from rlhf.models.tiny import build_tiny_model
 from rlhf.ops.microbatch import MicroBatch
-from rlhf.runtimes.base import BackendConfig, OptimizerConfig, Precision
+from rlhf.runtimes.configs import BackendConfig, OptimizerConfig, Precision
 from rlhf.runtimes.deepspeed_backend import DeepSpeedBackend, deepspeed_config
 
 

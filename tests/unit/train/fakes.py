@@ -17,7 +17,7 @@ from rlhf.models.heads import Head
 from rlhf.ops.microbatch import MicroBatch
 from rlhf.runtimes.buckets import Bucket
 from rlhf.train.batching import Packing, RowGroup
-from rlhf.train.online import StepReport
+from rlhf.train.report import StepReport
 from rlhf.train.stats import Stats
 from rlhf.types import Failure, Group, Prompt, Reference, Rollout, RolloutInfo, Row, Score, TrainingRow
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlhf.algorithms.sft import SFTLoss
-from rlhf.runtimes.base import OptimizerConfig, Schedule
+from rlhf.runtimes.configs import OptimizerConfig, Schedule
 from rlhf.train.learner import Learner
 from rlhf.train.offline import (
     ColumnScorer,

@@ -1,31 +1,14 @@
-"""What the loop needs of a training runtime and of an engine, and their configurations. Imports neither."""
+"""Configurations of the training runtime and of the engines. Imports neither."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib.util import find_spec
-from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeVar
 
-import numpy as np
-from torch import Tensor, nn
-
-from rlhf.environments.base import Sampler
 from rlhf.models.attention import Attention
-from rlhf.models.heads import Head
-from rlhf.ops.microbatch import MicroBatch
-from rlhf.runtimes.buckets import Bucket
-from rlhf.types import InputError, RunError
-
-if TYPE_CHECKING:
-    from rlhf.runtimes.carriers import Carrier, Link
-
-T = TypeVar("T")
-OutputsT = TypeVar("OutputsT")
-OutputsT_co = TypeVar("OutputsT_co", covariant=True)
+from rlhf.types import InputError
 
 
 class Precision(StrEnum):
@@ -165,116 +148,3 @@ class ServerConfig:
     tools are refused, unless their `tool_choice` is `none`."""
     reasoning_parser: str | None = None
     """vLLM's parser that splits the model's reasoning from its answer, as in `qwen3`. None: the answer is all of it."""
-
-
-class EngineDied(RunError):
-    """An engine that will never answer again."""
-
-
-class Transport(StrEnum):
-    """What carries weights from the learner to the engines."""
-
-    object_store = "object_store"
-    gloo = "gloo"
-    nccl = "nccl"
-    cuda_ipc = "cuda_ipc"
-
-
-@dataclass(kw_only=True, slots=True)
-class WeightSyncConfig:
-    """How the policy's weights reach the engines."""
-
-    transport: Transport | None = None
-    """`object_store`: Ray's, through host memory, anywhere. `gloo`, `nccl`: a broadcast in a process group, through
-    host memory or between GPUs. `cuda_ipc`: the engine maps the learner's memory; policy and sampler must share
-    accelerators. None chooses: with GPUs `cuda_ipc` where they share and `nccl` where they do not, else
-    `object_store`."""
-
-    bucket_bytes: int = 1 << 28
-    """Parameters are gathered and sent in buckets of about this size."""
-    timeout_s: float = 600.0
-    """Deadline of one whole synchronisation."""
-    probe_tokens: int = 32
-    """Length of the probe, the run's first prompts end to end, whose logprobs learner and engine must agree on after
-    each synchronisation."""
-    probe_tolerance: float | None = None
-    """Largest mean absolute difference of the probe's logprobs, in nats; None is 1e-4 for fp32 and 0.3 for bf16."""
-
-
-class ModelScorer(Protocol[OutputsT_co]):
-    """How a kind of model is asked."""
-
-    def __call__(self, model: nn.Module, batch: MicroBatch) -> OutputsT_co: ...
-
-
-class Backend(Protocol):
-    """One rank of a model under training. Every rank calls the same methods in the same order."""
-
-    rank: int
-    num_ranks: int
-    head: Head
-    rounding: float
-    """Largest mean absolute difference of a model's outputs, in nats or units of a score, that saving it may make."""
-
-    def forward(self, batch: MicroBatch, scorer: ModelScorer[OutputsT], *, grad: bool) -> OutputsT: ...
-    def backward(self, loss: Tensor, *, last: bool) -> None:
-        """Add the gradient of this rank's share of the loss; the step's gradient is the sum over ranks. `last` on the
-        last micro-batch before `step`, on which every rank must agree."""
-
-    def step(self, lr: float) -> tuple[float, bool]:
-        """One optimiser step: the gradient's norm before clipping, and whether it was applied (it was finite)."""
-
-    def gather(self, value: T) -> list[T]:
-        """The small values of all ranks, in their order."""
-
-    def weights(self, bucket_bytes: int, carrier: Carrier | None = None) -> Iterator[Bucket]:
-        """The whole model's parameters in buckets, as `carrier` sends them, None within the buckets. A rank that sends
-        none iterates along."""
-
-    def offload(self) -> int:
-        """Move everything to host memory; the bytes of memory still in use here."""
-
-    def onload(self) -> int:
-        """Undo `offload`; the bytes of memory in use here."""
-
-    def save(self, folder: Path) -> None: ...
-    def load(self, folder: Path) -> None: ...
-    def save_pretrained(self, folder: Path) -> None: ...
-
-    def load_saved(self, folder: Path) -> nn.Module:
-        """What `save_pretrained` wrote, as `from_pretrained` loads it, on the CPU."""
-
-
-class Engine(Sampler, Protocol):
-    """A sampler whose weights can be replaced."""
-
-    async def connect(self, link: Link, first_rank: int) -> None:
-        """Meet the sender: this engine's workers have the ranks from `first_rank` on."""
-
-    async def expect_weights(self) -> None:
-        """New weights come before the next request: the next `offload` need not keep the old ones."""
-
-    async def offload(self) -> int:
-        """Give weights and cache back; the bytes of memory still in use here. Raises RunError between `load_begin` and
-        `load_finish`."""
-
-    async def onload(self) -> int:
-        """Take memory and weights again; the bytes of memory in use here."""
-
-    async def load_begin(self) -> None:
-        """Stop sampling: from here to `load_finish` the weights are torn. An offloaded engine takes room for them."""
-
-    async def load(self, bucket: Bucket) -> None:
-        """Check the bucket's bytes against its checksum and take its parameters over."""
-
-    async def load_finish(self, version: int) -> None:
-        """Complete the new weights, forget what was cached under the old ones, sample on as `version`."""
-
-    async def logprobs(self, token_ids: Sequence[int]) -> np.ndarray:
-        """Log probability of each token given those before it, [T] float32; 0 for the first."""
-
-    async def memory(self) -> int:
-        """The most memory that one of its accelerators has held since it started, in bytes."""
-
-    async def close(self) -> None:
-        """Give back what the engine holds; it samples no more."""
