@@ -56,7 +56,7 @@ def exactness_of(folder: Path) -> dict[str, str]:
     from benchmarks.tiny_architectures import VOCABULARY, scramble
     from rlhf.models.causal_lm import (
         SamplingDistribution,
-        TokenScorer,
+        TokenReadout,
         context_length,
         read_model_config,
         refuse_experts,
@@ -70,12 +70,12 @@ def exactness_of(folder: Path) -> dict[str, str]:
     refuse_experts(path, model_config)
     context_length(model_config)
     config = BackendConfig(precision=Precision.fp32, zero_stage=1)
-    backend, scorer = backend_of(path, config), TokenScorer(SamplingDistribution())
-    measured = measure_exactness(backend, scorer, VOCABULARY)
+    backend, readout = backend_of(path, config), TokenReadout(SamplingDistribution())
+    measured = measure_exactness(backend, readout, VOCABULARY)
     layout = choose_layout(config, {"policy": (path, measured)})
     scramble(backend.model, seed=7)
     backend.save_pretrained(folder / "saved")
-    verified = verify_saved(folder / "saved", backend, scorer, PROBE)
+    verified = verify_saved(folder / "saved", backend, readout, PROBE)
     return {
         "rows": "packed" if layout.packed else f"padded (packed differ by {max(measured.packed, measured.leak):.0e})",
         "attention": backend.model.config._attn_implementation,
@@ -87,7 +87,7 @@ def adapted(folder: Path) -> str:
     """Largest difference of the merged model, or why it takes no adapter."""
     import torch
 
-    from rlhf.models.causal_lm import SamplingDistribution, TokenScorer
+    from rlhf.models.causal_lm import SamplingDistribution, TokenReadout
     from rlhf.models.lora import LoRAConfig, check_lora
     from rlhf.runtimes.configs import BackendConfig, Precision
     from rlhf.train.verify import verify_saved
@@ -102,7 +102,7 @@ def adapted(folder: Path) -> str:
                 if parameter.requires_grad:
                     parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
         backend.save_pretrained(folder / "merged")
-        verified = verify_saved(folder / "merged", backend, TokenScorer(SamplingDistribution()), PROBE)
+        verified = verify_saved(folder / "merged", backend, TokenReadout(SamplingDistribution()), PROBE)
     except (InputError, RunError) as error:
         return f"refused: {str(error).replace(path, '…')}"
     return f"{verified.max_difference:.0e}"

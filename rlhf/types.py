@@ -188,7 +188,7 @@ class Row:
     num_tokens: int
     num_loss_tokens: int
     score: float = 0.0
-    """What `Algorithm.score_group` made of the reward; offline `TrainingRow.score`."""
+    """Online, what `Algorithm.group_advantages` made of the reward; offline, `TrainingRow.score`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -31,7 +31,7 @@ from rlhf.types import Batch, Group, Prompt, Reference, Sampling
 
 
 class ModelRole:
-    """The workers of a model that scores batches and gives `column`."""
+    """The workers of a model that computes `column` of batches."""
 
     def __init__(self, workers: Workers, column: str, clock: Clock) -> None:
         self.workers, self.column, self.clock = workers, column, clock
@@ -45,16 +45,16 @@ class ModelRole:
         self.measured = (spec.model_path, measured[0])
 
     async def use_layout(self, layout: Layout) -> None:
-        """Lay rows out so from now on. Before anything is scored; it takes no accelerator."""
+        """Lay rows out so from now on. Before any column is computed; it takes no accelerator."""
         await self.workers.all(lambda _, actor: actor.use_layout.remote(layout.packed))
 
     async def address(self) -> tuple[str, int]:
         """Rank 0's node and a free port there."""
         return await self.workers.guarded(0, self.workers.actors[0].address.remote())
 
-    async def score(self, batch: Batch) -> Mapping[str, Sequence[Reference]]:
-        with self.clock(f"score_{self.column}"):
-            columns, _ = await self.call_for_columns("score", [self.column], batch)
+    async def compute_columns(self, batch: Batch) -> Mapping[str, Sequence[Reference]]:
+        with self.clock(f"compute_{self.column}"):
+            columns, _ = await self.call_for_columns("compute_columns", [self.column], batch)
         return columns
 
     async def call_for_columns(
@@ -95,7 +95,7 @@ class ModelRole:
 
 
 class LearningRole(ModelRole):
-    """A model that learns from the batches it scores."""
+    """A model that learns from batches and computes a column of them."""
 
     prefix = ""
     """Of its figures."""
@@ -135,7 +135,7 @@ class LearningRole(ModelRole):
 
 
 class CriticRole(LearningRole):
-    """The critic: it scores as `values` and learns the returns."""
+    """The critic: it computes `values` and learns the returns."""
 
     prefix = "critic/"
 
@@ -144,7 +144,7 @@ class CriticRole(LearningRole):
 
 
 class PolicyRole(LearningRole):
-    """The policy: it scores as `old_logprobs`, assigns credit, learns, and gives its weights away."""
+    """The policy: it computes `old_logprobs`, assigns credit, learns, and gives its weights away."""
 
     def loss(self) -> Loss:
         return self.algorithm.loss

@@ -34,7 +34,7 @@ class Outputs(Protocol):
 
     @property
     def column(self) -> Tensor:
-        """[B, T] float32: what the model's workers give when they score a batch."""
+        """[B, T] float32: the column that the model's workers compute of a batch."""
 
 
 @dataclass(slots=True)
@@ -59,12 +59,12 @@ class TokenOutputs:
 
     @property
     def entropy(self) -> Tensor:
-        assert self.statistics is not None, "the scorer was asked for a column alone"
+        assert self.statistics is not None, "the readout was asked for a column alone"
         return self.statistics.entropy
 
     @property
     def first_choice(self) -> Tensor:
-        assert self.statistics is not None, "the scorer was asked for a column alone"
+        assert self.statistics is not None, "the readout was asked for a column alone"
         return self.statistics.first_choice
 
 
@@ -120,11 +120,12 @@ class Algorithm(Protocol):
     def admits(self, group: Group) -> bool:
         """Whether there is something to learn from a group; one that is not admitted is replaced by another prompt."""
 
-    def score_group(self, group: Group) -> list[float]:
-        """One scalar per survivor, in their order."""
+    def group_advantages(self, group: Group) -> list[float]:
+        """Return one scalar per survivor, in their order: its advantage over the group, or its reward where
+        `assign_credit` makes the advantages from it."""
 
     def assign_credit(self, batch: MicroBatch) -> MicroBatch:
-        """Fill `credit_columns` from scores and columns, row by row."""
+        """Fill `credit_columns` from group advantages and columns, row by row."""
 
     def adapt(self, kl: float | None, num_rollouts: int) -> None:
         """After a step: its KL to the reference in nats per token, None without one."""

@@ -97,7 +97,7 @@ class PPO(KLControl):
     def admits(self, group: Group) -> bool:
         return len(group.survivors) >= 1
 
-    def score_group(self, group: Group) -> list[float]:
+    def group_advantages(self, group: Group) -> list[float]:
         return [info.score.value for info in group.infos if isinstance(info.score, Score)]
 
     def assign_credit(self, batch: MicroBatch) -> MicroBatch:

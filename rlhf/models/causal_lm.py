@@ -26,7 +26,7 @@ class SamplingDistribution:
     banned_token_ids: tuple[int, ...] = ()
 
 
-class TokenScorer:
+class TokenReadout:
     """Logprobs and statistics of a micro-batch's tokens, under the distribution they are sampled from."""
 
     def __init__(self, distribution: SamplingDistribution, *, statistics: bool = True) -> None:
@@ -61,9 +61,9 @@ class TokenScorer:
         return TokenOutputs(logprobs, TokenStatistics(entropy=entropy, first_choice=first_choice))
 
 
-def for_columns(scorer: Any) -> Any:
-    """Return the scorer without the statistics that columns do not hold; any but a TokenScorer as it is."""
-    return TokenScorer(scorer.distribution, statistics=False) if isinstance(scorer, TokenScorer) else scorer
+def for_columns(readout: Any) -> Any:
+    """Return the readout without the statistics that columns do not hold; any but a TokenReadout as it is."""
+    return TokenReadout(readout.distribution, statistics=False) if isinstance(readout, TokenReadout) else readout
 
 
 def read_model_config(path: str) -> dict[str, Any]:

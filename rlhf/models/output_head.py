@@ -33,7 +33,7 @@ def shape_of(model: nn.Module, batch: MicroBatch) -> LogitShape | None:
 
 
 def computes_all_logits(model: nn.Module, batch: MicroBatch) -> bool:
-    """Return whether a model that was scored has a head whose shape only itself knows. A scorer, for `Backend`."""
+    """Return whether a model has a head whose shape only itself knows. A readout, for `Backend`."""
     module = unwrapped(model)
     return module in known and known[module] is None
 

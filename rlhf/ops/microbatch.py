@@ -91,7 +91,7 @@ class MicroBatch:
         """The column `name`, which must have been computed."""
         value = getattr(self, name)
         if value is None:
-            raise AssertionError(f"the batch has no column {name!r} yet: no scorer of that name is installed")
+            raise AssertionError(f"the batch has no column {name!r} yet: no role computes it")
         return value
 
     def to(self, device: torch.device) -> MicroBatch:

@@ -32,7 +32,7 @@ from rlhf.runtimes.carriers import ObjectStoreCarrier
 from rlhf.runtimes.configs import BackendConfig, OptimizerConfig, Precision
 from rlhf.runtimes.loading import load_model, load_saved, load_whole, rounding_of
 from rlhf.runtimes.memory import HostBuffers, used_bytes
-from rlhf.runtimes.protocols import ModelScorer
+from rlhf.runtimes.protocols import Readout
 from rlhf.runtimes.transport import Carrier
 
 deepspeed_logger.setLevel(logging.ERROR)
@@ -92,11 +92,11 @@ class DeepSpeedBackend:
                 self.engine, *_ = deepspeed.initialize(model=self.model, model_parameters=parameters, config=settings)
         self.engine.to(self.device).train(optimizer is not None)
 
-    def forward(self, batch: MicroBatch, scorer: ModelScorer[OutputsT], *, grad: bool) -> OutputsT:
+    def forward(self, batch: MicroBatch, readout: Readout[OutputsT], *, grad: bool) -> OutputsT:
         if self.model.training != grad:  # an adapter's dropout is for training alone
             self.model.train(grad)
         with torch.set_grad_enabled(grad):
-            return scorer(self.engine, batch.to(self.device))
+            return readout(self.engine, batch.to(self.device))
 
     @contextmanager
     def without_adapter(self) -> Iterator[None]:

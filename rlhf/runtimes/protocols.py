@@ -25,8 +25,8 @@ class EngineDied(RunError):
     """An engine that will never answer again."""
 
 
-class ModelScorer(Protocol[OutputsT_co]):
-    """How a kind of model is asked."""
+class Readout(Protocol[OutputsT_co]):
+    """Outputs of one kind of model, read from a micro-batch."""
 
     def __call__(self, model: nn.Module, batch: MicroBatch) -> OutputsT_co: ...
 
@@ -40,7 +40,7 @@ class Backend(Protocol):
     rounding: float
     """Largest mean absolute difference of a model's outputs, in nats or units of a score, that saving it may make."""
 
-    def forward(self, batch: MicroBatch, scorer: ModelScorer[OutputsT], *, grad: bool) -> OutputsT: ...
+    def forward(self, batch: MicroBatch, readout: Readout[OutputsT], *, grad: bool) -> OutputsT: ...
     def backward(self, loss: Tensor, *, last: bool) -> None:
         """Add the gradient of this rank's share of the loss; the step's gradient is the sum over ranks. `last` on the
         last micro-batch before `step`, on which every rank must agree."""

@@ -58,7 +58,7 @@ class Exactness:
 def measure_exactness(backend: Backend, ask: Callable[..., Any], vocabulary: int) -> Exactness:
     """Score two random rows packed, padded and alone. Every rank calls it, and gets the same.
 
-    `ask` is the model's scorer in training; `vocabulary` the number of token ids the model knows.
+    `ask` is the model's readout in training; `vocabulary` the number of token ids the model knows.
     """
     generator = np.random.default_rng(SEED)
     first, second, other = (

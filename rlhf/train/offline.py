@@ -60,7 +60,7 @@ class Corpus:
         return len(self.units)
 
 
-class ColumnScorer(Protocol):
+class ColumnFunction(Protocol):
     """What is computed of a batch before it is learnt from: the reference's logprobs, KTO's baseline."""
 
     def __call__(self, batch: Batch, mismatched: Sequence[TrainingRow]) -> Mapping[str, Sequence[np.ndarray | None]]:
@@ -77,7 +77,7 @@ class OfflineTrainer:
     config: OfflineTrainConfig
     packing: Packing
     seed: int
-    scorers: Sequence[ColumnScorer] = ()
+    column_functions: Sequence[ColumnFunction] = ()
 
     def fit(self, corpus: Corpus, *, next_step: int = 0) -> Iterator[dict[str, float]]:
         """Train step by step; yields the figures of each, merged over ranks. Every rank must consume all of it."""
@@ -102,11 +102,11 @@ class OfflineTrainer:
         return merge(self.learner.backend.gather(self.learner.evaluate(shard, self.loss))).values()
 
     def batch(self, corpus: Corpus, chosen: Sequence[int], step: int) -> Batch:
-        """Some units of a corpus with all that is scored of them."""
+        """Return some units of a corpus with the columns computed of them."""
         groups = [as_group(corpus.units[i]) for i in chosen]
         batch = deal(groups, step=step, num_minibatches=1, num_epochs=1, packing=self.packing, seed=self.seed)
         mismatched = [corpus.mismatched[i] for i in chosen] if corpus.mismatched else []
-        columns = [scorer(batch, mismatched) for scorer in self.scorers]
+        columns = [function(batch, mismatched) for function in self.column_functions]
         return batch.with_columns([{name: references(column) for name, column in each.items()} for each in columns])
 
 
@@ -133,7 +133,7 @@ def references(column: Sequence[np.ndarray | None]) -> list[Reference]:
     return [Reference(values) for values in column]
 
 
-def score_rows(
+def columns_of_rows(
     learner: Learner,
     rows: Sequence[TrainingRow],
     packing: Packing,
@@ -146,7 +146,7 @@ def score_rows(
         part = rows[start : start + rows_per_batch]
         found: dict[int, np.ndarray] = {}
         dealt = one_minibatch(part, packing)
-        by_pack = dealt.in_pack_order(learner.backend.gather(learner.score(learner.shard(dealt))))
+        by_pack = dealt.in_pack_order(learner.backend.gather(learner.compute_columns(learner.shard(dealt))))
         for pack, flat in zip(dealt.minibatches[0].packs, by_pack, strict=True):
             ends = np.cumsum([row.num_tokens for row in pack.rows])
             found |= {row.group: own for row, own in zip(pack.rows, np.split(flat, ends[:-1]), strict=True)}

@@ -17,8 +17,8 @@ from rlhf.train.stream import RolloutStream
 from rlhf.types import Batch, Group, InputError, Reference, Row, RunError
 
 
-class Scorer(Protocol):
-    async def score(self, batch: Batch) -> Mapping[str, Sequence[Reference]]:
+class ColumnSource(Protocol):
+    async def compute_columns(self, batch: Batch) -> Mapping[str, Sequence[Reference]]:
         """Columns of a batch: one reference per pack."""
 
 
@@ -26,7 +26,7 @@ class LearningRole(Protocol):
     async def update(self, batch: Batch) -> Stats: ...
 
 
-class Policy(Scorer, LearningRole, Protocol):
+class Policy(ColumnSource, LearningRole, Protocol):
     async def assign_credit(self, batch: Batch) -> tuple[Batch, Stats]: ...
 
 
@@ -44,7 +44,7 @@ class TrainConfig:
     """How long and in what portions to train."""
 
     num_steps: int = 100
-    """Training steps: each samples, scores and updates once."""
+    """Training steps: each samples, rewards and updates once."""
     num_minibatches: int = 1
     """Optimiser steps per epoch over a training step's rollouts, which are split by tokens."""
     num_epochs: int = 1
@@ -72,7 +72,7 @@ class OnlineTrainer:
     algorithm: Algorithm
     stream: RolloutStream
     policy: Policy
-    scorers: Sequence[Scorer]
+    column_sources: Sequence[ColumnSource]
     learners: Sequence[LearningRole]
     samplers: Any
     weight_sync: WeightSync
@@ -114,7 +114,7 @@ class OnlineTrainer:
 
     async def step(self, groups: Sequence[Group]) -> Stats:
         batch = self.pack(groups)
-        batch = batch.with_columns(await gather(*(scorer.score(batch) for scorer in self.scorers)))
+        batch = batch.with_columns(await gather(*(source.compute_columns(batch) for source in self.column_sources)))
         batch, stats = await self.policy.assign_credit(batch)
         results = await gather(*(role.update(batch) for role in self.learners))
         self.stream.admit(await self.weight_sync.push(self.policy, self.samplers))
@@ -127,7 +127,7 @@ class OnlineTrainer:
     def pack(self, groups: Sequence[Group]) -> Batch:
         """Survivors that are trained on, as a batch: references and scalars."""
         return deal(
-            [row_group(group, self.algorithm.score_group(group)) for group in groups],
+            [row_group(group, self.algorithm.group_advantages(group)) for group in groups],
             step=self.next_step,
             num_minibatches=self.config.num_minibatches,
             num_epochs=self.config.num_epochs,
@@ -150,10 +150,10 @@ class OnlineTrainer:
             )
 
 
-def row_group(group: Group, scores: Sequence[float]) -> RowGroup:
-    """The trained survivors of a group, with their scores."""
+def row_group(group: Group, advantages: Sequence[float]) -> RowGroup:
+    """The trained survivors of a group, each with what `Algorithm.group_advantages` gives it."""
     rows = []
-    for index, score in zip(group.survivors, scores, strict=True):
+    for index, advantage in zip(group.survivors, advantages, strict=True):
         info = group.infos[index]
         if info.trained:
             rows.append(
@@ -162,7 +162,7 @@ def row_group(group: Group, scores: Sequence[float]) -> RowGroup:
                     index=index,
                     num_tokens=info.num_tokens,
                     num_loss_tokens=info.num_loss_tokens,
-                    score=score,
+                    score=advantage,
                 )
             )
     return RowGroup(rows=group.rollouts, scalars=tuple(rows))

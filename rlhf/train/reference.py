@@ -55,7 +55,7 @@ class LiveReference:
 
     def __call__(self, batch: Batch, mismatched: Sequence[TrainingRow]) -> Mapping[str, Sequence[np.ndarray | None]]:
         with self.off():
-            mine = self.learner.score(self.learner.shard(batch))
+            mine = self.learner.compute_columns(self.learner.shard(batch))
         return {LOGPROBS: batch.of_rank(mine, self.learner.backend.rank, self.learner.backend.num_ranks)}
 
 
@@ -73,7 +73,7 @@ class KLBaseline:
         backend = self.learner.backend
         asked = one_minibatch(mismatched, self.packing)
         theirs = self.reference(asked, ())[LOGPROBS] if self.reference else None
-        mine = asked.of_rank(self.learner.score(self.learner.shard(asked)), backend.rank, backend.num_ranks)
+        mine = asked.of_rank(self.learner.compute_columns(self.learner.shard(asked)), backend.rank, backend.num_ranks)
         differences = [0.0] * len(mine)
         for i, policy in enumerate(mine):
             if policy is not None:

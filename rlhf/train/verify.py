@@ -47,7 +47,7 @@ def as_manifest(verified: Verified | None) -> dict[str, Any]:
 def verify_saved(folder: Path, backend: Backend, ask: Callable[..., Any], token_ids: Sequence[int]) -> Verified:
     """Load what was saved in `folder`, on rank 0's host memory, and compare it with the model on a probe row.
 
-    `ask` is the model's scorer in training; the loaded model runs transformers' own forward pass. Every rank calls it.
+    `ask` is the model's readout in training; the loaded model runs transformers' own forward pass. Every rank calls it.
     Raises RunError where the two differ by more than rounding gives.
     """
     ids = np.array(token_ids[:PROBE_TOKENS], dtype=np.int32)

@@ -72,8 +72,8 @@ LAYOUTS = [(3, True, 64), (3, False, 4096), (2, True, 4096), (1, False, 120)]
 
 
 def train_on_rank(model: str, head: Head, config: BackendConfig, algorithm: Any, corpus: Corpus) -> dict[str, Any]:
-    from rlhf.models.causal_lm import SamplingDistribution, TokenScorer
-    from rlhf.models.score_model import ScoreScorer
+    from rlhf.models.causal_lm import SamplingDistribution, TokenReadout
+    from rlhf.models.score_model import ScoreReadout
     from rlhf.runtimes.buckets import unpack
     from rlhf.runtimes.deepspeed_backend import DeepSpeedBackend
     from rlhf.train.batching import packing_of
@@ -83,8 +83,8 @@ def train_on_rank(model: str, head: Head, config: BackendConfig, algorithm: Any,
 
     optimizer = OptimizerConfig(lr=LR, eps=EPS)
     backend = DeepSpeedBackend(model, config, optimizer, head)
-    scorer = ScoreScorer() if head is Head.score else TokenScorer(SamplingDistribution())
-    learner = Learner(backend, scorer, packed=config.packed)
+    readout = ScoreReadout() if head is Head.score else TokenReadout(SamplingDistribution())
+    learner = Learner(backend, readout, packed=config.packed)
     packing = packing_of(config, backend.num_ranks)
     trainer = OfflineTrainer(
         learner=learner,
@@ -93,7 +93,7 @@ def train_on_rank(model: str, head: Head, config: BackendConfig, algorithm: Any,
         config=OfflineTrainConfig(num_steps=NUM_STEPS, rows_per_step=ROWS_PER_STEP),
         packing=packing,
         seed=SEED,
-        scorers=[KLBaseline(learner, packing, None)] if corpus.mismatched else [],
+        column_functions=[KLBaseline(learner, packing, None)] if corpus.mismatched else [],
     )
     figures = list(trainer.fit(corpus))
     weights = {name: p.float().numpy().copy() for bucket in backend.weights(50_000) for name, p in unpack(bucket)}

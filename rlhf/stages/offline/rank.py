@@ -16,10 +16,10 @@ import ray
 
 from rlhf.actors.ray_train import report_checkpoint, run_on_ranks
 from rlhf.algorithms.base import Loss
-from rlhf.models.causal_lm import SamplingDistribution, TokenScorer
+from rlhf.models.causal_lm import SamplingDistribution, TokenReadout
 from rlhf.models.heads import Head
 from rlhf.models.neftune import NEFTune
-from rlhf.models.score_model import ScoreScorer
+from rlhf.models.score_model import ScoreReadout
 from rlhf.offline_config import OfflineConfig
 from rlhf.stages.offline.samples import compare_samples, write_samples
 from rlhf.stages.tracking import metrics_log
@@ -28,7 +28,7 @@ from rlhf.train.batching import packing_of
 from rlhf.train.checkpoint import TRAINER, committing_together
 from rlhf.train.layout import Layout, layout_of
 from rlhf.train.learner import Learner
-from rlhf.train.offline import ColumnScorer, Corpus, OfflineTrainer, score_rows
+from rlhf.train.offline import ColumnFunction, Corpus, OfflineTrainer, columns_of_rows
 from rlhf.train.reference import (
     KLBaseline,
     LiveReference,
@@ -127,8 +127,8 @@ class OfflineRank:
     def __init__(self, job: OfflineJob, backend: DeepSpeedBackend) -> None:
         self.job, self.config, self.backend = job, job.config, backend
         self.folder, self.corpora = RunFolder(job.root), ray.get(job.corpora)
-        scorer = ScoreScorer() if job.head is Head.score else TokenScorer(SamplingDistribution())
-        self.noise = NEFTune[Any](scorer, self.config.neftune_alpha, self.config.seed)
+        readout = ScoreReadout() if job.head is Head.score else TokenReadout(SamplingDistribution())
+        self.noise = NEFTune[Any](readout, self.config.neftune_alpha, self.config.seed)
         layout = self.choose_layout()
         self.packing = packing_of(replace(self.config.backend, packed=layout.packed), backend.num_ranks)
         self.learner = Learner(backend, self.noise, packed=layout.packed)
@@ -156,7 +156,7 @@ class OfflineRank:
         """Train, from the first rank's `newest` checkpoint on if there is one."""
         next_step, figures = self.load(newest)
         if self.job.reference:
-            self.trainer.scorers = self.read_reference(self.job.reference, fresh=next_step == 0)
+            self.trainer.column_functions = self.read_reference(self.job.reference, fresh=next_step == 0)
         num_steps = self.config.train.steps_over(len(self.corpora.train))
         self.noise.step = next_step
         # What was measured before the first step is measured again where no checkpoint came after it.
@@ -256,7 +256,7 @@ class OfflineRank:
             self.job.save_beside(folder)
         return SavedModel(verified=verified, records=record(files_in(folder)) if self.is_first else {})
 
-    def read_reference(self, config: ReferenceConfig, *, fresh: bool) -> list[ColumnScorer]:
+    def read_reference(self, config: ReferenceConfig, *, fresh: bool) -> list[ColumnFunction]:
         """Where the columns of the reference come from. Precomputed ones are kept in the run folder."""
         live = None
         if config.mode is ReferenceMode.live:
@@ -269,15 +269,15 @@ class OfflineRank:
                 reference = self.live_reference(config, fresh=fresh)
                 with reference.off():
                     size = config.rows_per_batch
-                    logprobs = score_rows(reference.learner, rows, self.packing, rows_per_batch=size)
+                    logprobs = columns_of_rows(reference.learner, rows, self.packing, rows_per_batch=size)
                 if self.is_first:
                     store(folder, rows, logprobs, self.job.manifest)
             train, *others = with_reference(corpora, logprobs)
             self.corpora = Corpora(train=train, held_out=dict(zip(self.corpora.held_out, others, strict=True)))
-        scorers: list[ColumnScorer] = [live] if live else []
+        column_functions: list[ColumnFunction] = [live] if live else []
         if self.corpora.train.mismatched:
-            scorers.append(KLBaseline(self.learner, self.packing, live))
-        return scorers
+            column_functions.append(KLBaseline(self.learner, self.packing, live))
+        return column_functions
 
     def live_reference(self, config: ReferenceConfig, *, fresh: bool) -> LiveReference:
         """The model that is the reference: the policy itself before its first step, or with its adapter off."""
@@ -292,8 +292,8 @@ class OfflineRank:
         frozen = DeepSpeedBackend(path, self.config.backend, None, rope=rope)
         # One layout for both: what the policy's rows cannot have is refused here.
         laid_out = replace(self.config.backend, packed=self.learner.packed)
-        layout_of(laid_out, "reference", path, frozen, self.learner.scorer)
-        return LiveReference(Learner(frozen, self.learner.scorer, packed=self.learner.packed))
+        layout_of(laid_out, "reference", path, frozen, self.learner.readout)
+        return LiveReference(Learner(frozen, self.learner.readout, packed=self.learner.packed))
 
 
 def is_due(num_steps: int, every: int | None) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 
 from rlhf.data.split import prompt_groups
 from rlhf.evaluation.preference import preference_report, reliability_plot
-from rlhf.train.offline import score_rows
+from rlhf.train.offline import columns_of_rows
 
 if TYPE_CHECKING:
     from rlhf.stages.offline.rank import OfflineRank
@@ -24,7 +24,7 @@ def report_on_rank(rank: OfflineRank) -> dict[str, float]:
     lines = []
     for name, corpus in rank.corpora.held_out.items():
         rows = [row for pair in corpus.units for row in pair]
-        columns = score_rows(rank.learner, rows, rank.packing, rows_per_batch=ROWS_PER_BATCH)
+        columns = columns_of_rows(rank.learner, rows, rank.packing, rows_per_batch=ROWS_PER_BATCH)
         scores = np.array([column.sum() for column in columns], dtype=np.float64).reshape(-1, 2)
         lengths = np.array([row.num_tokens for row in rows]).reshape(-1, 2)
         graded = np.array([row.score for row in rows]).reshape(-1, 2)

@@ -38,13 +38,15 @@ Logprobs = list[np.ndarray]
 
 
 def plan_roles(config: CompareConfig) -> Plan:
-    """Engines with the judge, and the ranks that score what was said; one works after the other."""
+    """Engines with the judge, and the ranks that compute the logprobs of what was said; one works after the other."""
     return jobs.plan_roles(config).only("sampler", "reward", "policy")
 
 
 def run(config: CompareConfig) -> Artifact | None:
-    """Sample, score and report, or with `dry_run` only check. Raises InputError before Ray starts where the input is
-    wrong."""
+    """Sample, compute logprobs and report, or with `dry_run` only check.
+
+    Raises InputError before Ray starts where the input is wrong.
+    """
     config = as_first_started(config)
     asked = {name: prepare(replace(config, model=folder)) for name, folder in config.policies.items()}
     read_model_config(config.model)
@@ -69,10 +71,10 @@ def compare(config: CompareConfig, asked: Mapping[str, Job], plan: Plan, report:
     """Sample one policy after the other, and commit what there is to say of them."""
     groups = {name: sample_policy(job, plan.only("sampler", "reward")) for name, job in asked.items()}
     batches = {name: as_batch(config, said) for name, said in groups.items()}
-    scored = score(config, asked, plan.only("policy"), batches)
+    logprobs = compute_logprobs(config, asked, plan.only("policy"), batches)
     figures = {}
     for name, model in config.policies.items():
-        nats, prompts = divergence(batches[name], *scored[name])
+        nats, prompts = divergence(batches[name], *logprobs[name])
         figures[name] = measure_policy(config, model, groups[name], nats, prompts)
     shown = {name: said[: config.success.num_shown] for name, said in groups.items()}
     texts = {
@@ -106,12 +108,12 @@ def as_batch(config: CompareConfig, groups: Sequence[Group]) -> Batch:
     return Batch(step=0, minibatches=(minibatch(rows, packing),), order=(0,))
 
 
-def score(
+def compute_logprobs(
     config: CompareConfig, asked: Mapping[str, Job], plan: Plan, batches: Mapping[str, Batch]
 ) -> dict[str, tuple[Logprobs, Logprobs]]:
     """By policy: its own logprobs of what it said, and the reference's, both under the distribution it sampled from.
 
-    A model is loaded once for all that it scores under the same temperature and banned tokens.
+    A model is loaded once for everything it computes under the same temperature and banned tokens.
     """
     names_of: dict[tuple[str, SamplingDistribution], list[str]] = {}
     for name, job in asked.items():
@@ -119,26 +121,26 @@ def score(
             names_of.setdefault((model, job.distribution), []).append(name)
     found: dict[tuple[str, str], Logprobs] = {}
     for (model, _), names in names_of.items():
-        CONSOLE.print(f"scoring by {model}", soft_wrap=True)
+        CONSOLE.print(f"logprobs by {model}", soft_wrap=True)
         with reserved(plan, config.placement.timeout_s) as bundles:
             job, said = asked[names[0]], [batches[name] for name in names]
-            columns = asyncio.run(score_on_ranks(job, model, plan, bundles, said))
+            columns = asyncio.run(logprobs_on_ranks(job, model, plan, bundles, said))
         found |= {(model, name): column for name, column in zip(names, columns, strict=True)}
     return {name: (found[config.policies[name], name], found[config.model, name]) for name in asked}
 
 
-async def score_on_ranks(
+async def logprobs_on_ranks(
     job: Job, model: str, plan: Plan, bundles: Bundles, batches: Sequence[Batch]
 ) -> list[Logprobs]:
     role = ModelRole(Spawner(plan, bundles, Clock())("policy", LearnerWorker), "logprobs", Clock())
     spec = LearnerSpec(model_path=model, backend=job.config.backend, optimizer=None, distribution=job.distribution)
     await started([role.start(spec)], job.config.placement)
     await role.use_layout(choose_layout(laid_out(job.config.backend), {"policy": role.measured}))
-    return [fetch((await role.score(batch))["logprobs"]) for batch in batches]
+    return [fetch((await role.compute_columns(batch))["logprobs"]) for batch in batches]
 
 
 def laid_out(config: BackendConfig) -> BackendConfig:
-    """Rollouts are in packs before any of the models that score them is loaded: padded, unless packed is asked for."""
+    """Rollouts are in packs before any of the models that read them is loaded: padded, unless packed is asked for."""
     return replace(config, packed=bool(config.packed))
 
 

@@ -65,7 +65,7 @@ class Roles:
 
     @property
     def models(self) -> dict[str, ModelRole]:
-        """Models that score micro-batches."""
+        """Models that compute columns of micro-batches."""
         roles = {"policy": self.policy, "reference": self.reference, "critic": self.critic}
         return {name: role for name, role in roles.items() if role is not None}
 
@@ -221,11 +221,11 @@ def with_transport(job: Job) -> Job:
 def assemble(
     job: Job, roles: Roles, stream: RolloutStream, clock: Clock, next_step: int, callbacks: list[Callback], stop: Stop
 ) -> OnlineTrainer:
-    """The loop with what this run scores, learns and reports. Transport and layout of rows are chosen by then."""
+    """Return the loop with the roles and the callbacks of this run. Transport and layout of rows are chosen by then."""
     config = job.config
     # With one optimiser step per batch the update's own forward is the old policy.
     reads_old = config.train.updates_per_step > 1 or config.algorithm.reads_old_logprobs
-    asked = (roles.policy if reads_old else None, roles.reference, roles.critic)
+    sources = (roles.policy if reads_old else None, roles.reference, roles.critic)
     transport = config.weight_sync.transport
     assert transport is not None, "with_transport comes first"
     return OnlineTrainer(
@@ -235,7 +235,7 @@ def assemble(
         algorithm=job.algorithm,
         stream=stream,
         policy=roles.policy,
-        scorers=[role for role in asked if role is not None],
+        column_sources=[role for role in sources if role is not None],
         learners=list(roles.learners.values()),
         samplers=roles.samplers,
         weight_sync=BucketSync(

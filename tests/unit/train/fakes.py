@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from rlhf.algorithms.base import TokenOutputs
-from rlhf.models.causal_lm import SamplingDistribution, TokenScorer
+from rlhf.models.causal_lm import SamplingDistribution, TokenReadout
 from rlhf.models.heads import Head
 from rlhf.ops.microbatch import MicroBatch
 from rlhf.runtimes.buckets import Bucket
@@ -23,7 +23,7 @@ from rlhf.types import Failure, Group, Prompt, Reference, Rollout, RolloutInfo, 
 
 T = TypeVar("T")
 VOCAB, LONGEST = 13, 32
-SCORER = TokenScorer(SamplingDistribution(temperature=0.8))
+READOUT = TokenReadout(SamplingDistribution(temperature=0.8))
 PACKING = Packing(max_tokens=40, packed=True, num_ranks=1)
 
 
@@ -59,10 +59,10 @@ class FakeBackend:
         self.skipped: set[int] = set()
         """Steps that find their gradient not finite."""
 
-    def forward(self, batch: MicroBatch, scorer: TokenScorer, *, grad: bool) -> TokenOutputs:
+    def forward(self, batch: MicroBatch, readout: TokenReadout, *, grad: bool) -> TokenOutputs:
         self.forwards.append(batch)
         with torch.set_grad_enabled(grad):
-            return scorer(self.model, batch)
+            return readout(self.model, batch)
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
         self.lasts.append(last)

@@ -7,10 +7,10 @@ import pytest
 
 from rlhf.train.batching import Packing
 from rlhf.train.learner import Learner
-from rlhf.train.offline import Corpus, one_minibatch, score_rows
+from rlhf.train.offline import Corpus, columns_of_rows, one_minibatch
 from rlhf.train.reference import KLBaseline, LiveReference, ReferenceConfig, rows_of, store, stored, with_reference
 from rlhf.types import InputError
-from tests.unit.train.fakes import PACKING, SCORER, FakeBackend, TinyModel, row_logprobs, supervised_rows
+from tests.unit.train.fakes import PACKING, READOUT, FakeBackend, TinyModel, row_logprobs, supervised_rows
 
 
 def corpora() -> list[Corpus]:
@@ -21,8 +21,8 @@ def corpora() -> list[Corpus]:
 
 def test_stored_logprobs_come_back_to_their_rows(tmp_path: Path) -> None:
     rows = rows_of(corpora())
-    learner = Learner(FakeBackend(), SCORER, packed=True)
-    logprobs = score_rows(learner, rows, PACKING, rows_per_batch=4)
+    learner = Learner(FakeBackend(), READOUT, packed=True)
+    logprobs = columns_of_rows(learner, rows, PACKING, rows_per_batch=4)
     assert stored(tmp_path / "reference", rows) is None
     store(tmp_path / "reference", rows, logprobs, {"parents": []})
     found = stored(tmp_path / "reference", rows)
@@ -55,11 +55,11 @@ def test_the_baseline_is_the_mean_log_ratio_of_mismatched_rows_and_not_negative(
 ) -> None:
     policy, reference = (TinyModel(seed) for seed in seeds)
     rows = supervised_rows(5, 7)
-    learner = Learner(FakeBackend(model=policy), SCORER, packed=True)
-    frozen = LiveReference(Learner(FakeBackend(model=reference), SCORER, packed=True))
+    learner = Learner(FakeBackend(model=policy), READOUT, packed=True)
+    frozen = LiveReference(Learner(FakeBackend(model=reference), READOUT, packed=True))
     mismatched = rows
     if not live:
-        columns = score_rows(frozen.learner, rows, PACKING, rows_per_batch=3)
+        columns = columns_of_rows(frozen.learner, rows, PACKING, rows_per_batch=3)
         (known,) = with_reference([Corpus(units=[], mismatched=rows)], columns)
         mismatched = list(known.mismatched)
     batch = one_minibatch(rows, Packing(max_tokens=50, packed=True, num_ranks=1))

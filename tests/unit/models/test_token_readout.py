@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from rlhf.models.causal_lm import SamplingDistribution, TokenScorer
+from rlhf.models.causal_lm import SamplingDistribution, TokenReadout
 from rlhf.ops.microbatch import MicroBatch
 
 PLAIN = SamplingDistribution()
@@ -38,14 +38,14 @@ def make_rows(seed: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
     return ids, masks
 
 
-def score(
+def read_outputs(
     model: nn.Module, distribution: SamplingDistribution, rows: list[int], packed: bool
 ) -> tuple[np.ndarray, ...]:
     """Flat logprobs and entropies, and the gradient of the logprobs' sum."""
     ids, masks = make_rows(0)
     batch = MicroBatch.from_rows([ids[i] for i in rows], [masks[i] for i in rows], [0.0] * len(rows), {}, packed=packed)
     model.zero_grad()
-    outputs = TokenScorer(distribution)(model, batch)
+    outputs = TokenReadout(distribution)(model, batch)
     outputs.logprobs.sum().backward()
     gradient = torch.cat([parameter.grad.flatten() for parameter in model.parameters()]).numpy()
     entropy = batch.flatten(outputs.entropy.masked_fill(~batch.loss_mask, 0.0))
@@ -54,9 +54,9 @@ def score(
 
 @pytest.mark.parametrize("distribution", [PLAIN, SHAPED], ids=["plain", "shaped"])
 def test_packed_padded_and_alone_agree(model, distribution):
-    packed = score(model, distribution, [0, 1, 2, 3, 4], packed=True)
-    padded = score(model, distribution, [0, 1, 2, 3, 4], packed=False)
-    alone = [score(model, distribution, [i], packed=True) for i in range(5)]
+    packed = read_outputs(model, distribution, [0, 1, 2, 3, 4], packed=True)
+    padded = read_outputs(model, distribution, [0, 1, 2, 3, 4], packed=False)
+    alone = [read_outputs(model, distribution, [i], packed=True) for i in range(5)]
     by_row = (*(np.concatenate([row[i] for row in alone]) for i in range(2)), sum(row[2] for row in alone))
     assert np.abs(packed[0]).max() > 1
     for one, other, third in zip(packed, padded, by_row, strict=True):
@@ -70,7 +70,7 @@ def test_packed_padded_and_alone_agree(model, distribution):
 def test_logprobs_equal_a_softmax_over_the_model_s_logits(model, distribution):
     ids, masks = make_rows(0)
     for i in range(5):
-        (logprobs, _, _) = score(model, distribution, [i], packed=True)
+        (logprobs, _, _) = read_outputs(model, distribution, [i], packed=True)
         logits = model(input_ids=torch.from_numpy(ids[i].astype(np.int64))[None], use_cache=False).logits[0].detach()
         allowed = [v for v in range(logits.shape[-1]) if v not in distribution.banned_token_ids]
         for t in range(len(ids[i])):
@@ -84,7 +84,7 @@ def test_logprobs_equal_a_softmax_over_the_model_s_logits(model, distribution):
 
 def test_the_empty_batch_goes_through_with_zero_gradient(model):
     model.zero_grad()
-    outputs = TokenScorer(SHAPED)(model, MicroBatch.empty())
+    outputs = TokenReadout(SHAPED)(model, MicroBatch.empty())
     outputs.logprobs.sum().backward()
     assert all((parameter.grad == 0).all() for parameter in model.parameters())
     assert torch.isfinite(outputs.entropy).all()
