@@ -16,7 +16,7 @@ COMMANDS: dict[str, tuple[str, type[OnlineConfig | OfflineConfig]]] = {
     "_sft_": ("sft", SFTRunConfig),
     "_pretrain_": ("sft", SFTRunConfig),
     "_reward_model_": ("reward_model", RewardModelRunConfig),
-    "_dpo_": ("dpo", PreferenceRunConfig),
+    "_dpo_": ("preference", PreferenceRunConfig),
 }
 """The command a recipe is for, by a part of its name; the others are for online training."""
 

@@ -190,7 +190,7 @@ def register() -> None:
     add_schema("online_schema", OnlineConfig)
     add_schema("sft_schema", SFTRunConfig)
     add_schema("reward_model_schema", RewardModelRunConfig)
-    add_schema("dpo_schema", PreferenceRunConfig)
+    add_schema("preference_schema", PreferenceRunConfig)
     add_schema("compare_schema", CompareConfig)
     for name, algorithm in ALGORITHMS.items():
         store.store(group="algorithm", name=name, node=algorithm)

@@ -23,7 +23,7 @@ class StageConfig:
     """A stage: what kind of run, configured how, made from what."""
 
     kind: str = MISSING
-    """What is run: `function`, `sft`, `reward_model`, `preference`, `ppo` or `compare`."""
+    """What is run: `function`, `sft`, `reward_model`, `preference`, `online` or `compare`."""
     overrides: list[str] = field(default_factory=list)
     """Its configuration as the command line takes it: `[experiment=tiny_sft, seed=1]`."""
     needs: dict[str, str] = field(default_factory=dict)

@@ -36,8 +36,8 @@ KINDS = {
     "function": Kind("function_schema", FunctionConfig, "rlhf.pipelines.function_stage:run", None, FILES),
     "sft": Kind("sft", SFTRunConfig, f"{OFFLINE}.sft:run", PLAN_RANKS),
     "reward_model": Kind("reward_model", RewardModelRunConfig, f"{OFFLINE}.reward_model:run", PLAN_RANKS),
-    "preference": Kind("dpo", PreferenceRunConfig, f"{OFFLINE}.preference:run", PLAN_RANKS),
-    "ppo": Kind("online", OnlineConfig, f"{ONLINE}.run:run", f"{ONLINE}.job:plan_roles"),
+    "preference": Kind("preference", PreferenceRunConfig, f"{OFFLINE}.preference:run", PLAN_RANKS),
+    "online": Kind("online", OnlineConfig, f"{ONLINE}.run:run", f"{ONLINE}.job:plan_roles"),
     "compare": Kind("compare", CompareConfig, f"{ONLINE}.compare:run", f"{ONLINE}.compare:plan_roles", REPORT),
 }
 
