@@ -39,7 +39,7 @@ from rlhf.runtimes.configs import OptimizerConfig, SamplerConfig
 from rlhf.runtimes.transport import WeightSyncConfig
 from rlhf.train.checkpoint import CheckpointConfig
 from rlhf.train.online import TrainConfig
-from rlhf.train.run_folder import replaced
+from rlhf.train.run_folder import replace_key
 from rlhf.train.stream import StreamConfig
 from rlhf.types import InputError
 
@@ -245,7 +245,7 @@ def as_plain(config: Any) -> dict[str, Any]:
     """A configuration as JSON can hold it, and as it was given: with ids of the Hub where it has their folders."""
     plain = as_read(config)
     for key, snapshot in (plain.get("hub") or {}).items():
-        plain = replaced(plain, key, snapshot["id"])
+        plain = replace_key(plain, key, snapshot["id"])
     return plain
 
 

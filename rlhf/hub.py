@@ -107,10 +107,10 @@ def download(source: HubId, commit: str | None = None) -> tuple[Path, str]:
     if is_offline_mode() or (revision and COMMIT.fullmatch(revision)):
         folder = cached(source, revision)
         if folder is not None:
-            return chosen(source, folder), folder.name
+            return path_in(source, folder), folder.name
         if is_offline_mode():
             raise InputError(not_cached(source, revision))
-    with explained(source, revision):
+    with explain_errors(source, revision):
         api = HfApi(endpoint=endpoint())
         ask = api.model_info if source.repo_type == "model" else api.dataset_info
         files = ask(source.name, revision=revision, timeout=TIMEOUT_S).siblings
@@ -124,7 +124,7 @@ def download(source: HubId, commit: str | None = None) -> tuple[Path, str]:
                 "or set HF_ENDPOINT to another mirror"
             )
     check_files(source, files_in(folder))
-    return chosen(source, folder), folder.name
+    return path_in(source, folder), folder.name
 
 
 def cached(source: HubId, revision: str | None) -> Path | None:
@@ -141,7 +141,7 @@ def cached(source: HubId, revision: str | None) -> Path | None:
         return None
     names = listed(source, folder)
     if names is None:
-        return folder if source.path is not None and chosen(source, folder).is_file() else None
+        return folder if source.path is not None and path_in(source, folder).is_file() else None
     check_files(source, names)
     check_files(source, files_in(folder))
     return folder
@@ -175,7 +175,7 @@ def snapshot(source: HubId, revision: str | None, *, cached_only: bool = False) 
     )
 
 
-def chosen(source: HubId, folder: Path) -> Path:
+def path_in(source: HubId, folder: Path) -> Path:
     return folder / source.path if source.path else folder
 
 
@@ -230,7 +230,7 @@ def not_cached(source: HubId, revision: str | None) -> str:
 
 
 @contextmanager
-def explained(source: HubId, revision: str | None) -> Iterator[None]:
+def explain_errors(source: HubId, revision: str | None) -> Iterator[None]:
     """A block that asks the Hub; its errors in one sentence."""
     from huggingface_hub import errors
 

@@ -87,10 +87,10 @@ def cuda_of_driver() -> Version | None:
     except OSError:
         return None
     number = ctypes.c_int()
-    return divided(number.value) if driver.cuDriverGetVersion(ctypes.byref(number)) == 0 else None
+    return version_of_number(number.value) if driver.cuDriverGetVersion(ctypes.byref(number)) == 0 else None
 
 
-def divided(number: int) -> Version:
+def version_of_number(number: int) -> Version:
     """CUDA's number of a version, 1000 x major + 10 x minor, as its parts."""
     return number // 1000, number % 1000 // 10
 
@@ -121,8 +121,8 @@ def judge_accelerators(node: str, report: AcceleratorReport) -> list[str]:
     # Within a major version older drivers run what newer toolkits built.
     elif driver is not None and built[0] > driver[0]:
         problems.append(
-            f"torch on node {node} is built for CUDA {shown(built)} and the driver there runs CUDA up to "
-            f"{shown(driver)}: update the driver, or install a torch for CUDA {driver[0]}"
+            f"torch on node {node} is built for CUDA {version_text(built)} and the driver there runs CUDA up to "
+            f"{version_text(driver)}: update the driver, or install a torch for CUDA {driver[0]}"
         )
     if report.engine_for_cpu:
         problems.append(
@@ -132,7 +132,7 @@ def judge_accelerators(node: str, report: AcceleratorReport) -> list[str]:
     return problems
 
 
-def shown(version: Version) -> str:
+def version_text(version: Version) -> str:
     return ".".join(map(str, version))
 
 

@@ -110,8 +110,8 @@ class LearnerWorker:
     def save_pretrained(self, folder: Path, probe: list[int] | None) -> SavedModel:
         """Save the model, and with the token ids of a row see that the folder is the model."""
         self.backend.save_pretrained(folder)
-        verified = None if probe is None else verify_saved(folder, self.backend, self.plain_readout, probe)
-        return SavedModel(verified=verified, records=record(files_in(folder)) if self.backend.rank == 0 else {})
+        verification = None if probe is None else verify_saved(folder, self.backend, self.plain_readout, probe)
+        return SavedModel(verification=verification, records=record(files_in(folder)) if self.backend.rank == 0 else {})
 
 
 def as_returns(columns: list[np.ndarray], summary: Any) -> Any:

@@ -86,10 +86,16 @@ class NodeReport:
 
 
 def examine(
-    node: str, meeting: Path | None, nonce: str, temporary: Path, *, read: Sequence[str] = (), accelerated: bool = False
+    node: str,
+    meeting: Path | None,
+    nonce: str,
+    temporary: Path,
+    *,
+    model_folders: Sequence[str] = (),
+    accelerated: bool = False,
 ) -> NodeReport:
     """This node's report. `meeting` is a folder in the output folder with the driver's `nonce`; None where the run
-    writes nothing. `read` are folders that workers load models from."""
+    writes nothing. `model_folders` are folders that workers load models from."""
     folders = [folder for folder in (*([meeting.parent] if meeting else []), temporary) if folder.is_dir()]
     return NodeReport(
         node=node,
@@ -97,7 +103,7 @@ def examine(
         shm_bytes=shutil.disk_usage(SHARED_MEMORY).total if SHARED_MEMORY.is_dir() else 0,
         free_bytes={str(folder): shutil.disk_usage(folder).free for folder in folders},
         shares_output=meeting is None or sign(meeting, nonce, node),
-        unseen=[folder for folder in read if not Path(folder).is_dir()],
+        unseen=[folder for folder in model_folders if not Path(folder).is_dir()],
         wanted_torch=wanted_torch(),
         accelerators=examine_accelerators() if accelerated else None,
     )

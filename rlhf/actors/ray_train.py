@@ -65,12 +65,12 @@ def run_on_ranks(
         raise why_given_up(error.controller_failure, root) from None
 
 
-def work_on_rank(told: Mapping[str, ray.ObjectRef]) -> None:
+def work_on_rank(references: Mapping[str, ray.ObjectRef]) -> None:
     """Call the function that `run_on_ranks` was given, on a rank.
 
     Raises RunError in place of what a full disk under the run's folder, or one that refuses, raises.
     """
-    function, argument, root = ray.get(told[WORK])
+    function, argument, root = ray.get(references[WORK])
     try:
         function(argument)
     except Exception as error:

@@ -40,8 +40,8 @@ class RewardModelWorker:
         ]
         self.pessimism = spec.pessimism
 
-    def score(self, judged: list[Any]) -> list[float]:
-        return ensemble_scores([model.score(judged) for model in self.models], self.pessimism)
+    def score(self, items: list[Any]) -> list[float]:
+        return ensemble_scores([model.score(items) for model in self.models], self.pessimism)
 
     def memory(self) -> int:
         return peak_memory_bytes()

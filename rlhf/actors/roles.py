@@ -22,7 +22,7 @@ from rlhf.runtimes.transport import Link
 from rlhf.train.artifact import FileRecords
 from rlhf.train.clock import Clock
 from rlhf.train.layout import Exactness, Layout
-from rlhf.train.lease import all_held
+from rlhf.train.lease import hold_all
 from rlhf.train.schedule import learning_rate
 from rlhf.train.sharding import shard_of
 from rlhf.train.stats import Stats, merge
@@ -35,14 +35,14 @@ class ModelRole:
 
     def __init__(self, workers: Workers, column: str, clock: Clock) -> None:
         self.workers, self.column, self.clock = workers, column, clock
-        self.measured: tuple[str, Exactness]
+        self.exactness: tuple[str, Exactness]
         """Its folder, and how exact layouts are, known once it has started."""
 
     async def start(self, spec: LearnerSpec) -> None:
         address = await self.address()
         num_ranks = len(self.workers)
-        measured = await self.workers.start(lambda rank, actor: actor.start.remote(spec, rank, num_ranks, address))
-        self.measured = (spec.model_path, measured[0])
+        exactness = await self.workers.start(lambda rank, actor: actor.start.remote(spec, rank, num_ranks, address))
+        self.exactness = (spec.model_path, exactness[0])
 
     async def use_layout(self, layout: Layout) -> None:
         """Lay rows out so from now on. Before any column is computed; it takes no accelerator."""
@@ -160,7 +160,7 @@ class PolicyRole(LearningRole):
 
     def at_work(self) -> AbstractAsyncContextManager[None]:
         """While it lasts the policy has its accelerators, whatever it is called for."""
-        return self.workers.lease.held(self.workers.phase)
+        return self.workers.lease.hold(self.workers.phase)
 
     async def release_sent(self) -> None:
         """Give back what was kept for the engines, none of which holds any of it now."""
@@ -198,7 +198,7 @@ class SamplerPool:
             await engines()
 
     async def collect(self, prompt: Prompt, epoch: int, requests: Sequence[Sampling]) -> Group:
-        async with all_held(self.leases, self.workers.phase):
+        async with hold_all(self.leases, self.workers.phase):
             rank = min(self.load_of, key=lambda rank: (self.load_of[rank], rank))
             self.load_of[rank] += len(requests)
             try:

@@ -112,9 +112,9 @@ class SamplerWorker:
 def as_judge(worker: Any) -> Judge:
     """A reward model's worker as the rewards see it."""
 
-    async def judge(judged: list[Any]) -> list[float]:
+    async def judge(items: list[Any]) -> list[float]:
         try:
-            return await worker.score.remote(judged)
+            return await worker.score.remote(items)
         except RayActorError as error:
             raise RunError(f"a reward model worker died: {error}") from error
 

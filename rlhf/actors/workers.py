@@ -65,14 +65,14 @@ class Workers:
 
     async def start(self, call: Callable[[int, Any], Awaitable[T]]) -> list[T]:
         """`call` brings each actor up; from then on the role shares its accelerators."""
-        async with self.lease.held(self.phase):
+        async with self.lease.hold(self.phase):
             results = await self.all(call)
             self.lease.admit(self.phase, self)
         return results
 
     async def each(self, call: Callable[[int, Any], Awaitable[T]]) -> list[T]:
         """`call(rank, actor)` for all at once, on their accelerators."""
-        async with self.lease.held(self.phase):
+        async with self.lease.hold(self.phase):
             return await self.all(call)
 
     async def all(self, call: Callable[[int, Any], Awaitable[T]]) -> list[T]:
@@ -100,7 +100,7 @@ class Workers:
         self, method: str, *arguments: Any, from_every_rank: bool = False
     ) -> AsyncIterator[list[Reference]]:
         """What rank 0's generator yields, or with `from_every_rank` each rank's, as references; every rank runs it."""
-        async with self.lease.held(self.phase):
+        async with self.lease.hold(self.phase):
             streams = [
                 getattr(actor, method)
                 .options(num_returns="streaming", _generator_backpressure_num_objects=STREAM_AHEAD)

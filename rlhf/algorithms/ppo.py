@@ -101,7 +101,7 @@ class PPO(KLControl):
         return [info.score.value for info in group.infos if isinstance(info.score, Score)]
 
     def assign_credit(self, batch: MicroBatch) -> MicroBatch:
-        values = batch.chosen(batch.column("values"))
+        values = batch.left_align(batch.column("values"))
         advantages = generalized_advantages(
             self.token_rewards(batch), values, gamma=self.config.gamma, gae_lambda=self.config.gae_lambda
         )
@@ -114,5 +114,5 @@ class PPO(KLControl):
         rewards = torch.where(places == last.unsqueeze(-1), batch.scores.unsqueeze(-1), 0.0)
         if self.config.reads_old_logprobs:
             kl = kl_divergence(batch.column("old_logprobs"), batch.column("ref_logprobs"), self.config.kl_estimator)
-            rewards = rewards - self.kl_coef * batch.chosen(kl)
+            rewards = rewards - self.kl_coef * batch.left_align(kl)
         return rewards

@@ -22,7 +22,7 @@ _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 @contextmanager
-def located(where: str) -> Iterator[None]:
+def errors_at(where: str) -> Iterator[None]:
     """Puts the row's place in front of an `InputError` raised inside."""
     try:
         yield
@@ -30,14 +30,14 @@ def located(where: str) -> Iterator[None]:
         raise InputError(f"{where}: {error}") from error
 
 
-def raise_located(where: str, _row: object, error: InputError) -> None:
+def raise_at(where: str, _row: object, error: InputError) -> None:
     """The strict way with bad rows."""
-    with located(where):
+    with errors_at(where):
         raise error
 
 
 def read_rows(
-    path: str, split: str = DEFAULT_SPLIT, refuse: Refuse = raise_located, *, subset: str | None = None
+    path: str, split: str = DEFAULT_SPLIT, refuse: Refuse = raise_at, *, subset: str | None = None
 ) -> Iterator[tuple[str, Row]]:
     """Yields `(where, row)`: `where` is `path:line` of a JSONL file and `path:row N`, from 1, of anything else.
 

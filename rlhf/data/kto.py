@@ -70,7 +70,7 @@ class KTODataConfig(DialogueDataConfig):
         yield self.completion_key, self.dialogue(row, answer), float(label)
 
 
-def mismatched(rows: Sequence[TrainingRow], seed: int) -> list[TrainingRow]:
+def mismatched_rows(rows: Sequence[TrainingRow], seed: int) -> list[TrainingRow]:
     """Of each row its prompt with the completion of another, none with its own: what KTO's z0 is estimated on.
 
     A completion ends where the row would be longer than the longest of `rows`: nothing is learnt of these, and the KL

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from rlhf.data.arrow import without_padding
 from rlhf.data.fields import BadRow, Defect, Fields
-from rlhf.data.files import Row, raise_located
+from rlhf.data.files import Row, raise_at
 from rlhf.types import InputError
 
 T = TypeVar("T")
@@ -56,7 +56,7 @@ class Quarantine:
 
     def refuse(self, where: str, row: object, error: InputError) -> None:
         if self.bad_rows is BadRows.strict:
-            raise_located(where, row, error)
+            raise_at(where, row, error)
         defect = error.defect if isinstance(error, BadRow) else Defect.malformed
         self.rejects.append(Reject(source=where, defect=defect, reason=str(error), row=row))
 

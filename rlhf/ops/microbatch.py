@@ -113,12 +113,12 @@ class MicroBatch:
         sums = values.new_zeros(self.num_rows + 1)
         return sums.index_add(0, self.row_ids.flatten(), values.flatten())[: self.num_rows]
 
-    def chosen(
+    def left_align(
         self,
         values: Tensor,  # [B, T]
     ) -> Tensor:  # [R, L]
         """The values at each sequence's loss tokens, left-aligned, 0 after the last."""
-        rows, places, longest = self._chosen_places()
+        rows, places, longest = self._loss_token_places()
         dense = values.new_zeros(self.num_rows, longest)
         dense[rows, places] = values[self.loss_mask]
         return dense
@@ -127,13 +127,13 @@ class MicroBatch:
         self,
         dense: Tensor,  # [R, L]
     ) -> Tensor:  # [B, T]
-        """The inverse of `chosen`: 0 where nothing is learnt."""
-        rows, places, _ = self._chosen_places()
+        """The inverse of `left_align`: 0 where nothing is learnt."""
+        rows, places, _ = self._loss_token_places()
         values = dense.new_zeros(self.loss_mask.shape)
         values[self.loss_mask] = dense[rows, places]
         return values
 
-    def _chosen_places(self) -> tuple[Tensor, Tensor, int]:
+    def _loss_token_places(self) -> tuple[Tensor, Tensor, int]:
         """Of each loss token its sequence [N] and its number in it [N]; and the most of any sequence, at least 1."""
         rows = self.row_ids[self.loss_mask]
         counts = torch.bincount(rows, minlength=self.num_rows)

@@ -26,7 +26,7 @@ class Kind:
     """`module:function` of a configuration; it commits an artifact, or with `dry_run` only checks."""
     plan: str | None
     """`module:function` of a configuration: the accelerators it takes. None: none."""
-    made: str = MODEL
+    artifact: str = MODEL
     """Where in its folder is what other stages get."""
 
 

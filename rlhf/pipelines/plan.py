@@ -42,9 +42,9 @@ class Step:
         return KINDS[self.kind_name]
 
     @property
-    def made(self) -> Path:
+    def artifact(self) -> Path:
         """The artifact."""
-        return self.folder / self.kind.made
+        return self.folder / self.kind.artifact
 
     @property
     def reads(self) -> dict[str, str]:
@@ -55,7 +55,7 @@ class Step:
     def with_inputs(self) -> Step:
         """The same with the hashes of all that it reads, which must be there."""
         origins = as_read(self.config).get("hub", {})
-        with located(self.name):
+        with errors_of_stage(self.name):
             hashes = hashes_of(self.reads, {key: origin["commit"] for key, origin in origins.items()})
         return replace(self, config=replace(self.config, inputs=hashes))
 
@@ -66,7 +66,7 @@ class Step:
     @property
     def is_made(self) -> bool:
         """Whether the artifact is there, of this configuration and these inputs."""
-        return (self.made / MANIFEST).is_file() and self.is_of(read_json(self.made / MANIFEST)["config"])
+        return (self.artifact / MANIFEST).is_file() and self.is_of(read_json(self.artifact / MANIFEST)["config"])
 
     @property
     def is_of_another(self) -> bool:
@@ -90,7 +90,7 @@ def step_of(config: PipelineConfig, name: str, conf: Path) -> Step:
     kind, folder = kind_of(config, name), Path(config.output) / name
     needs = [f"++{key}={quoted(made_by(config, need))}" for key, need in stage.needs.items()]
     overrides = [*stage.overrides, *needs, f"output={quoted(str(folder))}"]
-    with located(name):
+    with errors_of_stage(name):
         composed = compose(conf, kind.config_name, overrides, kind.schema)
         if isinstance(composed, RunConfig):
             composed = with_snapshots(composed, made_later=stage.needs)
@@ -114,7 +114,7 @@ def kind_of(config: PipelineConfig, name: str) -> Kind:
 def made_by(config: PipelineConfig, need: str) -> str:
     """The path of what a stage makes, or of a file in there."""
     name, _, file = need.partition("/")
-    return str(Path(config.output, name, kind_of(config, name).made, file))
+    return str(Path(config.output, name, kind_of(config, name).artifact, file))
 
 
 def check_inputs(step: Step) -> None:
@@ -128,7 +128,7 @@ def check_inputs(step: Step) -> None:
 
 
 @contextmanager
-def located(name: str) -> Iterator[None]:
+def errors_of_stage(name: str) -> Iterator[None]:
     """A block whose errors say which stage they are of."""
     try:
         yield

@@ -12,7 +12,7 @@ from typing import Any
 
 from rlhf.pipelines.config import REPLACED
 from rlhf.train.disk import root_of
-from rlhf.train.run_folder import CONFIG, held, replace_file
+from rlhf.train.run_folder import CONFIG, hold_folder, replace_file
 from rlhf.types import InputError
 
 PIPELINE = "pipeline.json"
@@ -78,7 +78,7 @@ def open_pipeline(path: str, stages: Mapping[str, Stage]) -> Iterator[Pipeline]:
     Raises InputError where another process holds it, or it is the folder of a single run.
     """
     root = root_of_pipeline(path)
-    with held(root, path):
+    with hold_folder(root, path):
         before = read_seconds(root / PIPELINE)
         known = {name: replace(stage, **before.get(name, {})) for name, stage in stages.items()}
         pipeline = Pipeline(root, known)

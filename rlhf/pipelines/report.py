@@ -34,7 +34,7 @@ LEGEND = (
 
 def figures_of(step: Step) -> dict[str, Any]:
     """Tokens and figures of a stage, as far as its folder says."""
-    manifest = step.made / MANIFEST
+    manifest = step.artifact / MANIFEST
     return {
         "tokens": training_cost(step.folder)[1],
         "metrics": read_json(manifest).get("metrics", {}) if manifest.is_file() else {},

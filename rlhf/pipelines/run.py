@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rlhf.pipelines.config import PipelineConfig
 from rlhf.pipelines.kinds import load
-from rlhf.pipelines.plan import Step, located, steps_of
+from rlhf.pipelines.plan import Step, errors_of_stage, steps_of
 from rlhf.pipelines.record import Pipeline, Stage, State, open_pipeline, root_of_pipeline, seconds_before
 from rlhf.pipelines.report import figures_of, show_stages, write_report
 from rlhf.stages.console import CONSOLE
@@ -38,10 +38,10 @@ def make(pipeline: Pipeline, step: Step, start_cluster: Callable[[], None]) -> N
     spent = seconds_before(pipeline.stages[name], step.fingerprint)
     pipeline.record(name, fingerprint=step.fingerprint, seconds=spent)
     if step.is_made:
-        with located(name):
-            open_artifact(step.made)
+        with errors_of_stage(name):
+            open_artifact(step.artifact)
         pipeline.record(name, state=State.kept, **figures_of(step))
-        CONSOLE.print(f"{step.made} is kept: configuration and inputs are the same.", soft_wrap=True)
+        CONSOLE.print(f"{step.artifact} is kept: configuration and inputs are the same.", soft_wrap=True)
         return
     if step.is_of_another:
         aside = pipeline.set_aside(name)
@@ -49,7 +49,7 @@ def make(pipeline: Pipeline, step: Step, start_cluster: Callable[[], None]) -> N
     pipeline.record(name, state=State.running)
     start, state = time.perf_counter(), State.stopped
     try:
-        with located(name):
+        with errors_of_stage(name):
             if step.kind.plan is not None:
                 start_cluster()
             load(step.kind.run)(step.config)
@@ -81,5 +81,5 @@ def dry_run(steps: Sequence[Step]) -> None:
         CONSOLE.rule(f"{step.name} ({step.kind_name})", align="left")
         # What was made from other inputs would be set aside first.
         folder = step.folder.with_name(f".new-{step.name}") if step.is_of_another else step.folder
-        with located(step.name):
+        with errors_of_stage(step.name):
             load(step.kind.run)(replace(step.config, dry_run=True, output=str(folder)))

@@ -39,11 +39,11 @@ class Request:
 class RewardProcess(asyncio.Protocol):
     """A child, and the requests it has not answered. It scores the oldest one, so the deadline is that one's alone."""
 
-    def __init__(self, config: RewardConfig, heard: Callable[[Request, Score | Failure], None]) -> None:
+    def __init__(self, config: RewardConfig, on_answer: Callable[[Request, Score | Failure], None]) -> None:
         self.sent: deque[Request] = deque()
         self._config = config
         self._names = " + ".join(_with_options(Path(spec).name, config) for spec in config.functions)
-        self._heard = heard
+        self._on_answer = on_answer
         self._loop = asyncio.get_running_loop()
         self._loaded: asyncio.Future[str | None] = self._loop.create_future()
         self._lost: asyncio.Future[None] = self._loop.create_future()
@@ -118,9 +118,9 @@ class RewardProcess(asyncio.Protocol):
         request = self.sent.popleft()
         self._head_since = self._loop.time()
         if "kind" in message:
-            self._heard(request, Failure(kind=message["kind"], message=message["message"]))
+            self._on_answer(request, Failure(kind=message["kind"], message=message["message"]))
         else:
-            self._heard(request, Score(value=message["value"], parts=message["parts"]))
+            self._on_answer(request, Score(value=message["value"], parts=message["parts"]))
 
     async def ended(self) -> bool:
         """Waits until the child dies or its oldest request runs out of time: True where it was time."""

@@ -67,7 +67,7 @@ class RewardProcesses:
 
     async def _launch(self) -> RewardProcess:
         try:
-            process = RewardProcess(self._config, self._heard)
+            process = RewardProcess(self._config, self._on_answer)
         except OSError as error:
             raise RunError(f"a reward process cannot start: {error}") from error
         self._alive.add(process)
@@ -91,14 +91,14 @@ class RewardProcesses:
             if process.sent:
                 head = process.sent.popleft()
                 self._waiting.extendleft(reversed(process.sent))
-                self._heard(head, failure)
+                self._on_answer(head, failure)
             try:
                 process = await self._launch()
             except RunError as error:
                 self._refuse(f"cannot go on: {error}")
                 return
 
-    def _heard(self, request: Request, result: Score | Failure) -> None:
+    def _on_answer(self, request: Request, result: Score | Failure) -> None:
         """Passes an answer on, or sends the request to the back of the queue for another attempt."""
         self._deal_soon()
         request.num_attempts += 1

@@ -21,7 +21,7 @@ CALLS_IN_FLIGHT = 2
 
 @dataclass(slots=True, eq=False)
 class Question:
-    judged: list[Any]
+    items: list[Any]
     answer: asyncio.Future[list[float] | Failure]
 
 
@@ -69,7 +69,7 @@ class ModelReward:
             result: list[float] | Failure
             try:
                 async with asyncio.timeout(self._config.model_timeout_s):
-                    result = await judge(question.judged)
+                    result = await judge(question.items)
             except TimeoutError:
                 message = self._says(
                     f"no score within reward.model_timeout_s={self._config.model_timeout_s:g}; add copies by "

@@ -16,7 +16,7 @@ from rlhf.overrides import as_overrides, quoted
 from rlhf.paths import PATHS
 from rlhf.stages.console import CONSOLE
 from rlhf.stages.snapshots import sources_of
-from rlhf.stages.template_date import dated
+from rlhf.stages.template_date import with_template_date
 from rlhf.sweeps.config import SweepRunConfig
 from rlhf.sweeps.grid import grid, parse
 from rlhf.sweeps.record import Member, State, open_sweep, root_of_sweep
@@ -34,7 +34,9 @@ def run(arguments: Sequence[str], repository: Path) -> None:
     members, configs = plan_members(conf, [argument for argument in arguments if argument not in own])
     root = Path(configs[members[0].name].output).parent
     for member in members:
-        check_config(root / member.name / CONFIG, str(root / member.name), as_plain(dated(configs[member.name])))
+        check_config(
+            root / member.name / CONFIG, str(root / member.name), as_plain(with_template_date(configs[member.name]))
+        )
         CONSOLE.print(f"member {member.name}", soft_wrap=True)
     if configs[members[0].name].dry_run:
         check_free(root_of_sweep(str(root)), str(root))

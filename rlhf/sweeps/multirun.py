@@ -29,18 +29,18 @@ class SweepCallback(Callback):
     """What Hydra calls around a multirun; `conf/` names it. Hydra swallows exceptions of callbacks, not exits."""
 
     def __init__(self) -> None:
-        self.held = ExitStack()
+        self.stack = ExitStack()
 
     @in_one_sentence
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Name the members, and hold the sweep's folder while they run."""
         params: Mapping[str, Any] = config.hydra.sweeper.params or {}
         members = grid([*(f"{key}={value}" for key, value in params.items()), *config.hydra.overrides.task])
-        self.held.enter_context(open_sweep(expand_home("output", config.output), members))
+        self.stack.enter_context(open_sweep(expand_home("output", config.output), members))
 
     @in_one_sentence
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        with self.held:
+        with self.stack:
             sweep = read_sweep(Path(expand_home("output", config.output)).resolve())
             # A script that trains nothing has members only in the grid.
             if sweep.having(State.waiting) != sweep.members:

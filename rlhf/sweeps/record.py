@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf.train.disk import root_of
-from rlhf.train.run_folder import CONFIG, held, replace_file
+from rlhf.train.run_folder import CONFIG, hold_folder, replace_file
 from rlhf.types import InputError
 
 SWEEP = "sweep.json"
@@ -75,12 +75,12 @@ def read_sweep(root: Path) -> Sweep:
     file = root / SWEEP
     try:
         members = json.loads(file.read_text(encoding="utf-8"))["members"]
-        return Sweep(root, [Member(**restored(member)) for member in members])
+        return Sweep(root, [Member(**restore_member(member)) for member in members])
     except (ValueError, TypeError, KeyError):
         raise InputError(f"{file}: it is not the record of a sweep; name a new or empty folder") from None
 
 
-def restored(member: dict[str, Any]) -> dict[str, Any]:
+def restore_member(member: dict[str, Any]) -> dict[str, Any]:
     return {**member, "overrides": tuple(member["overrides"]), "state": State(member["state"])}
 
 
@@ -91,7 +91,7 @@ def open_sweep(path: str, members: Sequence[Member]) -> Iterator[Sweep]:
     Raises InputError where another process holds it, or it is the folder of a single run.
     """
     root = root_of_sweep(path)
-    with held(root, path):
+    with hold_folder(root, path):
         before = {member.name: member for member in read_sweep(root).members} if (root / SWEEP).is_file() else {}
         sweep = Sweep(
             root,

@@ -55,7 +55,10 @@ def committing(folder: Path, manifest: Mapping[str, Any], records: FileRecords |
     try:
         staging.mkdir(parents=True)
         yield staging
-        files = {str(Path(name).relative_to(staging)): each for name, each in recorded(staging, records or {}).items()}
+        files = {
+            str(Path(name).relative_to(staging)): each
+            for name, each in complete_records(staging, records or {}).items()
+        }
         contents = without_nan({**manifest, "files": files})
         (staging / MANIFEST).write_text(json.dumps(contents, indent=1, allow_nan=False), encoding="utf-8")
         sync(staging / MANIFEST)
@@ -89,7 +92,7 @@ async def off_loop(manager: AbstractContextManager[T]) -> AsyncIterator[T]:
         await asyncio.to_thread(manager.__exit__, None, None, None)
 
 
-def recorded(staging: Path, known: FileRecords) -> FileRecords:
+def complete_records(staging: Path, known: FileRecords) -> FileRecords:
     """Records of all files in a folder, in the order of their names; those that are not known yet are made."""
     paths = files_in(staging)
     made = record([path for path in paths if known.get(str(path), {}).get("size") != path.stat().st_size])

@@ -95,7 +95,7 @@ class Checkpointer:
         records: FileRecords = {}
         async with off_loop(committing(target, manifest, records)) as staging:
             model = await self.write_model(self.learners[POLICY], staging, self.probe if self.config.verify else None)
-            manifest |= as_manifest(model.verified)
+            manifest |= as_manifest(model.verification)
             records |= model.records
             for name, role in self.learners.items():
                 records |= await role.save(staging / TRAINER / name)
@@ -116,7 +116,7 @@ class Checkpointer:
         records: FileRecords = {}
         async with off_loop(committing(target, manifest, records)) as staging:
             model = await self.write_model(role, staging, self.probe)
-            manifest |= as_manifest(model.verified)
+            manifest |= as_manifest(model.verification)
             records |= model.records
 
     async def write_model(self, role: SavedRole, folder: Path, probe: Sequence[int] | None) -> SavedModel:

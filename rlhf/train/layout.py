@@ -68,14 +68,18 @@ def measure_exactness(backend: Backend, ask: Callable[..., Any], vocabulary: int
     def states(rows: Sequence[np.ndarray], *, packed: bool, ask: Callable[..., Any] = ask) -> list[Tensor]:
         masks = [np.arange(len(row)) > 0 for row in rows]
         micro = MicroBatch.from_rows(rows, masks, [0.0] * len(rows), {}, packed=packed)
-        found = backend.forward(micro, HiddenStates(ask), grad=False).cpu()
-        return [found[micro.row_ids == i] for i in range(len(rows))]
+        actual = backend.forward(micro, HiddenStates(ask), grad=False).cpu()
+        return [actual[micro.row_ids == i] for i in range(len(rows))]
 
     alone = [states([row], packed=True, ask=plainly)[0] for row in (first, second)]
     packed = states([first, second], packed=True)
     padded = states([first, second], packed=False)
     behind_other = states([other, second], packed=True)[1]
-    mine = (largest(padded, alone), largest(packed, alone), largest([packed[1]], [behind_other]))
+    mine = (
+        largest_difference(padded, alone),
+        largest_difference(packed, alone),
+        largest_difference([packed[1]], [behind_other]),
+    )
     over_ranks = [max(values) for values in zip(*backend.gather(mine), strict=True)]
     micro = MicroBatch.from_rows([first], [np.arange(len(first)) > 0], [0.0], {}, packed=False)
     all_logits = backend.forward(micro, computes_all_logits, grad=False)
@@ -87,9 +91,9 @@ def plainly(model: torch.nn.Module, batch: MicroBatch) -> None:
     model(input_ids=batch.token_ids)
 
 
-def largest(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+def largest_difference(actual: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
     """Over all tokens; NaN counts as infinite."""
-    shares = [(a - b).norm(dim=-1) / b.norm(dim=-1).clamp_min(1e-12) for a, b in zip(found, expected, strict=True)]
+    shares = [(a - b).norm(dim=-1) / b.norm(dim=-1).clamp_min(1e-12) for a, b in zip(actual, expected, strict=True)]
     return float(torch.cat(shares).nan_to_num(nan=torch.inf).max())
 
 
@@ -124,13 +128,13 @@ def choose_layout(config: BackendConfig, models: Mapping[str, tuple[str, Exactne
         return Layout(packed=False, notes=notes)
     for role, (path, measured) in models.items():
         if not measured.packed_is_exact(config.precision):
-            found = (
+            reason = (
                 f"model {path!r} ({role}) scores rows that lie end to end otherwise than rows alone (hidden states "
                 f"differ by {max(measured.packed, measured.leak):.1%} of their norm)"
             )
             if config.packed:
-                raise InputError(f"backend.packed=true: {found}; set backend.packed=false, or null to have it chosen")
-            return Layout(packed=False, notes=(f"rows are padded: {found}", *notes))
+                raise InputError(f"backend.packed=true: {reason}; set backend.packed=false, or null to have it chosen")
+            return Layout(packed=False, notes=(f"rows are padded: {reason}", *notes))
     return Layout(packed=True, notes=notes)
 
 

@@ -49,7 +49,7 @@ class Corpus:
     """What is learnt from, or held out."""
 
     units: Sequence[Unit]
-    mismatched: Sequence[TrainingRow] = ()
+    mismatched_rows: Sequence[TrainingRow] = ()
     """KTO: of each unit its prompt with the completion of another."""
 
     @classmethod
@@ -63,7 +63,9 @@ class Corpus:
 class ColumnFunction(Protocol):
     """What is computed of a batch before it is learnt from: the reference's logprobs, KTO's baseline."""
 
-    def __call__(self, batch: Batch, mismatched: Sequence[TrainingRow]) -> Mapping[str, Sequence[np.ndarray | None]]:
+    def __call__(
+        self, batch: Batch, mismatched_rows: Sequence[TrainingRow]
+    ) -> Mapping[str, Sequence[np.ndarray | None]]:
         """Columns, each with an array per pack in the order of the batch; None for other ranks' packs."""
 
 
@@ -105,8 +107,8 @@ class OfflineTrainer:
         """Return some units of a corpus with the columns computed of them."""
         groups = [as_group(corpus.units[i]) for i in chosen]
         batch = deal(groups, step=step, num_minibatches=1, num_epochs=1, packing=self.packing, seed=self.seed)
-        mismatched = [corpus.mismatched[i] for i in chosen] if corpus.mismatched else []
-        columns = [function(batch, mismatched) for function in self.column_functions]
+        mismatched_rows = [corpus.mismatched_rows[i] for i in chosen] if corpus.mismatched_rows else []
+        columns = [function(batch, mismatched_rows) for function in self.column_functions]
         return batch.with_columns([{name: references(column) for name, column in each.items()} for each in columns])
 
 

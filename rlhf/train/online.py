@@ -105,7 +105,7 @@ class OnlineTrainer:
                 stats=stats,
                 seconds=self.clock.take(),
                 use=await self.use(),
-                measured=self.clock.take_figures(),
+                notes=self.clock.take_figures(),
             )
             self.next_step += 1
             if any([await callback.on_step(report) for callback in self.callbacks]):

@@ -53,7 +53,9 @@ class LiveReference:
     off: Callable[[], AbstractContextManager[None]] = nullcontext
     """Within it the learner's model is the reference: LoRA's adapter is off."""
 
-    def __call__(self, batch: Batch, mismatched: Sequence[TrainingRow]) -> Mapping[str, Sequence[np.ndarray | None]]:
+    def __call__(
+        self, batch: Batch, mismatched_rows: Sequence[TrainingRow]
+    ) -> Mapping[str, Sequence[np.ndarray | None]]:
         with self.off():
             mine = self.learner.compute_columns(self.learner.shard(batch))
         return {LOGPROBS: batch.of_rank(mine, self.learner.backend.rank, self.learner.backend.num_ranks)}
@@ -69,20 +71,22 @@ class KLBaseline:
     reference: LiveReference | None
     """None where the mismatched rows have the reference's logprobs already."""
 
-    def __call__(self, batch: Batch, mismatched: Sequence[TrainingRow]) -> Mapping[str, Sequence[np.ndarray | None]]:
+    def __call__(
+        self, batch: Batch, mismatched_rows: Sequence[TrainingRow]
+    ) -> Mapping[str, Sequence[np.ndarray | None]]:
         backend = self.learner.backend
-        asked = one_minibatch(mismatched, self.packing)
-        theirs = self.reference(asked, ())[LOGPROBS] if self.reference else None
-        mine = asked.of_rank(self.learner.compute_columns(self.learner.shard(asked)), backend.rank, backend.num_ranks)
+        others = one_minibatch(mismatched_rows, self.packing)
+        theirs = self.reference(others, ())[LOGPROBS] if self.reference else None
+        mine = others.of_rank(self.learner.compute_columns(self.learner.shard(others)), backend.rank, backend.num_ranks)
         differences = [0.0] * len(mine)
         for i, policy in enumerate(mine):
             if policy is not None:
-                known = theirs[i] if theirs else own_column(asked, i, LOGPROBS)
+                known = theirs[i] if theirs else own_column(others, i, LOGPROBS)
                 assert known is not None
                 differences[i] = float((policy.astype(np.float64) - known).sum())
         # In the order of the packs: the sum's last bits must not depend on the number of ranks.
         total = sum(sum(each) for each in zip(*backend.gather(differences), strict=True))
-        value = max(total / max(len(mismatched), 1), 0.0)
+        value = max(total / max(len(mismatched_rows), 1), 0.0)
         sizes = [sum(row.num_tokens for row in pack.rows) for part in batch.minibatches for pack in part.packs]
         return {BASELINE: [np.full(size, value, dtype=np.float32) for size in sizes]}
 
@@ -96,20 +100,22 @@ def own_column(batch: Batch, pack: int, name: str) -> np.ndarray:
 
 def rows_of(corpora: Sequence[Corpus]) -> list[TrainingRow]:
     """Every row of corpora, in the order that `with_reference` expects."""
-    return [row for corpus in corpora for row in (*(row for unit in corpus.units for row in unit), *corpus.mismatched)]
+    return [
+        row for corpus in corpora for row in (*(row for unit in corpus.units for row in unit), *corpus.mismatched_rows)
+    ]
 
 
 def with_reference(corpora: Sequence[Corpus], logprobs: Sequence[np.ndarray]) -> list[Corpus]:
     """The corpora with the reference's logprobs on all their rows, given as [T] float32 each."""
     columns = iter(logprobs)
 
-    def scored(row: TrainingRow) -> TrainingRow:
+    def with_logprobs(row: TrainingRow) -> TrainingRow:
         return replace(row, columns={**row.columns, LOGPROBS: next(columns)})
 
     return [
         Corpus(
-            units=[tuple(scored(row) for row in unit) for unit in corpus.units],
-            mismatched=[scored(row) for row in corpus.mismatched],
+            units=[tuple(with_logprobs(row) for row in unit) for unit in corpus.units],
+            mismatched_rows=[with_logprobs(row) for row in corpus.mismatched_rows],
         )
         for corpus in corpora
     ]
@@ -130,7 +136,7 @@ def store(
         np.save(staging / "logprobs.npy", np.concatenate(logprobs))
 
 
-def stored(folder: Path, rows: Sequence[TrainingRow]) -> list[np.ndarray] | None:
+def stored_logprobs(folder: Path, rows: Sequence[TrainingRow]) -> list[np.ndarray] | None:
     """What `store` wrote; None where nothing is. Raises InputError where it was of other rows."""
     if not folder.is_dir():
         return None

@@ -32,7 +32,7 @@ class StepReport:
     stats: Stats
     seconds: Mapping[str, float]
     use: Mapping[str, RoleUse]
-    measured: Mapping[str, float] = field(default_factory=dict)
+    notes: Mapping[str, float] = field(default_factory=dict)
     """What was noted on the way, by name."""
 
     @cached_property
@@ -53,7 +53,7 @@ class StepReport:
             **{f"seconds/{name}": value for name, value in self.seconds.items()},
             **{f"busy/{role}": use.busy for role, use in self.use.items() if use.busy is not None},
             **{f"memory_bytes/{role}": float(use.memory_bytes) for role, use in self.use.items()},
-            **self.measured,
+            **self.notes,
         }
 
 

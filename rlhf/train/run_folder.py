@@ -81,7 +81,7 @@ def open_run_folder(path: str, config: Mapping[str, Any], may_change: Sequence[s
     of something else, it cannot be written, or Ray would delete it.
     """
     root = checked_root(path)
-    with held(root, path):
+    with hold_folder(root, path):
         check_config(root / CONFIG, path, config, may_change)
         with writable(path):
             replace_file(root / CONFIG, json.dumps(config, indent=1, ensure_ascii=False))
@@ -118,7 +118,7 @@ def checked_root(path: str) -> Path:
 
 
 @contextmanager
-def held(root: Path, path: str) -> Iterator[None]:
+def hold_folder(root: Path, path: str) -> Iterator[None]:
     """The folder, made if need be, for this process alone until the block ends. InputError where another holds it."""
     with writable(path):
         root.mkdir(parents=True, exist_ok=True)
@@ -133,7 +133,7 @@ def held(root: Path, path: str) -> Iterator[None]:
 
 
 def check_free(root: Path, path: str) -> None:
-    """Raise InputError where `held` would: the folder cannot be made or written, or another process holds it."""
+    """Raise InputError where `hold_folder` would: the folder cannot be made or written, or another process holds it."""
     with writable(path):
         existing = next(place for place in (root, *root.parents) if place.exists())
         if number := why_not_made_in(existing):
@@ -202,17 +202,17 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def replaced(value: Any, key: str, new: str) -> Any:
+def replace_key(value: Any, key: str, new: str) -> Any:
     """A configuration, or a part of it, with another value of a key such as `data.path`, `reward.ensemble.0` or
     `policies.qwen2.5`, where `qwen2.5` is a name of the user's own.
     """
     name, _, rest = key.partition(".")
     if isinstance(value, list):
         number = int(name)
-        return [*value[:number], replaced(value[number], rest, new) if rest else new, *value[number + 1 :]]
+        return [*value[:number], replace_key(value[number], rest, new) if rest else new, *value[number + 1 :]]
     if isinstance(value, Mapping):
-        return {**value, key: new} if key in value else {**value, name: replaced(value[name], rest, new)}
-    return dataclasses.replace(value, **{name: replaced(getattr(value, name), rest, new) if rest else new})
+        return {**value, key: new} if key in value else {**value, name: replace_key(value[name], rest, new)}
+    return dataclasses.replace(value, **{name: replace_key(getattr(value, name), rest, new) if rest else new})
 
 
 def is_finished(folder: RunFolder, num_steps: int | None = None) -> bool:

@@ -103,7 +103,7 @@ class Tail:
     path: Path
     inode: int = 0
     position: int = 0
-    known: set[bytes] = field(default_factory=set)
+    old_lines: set[bytes] = field(default_factory=set)
 
     def read(self) -> list[dict[str, Any]]:
         """The complete lines that no earlier call returned."""
@@ -116,8 +116,8 @@ class Tail:
             file.seek(self.position)
             *lines, torn = file.read().split(b"\n")
             self.position = file.tell() - len(torn)
-        new = [line for line in lines if line not in self.known]
-        self.known.update(new)
+        new = [line for line in lines if line not in self.old_lines]
+        self.old_lines.update(new)
         return [json.loads(line) for line in new]
 
 

@@ -22,7 +22,7 @@ PROBE_TOKENS = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verified:
+class Verification:
     """How far the outputs of a loaded folder are from the model's own: logprobs in nats, values and scores in units."""
 
     tokens: int
@@ -34,17 +34,17 @@ class Verified:
 class SavedModel:
     """What the rank that wrote a model says of it; the other ranks say nothing."""
 
-    verified: Verified | None
+    verification: Verification | None
     """None where it was not asked for."""
     records: FileRecords
 
 
-def as_manifest(verified: Verified | None) -> dict[str, Any]:
+def as_manifest(verification: Verification | None) -> dict[str, Any]:
     """What a model folder's manifest says of it; nothing where it was not verified."""
-    return {} if verified is None else {"verified": asdict(verified)}
+    return {} if verification is None else {"verified": asdict(verification)}
 
 
-def verify_saved(folder: Path, backend: Backend, ask: Callable[..., Any], token_ids: Sequence[int]) -> Verified:
+def verify_saved(folder: Path, backend: Backend, ask: Callable[..., Any], token_ids: Sequence[int]) -> Verification:
     """Load what was saved in `folder`, on rank 0's host memory, and compare it with the model on a probe row.
 
     `ask` is the model's readout in training; the loaded model runs transformers' own forward pass. Every rank calls it.
@@ -70,4 +70,4 @@ def verify_saved(folder: Path, backend: Backend, ask: Callable[..., Any], token_
             f"tokens differ by {mean:.2g} on average, more than {backend.rounding:g}; nothing was committed, and the "
             "last checkpoint stands; train another architecture, such as Qwen3 or Llama, and report this one"
         )
-    return Verified(tokens=len(ids), mean_difference=mean, max_difference=most)
+    return Verification(tokens=len(ids), mean_difference=mean, max_difference=most)

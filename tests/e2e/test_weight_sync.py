@@ -194,7 +194,8 @@ def test_a_broadcast_between_processes_carries_the_same_weights(roles: Any, run_
 
 @pytest.mark.parametrize("transport", ["nccl", "cuda_ipc"])
 def test_a_transport_between_gpus_is_refused_without_one(transport: str) -> None:
-    from rlhf.runtimes.transport import Link, Transport, make_carrier
+    from rlhf.runtimes.carriers import make_carrier
+    from rlhf.runtimes.transport import Link, Transport
     from rlhf.types import InputError
 
     if torch.cuda.is_available():

@@ -9,7 +9,7 @@ import ray
 
 from rlhf.config import CompareConfig, compose
 from rlhf.models.causal_lm import SamplingDistribution
-from rlhf.stages.online.compare import compute_logprobs, divergence, laid_out, plan_roles
+from rlhf.stages.online.compare import compute_logprobs, divergence, plan_roles, with_layout
 from rlhf.stages.online.job import prepare
 from rlhf.train.batching import RowGroup, minibatch, packing_of
 from rlhf.train.offline import as_group
@@ -52,4 +52,4 @@ def batch_of(config: CompareConfig, token_ids: list[int]) -> Batch:
     """A rollout of two tokens after two of a prompt."""
     row = TrainingRow(token_ids=np.array(token_ids, dtype=np.int32), loss_mask=np.arange(4) > 1)
     group = RowGroup(rows=ray.put((row,)), scalars=as_group((row,)).scalars, whole=True)
-    return Batch(step=0, minibatches=(minibatch([group], packing_of(laid_out(config.backend), 1)),), order=(0,))
+    return Batch(step=0, minibatches=(minibatch([group], packing_of(with_layout(config.backend), 1)),), order=(0,))

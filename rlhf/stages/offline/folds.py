@@ -118,7 +118,7 @@ async def train_folds(jobs: Sequence[OfflineJob], stop: Stop) -> None:
     num_done = 0
     with ProgressBar(total, CONSOLE) as bar:
         while tasks or queue:
-            if stop.asked.is_set():
+            if stop.requested.is_set():
                 queue.clear()
                 for job in waiting:
                     (job.root / STOP).touch()

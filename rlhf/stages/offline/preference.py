@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from rlhf.algorithms.kto import KTOConfig
 from rlhf.config import PreferenceRunConfig
-from rlhf.data.kto import mismatched
+from rlhf.data.kto import mismatched_rows
 from rlhf.models.causal_lm import read_model_config, refuse_experts
 from rlhf.models.reward_model import check_vocabulary
 from rlhf.stages.offline import run as offline
@@ -48,4 +48,6 @@ def corpus_of(config: PreferenceRunConfig, units: Sequence[Unit]) -> Corpus:
         wanted = "labelled answers; set data=labelled" if labelled else "pairs; set data=preferences"
         name = type(config.algorithm).__name__.removesuffix("Config").lower()
         raise InputError(f"algorithm={name}: it learns from {wanted}")
-    return Corpus(units=units, mismatched=mismatched([row for (row,) in units], config.seed) if labelled else ())
+    return Corpus(
+        units=units, mismatched_rows=mismatched_rows([row for (row,) in units], config.seed) if labelled else ()
+    )

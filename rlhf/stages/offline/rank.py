@@ -36,7 +36,7 @@ from rlhf.train.reference import (
     ReferenceMode,
     rows_of,
     store,
-    stored,
+    stored_logprobs,
     with_reference,
 )
 from rlhf.train.run_folder import RunFolder, replace_file
@@ -84,7 +84,7 @@ class OfflineJob:
     """What is measured of the trained model beside its loss; every rank calls it."""
     panels: Mapping[str, str] = field(default_factory=dict)
     """Of the plot, each with the figure it shows."""
-    known: Mapping[str, float] = field(default_factory=dict)
+    earlier_figures: Mapping[str, float] = field(default_factory=dict)
     """Figures that were measured before, for the model's manifest."""
     root: Path = Path()
     """Of the run's folder."""
@@ -174,7 +174,7 @@ class OfflineRank:
                 if stops:
                     return
         concluded = self.job.conclude(self) if self.job.conclude else {}
-        self.save_model(num_steps, {**figures, **concluded, **self.job.known})
+        self.save_model(num_steps, {**figures, **concluded, **self.job.earlier_figures})
 
     def load(self, newest: Artifact | None) -> tuple[int, dict[str, float]]:
         """Continue from the first rank's checkpoint: the step to go on with, and the figures of the last."""
@@ -231,7 +231,7 @@ class OfflineRank:
         records: FileRecords = {}
         with committing_together(self.backend, target, manifest, records) as staging:
             model = self.write_model(staging, verify=self.config.checkpoint.verify)
-            manifest |= as_manifest(model.verified)
+            manifest |= as_manifest(model.verification)
             records |= model.records
             self.backend.save(staging / TRAINER)
             records |= record(files_of_rank(staging / TRAINER, self.backend.rank))
@@ -244,7 +244,7 @@ class OfflineRank:
         records: FileRecords = {}
         with committing_together(self.backend, self.folder.model, manifest, records) as staging:
             model = self.write_model(staging, verify=True)
-            manifest |= as_manifest(model.verified)
+            manifest |= as_manifest(model.verification)
             records |= model.records
 
     def write_model(self, folder: Path, *, verify: bool) -> SavedModel:
@@ -254,7 +254,7 @@ class OfflineRank:
         verified = verify_saved(folder, self.backend, self.noise, probe) if verify else None
         if self.is_first:
             self.job.save_beside(folder)
-        return SavedModel(verified=verified, records=record(files_in(folder)) if self.is_first else {})
+        return SavedModel(verification=verified, records=record(files_in(folder)) if self.is_first else {})
 
     def read_reference(self, config: ReferenceConfig, *, fresh: bool) -> list[ColumnFunction]:
         """Where the columns of the reference come from. Precomputed ones are kept in the run folder."""
@@ -264,7 +264,7 @@ class OfflineRank:
         else:
             corpora = [self.corpora.train, *self.corpora.held_out.values()]
             rows, folder = rows_of(corpora), self.folder.root / REFERENCE
-            logprobs = stored(folder, rows)
+            logprobs = stored_logprobs(folder, rows)
             if logprobs is None:
                 reference = self.live_reference(config, fresh=fresh)
                 with reference.off():
@@ -275,7 +275,7 @@ class OfflineRank:
             train, *others = with_reference(corpora, logprobs)
             self.corpora = Corpora(train=train, held_out=dict(zip(self.corpora.held_out, others, strict=True)))
         column_functions: list[ColumnFunction] = [live] if live else []
-        if self.corpora.train.mismatched:
+        if self.corpora.train.mismatched_rows:
             column_functions.append(KLBaseline(self.learner, self.packing, live))
         return column_functions
 

@@ -167,8 +167,8 @@ def run(
                 check_machines(config, folder.root)
                 check_capacity(plan)
                 job = from_anywhere(job)
-                known = first(job, folder) if first else {}
-                run_until_stopped(replace(job, root=folder.root, known=known), folder)
+                figures = first(job, folder) if first else {}
+                run_until_stopped(replace(job, root=folder.root, earlier_figures=figures), folder)
         artifact = open_artifact(folder.model)
         if not finished:
             show_end(job, folder, artifact)
@@ -221,7 +221,7 @@ async def train(job: OfflineJob, folder: RunFolder, stop: Stop) -> signal.Signal
         CONSOLE.print(f"continues a run of {before[-1]['step'] + 1} steps in {folder.root}", soft_wrap=True)
     with ProgressBar(config.train.steps_over(len(job.corpora.train)), CONSOLE) as bar:
         while not ranks.done():
-            if stop.asked.is_set():
+            if stop.requested.is_set():
                 (folder.root / STOP).touch()
             await asyncio.wait((ranks,), timeout=POLL_S)
             for said in layout.read():
@@ -230,7 +230,7 @@ async def train(job: OfflineJob, folder: RunFolder, stop: Stop) -> signal.Signal
                 if figures["step"] > BEFORE_TRAINING:
                     bar.show(int(figures["step"]), figures)
     await ranks
-    return stop.signal if stop.asked.is_set() else None
+    return stop.signal if stop.requested.is_set() else None
 
 
 def from_anywhere(job: OfflineJob) -> OfflineJob:

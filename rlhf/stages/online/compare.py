@@ -19,10 +19,10 @@ from rlhf.models.causal_lm import SamplingDistribution, read_model_config
 from rlhf.models.reward_model import check_vocabulary
 from rlhf.runtimes.configs import BackendConfig
 from rlhf.stages.console import CONSOLE
-from rlhf.stages.online import job as jobs
 from rlhf.stages.online.compare_report import measure_policy, write_comparison
-from rlhf.stages.online.engines import engines, started
+from rlhf.stages.online.engines import engines, wait_for_start
 from rlhf.stages.online.job import Job, prepare
+from rlhf.stages.online.job import plan_roles as plan_of_run
 from rlhf.stages.online.success import sample
 from rlhf.stages.start import as_first_started, check_machines
 from rlhf.train.artifact import MANIFEST, Artifact, committing, open_artifact
@@ -38,8 +38,8 @@ Logprobs = list[np.ndarray]
 
 
 def plan_roles(config: CompareConfig) -> Plan:
-    """Engines with the judge, and the ranks that compute the logprobs of what was said; one works after the other."""
-    return jobs.plan_roles(config).only("sampler", "reward", "policy")
+    """Engines with the judge, and the ranks that compute logprobs of the completions; one works after the other."""
+    return plan_of_run(config).only("sampler", "reward", "policy")
 
 
 def run(config: CompareConfig) -> Artifact | None:
@@ -48,9 +48,9 @@ def run(config: CompareConfig) -> Artifact | None:
     Raises InputError before Ray starts where the input is wrong.
     """
     config = as_first_started(config)
-    asked = {name: prepare(replace(config, model=folder)) for name, folder in config.policies.items()}
+    jobs = {name: prepare(replace(config, model=folder)) for name, folder in config.policies.items()}
     read_model_config(config.model)
-    for name, job in asked.items():
+    for name, job in jobs.items():
         check_vocabulary("model", config.model, config.policies[name], job.tokenizer)
     plan = plan_roles(config)
     if config.dry_run:
@@ -63,26 +63,26 @@ def run(config: CompareConfig) -> Artifact | None:
         else:
             with cluster(plan):
                 check_machines(config, folder.root)
-                compare(config, asked, plan, report)
+                compare(config, jobs, plan, report)
         return open_artifact(report)
 
 
-def compare(config: CompareConfig, asked: Mapping[str, Job], plan: Plan, report: Path) -> None:
-    """Sample one policy after the other, and commit what there is to say of them."""
-    groups = {name: sample_policy(job, plan.only("sampler", "reward")) for name, job in asked.items()}
-    batches = {name: as_batch(config, said) for name, said in groups.items()}
-    logprobs = compute_logprobs(config, asked, plan.only("policy"), batches)
+def compare(config: CompareConfig, jobs: Mapping[str, Job], plan: Plan, report: Path) -> None:
+    """Sample one policy after the other, and commit the report."""
+    groups = {name: sample_policy(job, plan.only("sampler", "reward")) for name, job in jobs.items()}
+    batches = {name: as_batch(config, each) for name, each in groups.items()}
+    logprobs = compute_logprobs(config, jobs, plan.only("policy"), batches)
     figures = {}
     for name, model in config.policies.items():
         nats, prompts = divergence(batches[name], *logprobs[name])
         figures[name] = measure_policy(config, model, groups[name], nats, prompts)
-    shown = {name: said[: config.success.num_shown] for name, said in groups.items()}
+    samples = {name: each[: config.success.num_shown] for name, each in groups.items()}
     texts = {
         name: [
             (group.prompt.messages[-1]["content"], rollouts[0].text)
-            for group, rollouts in zip(said, fetch([group.rollouts for group in said]), strict=True)
+            for group, rollouts in zip(each, fetch([group.rollouts for group in each]), strict=True)
         ]
-        for name, said in shown.items()
+        for name, each in samples.items()
     }
     metrics = {f"{name}/{key}": value for name, each in figures.items() for key, value in each.headlines().items()}
     manifest = {"kind": "report", "config": as_plain(config), "metrics": metrics}
@@ -104,29 +104,29 @@ def sample_policy(job: Job, plan: Plan) -> list[Group]:
 def as_batch(config: CompareConfig, groups: Sequence[Group]) -> Batch:
     """All rollouts that have a score, in packs."""
     rows = [row_group(group, [0.0] * len(group.survivors)) for group in groups]
-    packing = packing_of(laid_out(config.backend), config.placement.policy)
+    packing = packing_of(with_layout(config.backend), config.placement.policy)
     return Batch(step=0, minibatches=(minibatch(rows, packing),), order=(0,))
 
 
 def compute_logprobs(
-    config: CompareConfig, asked: Mapping[str, Job], plan: Plan, batches: Mapping[str, Batch]
+    config: CompareConfig, jobs: Mapping[str, Job], plan: Plan, batches: Mapping[str, Batch]
 ) -> dict[str, tuple[Logprobs, Logprobs]]:
-    """By policy: its own logprobs of what it said, and the reference's, both under the distribution it sampled from.
+    """By policy: its own logprobs of its completions, and the reference's, both under the distribution it sampled from.
 
     A model is loaded once for everything it computes under the same temperature and banned tokens.
     """
     names_of: dict[tuple[str, SamplingDistribution], list[str]] = {}
-    for name, job in asked.items():
+    for name, job in jobs.items():
         for model in dict.fromkeys((config.policies[name], config.model)):
             names_of.setdefault((model, job.distribution), []).append(name)
-    found: dict[tuple[str, str], Logprobs] = {}
+    by_model: dict[tuple[str, str], Logprobs] = {}
     for (model, _), names in names_of.items():
         CONSOLE.print(f"logprobs by {model}", soft_wrap=True)
         with reserved(plan, config.placement.timeout_s) as bundles:
-            job, said = asked[names[0]], [batches[name] for name in names]
-            columns = asyncio.run(logprobs_on_ranks(job, model, plan, bundles, said))
-        found |= {(model, name): column for name, column in zip(names, columns, strict=True)}
-    return {name: (found[config.policies[name], name], found[config.model, name]) for name in asked}
+            job, parts = jobs[names[0]], [batches[name] for name in names]
+            columns = asyncio.run(logprobs_on_ranks(job, model, plan, bundles, parts))
+        by_model |= {(model, name): column for name, column in zip(names, columns, strict=True)}
+    return {name: (by_model[config.policies[name], name], by_model[config.model, name]) for name in jobs}
 
 
 async def logprobs_on_ranks(
@@ -134,12 +134,12 @@ async def logprobs_on_ranks(
 ) -> list[Logprobs]:
     role = ModelRole(Spawner(plan, bundles, Clock())("policy", LearnerWorker), "logprobs", Clock())
     spec = LearnerSpec(model_path=model, backend=job.config.backend, optimizer=None, distribution=job.distribution)
-    await started([role.start(spec)], job.config.placement)
-    await role.use_layout(choose_layout(laid_out(job.config.backend), {"policy": role.measured}))
+    await wait_for_start([role.start(spec)], job.config.placement)
+    await role.use_layout(choose_layout(with_layout(job.config.backend), {"policy": role.exactness}))
     return [fetch((await role.compute_columns(batch))["logprobs"]) for batch in batches]
 
 
-def laid_out(config: BackendConfig) -> BackendConfig:
+def with_layout(config: BackendConfig) -> BackendConfig:
     """Rollouts are in packs before any of the models that read them is loaded: padded, unless packed is asked for."""
     return replace(config, packed=bool(config.packed))
 

@@ -56,12 +56,12 @@ def reward_model_spec(job: Job) -> RewardModelSpec | None:
 async def engines(job: Job, bundles: Bundles) -> AsyncIterator[SamplerPool]:
     """The engines of a run that trains nothing, closed at the end."""
     samplers = spawn_samplers(job, Spawner(job.plan, bundles, Clock()))
-    await started([samplers.start(sampler_spec(job), reward_model_spec(job))], job.config.placement)
+    await wait_for_start([samplers.start(sampler_spec(job), reward_model_spec(job))], job.config.placement)
     yield samplers
     await samplers.close()
 
 
-async def started(starts: Sequence[Awaitable[None]], placement: PlacementConfig) -> None:
+async def wait_for_start(starts: Sequence[Awaitable[None]], placement: PlacementConfig) -> None:
     """Wait for roles that come up side by side. Raises RunError past the deadline."""
     try:
         await asyncio.wait_for(asyncio.gather(*starts), placement.start_timeout_s)

@@ -12,7 +12,7 @@ from rlhf.algorithms.base import Algorithm
 from rlhf.config import OnlineConfig
 from rlhf.data.dialogues import Dialogue
 from rlhf.data.encoding import refuse_unscored
-from rlhf.data.files import located
+from rlhf.data.files import errors_at
 from rlhf.data.prompts import load_prompts
 from rlhf.data.template_clock import fix_date
 from rlhf.models.causal_lm import (
@@ -239,7 +239,7 @@ def check_judged(reward: RewardConfig, prompts: Sequence[Prompt]) -> None:
     folders = [reward.model, *reward.ensemble] if reward.model and reward.model_input is ModelInput.text else []
     for tokenizer in map(load_tokenizer, folders):
         for prompt in prompts:
-            with located(prompt.source):
+            with errors_at(prompt.source):
                 answered = [*prompt.messages, {"role": "assistant", "content": "."}]
                 refuse_unscored(tokenizer, Dialogue(answered, prompt.tools))
 

@@ -21,7 +21,7 @@ from rlhf.runtimes.configs import OptimizerConfig
 from rlhf.stages.console import CONSOLE, show_plan, show_special_tokens
 from rlhf.stages.model_files import manifest_of, write_tokenizer
 from rlhf.stages.online.dry_run import show_prompts, try_rewards
-from rlhf.stages.online.engines import reward_model_spec, sampler_spec, spawn_samplers, started
+from rlhf.stages.online.engines import reward_model_spec, sampler_spec, spawn_samplers, wait_for_start
 from rlhf.stages.online.job import Job, prepare, show_arithmetic, transport_of
 from rlhf.stages.online.success import Success, conclude, measure_success, success_before
 from rlhf.stages.start import as_first_started, check_machines
@@ -196,14 +196,14 @@ async def start_roles(job: Job, bundles: Bundles, clock: Clock) -> Roles:
         critic = learning(CriticRole, spawn("critic", LearnerWorker), "values", config.critic.optimizer)
         starts.append(critic.start(spec(config.critic.model or config.model, config.critic.optimizer, Head.value)))
     samplers = spawn_samplers(job, spawn)
-    await started([*starts, samplers.start(sampler_spec(job), reward_model_spec(job))], config.placement)
+    await wait_for_start([*starts, samplers.start(sampler_spec(job), reward_model_spec(job))], config.placement)
     return Roles(policy=policy, reference=reference, critic=critic, samplers=samplers)
 
 
 async def lay_out(job: Job, roles: Roles) -> Job:
     """Have every model lay rows out alike, and say why they are padded. The job with the choice in its config."""
     backend, models = job.config.backend, roles.models
-    layout = choose_layout(backend, {name: role.measured for name, role in models.items()})
+    layout = choose_layout(backend, {name: role.exactness for name, role in models.items()})
     for note in layout.notes:
         CONSOLE.print(note, soft_wrap=True)
     await asyncio.gather(*(role.use_layout(layout) for role in models.values()))

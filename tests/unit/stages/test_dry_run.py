@@ -12,7 +12,7 @@ from rlhf.pipelines.config import PipelineConfig, StageConfig
 from rlhf.stages.offline import sft
 from rlhf.stages.online import compare
 from rlhf.stages.online import run as online
-from rlhf.stages.template_date import dated
+from rlhf.stages.template_date import with_template_date
 from rlhf.train.artifact import committing
 from rlhf.train.run_folder import open_run_folder
 from rlhf.types import InputError
@@ -35,7 +35,7 @@ def test_it_says_what_a_start_would_say(models, tmp_path, name, capsys):
     base = [f"model={models['tied']}", f"data.path={rows}", "dry_run=true", *overrides, *policies]
 
     def config(output: Path, *others: str) -> Any:
-        return dated(compose(CONF, name, [*base, f"output={output}", *others], schema))
+        return with_template_date(compose(CONF, name, [*base, f"output={output}", *others], schema))
 
     assert run(config(tmp_path / "new")) is None
     assert not (tmp_path / "new").exists()

@@ -418,7 +418,7 @@ def test_a_pipeline_knows_its_inputs_by_their_commits(hub, tmp_path):
     made = first.with_inputs()
     commits = {key: hub.repositories[kind].branches["main"] for key, kind in KINDS.items()}
     assert made.config.inputs == commits
-    assert (second.config.model, second.config.hub.keys()) == (str(first.made), {"data.path"})
+    assert (second.config.model, second.config.hub.keys()) == (str(first.artifact), {"data.path"})
     with open_run_folder(first.config.output, as_plain(made.config)):
         pass
     hub.publish("owner/tiny", {**MODEL, "model.safetensors": b"better"})

@@ -7,7 +7,7 @@ import pytest
 
 from rlhf.config import OnlineConfig, as_plain, compose
 from rlhf.stages.online.success import how_to_evaluate
-from rlhf.stages.template_date import dated
+from rlhf.stages.template_date import with_template_date
 
 CONF = Path(__file__).parents[4] / "conf"
 READ = ("seed", "template_date", "data", "reward", "sampling", "sampler", "success", "preflight")
@@ -31,7 +31,7 @@ ODD = ["data.path=数据/a b.jsonl", "data.template=Solve: {prompt}\n(it's \"eas
     ids=lambda overrides: overrides[0],
 )
 def test_it_composes_to_what_the_run_read(overrides, tmp_path):
-    config = dated(compose(CONF, "online", [f"output={tmp_path / 'run'}", *overrides], OnlineConfig))
+    config = with_template_date(compose(CONF, "online", [f"output={tmp_path / 'run'}", *overrides], OnlineConfig))
     model = tmp_path / "a run" / "model"
     words = shlex.split(how_to_evaluate(config, model))
     assert words[:2] == ["python", "launch/evaluate.py"]
