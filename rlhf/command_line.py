@@ -1,4 +1,4 @@
-"""What a command says where it cannot go on: one sentence, and an exit code that says whose turn it is."""
+"""Errors of a command: one sentence, and an exit code that says who can fix it."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def explain(error: BaseException) -> str:
 
 
 def explain_word(word: str, text: str) -> str:
-    """Why Hydra cannot read a word of the command line, where that is not for the sake of its characters."""
+    """Explain why Hydra cannot read a word of the command line."""
     key, equals, _ = word.partition("=")
     if not equals:
         return f"{word}: it is neither an option nor key=value; write key=value, as in train.num_steps=50"

@@ -1,4 +1,4 @@
-"""What can be configured, composed from the owners' dataclasses."""
+"""The configuration, composed from the owners' dataclasses."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ P = ParamSpec("P")
 
 @dataclass(kw_only=True, slots=True)
 class SamplingConfig:
-    """How rollouts are sampled. Learner and engine use the same distribution, so there is no top-p or top-k."""
+    """Sampling of rollouts. Learner and engine use the same distribution, so there is no top-p or top-k."""
 
     temperature: float = 1.0
     """Logits are divided by it, in the engine and in the learner."""
@@ -65,7 +65,7 @@ class SamplingConfig:
 
 @dataclass(kw_only=True, slots=True)
 class SuccessConfig:
-    """How success is measured before and after training: sampled as in training, on prompts of the training data."""
+    """Measurement of success before and after training: sampled as in training, on prompts of the training data."""
 
     num_prompts: int = 100
     """Prompts asked, from the first."""
@@ -93,7 +93,7 @@ class CriticConfig:
     """Folder or Hub id it starts from: a policy, whose head is replaced by one that says 0, a reward model, or a
     critic. None: the run's `model`."""
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=1e-5))
-    """Its optimiser; its learning rate is usually several times the policy's."""
+    """Optimiser of the critic; the learning rate is usually several times the policy's."""
     warmup_steps: int = 0
     """Training steps in which the critic learns alone, before the policy does."""
 
@@ -111,11 +111,11 @@ class OnlineConfig(RunConfig):
     critic: CriticConfig = field(default_factory=CriticConfig)
     """The critic, where the algorithm has one."""
     reward: RewardConfig = field(default_factory=RewardConfig)
-    """What a rollout is worth."""
+    """Reward of a rollout."""
     data: PromptDataConfig = field(default_factory=PromptDataConfig)
     """The prompts."""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
-    """How rollouts are sampled."""
+    """Sampling of rollouts."""
     stream: StreamConfig = field(default_factory=StreamConfig)
     """Prompts in flight and quotas."""
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -127,11 +127,11 @@ class OnlineConfig(RunConfig):
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     """The engines."""
     weight_sync: WeightSyncConfig = field(default_factory=WeightSyncConfig)
-    """How weights reach the engines."""
+    """Transport of weights to the engines."""
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-    """When to save."""
+    """Times at which checkpoints are saved."""
     success: SuccessConfig = field(default_factory=SuccessConfig)
-    """How success is measured before and after."""
+    """Measurement of success before and after training."""
 
     def __post_init__(self) -> None:
         if self.stop_window < 1:

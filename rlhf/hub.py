@@ -82,7 +82,7 @@ def parse(key: str, text: str, repo_type: str) -> HubId | None:
 
 
 def is_folder_of(origin: Snapshot, repo_type: str, path: str) -> bool:
-    """Whether a path is where the cache holds what an id names, at that commit."""
+    """Return whether a path is the cache's place of an id at that commit."""
     from huggingface_hub import constants
     from huggingface_hub.file_download import repo_folder_name
 

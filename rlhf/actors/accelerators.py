@@ -20,7 +20,7 @@ class Device:
     """One accelerator."""
 
     index: int
-    """Its place in the order of the PCI bus."""
+    """Index in the order of the PCI bus."""
     total_bytes: int
     free_bytes: int
 
@@ -31,17 +31,17 @@ class Device:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AcceleratorReport:
-    """What a node with accelerators says of them."""
+    """Report of a node about its accelerators."""
 
     devices: tuple[Device, ...]
     failure: str | None
-    """Why the devices could not be listed; None where they are."""
+    """Reason why the devices could not be listed; None if they were."""
     driver_cuda: Version | None
     """The newest CUDA that the driver runs; None where no driver answers."""
     torch_cuda: Version | None
     """The CUDA that torch is built for; None for a build without."""
     engine_for_cpu: bool
-    """Whether vLLM's build for CPUs is installed."""
+    """True if vLLM's build for CPUs is installed."""
 
 
 def examine_accelerators() -> AcceleratorReport:
@@ -103,7 +103,7 @@ def as_version(text: str | None) -> Version | None:
 
 
 def judge_accelerators(node: str, report: AcceleratorReport) -> list[str]:
-    """What a run cannot work with on this node, in words, each with the remedy."""
+    """Return the problems of this node, a sentence with the remedy for each."""
     problems = []
     driver, built = report.driver_cuda, report.torch_cuda
     if driver is None:
@@ -137,7 +137,8 @@ def version_text(version: Version) -> str:
 
 
 def judge_engine(node: str, versions: Mapping[str, str], wanted_torch: str | None) -> list[str]:
-    """Whether the torch on a node is the one its vLLM was built for: another crashes when an engine starts."""
+    """Return a problem if the node's torch is not the one its vLLM was built for: an engine would crash at its
+    start."""
     found = versions["torch"]
     if wanted_torch is None or found == "absent" or base(found) == base(wanted_torch):
         return []

@@ -32,20 +32,20 @@ from rlhf.train.verify import SavedModel, verify_saved
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LearnerSpec:
-    """What a rank is made from."""
+    """Specification of a rank."""
 
     model_path: str
     backend: BackendConfig
     optimizer: OptimizerConfig | None
     """None for a model that is only asked."""
     distribution: SamplingDistribution
-    """Of a policy's logprobs; a critic's values know none."""
+    """Distribution for policy logprobs; unused by a critic."""
     head: Head = Head.causal_lm
 
 
 class LearnerWorker:
     def address(self) -> tuple[str, int]:
-        """Where the ranks can meet."""
+        """Return an address at which the ranks can meet."""
         return free_address()
 
     def start(self, spec: LearnerSpec, rank: int, num_ranks: int, address: tuple[str, int]) -> Exactness:
@@ -115,5 +115,5 @@ class LearnerWorker:
 
 
 def as_returns(columns: list[np.ndarray], summary: Any) -> Any:
-    """What a method called with `num_returns=len(columns) + 1` returns: with one Ray keeps a tuple as it is."""
+    """Return the values of a method called with `num_returns=len(columns) + 1`: with one, Ray would keep the tuple."""
     return (*columns, summary) if columns else summary

@@ -1,4 +1,4 @@
-"""Whether a run can work on the machines of its cluster: each is examined where it is, and they exchange tensors."""
+"""Checks of a cluster's machines before a run: each is examined in place, and they exchange tensors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from rlhf.actors.preflight import NONCE, NodeReport, PreflightConfig, examine, j
 from rlhf.types import RunError
 
 MEETING = ".tmp-preflight"
-"""In the output folder; what a killed run leaves of it is removed like any unfinished folder."""
+"""Folder name below the output folder; remains of a killed run are removed like any unfinished folder."""
 NUM_EXCHANGED = 1 << 20
 """float32 numbers that two nodes exchange: more than socket buffers hold."""
 DEVICES_PER_NODE = 2
@@ -198,7 +198,7 @@ def check_nccl(checked_nodes: Sequence[Node], reports: Sequence[NodeReport], tim
 
 
 def answers(calls: dict[str, list[Any]], timeout_s: float) -> list[list[Any]]:
-    """What was asked of each, or a RunError; the keys say what is wrong where one fails or is late."""
+    """Return the results of each group of calls. Raises RunError with the group's key if a call fails or is late."""
     references = [reference for group in calls.values() for reference in group]
     ready = set(ray.wait(references, num_returns=len(references), timeout=timeout_s)[0])
     problems, results = [], []

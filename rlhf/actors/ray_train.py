@@ -18,7 +18,7 @@ from rlhf.train.disk import why_not_written
 from rlhf.types import RunError
 
 SNAPSHOT = "checkpoint_manager_snapshot.json"
-"""In the run folder: Ray Train's memory of the checkpoints it was handed, which names those that are gone, too."""
+"""File in the run folder: Ray Train's record of reported checkpoints, removed ones included."""
 WORK = "work"
 """Name by which ranks get the reference of the function to call and its argument."""
 

@@ -15,7 +15,7 @@ from rlhf.runtimes.memory import peak_memory_bytes, used_bytes
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RewardModelSpec:
-    """What a copy is made from."""
+    """Specification of a copy of the reward model."""
 
     model_paths: tuple[str, ...]
     """Several are an ensemble."""
@@ -23,7 +23,7 @@ class RewardModelSpec:
     """Standard deviations over the models that their mean is lowered by."""
     precision: Precision
     max_tokens: int
-    """Of a forward pass."""
+    """Tokens of a forward pass at most."""
     template_date: str | None
     """The day that chat templates write, for models that read rollouts as text."""
 

@@ -36,7 +36,7 @@ class ModelRole:
     def __init__(self, workers: Workers, column: str, clock: Clock) -> None:
         self.workers, self.column, self.clock = workers, column, clock
         self.exactness: tuple[str, Exactness]
-        """Its folder, and how exact layouts are, known once it has started."""
+        """The model's folder and the exactness of layouts, known once the role has started."""
 
     async def start(self, spec: LearnerSpec) -> None:
         address = await self.address()
@@ -98,9 +98,9 @@ class LearningRole(ModelRole):
     """A model that learns from batches and computes a column of them."""
 
     prefix = ""
-    """Of its figures."""
+    """Prefix of the role's figures."""
     first_step = 0
-    """Before this training step it does not learn."""
+    """First training step in which the role learns."""
 
     def __init__(
         self,
@@ -115,7 +115,7 @@ class LearningRole(ModelRole):
         self.algorithm, self.optimizer, self.num_steps = algorithm, optimizer, num_steps
 
     def loss(self) -> Loss:
-        """What it minimises in the next update."""
+        """Return the loss of the next update."""
         raise NotImplementedError
 
     async def update(self, batch: Batch) -> Stats:
@@ -242,5 +242,5 @@ class SamplerPool:
 
 
 def fetch(references: Sequence[Reference]) -> list[Any]:
-    """What references refer to, brought to this process."""
+    """Fetch the values of references into this process."""
     return ray.get(list(references))

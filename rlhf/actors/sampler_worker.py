@@ -26,7 +26,7 @@ SWITCH_INTERVAL_S = 0.0005
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplerSpec:
-    """What an engine is made from."""
+    """Specification of an engine."""
 
     model_path: str
     sampler: SamplerConfig
@@ -37,7 +37,7 @@ class SamplerSpec:
     reward: RewardConfig
     seed: int
     takes_turns: bool
-    """Whether the engine shares its accelerators with roles of other phases."""
+    """True if the engine shares its accelerators with roles of other phases."""
 
 
 class SamplerWorker:

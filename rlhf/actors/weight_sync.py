@@ -1,4 +1,4 @@
-"""From the learner to every engine: versioned, checksummed, probed, under a deadline."""
+"""Weight synchronisation from the learner to every engine: versioned, checksummed, probed, under a deadline."""
 
 from __future__ import annotations
 

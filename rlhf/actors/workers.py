@@ -99,7 +99,7 @@ class Workers:
     async def stream(
         self, method: str, *arguments: Any, from_every_rank: bool = False
     ) -> AsyncIterator[list[Reference]]:
-        """What rank 0's generator yields, or with `from_every_rank` each rank's, as references; every rank runs it."""
+        """Yield references from rank 0's generator, or with `from_every_rank` from each rank's; every rank runs it."""
         async with self.lease.hold(self.phase):
             streams = [
                 getattr(actor, method)
@@ -117,12 +117,12 @@ class Workers:
             await asyncio.gather(*others)
 
     async def next_of(self, streams: Sequence[AsyncIterator[Reference]]) -> list[Reference]:
-        """What each yields next; nothing at their end."""
+        """Return the next value of each generator; nothing at their end."""
         found = await asyncio.gather(*(self.guarded(i, anext(stream, None)) for i, stream in enumerate(streams)))
         return [reference for reference in found if reference is not None]
 
     async def use(self) -> RoleUse:
-        """What the workers used since this was last asked. An actor class answers `memory()`, in bytes."""
+        """Return what the workers used since the last call. An actor class answers `memory()`, in bytes."""
         # The driver sees its own calls; a reward model is asked by the engines' actors.
         busy = None if self.role == "reward" else self.busy.take()
         return RoleUse(busy=busy, memory_bytes=max(await self.all(lambda _, actor: actor.memory.remote())))
@@ -174,7 +174,7 @@ class WorkerDied(RunError):
 
 
 def most_telling(errors: Sequence[BaseException]) -> BaseException:
-    """Of errors that happened together, the death that caused the others, else the first."""
+    """Return the worker's death among errors that happened together, which caused the others, else the first error."""
     return next((error for error in errors if isinstance(error, WorkerDied)), errors[0])
 
 

@@ -61,7 +61,7 @@ class GRPO(KLControl):
         return group_relative_advantages(self.rewards(group), scale_by_std=self.config.scale_by_std)
 
     def rewards(self, group: Group) -> list[float]:
-        """Of the survivors."""
+        """Return the rewards of the survivors."""
         return [info.score.value for info in group.infos if isinstance(info.score, Score)]
 
     def assign_credit(self, batch: MicroBatch) -> MicroBatch:

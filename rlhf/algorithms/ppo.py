@@ -18,7 +18,7 @@ from rlhf.types import Group, InputError, Prompt, Sampling, Score
 
 
 class KLPlace(StrEnum):
-    """Where the KL to the reference acts."""
+    """Place in which the KL to the reference acts."""
 
     reward = "reward"
     loss = "loss"

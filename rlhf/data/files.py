@@ -15,7 +15,7 @@ from rlhf.types import InputError
 
 Row = dict[str, Any]
 Refuse = Callable[[str, object, InputError], None]
-"""What becomes of a bad row, given its place, what is there, and what is wrong with it: raise, or note it and go on."""
+"""Handler of a bad row, given its place, its contents and the error: it raises, or notes the row and goes on."""
 
 _FILES = (".jsonl", ".parquet", ".txt")
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
@@ -74,7 +74,7 @@ def splits_of(path: str, split: str, subset: str | None) -> tuple[str, str | Non
 
 
 def kind_of(value: object) -> str:
-    """What a JSON value is, in words."""
+    """Return the kind of a JSON value in words."""
     names = {str: "text", bool: "a boolean", int: "a number", float: "a number", list: "a list", dict: "an object"}
     return "null" if value is None else names.get(type(value), f"a {type(value).__name__}")
 

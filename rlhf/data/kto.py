@@ -34,9 +34,9 @@ class KTODataConfig(DialogueDataConfig):
     label_key: str = "label"
     """The field that says whether the completion is desirable: true or false."""
     chosen_key: str = "chosen"
-    """Of pairs the field that holds the desirable answer, as text or message, or the dialogue that ends with it."""
+    """Field of pairs that holds the desirable answer, as text or message, or the dialogue that ends with it."""
     rejected_key: str = "rejected"
-    """Of pairs the field that holds the undesirable one."""
+    """Field of pairs that holds the undesirable answer."""
 
     def load(self, tokenizer: PreTrainedTokenizerBase, *, context_tokens: int, quarantine: Quarantine) -> list[Unit]:
         """Units of one row, of score 1 where it is desirable, else 0."""
@@ -71,7 +71,7 @@ class KTODataConfig(DialogueDataConfig):
 
 
 def mismatched_rows(rows: Sequence[TrainingRow], seed: int) -> list[TrainingRow]:
-    """Of each row its prompt with the completion of another, none with its own: what KTO's z0 is estimated on.
+    """Pair each row's prompt with the completion of another row, on which KTO's z0 is estimated.
 
     A completion ends where the row would be longer than the longest of `rows`: nothing is learnt of these, and the KL
     of its first tokens is an estimate too.

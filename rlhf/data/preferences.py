@@ -23,7 +23,7 @@ _ULTRAFEEDBACK = {"overall_score": (1.0, 10.0), "fine-grained_score": (1.0, 5.0)
 
 
 class PairFormat(StrEnum):
-    """How a row holds its pairs."""
+    """Format in which a row holds its pairs."""
 
     pairs = "pairs"
     """`chosen` and `rejected`: answers to `prompt`, or whole dialogues as messages (TRL, UltraFeedback binarized)."""
@@ -36,7 +36,7 @@ class PairFormat(StrEnum):
 
 
 class Pairing(StrEnum):
-    """Which pairs graded completions make."""
+    """Choice of pairs among graded completions."""
 
     best = "best"
     """The best with each that is worse."""

@@ -33,9 +33,9 @@ class PromptDataConfig:
     """A .jsonl or .parquet file, a folder that datasets can load, or a data set of the Hub: `owner/name`,
     `owner/name@REVISION`, or one file or folder in it, `owner/name@REVISION:train.jsonl`."""
     split: str = "train"
-    """Which split of a folder is read; a file has none."""
+    """Split of a folder; a file has none."""
     subset: str | None = None
-    """Which configuration of a dataset with several; None: the only one."""
+    """Configuration of a dataset with several; None: the only one."""
     prompt_key: str = "prompt"
     """The field that holds the prompt: text (one user message) or a list of {role, content} messages. Dots go into
     nested fields, here and in `answer_key`: `reward_model.ground_truth`."""
@@ -55,7 +55,7 @@ class PromptDataConfig:
     max_prompt_tokens: int | None = None
     """Tokens a prompt may have, chat template included; a longer one is an error. None: what the context leaves."""
     limit: int | None = None
-    """How many rows are read, from the first. None: all."""
+    """Number of rows to read, from the first. None: all."""
 
     def __post_init__(self) -> None:
         require_positive(limit=self.limit, max_prompt_tokens=self.max_prompt_tokens)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class RowFormat(StrEnum):
-    """How a row holds its dialogue."""
+    """Format in which a row holds its dialogue."""
 
     prompt_response = "prompt_response"
     """A prompt and the response to it, each as text or messages."""
@@ -48,8 +48,8 @@ class SupervisedDataConfig(DialogueDataConfig):
     conversations_key: str = "conversations"
     """The field that holds a whole dialogue with `format=sharegpt`."""
     last_turn_only: bool = False
-    """Whether only the last assistant turn of a dialogue has loss; false: all its assistant turns have. A prompt never
-    has, whoever speaks in it, nor a turn with `weight` 0 (`train` or `loss` false)."""
+    """True trains on the last assistant turn of a dialogue alone, false on all assistant turns. A prompt never has,
+    whoever speaks in it, nor a turn with `weight` 0 (`train` or `loss` false)."""
     labels: list[str] | None = None
     """The responses there are: classes, of which every row's last answer must be one. None: any text."""
 

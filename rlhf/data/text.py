@@ -43,7 +43,7 @@ class TextDataConfig(OfflineDataConfig):
     ratio: float = 5.0
     """General tokens for each token of the domain, which is read once."""
     seed: int = 0
-    """Of which general documents are taken; all are taken again, and counted, where there are too few."""
+    """Seed of the draw of general documents; all are drawn again, and counted, if there are too few."""
 
     def __post_init__(self) -> None:
         super(TextDataConfig, self).__post_init__()

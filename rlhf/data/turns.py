@@ -1,4 +1,4 @@
-"""Where the turns of a rendered dialogue lie among its tokens, and which tokens open and end them."""
+"""Turns of a rendered dialogue among its tokens, and the tokens that open and end them."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _control_ids(tokenizer: PreTrainedTokenizerBase, _num_tokens: int) -> frozen
 
 
 def is_tag(token: str, added: Collection[str]) -> bool:
-    """Whether the token opens or closes a pair of tags, whose other half is among the `added` tokens too."""
+    """Return whether the token opens or closes a pair of tags, whose other half is among the `added` tokens too."""
     match = _TAG.fullmatch(token)
     return match is not None and f"<{'' if match[1] else '/'}{match[2]}>" in added
 

@@ -20,7 +20,7 @@ from rlhf.types import InputError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingDistribution:
-    """What turns logits into the distribution the engine samples from, so that learner and engine agree."""
+    """The distribution over tokens made from logits, the same in learner and engine."""
 
     temperature: float = 1.0
     banned_token_ids: tuple[int, ...] = ()
@@ -92,7 +92,7 @@ def read_model_config(path: str) -> dict[str, Any]:
 
 
 EXPERT_KEYS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
-"""How config files of mixture-of-experts models count the experts of a layer."""
+"""Keys of config files that count the experts of a layer."""
 
 
 def refuse_experts(path: str, model_config: dict[str, Any]) -> None:

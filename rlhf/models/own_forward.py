@@ -35,7 +35,7 @@ class OwnForward:
 
 
 class HiddenStates:
-    """What a model's head reads, [B, T, H] float32, while `ask` reads a micro-batch.
+    """Inputs of a model's head, [B, T, H] float32, while `ask` reads a micro-batch.
 
     A head that knows nothing yet says 0 of every row; its inputs tell rows apart.
     """

@@ -12,7 +12,7 @@ from torch import Tensor
 
 @dataclass(slots=True, kw_only=True)
 class MicroBatch:
-    """What goes through a model at once: R sequences laid out in [B, T]. Packed: B = 1; padded: B = R.
+    """Rows that go through a model at once: R sequences laid out in [B, T]. Packed: B = 1; padded: B = R.
 
     Padding follows the tokens and keeps counting positions, so a causal model needs no attention mask; a packed row
     restarts `position_ids` at each sequence, from which the model tells the sequences apart.
@@ -134,7 +134,7 @@ class MicroBatch:
         return values
 
     def _loss_token_places(self) -> tuple[Tensor, Tensor, int]:
-        """Of each loss token its sequence [N] and its number in it [N]; and the most of any sequence, at least 1."""
+        """Return each loss token's sequence [N] and its number in it [N], and the most of any sequence, at least 1."""
         rows = self.row_ids[self.loss_mask]
         counts = torch.bincount(rows, minlength=self.num_rows)
         places = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[rows]

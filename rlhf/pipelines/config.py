@@ -23,9 +23,9 @@ class StageConfig:
     """A stage: what kind of run, configured how, made from what."""
 
     kind: str = MISSING
-    """What is run: `function`, `sft`, `reward_model`, `preference`, `online` or `compare`."""
+    """Kind of the stage: `function`, `sft`, `reward_model`, `preference`, `online` or `compare`."""
     overrides: list[str] = field(default_factory=list)
-    """Its configuration as the command line takes it: `[experiment=tiny_sft, seed=1]`."""
+    """Configuration of the stage as the command line takes it: `[experiment=tiny_sft, seed=1]`."""
     needs: dict[str, str] = field(default_factory=dict)
     """Keys of its configuration that are folders other stages make, `{model: sft}`, or files in there,
     `{data.path: words/train.jsonl}`."""
@@ -55,7 +55,7 @@ class FunctionConfig:
     """`package.module:function` or `/path/file.py:function`; it is given the folder to write into, and the
     arguments."""
     arguments: dict[str, Any] = field(default_factory=dict)
-    """Its keyword arguments."""
+    """Keyword arguments of the function."""
     output: str = MISSING
     """Folder of the stage."""
     dry_run: bool = False
@@ -69,7 +69,8 @@ add_schema("function_schema", FunctionConfig)
 
 
 def in_order(stages: Mapping[str, StageConfig]) -> list[str]:
-    """Their names, each after those it needs. InputError where one is unknown, or no folder's, or there is a cycle."""
+    """Return the names, each after those it needs. Raises InputError if one is unknown or names no folder, or for a
+    cycle."""
     for name, stage in stages.items():
         if not NAME.fullmatch(name) or name == REPLACED:
             raise InputError(f"stages.{name}: it names a folder; use letters, digits, _ and -")

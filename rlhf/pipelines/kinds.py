@@ -18,7 +18,7 @@ FILES = "files"
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """How a stage is configured and run. What runs it is imported then: that takes seconds."""
+    """Configuration and function of a kind of stage. The function is imported when it runs, which takes seconds."""
 
     config_name: str
     schema: type[Any]
@@ -27,7 +27,7 @@ class Kind:
     plan: str | None
     """`module:function` of a configuration: the accelerators it takes. None: none."""
     artifact: str = MODEL
-    """Where in its folder is what other stages get."""
+    """Place of the artifact in the stage's folder."""
 
 
 OFFLINE, ONLINE = "rlhf.stages.offline", "rlhf.stages.online"

@@ -65,12 +65,12 @@ class Step:
 
     @property
     def is_made(self) -> bool:
-        """Whether the artifact is there, of this configuration and these inputs."""
+        """Return whether the artifact exists, of this configuration and these inputs."""
         return (self.artifact / MANIFEST).is_file() and self.is_of(read_json(self.artifact / MANIFEST)["config"])
 
     @property
     def is_of_another(self) -> bool:
-        """Whether the folder holds, in part or whole, what was made from something else."""
+        """Return whether the folder holds, in part or whole, what was made from something else."""
         return (self.folder / CONFIG).is_file() and not self.is_of(read_json(self.folder / CONFIG))
 
     def is_of(self, config: Mapping[str, Any]) -> bool:

@@ -19,12 +19,12 @@ PIPELINE = "pipeline.json"
 
 
 class State(StrEnum):
-    """Where a stage stands."""
+    """State of a stage."""
 
     waiting = "waiting"
     running = "running"
     stopped = "stopped"
-    """It was interrupted or failed; the same command continues it."""
+    """The stage was interrupted or failed; the same command continues it."""
     made = "made"
     kept = "kept"
     """An earlier call had made it from the same configuration and inputs."""
@@ -32,7 +32,7 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """What is known of a stage."""
+    """Record of a stage."""
 
     kind: str
     parents: tuple[str, ...]
@@ -45,7 +45,7 @@ class Stage:
     tokens: float | None = None
     """Tokens it was trained on, prompts included; of other stages None."""
     metrics: Mapping[str, Any] = field(default_factory=dict)
-    """Of its manifest."""
+    """Metrics of the artifact's manifest."""
 
 
 class Pipeline:
@@ -95,7 +95,7 @@ def root_of_pipeline(path: str) -> Path:
 
 
 def read_seconds(file: Path) -> dict[str, dict[str, Any]]:
-    """What an earlier call knew of each stage that its folder does not say."""
+    """Read what an earlier call recorded of each stage beyond its folder."""
     if not file.is_file():
         return {}
     try:
@@ -106,5 +106,5 @@ def read_seconds(file: Path) -> dict[str, dict[str, Any]]:
 
 
 def seconds_before(stage: Stage, fingerprint: str) -> float:
-    """What was spent on this very stage so far."""
+    """Return the seconds spent on this stage so far."""
     return stage.seconds if stage.fingerprint == fingerprint else 0.0

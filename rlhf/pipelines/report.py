@@ -1,4 +1,4 @@
-"""What there is to say of a pipeline: which stage was made, from what, at what cost, and what came of it."""
+"""Report of a pipeline: each stage with its inputs, its cost and its figures."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ ACCELERATOR_GB = 80
 
 
 def footprints(config: OnlineConfig | OfflineConfig, plan: Plan) -> dict[str, Footprint]:
-    """What a rank of each role but the engines holds at its peak."""
+    """Return the peak memory of a rank of each role but the engines."""
     shape = shape_of(config.model)
     if isinstance(config, OfflineConfig):
         vocabulary = not isinstance(config, RewardModelRunConfig)

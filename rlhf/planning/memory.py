@@ -26,7 +26,7 @@ class Footprint:
     """Bytes that one rank holds at its peak."""
 
     states: float
-    """Its share of weights, gradients and optimiser states."""
+    """Bytes of the rank's share of weights, gradients and optimiser states."""
     buffers: float
     """Gathered layers, and gradients on their way to the ranks that own them."""
     activations: float
@@ -80,8 +80,8 @@ def parameters(shape: ModelShape, *, vocabulary: bool) -> int:
 
 
 def activations(shape: ModelShape, backend: BackendConfig) -> float:
-    """What a micro-batch keeps. Checkpointing keeps every layer's input, and all of the one that is computed again,
-    with gradients of about the same size."""
+    """Return the bytes that a micro-batch keeps. Checkpointing keeps every layer's input, and all of the one that is
+    computed again, with gradients of about the same size."""
     tokens = backend.max_tokens_per_microbatch
     layer = tokens * shape.layer_bytes_per_token
     if not backend.gradient_checkpointing:

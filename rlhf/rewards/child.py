@@ -22,7 +22,7 @@ from rlhf.rewards.worker import HEADER
 from rlhf.types import Failure, RunError, Score
 
 START_TIMEOUT_S = 60.0
-"""For the interpreter and the imports of the reward functions: sympy takes seconds on a busy machine."""
+"""Seconds for the interpreter and the imports of the reward functions: sympy takes several on a busy machine."""
 
 
 @dataclass(slots=True, eq=False)

@@ -128,7 +128,7 @@ class RewardProcesses:
             process.flush()
 
     def _refuse(self, reason: str) -> None:
-        """From now on, no score for anybody."""
+        """Refuse all further requests."""
         self._unusable = reason
         for request in self._waiting:
             if not request.answer.done():

@@ -16,7 +16,7 @@ Judge = Callable[[list[Any]], Awaitable[list[float]]]
 """A copy of the model: rollouts in, one score each. Raises RunError once it is dead."""
 NAME = "reward_model"
 CALLS_IN_FLIGHT = 2
-"""Per copy: while it works on one, the next is on its way."""
+"""Calls in flight per copy: while it works on one, the next is on its way."""
 
 
 @dataclass(slots=True, eq=False)
@@ -63,7 +63,7 @@ class ModelReward:
         return Dialogue([*prompt.messages, {"role": "assistant", "content": rollout.text}], prompt.tools)
 
     async def _serve(self, judge: Judge) -> None:
-        """Until the copy dies: what it then leaves unanswered goes back to the queue, for another."""
+        """Serve until the copy dies; its unanswered questions go back to the queue, for another."""
         while True:
             question = await self._questions.get()
             result: list[float] | Failure

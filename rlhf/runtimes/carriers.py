@@ -1,4 +1,4 @@
-"""How a bucket's bytes get from a learner's rank to the engines: one interface, four ways.
+"""Carriers of a bucket's bytes from a learner's rank to the engines: one interface, four ways.
 
 `send` runs beside the learner and yields what the driver passes on; `receive` runs in every worker of every engine.
 """

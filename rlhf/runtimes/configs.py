@@ -12,7 +12,7 @@ from rlhf.types import InputError
 
 
 class Precision(StrEnum):
-    """Of parameters and activations; the optimiser's copy is fp32 in either."""
+    """Precision of parameters and activations; the optimiser's copy is fp32 in either."""
 
     fp32 = "fp32"
     bf16 = "bf16"
@@ -58,7 +58,7 @@ class OptimizerConfig:
 
 @dataclass(kw_only=True, slots=True)
 class BackendConfig:
-    """How a model is held and trained by DeepSpeed."""
+    """Settings of a model under DeepSpeed."""
 
     zero_stage: int = 3
     """ZeRO stage: 1 shards the optimiser's states, 2 gradients too, 3 parameters too."""
@@ -123,7 +123,7 @@ class ServerConfig:
     """A vLLM engine that serves a model."""
 
     precision: Precision = Precision.bf16
-    """Of weights and arithmetic."""
+    """Precision of weights and arithmetic."""
     context_tokens: int = 4096
     """Longest prompt with its completion."""
     max_num_seqs: int = 64
@@ -131,7 +131,7 @@ class ServerConfig:
     tensor_parallel_size: int = 1
     """Accelerators it is spread over."""
     accelerator_memory_fraction: float = 0.9
-    """Of an accelerator's memory, for weights and KV cache."""
+    """Share of an accelerator's memory for weights and KV cache."""
     kv_cache_bytes: int | None = None
     """Size of the KV cache. None: what `accelerator_memory_fraction` leaves; a CPU needs a number."""
     eager: bool = False

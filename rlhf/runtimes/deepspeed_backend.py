@@ -47,7 +47,7 @@ MAX_SHARD_SIZE = "5GB"
 PARTITIONED = (
     OffloadStateTypeEnum.lp_params, OffloadStateTypeEnum.lp_grads, OffloadStateTypeEnum.contiguous_grad_buffer,
 )  # fmt: skip
-"""What ZeRO-3 moves to the host by itself."""
+"""States that ZeRO-3 moves to the host by itself."""
 
 
 class DeepSpeedBackend:
@@ -100,7 +100,7 @@ class DeepSpeedBackend:
 
     @contextmanager
     def without_adapter(self) -> Iterator[None]:
-        """Within it `forward` asks the model the adapter was put on: the reference of preference methods."""
+        """Switch the adapter off, so that `forward` runs the base model: the reference of preference methods."""
         assert self.lora is not None, "a model without an adapter has no reference within it"
         with self.model.disable_adapter():
             yield
@@ -177,7 +177,8 @@ class DeepSpeedBackend:
         return used_bytes()
 
     def moved_tensors(self) -> list[Tensor]:
-        """What DeepSpeed does not move itself: the optimiser's tensors (it knows its own Adam alone), frozen models."""
+        """Return what DeepSpeed does not move itself: the optimiser's tensors (it knows its own Adam alone), frozen
+        models."""
         if self.optimizing and self.states_on_host:
             return []
         if self.optimizing:
@@ -189,7 +190,8 @@ class DeepSpeedBackend:
         return [*self.model.parameters(), *self.model.buffers()]
 
     def save(self, folder: Path) -> None:
-        """This rank's shard of parameters and optimiser states. The caller commits the folder once all ranks did."""
+        """Save this rank's shard of parameters and optimiser states. The caller commits the folder once all ranks
+        did."""
         self.engine.save_checkpoint(
             str(folder), tag=CHECKPOINT_TAG, save_latest=False, exclude_frozen_parameters=self.lora is not None
         )
@@ -248,12 +250,12 @@ class DeepSpeedBackend:
 
 
 def sharded_among(named: Sequence[tuple[str, Tensor]]) -> list[Tensor]:
-    """Those that ZeRO-3 has to gather."""
+    """Return the parameters that ZeRO-3 has to gather."""
     return [tensor for _, tensor in named if hasattr(tensor, "ds_id")]
 
 
 def num_elements(tensor: Tensor) -> int:
-    """Of the whole tensor, where ZeRO-3 leaves an empty one in its place."""
+    """Return the number of elements of the whole tensor, for which ZeRO-3 leaves an empty one."""
     return int(getattr(tensor, "ds_numel", tensor.numel()))
 
 

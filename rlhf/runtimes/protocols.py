@@ -66,7 +66,7 @@ class Backend(Protocol):
     def save_pretrained(self, folder: Path) -> None: ...
 
     def load_saved(self, folder: Path) -> nn.Module:
-        """What `save_pretrained` wrote, as `from_pretrained` loads it, on the CPU."""
+        """Load what `save_pretrained` wrote by `from_pretrained`, on the CPU."""
 
 
 class Engine(Sampler, Protocol):

@@ -14,7 +14,7 @@ from rlhf.runtimes.buckets import Bucket
 
 
 class Transport(StrEnum):
-    """What carries weights from the learner to the engines."""
+    """Carrier of weights from the learner to the engines."""
 
     object_store = "object_store"
     gloo = "gloo"
@@ -24,7 +24,7 @@ class Transport(StrEnum):
 
 @dataclass(kw_only=True, slots=True)
 class WeightSyncConfig:
-    """How the policy's weights reach the engines."""
+    """Transport of the policy's weights to the engines."""
 
     transport: Transport | None = None
     """`object_store`: Ray's, through host memory, anywhere. `gloo`, `nccl`: a broadcast in a process group, through
@@ -45,21 +45,21 @@ class WeightSyncConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Link:
-    """Where sender and receivers meet."""
+    """Meeting point of sender and receivers."""
 
     transport: Transport
     host: str
     port: int
     size: int
-    """Of the process group: the sender, whose rank is 0, and every worker of every engine."""
+    """Size of the process group: the sender, whose rank is 0, and every worker of every engine."""
     timeout_s: float
 
 
 class Carrier(Protocol):
     device: torch.device
-    """Where a bucket is packed."""
+    """Device on which a bucket is packed."""
     from_every_rank: bool
-    """Whether each learner rank sends, to the engine that shares its accelerator, or rank 0 to all."""
+    """True if each learner rank sends to the engine that shares its accelerator, false if rank 0 sends to all."""
 
     def send(self, bucket: Bucket, flat: Tensor) -> Iterator[Bucket]: ...
     def receive(self, bucket: Bucket) -> Tensor:

@@ -38,7 +38,7 @@ PARSER_OPTION = "--tool-call-parser"
 
 
 def arguments_of(model: str, name: str, config: ServerConfig) -> Namespace:
-    """As vLLM's command line would parse them."""
+    """Return the arguments as vLLM's command line would parse them."""
     arguments = make_arg_parser(FlexibleArgumentParser()).parse_args([])
     chosen = {
         "model": model,

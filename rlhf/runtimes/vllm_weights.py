@@ -32,7 +32,7 @@ class BucketInit(WeightTransferInitInfo):
     link: Link | None = None
     """None: the bytes arrive with the buckets."""
     first_rank: int = 1
-    """Of the engine's first worker in the link's process group."""
+    """Rank of the engine's first worker in the link's process group."""
 
 
 @dataclass

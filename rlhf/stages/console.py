@@ -1,4 +1,4 @@
-"""What a person sees at the start of a run."""
+"""Tables shown at the start of a run."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def show_plan(plan: Plan) -> None:
 
 
 def show_left_out(quarantine: Quarantine) -> None:
-    """How many rows of the data are left out and why, and which fields of each file."""
+    """Show how many rows are left out and why, and the unread fields of each file."""
     if quarantine.rejects:
         counts = ", ".join(f"{what} {count}" for what, count in quarantine.summary().items())
         CONSOLE.print(f"{len(quarantine.rejects)} bad rows are left out: {counts}")
@@ -55,7 +55,7 @@ def show_left_out(quarantine: Quarantine) -> None:
 def show_special_tokens(
     tokenizer: PreTrainedTokenizerBase, stop_token_ids: Sequence[int], banned_token_ids: Sequence[int] = ()
 ) -> None:
-    """Which tokens end an answer, and which are never sampled."""
+    """Show the tokens that end an answer, and those that are never sampled."""
     CONSOLE.print(f"an answer ends with: {names_of(tokenizer, stop_token_ids)}", markup=False, soft_wrap=True)
     if banned_token_ids:
         CONSOLE.print(f"never sampled: {names_of(tokenizer, banned_token_ids)}", markup=False, soft_wrap=True)

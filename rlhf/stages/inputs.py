@@ -1,4 +1,4 @@
-"""What a configuration reads, as paths and as hashes of their contents; and what a run folder recorded."""
+"""Inputs of a configuration, as paths and as hashes of their contents, and records of a run folder."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from rlhf.train.tracking import METRICS, read_rows
 from rlhf.types import InputError
 
 VOLATILE = ("dry_run", "output", "template_date", "checkpoint.", "log.", "preflight.")
-"""What changes nothing of what is made."""
+"""Keys excluded from the fingerprint."""
 
 
 def paths_of(config: Mapping[str, Any]) -> dict[str, str]:
-    """What a configuration reads, by key: data, models, and files of functions of one's own."""
+    """Return the paths that a configuration reads, by key: data, models, and files of functions of one's own."""
     flat = flatten(config)
     functions = {f"reward.functions.{i}": spec for i, spec in enumerate(flat.get("reward.functions") or [])}
     functions |= {"function": flat["function"]} if "function" in flat else {}
@@ -78,7 +78,7 @@ def hashes_of(paths: Mapping[str, str], commits: Mapping[str, str]) -> dict[str,
 
 
 def content_hash(key: str, path: Path) -> str:
-    """Of a file, of a folder's manifest, or of all files of a folder that was not committed by this project."""
+    """Return the sha256 of a file, of a folder's manifest, or of all files of a folder that has none."""
     if path.is_file():
         return str(describe(path)["sha256"])
     if not path.is_dir():

@@ -1,4 +1,4 @@
-"""How every stage starts: what its first start fixes, and the check of the machines."""
+"""The start of every stage: what its first start fixes, and the check of the machines."""
 
 from __future__ import annotations
 

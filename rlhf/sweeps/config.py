@@ -10,7 +10,7 @@ from rlhf.types import InputError
 
 @dataclass(kw_only=True, slots=True)
 class SweepConfig:
-    """How `launch/sweep.py` runs the members of a sweep."""
+    """Settings by which `launch/sweep.py` runs the members of a sweep."""
 
     address: str | None = None
     """The cluster's dashboard, `http://host:8265`. None takes RAY_API_SERVER_ADDRESS or RAY_ADDRESS."""
@@ -29,10 +29,10 @@ class SweepConfig:
 
 @dataclass(kw_only=True, slots=True)
 class SweepRunConfig:
-    """What `launch/sweep.py` takes beside the keys of its members."""
+    """Keys of `launch/sweep.py` beside those of its members."""
 
     sweep: SweepConfig = field(default_factory=SweepConfig)
-    """How the members are run."""
+    """Settings by which the members are run."""
 
 
 add_schema("sweep_schema", SweepRunConfig)

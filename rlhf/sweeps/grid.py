@@ -1,4 +1,4 @@
-"""From overrides with several values to the members of a sweep, by Hydra's own grammar."""
+"""Members of a sweep from overrides with several values, by Hydra's own grammar."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ from rlhf.types import InputError, RunError, Stopped
 
 
 class SweepCallback(Callback):
-    """What Hydra calls around a multirun; `conf/` names it. Hydra swallows exceptions of callbacks, not exits."""
+    """Callback of Hydra around a multirun; `conf/` names it. Hydra swallows exceptions of callbacks, not exits."""
 
     def __init__(self) -> None:
         self.stack = ExitStack()

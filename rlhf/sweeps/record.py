@@ -18,7 +18,7 @@ SWEEP = "sweep.json"
 
 
 class State(StrEnum):
-    """Where a member stands. A failed one is tried again when the sweep is continued."""
+    """State of a member. A failed one is tried again when the sweep is continued."""
 
     waiting = "waiting"
     running = "running"
@@ -31,18 +31,18 @@ class Member:
     """One run of a sweep."""
 
     name: str
-    """Of its folder: the swept overrides."""
+    """Name of the member's folder: the swept overrides."""
     swept: Mapping[str, str]
-    """Its values of the keys that the sweep varies."""
+    """The member's values of the keys that the sweep varies."""
     overrides: tuple[str, ...]
     """All its overrides, as the command line takes them."""
     state: State = State.waiting
     error: str | None = None
-    """Why it failed."""
+    """Reason of the failure."""
     submission_id: str | None = None
-    """Of its newest Ray job, where it runs as one."""
+    """Id of the newest Ray job; None if the member runs as none."""
     figures: Mapping[str, float | None] = field(default_factory=dict)
-    """What came of it, once the sweep has been concluded."""
+    """Figures of the member, once the sweep has been concluded."""
 
 
 class Sweep:

@@ -1,4 +1,4 @@
-"""What came of a sweep: one table and one plot of all its members."""
+"""Report of a sweep: one table and one plot of all its members."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def conclude_sweep(sweep: Sweep) -> None:
 
 
 def figures(folder: Path, history: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
-    """What a member's folder says of it; None where it says nothing yet."""
+    """Read a member's figures from its folder; None for those not there yet."""
     before, manifest = folder / SUCCESS_BEFORE, RunFolder(folder).model / MANIFEST
     metrics = read_json(manifest).get("metrics", {})
     return {
@@ -73,7 +73,7 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def mean_of_last(history: Sequence[Mapping[str, Any]], name: str) -> float | None:
-    """Over the last steps, those aside where the figure was not finite."""
+    """Return the mean over the last steps in which the figure was finite."""
     values = [row[name] for row in history[-LAST_STEPS:] if row.get(name) is not None]
     return float(np.mean(values)) if values else None
 

@@ -18,7 +18,7 @@ class Jobs(Protocol):
     def submit(self, submission_id: str, overrides: Sequence[str]) -> None: ...
 
     def ending(self, submission_id: str) -> str | None:
-        """How a job ended, in a sentence; None while it waits or runs. One that is not known has ended."""
+        """Return how a job ended, in a sentence; None while it waits or runs. An unknown job has ended."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -29,12 +29,12 @@ class Scheduler:
     jobs: Jobs
     max_concurrent: int
     is_finished: Callable[[Member], bool]
-    """Whether a member's folder holds its final model."""
+    """Function that says whether a member's folder holds its final model."""
     tell: Callable[[Member], None]
     """Called with each member whose state has changed."""
 
     def run(self, wait: Callable[[], None]) -> None:
-        """Until every member is done or has failed. Interrupted, it says what runs on; the jobs are left alone."""
+        """Run until every member is done or has failed. An interruption leaves the jobs alone and says what runs on."""
         try:
             self.adopt()
             while self.advance():
@@ -73,7 +73,8 @@ class Scheduler:
         self.tell(replace(member, **changes))
 
     def interrupted(self) -> str:
-        """What an interruption leaves. The cluster is asked: the last submission may not have reached it."""
+        """Return a sentence on what an interruption leaves. The cluster is asked: the last submission may not have
+        reached it."""
         ids = [str(member.submission_id) for member in self.sweep.having(State.running)]
         running = [submission_id for submission_id in ids if self.jobs.ending(submission_id) is None]
         left = f"{len(running)} jobs run on in the cluster" if running else "no job runs"

@@ -21,7 +21,7 @@ from rlhf.types import InputError
 
 MANIFEST = "manifest.json"
 STAGING = ".tmp-"
-"""What the name of a folder begins with that is being written."""
+"""Prefix of the name of a folder that is being written."""
 HASH_CHUNK_BYTES = 1 << 24
 HASH_THREADS = 8
 """Files hashed at once: sha256 leaves the interpreter to other threads and is slower than a disk."""
@@ -122,17 +122,17 @@ def files_of_rank(folder: Path, rank: int) -> list[Path]:
 
 
 def replaced_of(folder: Path) -> Path:
-    """What a folder is called that is being replaced; it stays where its removal is cut short."""
+    """Return the name of a folder that is being replaced; it stays if its removal is cut short."""
     return folder.with_name(f".old-{folder.name}")
 
 
 def staging_of(folder: Path) -> Path:
-    """Where what becomes `folder` is written."""
+    """Return the folder in which `folder` is written before its commit."""
     return folder.with_name(f"{STAGING}{folder.name}")
 
 
 def settled(path: Path) -> Path:
-    """Where a path in folders that are being written will be once they are committed."""
+    """Return the place of a path in staged folders once they are committed."""
     return Path(*(part.removeprefix(STAGING) for part in path.parts))
 
 

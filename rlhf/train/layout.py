@@ -1,4 +1,4 @@
-"""Whether rows may lie end to end: the model itself is asked, on its real weights, before anything is learnt.
+"""Choice between packed and padded rows: measured on the model's real weights, before anything is learnt.
 
 transformers tells packed rows apart by their restarting positions. Not every architecture looks at them: linear
 attention, state spaces and convolutions run on over a row's end, and some attention masks are made without positions.
@@ -31,7 +31,7 @@ ROUNDING = {Precision.fp32: 1e-3, Precision.bf16: 2e-2}
 LARGEST = {Precision.fp32: 1e-3, Precision.bf16: 0.15}
 """The same for deep models in bf16, whose padded rows show how far rounding goes."""
 ROUNDING_FACTOR = 5.0
-"""How much more than padded rows packed ones may differ."""
+"""Factor by which packed rows may differ more than padded ones."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +45,7 @@ class Exactness:
     leak: float
     """The second of two packed rows against itself behind another first row."""
     all_logits: bool = False
-    """Whether all logits of a micro-batch exist at once, since the model's head is not known to be a plain product."""
+    """True if all logits of a micro-batch exist at once, since the model's head is not known to be a plain product."""
 
     def padded_is_exact(self, precision: Precision) -> bool:
         return self.padded <= LARGEST[precision]
@@ -92,14 +92,14 @@ def plainly(model: torch.nn.Module, batch: MicroBatch) -> None:
 
 
 def largest_difference(actual: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
-    """Over all tokens; NaN counts as infinite."""
+    """Return the largest relative difference over all tokens; NaN counts as infinite."""
     shares = [(a - b).norm(dim=-1) / b.norm(dim=-1).clamp_min(1e-12) for a, b in zip(actual, expected, strict=True)]
     return float(torch.cat(shares).nan_to_num(nan=torch.inf).max())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """How rows lie in micro-batches, for every model of a run."""
+    """Layout of rows in micro-batches, for every model of a run."""
 
     packed: bool
     notes: tuple[str, ...] = ()

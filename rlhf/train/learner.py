@@ -134,7 +134,7 @@ class Learner:
             yield loss_sum
 
     def microbatches(self, minibatch: MinibatchShard) -> Iterator[MicroBatch]:
-        """This rank's packs as tensors; what they refer to is fetched at once."""
+        """Yield this rank's packs as tensors; their references are fetched at once."""
         groups = dict(zip(minibatch.groups, self.fetch(list(minibatch.groups.values())), strict=True))
         columns = iter(self.fetch([column for pack in minibatch.packs for column in pack.columns.values()]))
         for pack in minibatch.packs:

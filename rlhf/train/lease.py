@@ -16,7 +16,7 @@ class Tenant(Protocol):
 
 
 class Lease:
-    """Who may use a group of accelerators.
+    """The right to use a group of accelerators.
 
     Calls of one phase run side by side; those of another wait until they ended, then the tenants change places. With
     one phase alone, its accelerators being its own, nothing ever waits or moves.

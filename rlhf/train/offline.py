@@ -21,7 +21,7 @@ from rlhf.types import Batch, InputError, Reference, Row, TrainingRow, Unit
 
 @dataclass(kw_only=True, slots=True)
 class OfflineTrainConfig:
-    """How long and in what portions to train."""
+    """Length and portions of a training."""
 
     num_steps: int | None = None
     """Optimiser steps; None: `num_epochs` passes over the data."""
@@ -30,7 +30,7 @@ class OfflineTrainConfig:
     rows_per_step: int = 64
     """Rows an optimiser step learns from, over all ranks; of preferences pairs."""
     max_restarts: int = 3
-    """How often Ray Train starts the ranks anew after one died; they go on from the newest checkpoint."""
+    """Most restarts of the ranks by Ray Train after one died; they go on from the newest checkpoint."""
 
     def __post_init__(self) -> None:
         if self.rows_per_step < 1 or (self.num_steps is not None and self.num_steps < 1):
@@ -46,7 +46,7 @@ class OfflineTrainConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Corpus:
-    """What is learnt from, or held out."""
+    """Units that are learnt from, or held out."""
 
     units: Sequence[Unit]
     mismatched_rows: Sequence[TrainingRow] = ()
@@ -61,7 +61,7 @@ class Corpus:
 
 
 class ColumnFunction(Protocol):
-    """What is computed of a batch before it is learnt from: the reference's logprobs, KTO's baseline."""
+    """Function that computes columns of a batch before it is learnt from: the reference's logprobs, KTO's baseline."""
 
     def __call__(
         self, batch: Batch, mismatched_rows: Sequence[TrainingRow]
@@ -131,7 +131,7 @@ def as_group(unit: Unit) -> RowGroup:
 
 
 def references(column: Sequence[np.ndarray | None]) -> list[Reference]:
-    """In one process a value is its own reference."""
+    """Wrap values as references: in one process a value is its own."""
     return [Reference(values) for values in column]
 
 
@@ -142,7 +142,7 @@ def columns_of_rows(
     *,
     rows_per_batch: int,
 ) -> list[np.ndarray]:
-    """What the model says of each row's tokens, [T] float32 each, all of them on every rank."""
+    """Compute the model's column of each row, [T] float32 each, all of them on every rank."""
     columns: list[np.ndarray] = []
     for start in range(0, len(rows), rows_per_batch):
         part = rows[start : start + rows_per_batch]

@@ -41,7 +41,7 @@ class WatchedWorkers(Protocol):
 
 @dataclass(kw_only=True, slots=True)
 class TrainConfig:
-    """How long and in what portions to train."""
+    """Length and portions of a training."""
 
     num_steps: int = 100
     """Training steps: each samples, rewards and updates once."""

@@ -22,7 +22,7 @@ LOGPROBS, BASELINE = "ref_logprobs", "kl_baseline"
 
 
 class ReferenceMode(StrEnum):
-    """When the reference's logprobs are computed."""
+    """Time at which the reference's logprobs are computed."""
 
     precomputed = "precomputed"
     live = "live"
@@ -30,7 +30,7 @@ class ReferenceMode(StrEnum):
 
 @dataclass(kw_only=True, slots=True)
 class ReferenceConfig:
-    """What a preference method compares the policy with."""
+    """Reference of a preference method."""
 
     model: str | None = None
     """Folder or Hub id of the reference, of the policy's vocabulary. None: the model the training starts from."""
@@ -51,7 +51,7 @@ class LiveReference:
 
     learner: Learner
     off: Callable[[], AbstractContextManager[None]] = nullcontext
-    """Within it the learner's model is the reference: LoRA's adapter is off."""
+    """Context within which the learner's model is the reference: LoRA's adapter is off."""
 
     def __call__(
         self, batch: Batch, mismatched_rows: Sequence[TrainingRow]
@@ -122,7 +122,7 @@ def with_reference(corpora: Sequence[Corpus], logprobs: Sequence[np.ndarray]) ->
 
 
 def digest(rows: Sequence[TrainingRow]) -> str:
-    """Of all token ids: whether two lists of rows are the same."""
+    """Return a digest of all token ids, by which two lists of rows are compared."""
     sha = hashlib.sha256()
     for row in rows:
         sha.update(np.int64(row.num_tokens).tobytes() + row.token_ids.tobytes())
@@ -137,7 +137,7 @@ def store(
 
 
 def stored_logprobs(folder: Path, rows: Sequence[TrainingRow]) -> list[np.ndarray] | None:
-    """What `store` wrote; None where nothing is. Raises InputError where it was of other rows."""
+    """Read what `store` wrote; None if nothing is there. Raises InputError if it was of other rows."""
     if not folder.is_dir():
         return None
     if open_artifact(folder).manifest["rows"] != digest(rows):

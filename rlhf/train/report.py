@@ -14,7 +14,7 @@ from rlhf.types import Group
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoleUse:
-    """What the workers of a role used since it was last asked."""
+    """Usage of a role's workers since the last call."""
 
     busy: float | None
     """Share of the time in which they had something to do, from 0 to 1; None where that is not known."""
@@ -24,7 +24,7 @@ class RoleUse:
 
 @dataclass(frozen=True, kw_only=True)
 class StepReport:
-    """What a step did, for callbacks."""
+    """Report of a step, for callbacks."""
 
     step: int
     groups: Sequence[Group]
@@ -33,7 +33,7 @@ class StepReport:
     seconds: Mapping[str, float]
     use: Mapping[str, RoleUse]
     notes: Mapping[str, float] = field(default_factory=dict)
-    """What was noted on the way, by name."""
+    """Figures noted on the way, by name."""
 
     @cached_property
     def figures(self) -> dict[str, float]:

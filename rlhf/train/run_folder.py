@@ -22,9 +22,9 @@ MODEL, REPORT = "model", "report"
 """Folders of what a run makes."""
 RESUMABLE_KEYS = ("dry_run", "output", "train.num_steps", "stop_at_reward", "stop_window", "checkpoint.", "log.",
                   "preflight.", "placement.timeout_s", "hub.")  # fmt: skip
-"""What may differ between a run and its continuation."""
+"""Keys that may differ between a run and its continuation."""
 UPLOADED = "working_dir_files"
-"""Of the path where Ray unpacks the working directory of a job, which is where the job runs."""
+"""Part of the path to which Ray unpacks the working directory of a job, in which the job runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class RunFolder:
 
     @property
     def model(self) -> Path:
-        """Where the final model is."""
+        """Return the folder of the final model."""
         return self.root / MODEL
 
     def checkpoint(self, step: int) -> Path:
@@ -59,7 +59,7 @@ class RunFolder:
         return None
 
     def how_to_continue(self) -> str:
-        """What to say of a run that was stopped here."""
+        """Return a sentence on continuing a run that was stopped here."""
         saved = self.checkpoints()
         if not saved:
             return "no training step was complete, the same command begins again"
@@ -216,7 +216,7 @@ def replace_key(value: Any, key: str, new: str) -> Any:
 
 
 def is_finished(folder: RunFolder, num_steps: int | None = None) -> bool:
-    """Whether the final model is there, made by a run that was to take at least `num_steps`, where that can change."""
+    """Return whether the final model exists, made by a run of at least `num_steps`, where that can change."""
     manifest = folder.model / MANIFEST
     if not manifest.is_file() or num_steps is None:
         return manifest.is_file()

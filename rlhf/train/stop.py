@@ -16,7 +16,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stop:
-    """Whether someone asked the run to stop, and by which signal."""
+    """The request to stop a run, and its signal."""
 
     def __init__(self) -> None:
         self.requested = asyncio.Event()
@@ -27,7 +27,7 @@ class Stop:
         self.requested.set()
 
     async def before(self, work: Coroutine[Any, Any, T]) -> T:
-        """What `work` gives; where a stop is asked for first, `work` is cancelled and `Stopped` raised."""
+        """Return the result of `work`. If a stop is requested first, cancel `work` and raise `Stopped`."""
         task, stop = asyncio.create_task(work), asyncio.create_task(self.requested.wait())
         try:
             await asyncio.wait((task, stop), return_when=asyncio.FIRST_COMPLETED)

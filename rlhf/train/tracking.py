@@ -1,4 +1,4 @@
-"""What a run writes down: metrics as JSONL and TensorBoard events, rollouts to read, a progress bar, a plot."""
+"""Logs of a run: metrics as JSONL and TensorBoard events, rollouts to read, a progress bar, a plot."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ METRICS, ROLLOUTS, PLOT = "metrics.jsonl", "rollouts.jsonl", "progress.png"
 
 @dataclass(kw_only=True, slots=True)
 class LogConfig:
-    """What is written beside the metrics."""
+    """Logs beside the metrics."""
 
     groups_per_step: int = 1
     """Groups per step whose rollouts go to `rollouts.jsonl` as text; they travel to the driver."""
@@ -33,7 +33,7 @@ class LogConfig:
 
 
 class Sink(Protocol):
-    """Where figures go besides the run's own file."""
+    """Destination of figures besides the run's own file."""
 
     def write(self, figures: Mapping[str, float]) -> None:
         """The figures of one step, `step` among them."""

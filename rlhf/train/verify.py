@@ -1,4 +1,4 @@
-"""Whether a saved folder is the model that was trained: it is loaded again and asked the same."""
+"""Verification of a saved folder against the model that was trained: it is loaded again and run on the same row."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ PROBE_TOKENS = 32
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verification:
-    """How far the outputs of a loaded folder are from the model's own: logprobs in nats, values and scores in units."""
+    """Difference between the outputs of a loaded folder and the model's own: logprobs in nats, values and scores in
+    units."""
 
     tokens: int
     mean_difference: float
@@ -32,7 +33,7 @@ class Verification:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SavedModel:
-    """What the rank that wrote a model says of it; the other ranks say nothing."""
+    """Report of the rank that wrote a model; those of the other ranks are empty."""
 
     verification: Verification | None
     """None where it was not asked for."""
@@ -40,7 +41,7 @@ class SavedModel:
 
 
 def as_manifest(verification: Verification | None) -> dict[str, Any]:
-    """What a model folder's manifest says of it; nothing where it was not verified."""
+    """Return the entry for a model folder's manifest; empty if the folder was not verified."""
     return {} if verification is None else {"verified": asdict(verification)}
 
 

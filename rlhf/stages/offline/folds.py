@@ -28,7 +28,7 @@ from rlhf.types import InputError, RunError, Stopped
 
 POLL_S = 0.5
 Split = Sequence[tuple[Sequence[int], Sequence[int]]]
-"""Of each fold the places of the units that are trained on, and of those left out."""
+"""Indices of the units that each fold trains on, and of those it leaves out."""
 FOLD = "fold"
 """The name that figures of a fold's own part get."""
 COLUMNS = ("pairs", "nll", "calibration_error", "length_slope", "accuracy")
@@ -97,7 +97,7 @@ def fold_jobs(split: Split, job: OfflineJob, folder: RunFolder) -> list[OfflineJ
 
 
 def margins_of(job: OfflineJob, name: str) -> np.ndarray:
-    """What the fold's model makes of a set of pairs that all folds are measured on."""
+    """Read the margins of the fold's model on a set of pairs that all folds are measured on."""
     lines = [line for line in read_rows(job.root / SCORES) if line["set"] == name]
     return np.array([line["chosen"] - line["rejected"] for line in lines])
 
@@ -139,7 +139,7 @@ async def train_folds(jobs: Sequence[OfflineJob], stop: Stop) -> None:
 
 
 def is_trained(job: OfflineJob) -> bool:
-    """Whether a fold's model is there. `job` holds its corpora, not a reference of them."""
+    """Return whether a fold's model exists. `job` holds its corpora, not a reference of them."""
     return is_finished(RunFolder(job.root), job.config.train.steps_over(len(job.corpora.train)))
 
 

@@ -42,7 +42,7 @@ def run(config: PreferenceRunConfig) -> Artifact | None:
 
 
 def corpus_of(config: PreferenceRunConfig, units: Sequence[Unit]) -> Corpus:
-    """What the algorithm learns from. InputError where the data is in another form."""
+    """Return the corpus of the algorithm. Raises InputError if the data is in another form."""
     labelled = isinstance(config.algorithm, KTOConfig)
     if len(units[0]) != (1 if labelled else 2):
         wanted = "labelled answers; set data=labelled" if labelled else "pairs; set data=preferences"

@@ -58,12 +58,12 @@ class Corpora:
 
     train: Corpus
     held_out: Mapping[str, Corpus]
-    """By the name its figures get."""
+    """Held-out corpora by the name of their figures."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OfflineJob:
-    """What every rank is told."""
+    """Specification of a training, the same for every rank."""
 
     config: OfflineConfig
     head: Head
@@ -74,20 +74,20 @@ class OfflineJob:
     save_beside: Callable[[Path], None]
     """Writes what goes into a model folder beside the weights."""
     reference: ReferenceConfig | None = None
-    """Of methods that read the reference's logprobs."""
+    """Reference of methods that read its logprobs."""
     prompts: Sequence[tuple[Sequence[int], str]] = ()
     """Held-out prompts to complete, as token ids, and their own completions as text."""
     stop_token_ids: tuple[int, ...] = ()
     decode: Callable[[Sequence[int]], str] = str
     """Token ids as text."""
     conclude: Callable[[OfflineRank], dict[str, float]] | None = None
-    """What is measured of the trained model beside its loss; every rank calls it."""
+    """Function that measures the trained model beside its loss; every rank calls it."""
     panels: Mapping[str, str] = field(default_factory=dict)
-    """Of the plot, each with the figure it shows."""
+    """Panels of the plot, each with the figure it shows."""
     earlier_figures: Mapping[str, float] = field(default_factory=dict)
     """Figures that were measured before, for the model's manifest."""
     root: Path = Path()
-    """Of the run's folder."""
+    """Path of the run's folder."""
 
 
 def train_on_ranks(job: OfflineJob) -> None:
@@ -104,7 +104,7 @@ def train_on_ranks(job: OfflineJob) -> None:
 
 
 def run_rank(job: OfflineJob) -> None:
-    """What Ray Train calls on every rank."""
+    """Run one rank; Ray Train calls it on every rank."""
     # Imported here: it takes seconds, and drivers do not need it.
     import torch
 
@@ -146,7 +146,7 @@ class OfflineRank:
         return self.backend.rank == 0
 
     def choose_layout(self) -> Layout:
-        """How rows lie; the driver shows the notes, from a file."""
+        """Choose the layout of rows; the driver shows the notes, from a file."""
         layout = layout_of(self.config.backend, "policy", self.config.model, self.backend, self.noise)
         if self.is_first and layout.notes:
             replace_file(self.folder.root / LAYOUT, "".join(json.dumps({"note": note}) + "\n" for note in layout.notes))
@@ -187,7 +187,7 @@ class OfflineRank:
 
     @contextmanager
     def log(self, next_step: int) -> Iterator[MetricsLog | None]:
-        """On the first rank."""
+        """Log figures on the first rank."""
         if self.is_first:
             truncate_to(self.folder.root / SAMPLES, next_step)
         with metrics_log(self.config, self.folder, next_step) if self.is_first else nullcontext() as log:
@@ -222,7 +222,7 @@ class OfflineRank:
         return compare_samples(completions, expected, held_out.sample_language)
 
     def is_stopped(self) -> bool:
-        """Whether someone asked the run to stop; all ranks agree."""
+        """Return whether a stop was requested; all ranks agree."""
         return bool(self.backend.gather((self.folder.root / STOP).exists())[0])
 
     def save_checkpoint(self, num_steps: int, figures: Mapping[str, float]) -> None:
@@ -257,7 +257,7 @@ class OfflineRank:
         return SavedModel(verification=verified, records=record(files_in(folder)) if self.is_first else {})
 
     def read_reference(self, config: ReferenceConfig, *, fresh: bool) -> list[ColumnFunction]:
-        """Where the columns of the reference come from. Precomputed ones are kept in the run folder."""
+        """Return the functions that give the reference's columns. Precomputed ones are kept in the run folder."""
         live = None
         if config.mode is ReferenceMode.live:
             live = self.live_reference(config, fresh=False)

@@ -1,4 +1,4 @@
-"""What a reward model is worth, measured on held-out pairs: figures, the scores themselves, their calibration."""
+"""Report of a reward model on held-out pairs: figures, the scores themselves, their calibration."""
 
 from __future__ import annotations
 

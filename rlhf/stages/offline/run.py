@@ -48,7 +48,7 @@ HELD_OUT = "held_out"
 TRAIN = "train"
 """The name of the rows that are learnt from, in manifests."""
 MAY_CHANGE = ("train.num_epochs", "train.max_restarts")
-"""What may differ between an offline run and its continuation, beside the keys of every run."""
+"""Keys that may differ between an offline run and its continuation, beside those of every run."""
 POLL_S = 0.5
 
 
@@ -90,7 +90,7 @@ def corpora_of(parts: Parts, corpus_of: Callable[[Sequence[Unit]], Corpus]) -> C
 
 
 def digests_of(corpora: Corpora) -> dict[str, dict[str, Any]]:
-    """What the rows of each part are told apart by."""
+    """Return digests by which changed rows of a part are noticed."""
     return {name: digest_of_corpus(each) for name, each in {TRAIN: corpora.train, **corpora.held_out}.items()}
 
 
@@ -176,7 +176,7 @@ def run(
 
 
 def is_done(job: OfflineJob, folder: RunFolder) -> bool:
-    """Whether the run has ended, which is then shown. Raises InputError where it cannot go on as it began."""
+    """Return whether the run has ended, and show it then. Raises InputError where it cannot go on as it began."""
     num_steps = job.config.train.steps_over(len(job.corpora.train))
     check_rows(folder, job.manifest[ROWS], {TRAIN: "data.path", HELD_OUT: "held_out"})
     check_more_steps(folder, num_steps)
@@ -270,7 +270,7 @@ def show_arithmetic(job: OfflineJob) -> None:
 
 
 def show_figures(after: Mapping[str, float], before: Mapping[str, float]) -> None:
-    """What was held out, before and after training, and what was measured at the end alone."""
+    """Show held-out figures before and after training, and those measured at the end alone."""
     rows = [
         (name, f"{before[name]:.4g}" if before.get(name) is not None else "", f"{value:.4g}")
         for name, value in after.items()

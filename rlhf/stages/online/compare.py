@@ -111,7 +111,8 @@ def as_batch(config: CompareConfig, groups: Sequence[Group]) -> Batch:
 def compute_logprobs(
     config: CompareConfig, jobs: Mapping[str, Job], plan: Plan, batches: Mapping[str, Batch]
 ) -> dict[str, tuple[Logprobs, Logprobs]]:
-    """By policy: its own logprobs of its completions, and the reference's, both under the distribution it sampled from.
+    """Compute the logprobs of each policy's completions by itself and by the reference, under its sampling
+    distribution.
 
     A model is loaded once for everything it computes under the same temperature and banned tokens.
     """

@@ -33,7 +33,7 @@ LEGEND = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyFigures:
-    """What there is to say of a policy."""
+    """Figures of a policy."""
 
     success: Estimate
     reward: Estimate

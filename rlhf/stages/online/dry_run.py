@@ -1,4 +1,4 @@
-"""What a run would see, shown without starting it."""
+"""The inputs of a run, shown without starting it."""
 
 from __future__ import annotations
 

@@ -109,7 +109,8 @@ def check_model(config: OnlineConfig, model_config: dict[str, Any]) -> None:
 
 
 def plan_roles(config: OnlineConfig) -> Plan:
-    """Which roles a run has, and where. Raises InputError where placement and algorithm do not fit each other."""
+    """Plan the roles of a run and their places. Raises InputError where placement and algorithm do not fit each
+    other."""
     placement, sampler = config.placement, config.sampler
     on_cpu = config.backend.offload_optimizer
     roles = [RolePlan(role="policy", num_workers=placement.policy, steps_on_cpu=on_cpu)]
@@ -184,7 +185,7 @@ def check_transport(config: OnlineConfig, plan: Plan) -> None:
 
 
 def can_map_memory(config: OnlineConfig, plan: Plan) -> bool:
-    """Whether every engine shares its accelerator with a rank of the policy."""
+    """Return whether every engine shares its accelerator with a rank of the policy."""
     return plan.group_of("policy") == plan.group_of("sampler") and config.sampler.num_engines <= config.placement.policy
 
 

@@ -100,7 +100,7 @@ def run(config: OnlineConfig) -> Artifact | None:
 
 
 def is_done(job: Job, folder: RunFolder) -> bool:
-    """Whether the run has ended, which is then shown. Raises InputError where it cannot go on as it began."""
+    """Return whether the run has ended, and show it then. Raises InputError where it cannot go on as it began."""
     num_steps = job.config.train.num_steps
     check_rows(folder, {"prompts": digest_of_prompts(job.prompts)}, {"prompts": "data.path"})
     check_more_steps(folder, num_steps)

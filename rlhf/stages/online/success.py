@@ -30,12 +30,12 @@ SHOWN_CHARACTERS = 160
 EVALUATED = ("seed", "template_date", "backend.precision", "backend.max_tokens_per_microbatch", "placement.reward",
              "placement.timeout_s", "placement.start_timeout_s", "preflight.", "data.", "reward.", "sampling.",
              "sampler.", "success.")  # fmt: skip
-"""What an evaluation reads of a configuration. The chat template is in the model's folder."""
+"""Keys of a configuration that an evaluation reads. The chat template is in the model's folder."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Success:
-    """How a policy does on a fixed set of prompts."""
+    """Success of a policy on a fixed set of prompts."""
 
     rate: float
     """Share of rollouts whose reward reached the threshold; a failed rollout is no success."""
@@ -53,7 +53,7 @@ async def sample(
 
 
 def successes(group: Group, config: SuccessConfig) -> list[bool]:
-    """Of each rollout, whether its reward reached the threshold."""
+    """Return for each rollout whether its reward reached the threshold."""
     scores = [info.score for info in group.infos]
     return [
         isinstance(score, Score)
