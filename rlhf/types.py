@@ -187,8 +187,8 @@ class Row:
     index: int
     num_tokens: int
     num_loss_tokens: int
-    score: float = 0.0
-    """Online, what `Algorithm.group_advantages` made of the reward; offline, `TrainingRow.score`."""
+    signal: float = 0.0
+    """Learning signal of the row: online the result of `Algorithm.group_advantages`, offline `TrainingRow.score`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

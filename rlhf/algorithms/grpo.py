@@ -65,4 +65,4 @@ class GRPO(KLControl):
         return [info.score.value for info in group.infos if isinstance(info.score, Score)]
 
     def assign_credit(self, batch: MicroBatch) -> MicroBatch:
-        return replace(batch, advantages=batch.per_token(batch.scores) * batch.loss_mask)
+        return replace(batch, advantages=batch.per_token(batch.signals) * batch.loss_mask)

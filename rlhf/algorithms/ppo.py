@@ -108,10 +108,10 @@ class PPO(KLControl):
         return replace(batch, advantages=batch.at_chosen(advantages), returns=batch.at_chosen(advantages + values))
 
     def token_rewards(self, batch: MicroBatch) -> torch.Tensor:
-        """[R, L]: the score at each row's last chosen token, less the KL penalty of every token."""
+        """[R, L]: the reward at each row's last chosen token, less the KL penalty of every token."""
         last = batch.per_row(batch.loss_mask.float()).long() - 1  # -1 where a row has nothing to learn
         places = torch.arange(max(int(last.max()) + 1, 1) if len(last) else 1)
-        rewards = torch.where(places == last.unsqueeze(-1), batch.scores.unsqueeze(-1), 0.0)
+        rewards = torch.where(places == last.unsqueeze(-1), batch.signals.unsqueeze(-1), 0.0)
         if self.config.reads_old_logprobs:
             kl = kl_divergence(batch.column("old_logprobs"), batch.column("ref_logprobs"), self.config.kl_estimator)
             rewards = rewards - self.kl_coef * batch.left_align(kl)

@@ -22,7 +22,7 @@ class MicroBatch:
     position_ids: Tensor  # [B, T] int64
     loss_mask: Tensor  # [B, T] bool, True where the token is learnt from
     row_ids: Tensor  # [B, T] int64, the sequence a token belongs to; R where there is padding
-    scores: Tensor  # [R] float32, one scalar per sequence
+    signals: Tensor  # [R] float32, learning signal of each sequence: an advantage, a reward, a grade or a label
     rollout_logprobs: Tensor | None = None  # [B, T] float32, of the engine
     old_logprobs: Tensor | None = None  # [B, T] float32, of the policy before this batch's first update
     ref_logprobs: Tensor | None = None  # [B, T] float32, of the reference
@@ -38,7 +38,7 @@ class MicroBatch:
         cls,
         token_ids: Sequence[np.ndarray],  # R arrays [T_r]
         loss_mask: Sequence[np.ndarray],  # R arrays [T_r] bool
-        scores: Sequence[float],  # [R]
+        signals: Sequence[float],  # [R]
         columns: Mapping[str, np.ndarray],  # flat arrays [sum of T_r]
         *,
         packed: bool,
@@ -61,7 +61,7 @@ class MicroBatch:
             position_ids=lay_out(positions, np.arange(shape[1]), np.int64),
             loss_mask=lay_out(np.concatenate(loss_mask), False, np.bool_),
             row_ids=lay_out(rows, num_rows, np.int64),
-            scores=torch.tensor(scores, dtype=torch.float32),
+            signals=torch.tensor(signals, dtype=torch.float32),
             **{name: lay_out(column, 0.0, np.float32) for name, column in columns.items()},
         )
 
@@ -75,13 +75,13 @@ class MicroBatch:
             position_ids=torch.arange(2).unsqueeze(0),
             loss_mask=zeros.bool(),
             row_ids=zeros.long(),
-            scores=torch.zeros(0),
+            signals=torch.zeros(0),
             **columns,
         )
 
     @property
     def num_rows(self) -> int:
-        return len(self.scores)
+        return len(self.signals)
 
     @property
     def num_loss_tokens(self) -> int:

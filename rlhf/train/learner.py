@@ -162,7 +162,7 @@ def as_microbatch(
     return MicroBatch.from_rows(
         [sequence.token_ids for sequence in sequences],
         [sequence.loss_mask for sequence in sequences],
-        [row.score for row in rows],
+        [row.signal for row in rows],
         {**columns, **{name: np.concatenate(arrays) for name, arrays in own.items()}},
         packed=packed,
     )

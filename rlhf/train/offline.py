@@ -124,7 +124,7 @@ def rows_of_step(num_rows: int, rows_per_step: int, step: int, seed: int) -> lis
 
 def as_group(unit: Unit) -> RowGroup:
     scalars = tuple(
-        Row(group=0, index=i, num_tokens=row.num_tokens, num_loss_tokens=row.num_loss_tokens, score=row.score)
+        Row(group=0, index=i, num_tokens=row.num_tokens, num_loss_tokens=row.num_loss_tokens, signal=row.score)
         for i, row in enumerate(unit)
     )
     return RowGroup(rows=Reference(unit), scalars=scalars, whole=True)

@@ -162,7 +162,7 @@ def row_group(group: Group, advantages: Sequence[float]) -> RowGroup:
                     index=index,
                     num_tokens=info.num_tokens,
                     num_loss_tokens=info.num_loss_tokens,
-                    score=advantage,
+                    signal=advantage,
                 )
             )
     return RowGroup(rows=group.rollouts, scalars=tuple(rows))

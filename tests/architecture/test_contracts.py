@@ -45,6 +45,7 @@ def test_contracts_hold():
         ("rlhf/actors/intruder.py", "import vllm", "Only runtimes import vllm"),
         ("rlhf/train/intruder.py", "def late():\n    from deepspeed import comm", "Only runtimes import deepspeed"),
         ("rlhf/ops/intruder.py", "import rlhf.train", "Rooms import downwards only"),
+        ("rlhf/stages/intruder.py", "import rlhf.pipelines.kinds", "Rooms import downwards only"),
         ("rlhf/data/intruder.py", "import rlhf.algorithms", "Rooms import downwards only"),
         ("rlhf/data/intruder.py", "import serve.settings", "rlhf knows nothing of serving"),
         ("serve/intruder.py", "import rlhf.stages.chat", "Serving stands on rlhf, beside its stages"),

@@ -118,7 +118,7 @@ def supervised_rows(seed: int, num_rows: int) -> list[TrainingRow]:
 
 
 def rollout_groups(seed: int, sizes: Sequence[int]) -> list[RowGroup]:
-    """Groups of rollouts with scores, as the driver deals them: the rollouts are their own references."""
+    """Groups of rollouts with signals, as the driver deals them: the rollouts are their own references."""
     generator = np.random.default_rng(seed)
     groups = []
     for number, size in enumerate(sizes):
@@ -129,7 +129,7 @@ def rollout_groups(seed: int, sizes: Sequence[int]) -> list[RowGroup]:
                 index=i,
                 num_tokens=len(rollout.token_ids),
                 num_loss_tokens=int(rollout.loss_mask.sum()),
-                score=float(generator.normal()),
+                signal=float(generator.normal()),
             )
             for i, rollout in enumerate(rollouts)
         )

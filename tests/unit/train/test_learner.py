@@ -96,11 +96,11 @@ def test_policy_gradient_is_that_of_the_whole_batch(num_ranks, packed, max_token
                 # At the first update the ratio to the old policy is 1.
                 ratio = (logprobs[t - 1] - logprobs[t - 1].detach()).exp()
                 log_r = ref_logprobs[t - 1].detach() - logprobs[t - 1]
-                total = total + (-ratio * row.score + 0.3 * (log_r.exp() - 1 - log_r)) / divisor
+                total = total + (-ratio * row.signal + 0.3 * (log_r.exp() - 1 - log_r)) / divisor
     gradient = sum(learner.backend.gradients[0] for learner in learners)
     torch.testing.assert_close(gradient, full_batch_gradient(total, model), atol=1e-6, rtol=1e-4)
     assert stats.values()["loss"] == pytest.approx(total.item(), rel=1e-4)
-    magnitude = sum(abs(row.score) * row.num_loss_tokens for row, _ in rows) / num_tokens
+    magnitude = sum(abs(row.signal) * row.num_loss_tokens for row, _ in rows) / num_tokens
     assert merge([share for _, share in credited]).values() == pytest.approx({"advantage_magnitude": magnitude})
 
 
@@ -148,8 +148,8 @@ def test_one_optimiser_step_per_minibatch_and_epoch_in_the_batch_s_order():
     loss = ClippedLoss(AlgorithmConfig(), 0.0)
     learner.update(learner.shard(batch, loss), loss, 0.25)
     assert learner.backend.learning_rates == [0.25] * 6
-    seen = [micro.scores.tolist() for micro in learner.backend.forwards]
-    by_minibatch = [[pytest.approx(row.score) for row in part.rows] for part in batch.minibatches]
+    seen = [micro.signals.tolist() for micro in learner.backend.forwards]
+    by_minibatch = [[pytest.approx(row.signal) for row in part.rows] for part in batch.minibatches]
     assert seen == [by_minibatch[i] for i in batch.order]
 
 
