@@ -56,7 +56,7 @@ class HubId:
         return f"{self.key}={self.text}"
 
     @property
-    def allowed(self) -> list[str] | None:
+    def allow_patterns(self) -> list[str] | None:
         """Patterns of the files that are downloaded; None: all of them."""
         if self.repo_type == "model":
             return list(MODEL_FILES)
@@ -105,7 +105,7 @@ def download(source: HubId, commit: str | None = None) -> tuple[Path, str]:
 
     revision = commit or source.revision
     if is_offline_mode() or (revision and COMMIT.fullmatch(revision)):
-        folder = cached(source, revision)
+        folder = cached_folder(source, revision)
         if folder is not None:
             return path_in(source, folder), folder.name
         if is_offline_mode():
@@ -117,7 +117,7 @@ def download(source: HubId, commit: str | None = None) -> tuple[Path, str]:
         if files:
             check_files(source, [file.rfilename for file in files])
         folder = snapshot(source, revision)
-        if listed(source, folder) is None:
+        if snapshot_files(source, folder) is None:
             # snapshot_download returns what single-file downloads left where the Hub breaks off.
             raise RunError(
                 f"{source}: {endpoint()} does not list the files of commit {folder.name}; run the same command again, "
@@ -127,7 +127,7 @@ def download(source: HubId, commit: str | None = None) -> tuple[Path, str]:
     return path_in(source, folder), folder.name
 
 
-def cached(source: HubId, revision: str | None) -> Path | None:
+def cached_folder(source: HubId, revision: str | None) -> Path | None:
     """The snapshot in the cache, if it is whole: huggingface_hub holds its commit's list of files, which every
     snapshot_download writes, and all that is read of the list is there. A single file that is named needs no list.
 
@@ -139,7 +139,7 @@ def cached(source: HubId, revision: str | None) -> Path | None:
         folder = snapshot(source, revision, cached_only=True)  # raises where a file of the list is missing
     except LocalEntryNotFoundError:
         return None
-    names = listed(source, folder)
+    names = snapshot_files(source, folder)
     if names is None:
         return folder if source.path is not None and path_in(source, folder).is_file() else None
     check_files(source, names)
@@ -147,7 +147,7 @@ def cached(source: HubId, revision: str | None) -> Path | None:
     return folder
 
 
-def listed(source: HubId, folder: Path) -> list[str] | None:
+def snapshot_files(source: HubId, folder: Path) -> list[str] | None:
     """All files of a snapshot's commit, there or not; None where only single files of it were ever downloaded."""
     from huggingface_hub import get_cached_repo_tree
     from huggingface_hub.errors import CachedRepoTreeNotFoundError
@@ -167,7 +167,7 @@ def snapshot(source: HubId, revision: str | None, *, cached_only: bool = False) 
             source.name,
             repo_type=source.repo_type,
             revision=revision,
-            allow_patterns=source.allowed,
+            allow_patterns=source.allow_patterns,
             ignore_patterns=list(OTHER_MODEL_FILES) if source.repo_type == "model" else None,
             endpoint=endpoint(),
             local_files_only=cached_only,

@@ -135,7 +135,7 @@ def ask_all(
         reports = [report for (report,) in answers(calls, config.timeout_s)]
         granted = int(ray.available_resources().get(ACCELERATOR, 0))
         if meeting:
-            reports = [signed(report, meeting) for report in reports]
+            reports = [with_signatures(report, meeting) for report in reports]
         refuse(judge(reports, config, engine_share=engine_share, num_granted=granted))
         check_pairs([node.name for node in checked_nodes], probes, config.timeout_s)
         check_nccl(checked_nodes, reports, config.timeout_s)
@@ -149,7 +149,7 @@ def probe_on(node_id: str) -> Any:
     return ray.remote(num_cpus=0, max_restarts=0)(NodeProbe).options(scheduling_strategy=affinity).remote()
 
 
-def signed(report: NodeReport, meeting: Path) -> NodeReport:
+def with_signatures(report: NodeReport, meeting: Path) -> NodeReport:
     """The report, corrected where what the node wrote did not come here."""
     return replace(report, shares_output=report.shares_output and (meeting / report.node).is_file())
 

@@ -50,7 +50,7 @@ class ModelRole:
 
     async def address(self) -> tuple[str, int]:
         """Rank 0's node and a free port there."""
-        return await self.workers.guarded(0, self.workers.actors[0].address.remote())
+        return await self.workers.guard(0, self.workers.actors[0].address.remote())
 
     async def compute_columns(self, batch: Batch) -> Mapping[str, Sequence[Reference]]:
         with self.clock(f"compute_{self.column}"):
@@ -204,7 +204,7 @@ class SamplerPool:
             try:
                 call = self.workers.actors[rank].collect.options(num_returns=2)
                 rollouts, infos = call.remote(prompt, epoch, requests)
-                return Group(prompt=prompt, rollouts=rollouts, infos=await self.workers.guarded(rank, infos))
+                return Group(prompt=prompt, rollouts=rollouts, infos=await self.workers.guard(rank, infos))
             finally:
                 self.load_of[rank] -= len(requests)
 

@@ -80,7 +80,7 @@ class Workers:
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [
-                    group.create_task(self.guarded(rank, call(rank, actor))) for rank, actor in enumerate(self.actors)
+                    group.create_task(self.guard(rank, call(rank, actor))) for rank, actor in enumerate(self.actors)
                 ]
         except* (RunError, InputError) as errors:
             raise most_telling(errors.exceptions) from None
@@ -109,7 +109,7 @@ class Workers:
             ]
             num_yielding = len(streams) if from_every_rank else 1
             others = [
-                asyncio.create_task(self.guarded(i, exhaust(streams[i]))) for i in range(num_yielding, len(streams))
+                asyncio.create_task(self.guard(i, exhaust(streams[i]))) for i in range(num_yielding, len(streams))
             ]
             yielding = [aiter(stream) for stream in streams[:num_yielding]]
             while references := await self.next_of(yielding):
@@ -118,7 +118,7 @@ class Workers:
 
     async def next_of(self, streams: Sequence[AsyncIterator[Reference]]) -> list[Reference]:
         """Return the next value of each generator; nothing at their end."""
-        found = await asyncio.gather(*(self.guarded(i, anext(stream, None)) for i, stream in enumerate(streams)))
+        found = await asyncio.gather(*(self.guard(i, anext(stream, None)) for i, stream in enumerate(streams)))
         return [reference for reference in found if reference is not None]
 
     async def use(self) -> RoleUse:
@@ -127,7 +127,7 @@ class Workers:
         busy = None if self.role == "reward" else self.busy.take()
         return RoleUse(busy=busy, memory_bytes=max(await self.all(lambda _, actor: actor.memory.remote())))
 
-    async def guarded(self, rank: int, result: Awaitable[T]) -> T:
+    async def guard(self, rank: int, result: Awaitable[T]) -> T:
         """The result, or an error that says which worker failed, and where it is."""
         try:
             with self.busy(rank):

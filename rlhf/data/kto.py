@@ -13,7 +13,7 @@ from rlhf.data.dialogues import Dialogue
 from rlhf.data.encoding import PolicyEncoder
 from rlhf.data.fields import has, take
 from rlhf.data.files import kind_of
-from rlhf.data.pairs import Pair, checked, prompt_field, take_answer
+from rlhf.data.pairs import Pair, check_pair, prompt_field, take_answer
 from rlhf.data.quarantine import Quarantine
 from rlhf.types import InputError, TrainingRow, Unit
 
@@ -54,7 +54,7 @@ class KTODataConfig(DialogueDataConfig):
         if has(row, self.chosen_key) and has(row, self.rejected_key) and not has(row, self.completion_key):
             keys = (self.chosen_key, self.rejected_key)
             chosen, rejected = (take_answer(row, key, prompt_key) for key in keys)
-            pair = checked(Pair(chosen, rejected))
+            pair = check_pair(Pair(chosen, rejected))
             yield self.chosen_key, self.dialogue(row, pair.chosen), 1.0
             yield self.rejected_key, self.dialogue(row, pair.rejected), 0.0
             return

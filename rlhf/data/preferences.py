@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rlhf.data.base import DialogueDataConfig
 from rlhf.data.encoding import PolicyEncoder, ScoreEncoder
 from rlhf.data.fields import has, take, take_number
-from rlhf.data.pairs import Pair, checked, prompt_field, take_answer, take_comparison, take_graded, take_hh
+from rlhf.data.pairs import Pair, check_pair, prompt_field, take_answer, take_comparison, take_graded, take_hh
 from rlhf.data.quarantine import Quarantine
 from rlhf.types import InputError, Unit
 
@@ -145,11 +145,11 @@ class PreferenceDataConfig(DialogueDataConfig):
                 )
             case PairFormat.hh:
                 chosen, rejected = (take_hh(row, key) for key in (self.chosen_key, self.rejected_key))
-                yield checked(Pair(chosen, rejected, self.scores(row)))
+                yield check_pair(Pair(chosen, rejected, self.scores(row)))
             case PairFormat.pairs:
                 prompt_key = prompt_field(row, self.prompt_key, self.conversations_key)
                 chosen, rejected = (take_answer(row, key, prompt_key) for key in (self.chosen_key, self.rejected_key))
-                yield checked(Pair(chosen, rejected, self.scores(row)))
+                yield check_pair(Pair(chosen, rejected, self.scores(row)))
 
     def scores(self, row: Mapping[str, Any]) -> tuple[float, float]:
         if self.chosen_score_key is None or self.rejected_score_key is None:

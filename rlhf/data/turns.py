@@ -95,7 +95,7 @@ class Tokens(NamedTuple):
         if not cuts:
             return whole
         edges = [0, *cuts, len(text)]
-        parts = [cls.of(tokenizer, text[i:j]).moved(i) for i, j in itertools.pairwise(edges)]
+        parts = [cls.of(tokenizer, text[i:j]).shift(i) for i, j in itertools.pairwise(edges)]
         joined = cls(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
         if tokenizer.decode(joined.ids) != tokenizer.decode(whole.ids):
             raise InputError(
@@ -108,7 +108,7 @@ class Tokens(NamedTuple):
     def begin_with(self, prompt: Tokens) -> bool:
         return np.array_equal(self.ids[: len(prompt.ids)], prompt.ids)
 
-    def moved(self, by: int) -> Tokens:
+    def shift(self, by: int) -> Tokens:
         return self._replace(starts=self.starts + by, ends=self.ends + by)
 
     def inside(self, start: int, stop: int) -> np.ndarray:  # [N] int64

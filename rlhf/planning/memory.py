@@ -61,7 +61,7 @@ def learner(
     )
 
 
-def frozen(shape: ModelShape, backend: BackendConfig, num_ranks: int, *, vocabulary: bool = True) -> Footprint:
+def frozen_model(shape: ModelShape, backend: BackendConfig, num_ranks: int, *, vocabulary: bool = True) -> Footprint:
     """A rank of a model that is only asked: a reference, a reward model."""
     total = parameters(shape, vocabulary=vocabulary)
     sharded = backend.zero_stage == 3 and num_ranks > 1

@@ -122,7 +122,7 @@ class RewardProcess(asyncio.Protocol):
         else:
             self._on_answer(request, Score(value=message["value"], parts=message["parts"]))
 
-    async def ended(self) -> bool:
+    async def wait_for_end(self) -> bool:
         """Waits until the child dies or its oldest request runs out of time: True where it was time."""
         while not self._lost.done():
             timeout_s = self._config.timeout_s

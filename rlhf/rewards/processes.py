@@ -84,7 +84,7 @@ class RewardProcesses:
     async def _keep(self, process: RewardProcess) -> None:
         """Replaces a process whenever it ends. What it had not begun goes back to the front of the queue."""
         while True:
-            timed_out = await process.ended()
+            timed_out = await process.wait_for_end()
             self._ready.remove(process)
             failure = await process.bury(timed_out)
             self._alive.remove(process)

@@ -40,7 +40,7 @@ class Scheduler:
             while self.advance():
                 wait()
         except KeyboardInterrupt:
-            raise Stopped(signal.SIGINT, self.interrupted()) from None
+            raise Stopped(signal.SIGINT, self.describe_interruption()) from None
 
     def adopt(self) -> None:
         """Recognise what an earlier call of the same sweep has done, and what still runs of it."""
@@ -72,7 +72,7 @@ class Scheduler:
         self.sweep.record(member, **changes)
         self.tell(replace(member, **changes))
 
-    def interrupted(self) -> str:
+    def describe_interruption(self) -> str:
         """Return a sentence on what an interruption leaves. The cluster is asked: the last submission may not have
         reached it."""
         ids = [str(member.submission_id) for member in self.sweep.having(State.running)]

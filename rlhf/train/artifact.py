@@ -157,18 +157,18 @@ def check_files(folder: Path, expected: FileRecords) -> None:
     """Compare files with their records, sizes before hashes. Raises InputError that names the first that differs."""
     for name, each in expected.items():
         if not (folder / name).is_file():
-            raise InputError(harmed(folder / name, "is missing"))
+            raise InputError(damage(folder / name, "is missing"))
         if (folder / name).stat().st_size != each["size"]:
-            raise InputError(harmed(folder / name, "is not what was written"))
+            raise InputError(damage(folder / name, "is not what was written"))
     with ThreadPoolExecutor(HASH_THREADS) as pool:
         described = pool.map(describe, [folder / name for name in expected])
         for (name, each), found in zip(expected.items(), described, strict=True):
             if found != each:
                 pool.shutdown(wait=False, cancel_futures=True)
-                raise InputError(harmed(folder / name, "is not what was written"))
+                raise InputError(damage(folder / name, "is not what was written"))
 
 
-def harmed(path: Path, state: str) -> str:
+def damage(path: Path, state: str) -> str:
     return f"{path}: it {state} (see {MANIFEST}); use an earlier checkpoint or restore the file"
 
 
