@@ -40,7 +40,7 @@ def run_hydra(main: Callable[[], None]) -> None:
 
 
 def in_one_sentence(function: Callable[P, None]) -> Callable[P, None]:
-    """The function, leaving with a sentence and an exit code where it raises what a person can mend.
+    """The function, leaving with a sentence and an exit code if it raises an error that a person can fix.
 
     Also put between `hydra.main` and its function: of an exception that comes out of it Hydra prints a line of its own,
     of a SystemExit it does not.

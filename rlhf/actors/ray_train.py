@@ -1,4 +1,4 @@
-"""Ranks that Ray Train starts, and starts anew where one dies: how offline training is launched."""
+"""Ranks under Ray Train, restarted if one dies: the launch of offline training."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def run_on_ranks(
 ) -> None:
     """`function(argument)` on ranks that have met in a process group, whose checkpoints are in the folder `root`.
 
-    Where one dies all are started anew, at most `max_restarts` times. Raises RunError past that, and at once the error
+    If one dies, all are restarted, at most `max_restarts` times. Raises RunError past that, and at once the error
     of this project that a rank raised, a full disk among them. On a cluster with GPUs each has one and NCCL connects
     them, whether or not the driver's own node has any; elsewhere gloo does. With `offload_optimizer` each has its share
     of the node's CPUs, which compute the optimiser's steps.
@@ -84,7 +84,7 @@ class EndAtOwnError(ray.train.UserCallback):
     """Ends the run where a rank raised an error of this project: Ray Train restarts nothing once a callback fails."""
 
     def after_exception(self, run_context: Any, worker_exceptions: Mapping[int, Exception]) -> None:
-        """Called by Ray Train's controller before it decides whether to start the ranks anew."""
+        """Called by Ray Train's controller before it decides whether to restart the ranks."""
         if own := first_own_error(worker_exceptions):
             raise own
 

@@ -56,7 +56,7 @@ class RewardModelWorker:
         for model in self.models:
             model.move(device)
         if torch.cuda.is_available():
-            # What the models left is PyTorch's until it is told to give it to others.
+            # PyTorch keeps the memory that the models left until it is asked to release it.
             torch.cuda.empty_cache()
         return used_bytes()
 

@@ -76,7 +76,7 @@ class Workers:
             return await self.all(call)
 
     async def all(self, call: Callable[[int, Any], Awaitable[T]]) -> list[T]:
-        """`call(rank, actor)` for all at once, whoever has the accelerators. The first that fails ends the wait."""
+        """Run `call(rank, actor)` for all at once, without a lease. The first failure ends the wait."""
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [

@@ -1,4 +1,4 @@
-"""The clipped policy-gradient loss with a KL penalty: what PPO, GRPO and their kin minimise."""
+"""The clipped policy-gradient loss with a KL penalty: the loss of PPO, GRPO and their variants."""
 
 from __future__ import annotations
 

@@ -104,7 +104,7 @@ def score_inputs(
     pairs.
 
     With a chat template the dialogue through the token that ends the last turn, where a rollout ends too. An encoder
-    without one reads prompt and answer as a pair, told apart by token types where its tokenizer does so.
+    without one reads prompt and answer as a pair, distinguished by token types where its tokenizer does so.
     """
     if tokenizer.chat_template:
         return [{"input_ids": _through_answer(tokenizer, dialogue)} for dialogue in dialogues]

@@ -49,7 +49,7 @@ class PreferenceDataConfig(DialogueDataConfig):
     """Pairs as a policy learns them: the tokens of both last turns."""
 
     format: PairFormat | None = None
-    """`pairs`, `hh`, `comparisons` or `graded`. None: told by the first row's fields, which must fit one alone."""
+    """`pairs`, `hh`, `comparisons` or `graded`. None: from the first row's fields, which must fit one alone."""
     prompt_key: str = "prompt"
     """The field that holds the prompt, text or messages, where `chosen` and `rejected` are answers alone, and of
     graded completions (UltraFeedback: `instruction`). Dots go into nested fields, here and below."""

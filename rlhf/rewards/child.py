@@ -135,7 +135,7 @@ class RewardProcess(asyncio.Protocol):
         return False
 
     async def bury(self, timed_out: bool) -> Failure:
-        """Kills what is left of the child; what befell the request it was scoring."""
+        """Kill what is left of the child; return the failure of the request it was scoring."""
         code = await self.kill()
         prompt = f"prompt '{self.sent[0].prompt_id}'" if self.sent else "no prompt"
         if timed_out:

@@ -94,7 +94,7 @@ class ModelReward:
         return Score(value=score.value + self._config.model_weight * value, parts={**score.parts, NAME: value})
 
     def _refuse(self) -> None:
-        """No copy is left: no score for whoever waits."""
+        """Fail every waiting request: no copy is left."""
         while not self._questions.empty():
             answer = self._questions.get_nowait().answer
             if not answer.done():

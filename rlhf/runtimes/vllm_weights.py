@@ -70,7 +70,7 @@ class BucketTransfer(WeightTransferEngine[BucketInit, BucketUpdate]):
 
 
 def refresh_tied_heads(model: object, model_config: object) -> None:
-    """Pack a tied lm_head anew: on CPU it is a packed copy, which vLLM 0.32's reload leaves at the old weights."""
+    """Repack a tied lm_head: on CPU it is a packed copy, which vLLM 0.32's reload leaves at the old weights."""
     if not getattr(model_config.hf_text_config, "tie_word_embeddings", False):  # type: ignore[attr-defined]
         return
     for module in model.modules():  # type: ignore[attr-defined]

@@ -100,7 +100,7 @@ def complete_records(staging: Path, known: FileRecords) -> FileRecords:
 
 
 def record(paths: Sequence[Path]) -> FileRecords:
-    """Hash files and wait until they are on disk: whoever wrote them does it, from its own cache, several at once."""
+    """Hash files and wait until they are on disk, several at once; their writer does it, from its own cache."""
 
     def hash_and_sync(path: Path) -> dict[str, Any]:
         described = describe(path)

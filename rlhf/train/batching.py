@@ -73,7 +73,7 @@ def deal(
     """Whole groups in minibatches of about equally many tokens, each cut into packs.
 
     Membership follows from seed, step and groups alone, whatever the number of ranks, and holds for all epochs;
-    the order of the minibatches is drawn anew for each.
+    the order of the minibatches is redrawn for each.
     """
     generator = np.random.Generator(np.random.PCG64([seed, step]))
     members: list[list[int]] = [[] for _ in range(num_minibatches)]

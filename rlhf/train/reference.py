@@ -35,7 +35,7 @@ class ReferenceConfig:
     model: str | None = None
     """Folder or Hub id of the reference, of the policy's vocabulary. None: the model the training starts from."""
     mode: ReferenceMode = ReferenceMode.precomputed
-    """`precomputed`: once, before the first step, and kept in the run folder. `live`: anew in every step, by a second
+    """`precomputed`: once, before the first step, and kept in the run folder. `live`: again in every step, by a second
     model in memory; with LoRA and no `model` by the policy with its adapter off."""
     rows_per_batch: int = 256
     """Rows that are scored together while precomputing; costs memory of the host alone."""

@@ -97,7 +97,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 @dataclass(slots=True)
 class Tail:
-    """The lines that another process adds to a JSONL file, which it may write anew when it starts again, with what it
+    """The lines that another process adds to a JSONL file, which it may rewrite when it restarts, with what it
     keeps of the old lines."""
 
     path: Path

@@ -1,4 +1,4 @@
-"""Policies from preferences, DPO and kin: what `launch/dpo.py` calls."""
+"""Policies from preferences, by DPO and its variants, for `launch/dpo.py`."""
 
 from __future__ import annotations
 

@@ -213,9 +213,9 @@ def show_end(job: OfflineJob, folder: RunFolder, artifact: Artifact) -> None:
 async def train(job: OfflineJob, folder: RunFolder, stop: Stop) -> signal.Signals | None:
     """Ranks of Ray Train, watched from here. Returns the signal that stopped them, if one did."""
     config = job.config
-    # The driver's own reference keeps the rows in the object store for ranks that are started anew.
-    told = replace(job, corpora=ray.put(job.corpora))
-    ranks = asyncio.create_task(asyncio.to_thread(train_on_ranks, told))
+    # The driver's own reference keeps the rows in the object store for ranks that are restarted.
+    remote_job = replace(job, corpora=ray.put(job.corpora))
+    ranks = asyncio.create_task(asyncio.to_thread(train_on_ranks, remote_job))
     steps, layout = Tail(folder.root / METRICS), Tail(folder.root / LAYOUT)
     if (before := steps.read()) and before[-1]["step"] > BEFORE_TRAINING:
         CONSOLE.print(f"continues a run of {before[-1]['step'] + 1} steps in {folder.root}", soft_wrap=True)

@@ -36,7 +36,7 @@ async def try_rewards(
     """The reward of rows' own answers, in a process like those that score a run: of several to `show`, else of the
     first that has one.
 
-    Raises InputError where all of them fail, so that a reward with a bug, or a server that is down or slow, is told
+    Raises InputError where all of them fail, so that a reward with a bug, or a server that is down or slow, is reported
     before accelerators wait for it.
     """
     processes = RewardProcesses(replace(config, num_processes=1, max_attempts=1))
