@@ -56,12 +56,12 @@ def exactness_of(folder: Path) -> dict[str, str]:
     from benchmarks.tiny_architectures import VOCABULARY, scramble
     from rlhf.models.causal_lm import (
         SamplingDistribution,
-        TokenScorer,
+        TokenReadout,
         context_length,
         read_model_config,
         refuse_experts,
     )
-    from rlhf.runtimes.base import BackendConfig, Precision
+    from rlhf.runtimes.configs import BackendConfig, Precision
     from rlhf.train.layout import choose_layout, measure_exactness
     from rlhf.train.verify import verify_saved
 
@@ -70,12 +70,12 @@ def exactness_of(folder: Path) -> dict[str, str]:
     refuse_experts(path, model_config)
     context_length(model_config)
     config = BackendConfig(precision=Precision.fp32, zero_stage=1)
-    backend, scorer = backend_of(path, config), TokenScorer(SamplingDistribution())
-    measured = measure_exactness(backend, scorer, VOCABULARY)
+    backend, readout = backend_of(path, config), TokenReadout(SamplingDistribution())
+    measured = measure_exactness(backend, readout, VOCABULARY)
     layout = choose_layout(config, {"policy": (path, measured)})
     scramble(backend.model, seed=7)
     backend.save_pretrained(folder / "saved")
-    verified = verify_saved(folder / "saved", backend, scorer, PROBE)
+    verified = verify_saved(folder / "saved", backend, readout, PROBE)
     return {
         "rows": "packed" if layout.packed else f"padded (packed differ by {max(measured.packed, measured.leak):.0e})",
         "attention": backend.model.config._attn_implementation,
@@ -87,9 +87,9 @@ def adapted(folder: Path) -> str:
     """Largest difference of the merged model, or why it takes no adapter."""
     import torch
 
-    from rlhf.models.causal_lm import SamplingDistribution, TokenScorer
+    from rlhf.models.causal_lm import SamplingDistribution, TokenReadout
     from rlhf.models.lora import LoRAConfig, check_lora
-    from rlhf.runtimes.base import BackendConfig, Precision
+    from rlhf.runtimes.configs import BackendConfig, Precision
     from rlhf.train.verify import verify_saved
 
     path, lora = str(folder / "model"), LoRAConfig(rank=4)
@@ -102,7 +102,7 @@ def adapted(folder: Path) -> str:
                 if parameter.requires_grad:
                     parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
         backend.save_pretrained(folder / "merged")
-        verified = verify_saved(folder / "merged", backend, TokenScorer(SamplingDistribution()), PROBE)
+        verified = verify_saved(folder / "merged", backend, TokenReadout(SamplingDistribution()), PROBE)
     except (InputError, RunError) as error:
         return f"refused: {str(error).replace(path, '…')}"
     return f"{verified.max_difference:.0e}"
@@ -111,7 +111,7 @@ def adapted(folder: Path) -> str:
 def synced(folder: Path) -> str:
     """Largest difference of an engine's logprobs before and after its weights were replaced, or why it has none."""
     from benchmarks.tiny_architectures import scramble
-    from rlhf.runtimes.base import BackendConfig, Precision, SamplerConfig
+    from rlhf.runtimes.configs import BackendConfig, Precision, SamplerConfig
     from rlhf.runtimes.vllm_sampler import VLLMSampler
     from rlhf.train.learner import Learner
 
@@ -201,7 +201,7 @@ def no_rollouts(synced: str) -> bool:
 
 def table(found: Mapping[str, Mapping[str, str]], experts: Mapping[str, str], unbuilt: Sequence[str]) -> str:
     from benchmarks.tiny_architectures import TINY
-    from rlhf.stages.report import markdown_table
+    from rlhf.stages.console import markdown_table
 
     counts = Counter(each["verdict"] for each in found.values())
     accepted = {name: each for name, each in found.items() if each["verdict"] == "accepted"}

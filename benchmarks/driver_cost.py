@@ -24,11 +24,11 @@ from rlhf.actors.placement import cluster, reserved
 from rlhf.config import OnlineConfig, compose
 from rlhf.data.prompts import PromptOrder
 from rlhf.models.tiny import build_tiny_model
-from rlhf.stages.job import Job, prepare
-from rlhf.stages.online import Roles, assemble, lay_out, start_roles
-from rlhf.stages.report import show_table
+from rlhf.stages.console import show_table
+from rlhf.stages.online.job import Job, prepare
+from rlhf.stages.online.run import Roles, assemble, lay_out, start_roles
 from rlhf.train.clock import Clock
-from rlhf.train.online import StepReport
+from rlhf.train.report import StepReport
 from rlhf.train.stop import Stop
 from rlhf.train.stream import RolloutStream
 

@@ -33,7 +33,7 @@ from ray import serve as ray_serve
 
 from rlhf.config import compose
 from rlhf.models.tiny import build_tiny_model
-from rlhf.stages.report import show_table
+from rlhf.stages.console import show_table
 from serve.config import ServeConfig
 from serve.gateway import routing
 from serve.local import serving
@@ -265,6 +265,8 @@ def service(*overrides: str) -> Iterator[tuple[str, ServeConfig, Path]]:
         build_tiny_model(folder / "model", alphabet=ALPHABET, hidden_size=64)
         config = config_for(folder, *overrides)
         with serving(config) as url:
+            # Clients are elsewhere: these leave the CPU to the service, whose processes Ray gives a niceness of 15.
+            os.nice(19)
             yield url, config, folder / "model"
 
 

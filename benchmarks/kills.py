@@ -28,7 +28,7 @@ import psutil
 from ray.cluster_utils import Cluster
 
 from rlhf.models.tiny import build_tiny_model
-from rlhf.stages.report import show_table
+from rlhf.stages.console import show_table
 from serve.store.store import Store
 
 REQUESTS, KILL_AT, RATE = 1000, 300, 12.0

@@ -8,15 +8,15 @@ from rlhf.actors.plan import Plan
 from rlhf.config import OnlineConfig, compose
 from rlhf.offline_config import OfflineConfig, PreferenceRunConfig, RewardModelRunConfig, SFTRunConfig
 from rlhf.planning.headers import header, peaks, rewrite
-from rlhf.stages.job import plan_roles
-from rlhf.stages.offline import plan_ranks
+from rlhf.stages.offline.run import plan_ranks
+from rlhf.stages.online.job import plan_roles
 
 CONF = Path(__file__).parents[1] / "conf"
 COMMANDS: dict[str, tuple[str, type[OnlineConfig | OfflineConfig]]] = {
     "_sft_": ("sft", SFTRunConfig),
     "_pretrain_": ("sft", SFTRunConfig),
     "_reward_model_": ("reward_model", RewardModelRunConfig),
-    "_dpo_": ("dpo", PreferenceRunConfig),
+    "_dpo_": ("preference", PreferenceRunConfig),
 }
 """The command a recipe is for, by a part of its name; the others are for online training."""
 

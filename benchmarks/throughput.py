@@ -23,7 +23,7 @@ import numpy as np
 import psutil
 
 from benchmarks.gateway import BODY, first_of, service
-from rlhf.stages.report import show_table
+from rlhf.stages.console import show_table
 from serve.config import ServeConfig
 
 CLIENTS, TURNS, TURN_S, TOKENS = 64, 4, 8.0, 8

@@ -34,7 +34,7 @@ from rlhf.algorithms.orpo import ORPOConfig
 from rlhf.algorithms.reward_model import RewardModelConfig
 from rlhf.algorithms.simpo import SimPOConfig
 from rlhf.ops.microbatch import MicroBatch
-from rlhf.stages.report import CONSOLE, show_table
+from rlhf.stages.console import CONSOLE, show_table
 from rlhf.types import Row
 
 VOCABULARY, NUM_PAIRS, IGNORED = 50, 8, -100

@@ -18,9 +18,10 @@ from rlhf.actors.placement import cluster, reserved
 from rlhf.actors.weight_sync import BucketSync
 from rlhf.config import OnlineConfig, compose
 from rlhf.models.tiny import build_tiny_model
-from rlhf.runtimes.base import Precision, Transport, WeightSyncConfig
-from rlhf.stages.job import prepare
-from rlhf.stages.online import probe_sequence, start_roles
+from rlhf.runtimes.configs import Precision
+from rlhf.runtimes.transport import Transport, WeightSyncConfig
+from rlhf.stages.online.job import prepare
+from rlhf.stages.online.run import probe_sequence, start_roles
 from rlhf.train.clock import Clock
 
 CONF = Path(__file__).parent.parent / "conf"

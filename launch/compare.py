@@ -11,9 +11,9 @@ from rlhf.config import CompareConfig, resolve
 @in_one_sentence
 def main(composed: DictConfig) -> None:
     config = resolve(composed, CompareConfig)
-    from rlhf.stages import compare
+    from rlhf.stages.online.compare import run
 
-    compare.run(config)
+    run(config)
 
 
 if __name__ == "__main__":

@@ -7,13 +7,13 @@ from rlhf.command_line import command_line, in_one_sentence
 from rlhf.config import PreferenceRunConfig, resolve
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="dpo")
+@hydra.main(version_base="1.3", config_path="../conf", config_name="preference")
 @in_one_sentence
 def main(composed: DictConfig) -> None:
     config = resolve(composed, PreferenceRunConfig)
-    from rlhf.stages import preference
+    from rlhf.stages.offline.preference import run
 
-    preference.run(config)
+    run(config)
 
 
 if __name__ == "__main__":

@@ -11,9 +11,9 @@ from rlhf.config import OnlineConfig, resolve
 @in_one_sentence
 def main(composed: DictConfig) -> None:
     config = resolve(composed, OnlineConfig)
-    from rlhf.stages import evaluate
+    from rlhf.stages.online.evaluate import run
 
-    evaluate.run(config)
+    run(config)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The first hour on a GPU machine: SFT, GRPO with its roles apart and together, PPO, then Qwen3-0.6B on GSM8K.
 
 `make gpu-first-hour`, or with words: `model=Qwen/Qwen3-0.6B data=gsm8k/train.jsonl output=outputs/first_hour`. Each
-rung is a command that can be run alone; one that fails is told in its row, and those that do not need it go on. It
+rung is a command that can be run alone; one that fails is reported in its row, and those that do not need it go on. It
 ends with one table: success on held-out prompts before and after, tokens per second, the most memory a worker held.
 Without a GPU the same ladder runs tiny models in fp32, and the table says so.
 """
@@ -189,7 +189,7 @@ def split_off(rows: Path, root: Path) -> tuple[Path, Path]:
 def main() -> None:
     import torch
 
-    from rlhf.stages.report import markdown_table
+    from rlhf.stages.console import markdown_table
 
     config = from_words(sys.argv[1:], FirstHourConfig)
     root, num_gpus = Path(config.output).resolve(), torch.cuda.device_count()

@@ -7,7 +7,7 @@ from omegaconf import DictConfig
 
 from rlhf.command_line import command_line, in_one_sentence
 from rlhf.config import resolve
-from rlhf.train.pipeline import PipelineConfig
+from rlhf.pipelines.config import PipelineConfig
 
 CONF = Path(__file__).parent.parent / "conf"
 
@@ -16,9 +16,9 @@ CONF = Path(__file__).parent.parent / "conf"
 @in_one_sentence
 def main(composed: DictConfig) -> None:
     config = resolve(composed, PipelineConfig)
-    from rlhf.stages import pipeline
+    from rlhf.pipelines.run import run
 
-    pipeline.run(config, CONF)
+    run(config, CONF)
 
 
 if __name__ == "__main__":

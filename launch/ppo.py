@@ -1,21 +1,29 @@
-"""Online reinforcement learning: `python launch/ppo.py experiment=quickstart train.num_steps=50`."""
+"""Online reinforcement learning: `python launch/ppo.py experiment=quickstart train.num_steps=50`.
+
+`launch/online.py` is the same command.
+"""
+
+from pathlib import Path
 
 import hydra
 from omegaconf import DictConfig
 
 from rlhf.command_line import command_line, in_one_sentence
 from rlhf.config import OnlineConfig, resolve
-from rlhf.stages.multirun import as_member
+from rlhf.sweeps.multirun import as_member
+
+# Absolute: Hydra would look for a relative path beside the script that imports `main`, as a package.
+CONF = Path(__file__).resolve().parent.parent / "conf"
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="online")
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="online")
 @in_one_sentence
 @as_member
 def main(composed: DictConfig) -> None:
     config = resolve(composed, OnlineConfig)
-    from rlhf.stages import online
+    from rlhf.stages.online.run import run
 
-    online.run(config)
+    run(config)
 
 
 if __name__ == "__main__":

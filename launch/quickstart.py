@@ -45,9 +45,10 @@ def main() -> None:
     online_config = compose(CONF, "online", arguments, OnlineConfig)
     from rlhf.actors.placement import cluster
     from rlhf.models.tiny import build_tiny_model, fit_tiny_reward_model
-    from rlhf.stages import online, sft
-    from rlhf.stages.job import plan_roles
-    from rlhf.stages.report import CONSOLE
+    from rlhf.stages.console import CONSOLE
+    from rlhf.stages.offline import sft
+    from rlhf.stages.online import run as online
+    from rlhf.stages.online.job import plan_roles
 
     write_additions(FOLDER / "additions.jsonl")
     if not Path(sft_config.model, "config.json").is_file():

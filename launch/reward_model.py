@@ -11,9 +11,9 @@ from rlhf.config import RewardModelRunConfig, resolve
 @in_one_sentence
 def main(composed: DictConfig) -> None:
     config = resolve(composed, RewardModelRunConfig)
-    from rlhf.stages import reward_model
+    from rlhf.stages.offline.reward_model import run
 
-    reward_model.run(config)
+    run(config)
 
 
 if __name__ == "__main__":

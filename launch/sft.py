@@ -11,9 +11,9 @@ from rlhf.config import SFTRunConfig, resolve
 @in_one_sentence
 def main(composed: DictConfig) -> None:
     config = resolve(composed, SFTRunConfig)
-    from rlhf.stages import sft
+    from rlhf.stages.offline.sft import run
 
-    sft.run(config)
+    run(config)
 
 
 if __name__ == "__main__":

@@ -10,9 +10,9 @@ from rlhf.command_line import command_line
 
 
 def main() -> None:
-    from rlhf.stages import sweep
+    from rlhf.sweeps.jobs import run
 
-    sweep.run(sys.argv[1:], Path(__file__).resolve().parent.parent)
+    run(sys.argv[1:], Path(__file__).resolve().parent.parent)
 
 
 if __name__ == "__main__":

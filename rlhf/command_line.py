@@ -1,4 +1,4 @@
-"""What a command says where it cannot go on: one sentence, and an exit code that says whose turn it is."""
+"""Errors of a command: one sentence, and an exit code that says who can fix it."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def run_hydra(main: Callable[[], None]) -> None:
 
 
 def in_one_sentence(function: Callable[P, None]) -> Callable[P, None]:
-    """The function, leaving with a sentence and an exit code where it raises what a person can mend.
+    """The function, leaving with a sentence and an exit code if it raises an error that a person can fix.
 
     Also put between `hydra.main` and its function: of an exception that comes out of it Hydra prints a line of its own,
     of a SystemExit it does not.
@@ -115,7 +115,7 @@ def explain(error: BaseException) -> str:
 
 
 def explain_word(word: str, text: str) -> str:
-    """Why Hydra cannot read a word of the command line, where that is not for the sake of its characters."""
+    """Explain why Hydra cannot read a word of the command line."""
     key, equals, _ = word.partition("=")
     if not equals:
         return f"{word}: it is neither an option nor key=value; write key=value, as in train.num_steps=50"

@@ -1,4 +1,4 @@
-"""What can be configured, composed from the owners' dataclasses."""
+"""The configuration, composed from the owners' dataclasses."""
 
 from __future__ import annotations
 
@@ -35,13 +35,12 @@ from rlhf.offline_config import PreferenceRunConfig, RewardModelRunConfig, RunCo
 from rlhf.overrides import as_overrides
 from rlhf.paths import expand_home, is_path
 from rlhf.rewards.base import RewardConfig
-from rlhf.runtimes.base import OptimizerConfig, SamplerConfig, WeightSyncConfig
+from rlhf.runtimes.configs import OptimizerConfig, SamplerConfig
+from rlhf.runtimes.transport import WeightSyncConfig
 from rlhf.train.checkpoint import CheckpointConfig
 from rlhf.train.online import TrainConfig
-from rlhf.train.pipeline import FunctionConfig, PipelineConfig, StageConfig
-from rlhf.train.run_folder import replaced
+from rlhf.train.run_folder import replace_key
 from rlhf.train.stream import StreamConfig
-from rlhf.train.sweep import SweepRunConfig
 from rlhf.types import InputError
 
 T = TypeVar("T")
@@ -50,7 +49,7 @@ P = ParamSpec("P")
 
 @dataclass(kw_only=True, slots=True)
 class SamplingConfig:
-    """How rollouts are sampled. Learner and engine use the same distribution, so there is no top-p or top-k."""
+    """Sampling of rollouts. Learner and engine use the same distribution, so there is no top-p or top-k."""
 
     temperature: float = 1.0
     """Logits are divided by it, in the engine and in the learner."""
@@ -66,7 +65,7 @@ class SamplingConfig:
 
 @dataclass(kw_only=True, slots=True)
 class SuccessConfig:
-    """How success is measured before and after training: sampled as in training, on prompts of the training data."""
+    """Measurement of success before and after training: sampled as in training, on prompts of the training data."""
 
     num_prompts: int = 100
     """Prompts asked, from the first."""
@@ -94,7 +93,7 @@ class CriticConfig:
     """Folder or Hub id it starts from: a policy, whose head is replaced by one that says 0, a reward model, or a
     critic. None: the run's `model`."""
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=1e-5))
-    """Its optimiser; its learning rate is usually several times the policy's."""
+    """Optimiser of the critic; the learning rate is usually several times the policy's."""
     warmup_steps: int = 0
     """Training steps in which the critic learns alone, before the policy does."""
 
@@ -112,11 +111,11 @@ class OnlineConfig(RunConfig):
     critic: CriticConfig = field(default_factory=CriticConfig)
     """The critic, where the algorithm has one."""
     reward: RewardConfig = field(default_factory=RewardConfig)
-    """What a rollout is worth."""
+    """Reward of a rollout."""
     data: PromptDataConfig = field(default_factory=PromptDataConfig)
     """The prompts."""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
-    """How rollouts are sampled."""
+    """Sampling of rollouts."""
     stream: StreamConfig = field(default_factory=StreamConfig)
     """Prompts in flight and quotas."""
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -128,11 +127,11 @@ class OnlineConfig(RunConfig):
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     """The engines."""
     weight_sync: WeightSyncConfig = field(default_factory=WeightSyncConfig)
-    """How weights reach the engines."""
+    """Transport of weights to the engines."""
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-    """When to save."""
+    """Times at which checkpoints are saved."""
     success: SuccessConfig = field(default_factory=SuccessConfig)
-    """How success is measured before and after."""
+    """Measurement of success before and after training."""
 
     def __post_init__(self) -> None:
         if self.stop_window < 1:
@@ -174,17 +173,25 @@ DATA: dict[str, type[Any]] = {
 """Choices of the groups `algorithm` and `data`."""
 
 
+SCHEMAS: list[type[Any]] = []
+"""Dataclasses that whole configurations are made of, in the order in which they became known."""
+
+
+def add_schema(name: str, schema: type[Any], *entries: type[Any]) -> None:
+    """Make a schema known to Hydra, by the name by which `conf/` refers to it; `entries` are the dataclasses that its
+    dicts hold. Rooms above this one add theirs."""
+    ConfigStore.instance().store(name=name, node=schema)
+    SCHEMAS.extend([schema, *entries])
+
+
 def register() -> None:
     """Make the schemas known to Hydra; `conf/` refers to them by these names."""
     store = ConfigStore.instance()
-    store.store(name="online_schema", node=OnlineConfig)
-    store.store(name="sft_schema", node=SFTRunConfig)
-    store.store(name="reward_model_schema", node=RewardModelRunConfig)
-    store.store(name="dpo_schema", node=PreferenceRunConfig)
-    store.store(name="sweep_schema", node=SweepRunConfig)
-    store.store(name="compare_schema", node=CompareConfig)
-    store.store(name="function_schema", node=FunctionConfig)
-    store.store(name="pipeline_schema", node=PipelineConfig)
+    add_schema("online_schema", OnlineConfig)
+    add_schema("sft_schema", SFTRunConfig)
+    add_schema("reward_model_schema", RewardModelRunConfig)
+    add_schema("preference_schema", PreferenceRunConfig)
+    add_schema("compare_schema", CompareConfig)
     for name, algorithm in ALGORITHMS.items():
         store.store(group="algorithm", name=name, node=algorithm)
     for name, data in DATA.items():
@@ -238,7 +245,7 @@ def as_plain(config: Any) -> dict[str, Any]:
     """A configuration as JSON can hold it, and as it was given: with ids of the Hub where it has their folders."""
     plain = as_read(config)
     for key, snapshot in (plain.get("hub") or {}).items():
-        plain = replaced(plain, key, snapshot["id"])
+        plain = replace_key(plain, key, snapshot["id"])
     return plain
 
 
@@ -263,8 +270,7 @@ def expand_homes(node: DictConfig, prefix: str = "") -> None:
 
 def all_schemas() -> list[type[Any]]:
     """Every dataclass a configuration is made of."""
-    found: list[type[Any]] = [OnlineConfig, SFTRunConfig, RewardModelRunConfig, PreferenceRunConfig, SweepRunConfig]
-    found += [CompareConfig, FunctionConfig, PipelineConfig, StageConfig, *ALGORITHMS.values(), *DATA.values()]
+    found = [*SCHEMAS, *ALGORITHMS.values(), *DATA.values()]
     for schema in found:
         hints = [declared.default_factory for declared in dataclasses.fields(schema)]
         found += [hint for hint in hints if dataclasses.is_dataclass(hint) and hint not in found]  # type: ignore[misc]

@@ -56,7 +56,7 @@ class HubId:
         return f"{self.key}={self.text}"
 
     @property
-    def allowed(self) -> list[str] | None:
+    def allow_patterns(self) -> list[str] | None:
         """Patterns of the files that are downloaded; None: all of them."""
         if self.repo_type == "model":
             return list(MODEL_FILES)
@@ -82,7 +82,7 @@ def parse(key: str, text: str, repo_type: str) -> HubId | None:
 
 
 def is_folder_of(origin: Snapshot, repo_type: str, path: str) -> bool:
-    """Whether a path is where the cache holds what an id names, at that commit."""
+    """Return whether a path is the cache's place of an id at that commit."""
     from huggingface_hub import constants
     from huggingface_hub.file_download import repo_folder_name
 
@@ -105,29 +105,29 @@ def download(source: HubId, commit: str | None = None) -> tuple[Path, str]:
 
     revision = commit or source.revision
     if is_offline_mode() or (revision and COMMIT.fullmatch(revision)):
-        folder = cached(source, revision)
+        folder = cached_folder(source, revision)
         if folder is not None:
-            return chosen(source, folder), folder.name
+            return path_in(source, folder), folder.name
         if is_offline_mode():
             raise InputError(not_cached(source, revision))
-    with explained(source, revision):
+    with explain_errors(source, revision):
         api = HfApi(endpoint=endpoint())
         ask = api.model_info if source.repo_type == "model" else api.dataset_info
         files = ask(source.name, revision=revision, timeout=TIMEOUT_S).siblings
         if files:
             check_files(source, [file.rfilename for file in files])
         folder = snapshot(source, revision)
-        if listed(source, folder) is None:
+        if snapshot_files(source, folder) is None:
             # snapshot_download returns what single-file downloads left where the Hub breaks off.
             raise RunError(
                 f"{source}: {endpoint()} does not list the files of commit {folder.name}; run the same command again, "
                 "or set HF_ENDPOINT to another mirror"
             )
     check_files(source, files_in(folder))
-    return chosen(source, folder), folder.name
+    return path_in(source, folder), folder.name
 
 
-def cached(source: HubId, revision: str | None) -> Path | None:
+def cached_folder(source: HubId, revision: str | None) -> Path | None:
     """The snapshot in the cache, if it is whole: huggingface_hub holds its commit's list of files, which every
     snapshot_download writes, and all that is read of the list is there. A single file that is named needs no list.
 
@@ -139,15 +139,15 @@ def cached(source: HubId, revision: str | None) -> Path | None:
         folder = snapshot(source, revision, cached_only=True)  # raises where a file of the list is missing
     except LocalEntryNotFoundError:
         return None
-    names = listed(source, folder)
+    names = snapshot_files(source, folder)
     if names is None:
-        return folder if source.path is not None and chosen(source, folder).is_file() else None
+        return folder if source.path is not None and path_in(source, folder).is_file() else None
     check_files(source, names)
     check_files(source, files_in(folder))
     return folder
 
 
-def listed(source: HubId, folder: Path) -> list[str] | None:
+def snapshot_files(source: HubId, folder: Path) -> list[str] | None:
     """All files of a snapshot's commit, there or not; None where only single files of it were ever downloaded."""
     from huggingface_hub import get_cached_repo_tree
     from huggingface_hub.errors import CachedRepoTreeNotFoundError
@@ -167,7 +167,7 @@ def snapshot(source: HubId, revision: str | None, *, cached_only: bool = False) 
             source.name,
             repo_type=source.repo_type,
             revision=revision,
-            allow_patterns=source.allowed,
+            allow_patterns=source.allow_patterns,
             ignore_patterns=list(OTHER_MODEL_FILES) if source.repo_type == "model" else None,
             endpoint=endpoint(),
             local_files_only=cached_only,
@@ -175,7 +175,7 @@ def snapshot(source: HubId, revision: str | None, *, cached_only: bool = False) 
     )
 
 
-def chosen(source: HubId, folder: Path) -> Path:
+def path_in(source: HubId, folder: Path) -> Path:
     return folder / source.path if source.path else folder
 
 
@@ -230,7 +230,7 @@ def not_cached(source: HubId, revision: str | None) -> str:
 
 
 @contextmanager
-def explained(source: HubId, revision: str | None) -> Iterator[None]:
+def explain_errors(source: HubId, revision: str | None) -> Iterator[None]:
     """A block that asks the Hub; its errors in one sentence."""
     from huggingface_hub import errors
 

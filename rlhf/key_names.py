@@ -28,7 +28,7 @@ def unknown_keys(node: DictConfig, prefix: str = "") -> Iterator[tuple[str, type
 
 
 def unknown_key(key: str, schema: type[Any] | None) -> str:
-    """What to say of a key that `schema`, where it was looked for, has not."""
+    """Return the sentence about a key that `schema` does not have."""
     parent, dot, name = key.rpartition(".")
     if schema is None:
         return f"{key}: there is no such key"
@@ -41,7 +41,7 @@ def unknown_key(key: str, schema: type[Any] | None) -> str:
 
 
 def below(schema: type[Any], name: str) -> list[str]:
-    """Where a name stands below a dataclass, as dotted paths: those of the least depth."""
+    """Find a name below a dataclass, as dotted paths: those of the least depth."""
     nested = [(f"{key}.", hint) for key, hint in get_type_hints(schema).items() if dataclasses.is_dataclass(hint)]
     while nested:
         if found := [f"{prefix}{name}" for prefix, hint in nested if name in names_of(hint)]:

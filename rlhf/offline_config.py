@@ -1,4 +1,4 @@
-"""What can be configured of every run, and of trainings on a fixed data set."""
+"""Configuration of every run, and of trainings on a fixed data set."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rlhf.evaluation.text import Language
 from rlhf.hub import Snapshot
 from rlhf.models.lora import LoRAConfig
 from rlhf.models.rope import RopeScalingConfig
-from rlhf.runtimes.base import BackendConfig, OptimizerConfig
+from rlhf.runtimes.configs import BackendConfig, OptimizerConfig
 from rlhf.train.checkpoint import CheckpointConfig
 from rlhf.train.offline import OfflineTrainConfig
 from rlhf.train.reference import ReferenceConfig
@@ -27,7 +27,7 @@ from rlhf.types import InputError
 
 @dataclass(kw_only=True, slots=True)
 class RunConfig:
-    """What every training run has."""
+    """Keys of every training run."""
 
     model: str = MISSING
     """The model to start from: a folder in Hugging Face format, or an id of the Hub such as `Qwen/Qwen3-0.6B` or
@@ -35,7 +35,7 @@ class RunConfig:
     output: str = MISSING
     """Folder of the run. Empty or absent to start, the same to continue."""
     seed: int = 0
-    """Of the order of the data, of dealing minibatches, and of every rollout."""
+    """Seed of the order of the data, of dealing minibatches, and of every rollout."""
     template_date: str | None = None
     """The day, as 2026-11-29, that a chat template which writes today's date (Llama 3.1) is given. None: the day on
     which the run first started, also when it continues later."""
@@ -48,15 +48,15 @@ class RunConfig:
     """Values for switches that the chat template reads, as in `+chat_template_kwargs.enable_thinking=false` for Qwen3.
     Every rendering uses them, and they are saved with the model as what the template does by default."""
     backend: BackendConfig = field(default_factory=BackendConfig)
-    """How models are held and trained."""
+    """Settings of the models under DeepSpeed."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     """The optimiser of what is trained."""
     placement: PlacementConfig = field(default_factory=PlacementConfig)
     """Accelerators of each role; offline training takes those of the policy."""
     preflight: PreflightConfig = field(default_factory=PreflightConfig)
-    """What is asked of the nodes before accelerators are held."""
+    """Checks of the nodes before accelerators are held."""
     log: LogConfig = field(default_factory=LogConfig)
-    """What is written down."""
+    """Logs and plots."""
     inputs: dict[str, str] = field(default_factory=dict)
     """sha256 of what it is made from, by key: `launch/pipeline.py` fills it in, for the manifest of what is made."""
     hub: dict[str, Snapshot] = field(default_factory=dict)
@@ -103,7 +103,7 @@ class HeldOutConfig:
 
 @dataclass(kw_only=True, slots=True)
 class OfflineConfig(RunConfig):
-    """What every training on a fixed data set has."""
+    """Keys of every training on a fixed data set."""
 
     data: OfflineDataConfig = MISSING
     """The rows. SFT: `data=supervised`, or `data=text` for continued pretraining. Reward models: `data=rankings`, of
@@ -111,9 +111,9 @@ class OfflineConfig(RunConfig):
     train: OfflineTrainConfig = field(default_factory=OfflineTrainConfig)
     """Steps and rows per step."""
     held_out: HeldOutConfig = field(default_factory=HeldOutConfig)
-    """What the model is measured on."""
+    """Held-out data on which the model is measured."""
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-    """When to save."""
+    """Times at which checkpoints are saved."""
     lora: LoRAConfig = field(default_factory=LoRAConfig)
     """Adapters in place of full fine-tuning."""
     rope_scaling: RopeScalingConfig = field(default_factory=RopeScalingConfig)
@@ -160,4 +160,4 @@ class PreferenceRunConfig(OfflineConfig):
     algorithm: PreferenceConfig = MISSING
     """`algorithm=dpo`, `ipo`, `kto`, `orpo` or `simpo`."""
     reference: ReferenceConfig = field(default_factory=ReferenceConfig)
-    """What DPO, IPO and KTO compare the policy with."""
+    """Reference with which DPO, IPO and KTO compare the policy."""

@@ -20,7 +20,7 @@ from rlhf.types import InputError
 REFUSED = re.compile(r"[^\w/\\+.$%*@?|:\- \t()\[\]{},='\"]", re.ASCII)
 """Characters that no unquoted value may have, as accents, Chinese, `~`, `#` and `&`."""
 TYPED = re.compile(r"[+-]?[\d.][\d._e+-]*|[+-]?(inf|nan)|true|false", re.ASCII | re.IGNORECASE)
-"""What Hydra reads as a number or a boolean."""
+"""Pattern of values that Hydra reads as a number or a boolean."""
 TEXTS = ("data.labels", *PATHS, *WRITTEN)
 """Keys whose values are text as it is written: a class `true`, a folder `1e3`."""
 ESCAPED = re.compile(r"\\([\\()\[\]{}:=, \t])")
@@ -79,7 +79,8 @@ def is_override(parser: OverridesParser, word: str) -> bool:
 
 
 def values_in(override: str) -> Iterator[tuple[int, int]]:
-    """Where the values in an override start and stop: the one, or those of its lists, dicts, functions and sweeps."""
+    """Yield the start and end of each value in an override: the one, or those of its lists, dicts, functions and
+    sweeps."""
     lexer = OverrideLexer(InputStream(override))
     parser = OverrideParser(CommonTokenStream(lexer))
     for recognizer in (lexer, parser):

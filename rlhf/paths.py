@@ -1,4 +1,4 @@
-"""Which keys of a configuration are paths, and the home directory in them."""
+"""Keys of a configuration that are paths, and the home directory in them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PATHS = (*MODELS, *DATA, "chat_template")
 """Keys whose values are folders or files that are read."""
 NAMED_MODELS, NAMED_DATA = ("policies.", "models."), ("held_out.others.",)
 NAMED_PATHS = (*NAMED_MODELS, *NAMED_DATA)
-"""Those below are, by names of the user's own."""
+"""Keys below which every entry is a path, by names of the user's own."""
 FUNCTIONS = ("reward.functions", "function")
 """Keys whose values may name a Python file: `/path/file.py:function`."""
 PATH_LISTS = ("reward.ensemble",)
@@ -39,5 +39,5 @@ def repo_type_of(key: str) -> str | None:
 
 
 def is_path(key: str) -> bool:
-    """Whether the value of a configuration's key is a path, or a list of them."""
+    """Return whether the value of a configuration's key is a path, or a list of them."""
     return key in (*PATHS, *WRITTEN, *FUNCTIONS, *PATH_LISTS) or key.startswith(NAMED_PATHS)

@@ -43,22 +43,22 @@ class Stopped(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
-    """What the policy is asked. `token_ids` is `messages` through the chat template, tokenised once, here."""
+    """Input of the policy. `token_ids` is `messages` through the chat template, tokenised once, here."""
 
     id: str
     messages: Sequence[Message]
     token_ids: tuple[int, ...]
     source: str
-    """Where the row came from, as `file:line`."""
+    """Place of the row, as `file:line`."""
     meta: Mapping[str, Any]
-    """What a reward needs: `answer`, and every other column of the row."""
+    """Values that a reward needs: `answer`, and every other column of the row."""
     tools: Sequence[Any] | None = None
     """Schemas of the functions that the policy may call; they are in `token_ids`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
-    """How one rollout is sampled. There is no top-p or top-k: the learner could not reproduce their logprobs."""
+    """Sampling of one rollout. There is no top-p or top-k: the learner could not reproduce their logprobs."""
 
     temperature: float
     max_tokens: int
@@ -93,7 +93,7 @@ class Score:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """What went wrong instead of a score. Never a reward: excluded from the group's baseline, counted, retried."""
+    """Failure in place of a score. Never a reward: excluded from the group's baseline, counted, retried."""
 
     kind: str
     """`environment`, `reward_error`, `reward_timeout`, `reward_invalid` or `reward_died`."""
@@ -111,7 +111,7 @@ class Rollout:
     versions: np.ndarray  # [T] int32, the policy version that chose the token; -1 where loss_mask is False
     stop: str
     text: str
-    """What the policy wrote, special tokens dropped."""
+    """Text of the policy, special tokens dropped."""
     score: Score | Failure | None = None
     token_rewards: np.ndarray | None = None  # [T] float32
 
@@ -154,11 +154,11 @@ class TrainingRow:
     loss_mask: np.ndarray  # [T] bool
     """The tokens that are learnt; where a reward model is trained those at which its score is read."""
     score: float = 0.0
-    """Of a pair's side how good it is, where the data says so; of a KTO row 1 for desirable, 0 for not."""
+    """Quality of one side of a pair, if known; for KTO, 1 = desirable, 0 = not."""
     columns: Mapping[str, np.ndarray] = field(default_factory=dict)  # [T] float32 each
-    """What is known of its tokens beside them, by the names of `MicroBatch`'s columns."""
+    """Columns known of the tokens, by the names of `MicroBatch`'s columns."""
     source: str = ""
-    """Where it came from, as `file:line`."""
+    """Place of the row, as `file:line`."""
     prompt_id: str = ""
     """Rows of one prompt, or document, have the same, by which held-out rows are kept apart. Empty: one of its own."""
 
@@ -187,8 +187,8 @@ class Row:
     index: int
     num_tokens: int
     num_loss_tokens: int
-    score: float = 0.0
-    """What `Algorithm.score_group` made of the reward; offline `TrainingRow.score`."""
+    signal: float = 0.0
+    """Learning signal of the row: online the result of `Algorithm.group_advantages`, offline `TrainingRow.score`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,7 +219,7 @@ class Minibatch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """What one training step learns from: references and scalars, no tensors."""
+    """Batch of one training step: references and scalars, no tensors."""
 
     step: int
     """The training step, from 0."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
-from rlhf.runtimes.base import ServerConfig
+from rlhf.runtimes.configs import ServerConfig
 from rlhf.types import InputError
 from serve.releases.config import ReleaseConfig
 from serve.store.postgres import PostgresConfig

@@ -20,7 +20,7 @@ class Device:
     """One accelerator."""
 
     index: int
-    """Its place in the order of the PCI bus."""
+    """Index in the order of the PCI bus."""
     total_bytes: int
     free_bytes: int
 
@@ -31,17 +31,17 @@ class Device:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AcceleratorReport:
-    """What a node with accelerators says of them."""
+    """Report of a node about its accelerators."""
 
     devices: tuple[Device, ...]
     failure: str | None
-    """Why the devices could not be listed; None where they are."""
+    """Reason why the devices could not be listed; None if they were."""
     driver_cuda: Version | None
     """The newest CUDA that the driver runs; None where no driver answers."""
     torch_cuda: Version | None
     """The CUDA that torch is built for; None for a build without."""
     engine_for_cpu: bool
-    """Whether vLLM's build for CPUs is installed."""
+    """True if vLLM's build for CPUs is installed."""
 
 
 def examine_accelerators() -> AcceleratorReport:
@@ -87,10 +87,10 @@ def cuda_of_driver() -> Version | None:
     except OSError:
         return None
     number = ctypes.c_int()
-    return divided(number.value) if driver.cuDriverGetVersion(ctypes.byref(number)) == 0 else None
+    return version_of_number(number.value) if driver.cuDriverGetVersion(ctypes.byref(number)) == 0 else None
 
 
-def divided(number: int) -> Version:
+def version_of_number(number: int) -> Version:
     """CUDA's number of a version, 1000 x major + 10 x minor, as its parts."""
     return number // 1000, number % 1000 // 10
 
@@ -103,7 +103,7 @@ def as_version(text: str | None) -> Version | None:
 
 
 def judge_accelerators(node: str, report: AcceleratorReport) -> list[str]:
-    """What a run cannot work with on this node, in words, each with the remedy."""
+    """Return the problems of this node, a sentence with the remedy for each."""
     problems = []
     driver, built = report.driver_cuda, report.torch_cuda
     if driver is None:
@@ -121,8 +121,8 @@ def judge_accelerators(node: str, report: AcceleratorReport) -> list[str]:
     # Within a major version older drivers run what newer toolkits built.
     elif driver is not None and built[0] > driver[0]:
         problems.append(
-            f"torch on node {node} is built for CUDA {shown(built)} and the driver there runs CUDA up to "
-            f"{shown(driver)}: update the driver, or install a torch for CUDA {driver[0]}"
+            f"torch on node {node} is built for CUDA {version_text(built)} and the driver there runs CUDA up to "
+            f"{version_text(driver)}: update the driver, or install a torch for CUDA {driver[0]}"
         )
     if report.engine_for_cpu:
         problems.append(
@@ -132,12 +132,13 @@ def judge_accelerators(node: str, report: AcceleratorReport) -> list[str]:
     return problems
 
 
-def shown(version: Version) -> str:
+def version_text(version: Version) -> str:
     return ".".join(map(str, version))
 
 
 def judge_engine(node: str, versions: Mapping[str, str], wanted_torch: str | None) -> list[str]:
-    """Whether the torch on a node is the one its vLLM was built for: another crashes when an engine starts."""
+    """Return a problem if the node's torch is not the one its vLLM was built for: an engine would crash at its
+    start."""
     found = versions["torch"]
     if wanted_torch is None or found == "absent" or base(found) == base(wanted_torch):
         return []

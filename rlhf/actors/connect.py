@@ -113,7 +113,7 @@ def check_temporary() -> None:
 
 
 def temporary_folder() -> str:
-    """Where Ray keeps its sessions, by its own rule on Linux."""
+    """Return the folder of Ray's sessions, by Ray's own rule on Linux."""
     return os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or tempfile.gettempdir()
 
 
@@ -132,7 +132,7 @@ def check_home() -> None:
 
 
 def token_file() -> Path | None:
-    """Where Ray keeps the token of its clusters; None for a user without a home directory."""
+    """Return the file with the token of Ray's clusters; None for a user without a home directory."""
     try:
         return Path.home() / ".ray" / "auth_token"
     except RuntimeError:

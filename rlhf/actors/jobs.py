@@ -53,7 +53,7 @@ class RayJobs:
             raise RunError(f"the cluster did not take job {submission_id} ({error}); {CONTINUE}") from error
 
     def ending(self, submission_id: str) -> str | None:
-        """How a job ended, in a sentence; None while it waits or runs."""
+        """Return how a job ended, in a sentence; None while it waits or runs."""
         try:
             job = self.client.get_job_info(submission_id)
         except (RuntimeError, requests.exceptions.RequestException) as error:

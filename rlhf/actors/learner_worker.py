@@ -14,13 +14,14 @@ import ray
 
 from rlhf.actors.nodes import free_address
 from rlhf.algorithms.base import Algorithm, Loss
-from rlhf.models.causal_lm import SamplingDistribution, TokenScorer, read_model_config, vocab_size
+from rlhf.models.causal_lm import SamplingDistribution, TokenReadout, read_model_config, vocab_size
 from rlhf.models.heads import Head
-from rlhf.models.value_model import ValueScorer
-from rlhf.runtimes.base import BackendConfig, OptimizerConfig, Transport
+from rlhf.models.value_model import ValueReadout
 from rlhf.runtimes.buckets import Bucket
-from rlhf.runtimes.carriers import Carrier, Link, ObjectStoreCarrier, make_carrier
+from rlhf.runtimes.carriers import ObjectStoreCarrier, make_carrier
+from rlhf.runtimes.configs import BackendConfig, OptimizerConfig
 from rlhf.runtimes.memory import peak_memory_bytes
+from rlhf.runtimes.transport import Carrier, Link, Transport
 from rlhf.train.artifact import FileRecords, files_in, files_of_rank, record
 from rlhf.train.layout import Exactness, measure_exactness
 from rlhf.train.learner import Learner
@@ -31,24 +32,24 @@ from rlhf.train.verify import SavedModel, verify_saved
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LearnerSpec:
-    """What a rank is made from."""
+    """Specification of a rank."""
 
     model_path: str
     backend: BackendConfig
     optimizer: OptimizerConfig | None
     """None for a model that is only asked."""
     distribution: SamplingDistribution
-    """Of a policy's logprobs; a critic's values know none."""
+    """Distribution for policy logprobs; unused by a critic."""
     head: Head = Head.causal_lm
 
 
 class LearnerWorker:
     def address(self) -> tuple[str, int]:
-        """Where the ranks can meet."""
+        """Return an address at which the ranks can meet."""
         return free_address()
 
     def start(self, spec: LearnerSpec, rank: int, num_ranks: int, address: tuple[str, int]) -> Exactness:
-        """Load the model; what was measured of its layouts. `use_layout` comes before anything is scored."""
+        """Load the model; what was measured of its layouts. `use_layout` comes before any column is computed."""
         # Ray shows an actor its own accelerators alone, so its device is always the first.
         host, port = address
         ranks = {"RANK": rank, "WORLD_SIZE": num_ranks, "LOCAL_RANK": 0, "MASTER_ADDR": host, "MASTER_PORT": port}
@@ -58,16 +59,16 @@ class LearnerWorker:
 
         self.backend = DeepSpeedBackend(spec.model_path, spec.backend, spec.optimizer, spec.head)
         self.carrier: Carrier = ObjectStoreCarrier()
-        self.plain_scorer = ValueScorer() if spec.head is Head.value else TokenScorer(SamplingDistribution())
-        scorer = ValueScorer() if spec.head is Head.value else TokenScorer(spec.distribution)
-        self.learner = Learner(self.backend, scorer, packed=False, fetch=ray.get)
-        return measure_exactness(self.backend, scorer, vocab_size(read_model_config(spec.model_path)))
+        self.plain_readout = ValueReadout() if spec.head is Head.value else TokenReadout(SamplingDistribution())
+        readout = ValueReadout() if spec.head is Head.value else TokenReadout(spec.distribution)
+        self.learner = Learner(self.backend, readout, packed=False, fetch=ray.get)
+        return measure_exactness(self.backend, readout, vocab_size(read_model_config(spec.model_path)))
 
     def use_layout(self, packed: bool) -> None:
         self.learner.packed = packed
 
-    def score(self, shard: Shard) -> Any:
-        return as_returns(self.learner.score(shard), None)
+    def compute_columns(self, shard: Shard) -> Any:
+        return as_returns(self.learner.compute_columns(shard), None)
 
     def assign_credit(self, shard: Shard, algorithm: Algorithm) -> Any:
         columns, stats = self.learner.assign_credit(shard, algorithm)
@@ -109,10 +110,10 @@ class LearnerWorker:
     def save_pretrained(self, folder: Path, probe: list[int] | None) -> SavedModel:
         """Save the model, and with the token ids of a row see that the folder is the model."""
         self.backend.save_pretrained(folder)
-        verified = None if probe is None else verify_saved(folder, self.backend, self.plain_scorer, probe)
-        return SavedModel(verified=verified, records=record(files_in(folder)) if self.backend.rank == 0 else {})
+        verification = None if probe is None else verify_saved(folder, self.backend, self.plain_readout, probe)
+        return SavedModel(verification=verification, records=record(files_in(folder)) if self.backend.rank == 0 else {})
 
 
 def as_returns(columns: list[np.ndarray], summary: Any) -> Any:
-    """What a method called with `num_returns=len(columns) + 1` returns: with one Ray keeps a tuple as it is."""
+    """Return the values of a method called with `num_returns=len(columns) + 1`: with one, Ray would keep the tuple."""
     return (*columns, summary) if columns else summary

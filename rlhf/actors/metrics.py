@@ -1,4 +1,4 @@
-"""What a run exports through Ray: `<name>` here is `ray_<name>` on every node's metrics endpoint."""
+"""Metrics that a run exports through Ray: `<name>` here is `ray_<name>` on every node's metrics endpoint."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Metric:
 
     name: str
     figure: str
-    """Of a step's figures the one that is shown. With a tag, the figures `<figure>/<value of the tag>`."""
+    """Name of the step's figure that is exported. With a tag, the figures `<figure>/<value of the tag>`."""
     unit: str
     description: str
     tag: str | None = None
@@ -28,7 +28,7 @@ class Metric:
         return (RUN, self.tag) if self.tag else (RUN,)
 
     def values(self, figures: Mapping[str, float]) -> Iterator[tuple[dict[str, str], float]]:
-        """What the figures hold of this metric: the tags of each value, and the value. None that is not finite."""
+        """Yield the finite values of this metric among the figures, each with its tags."""
         for name, value in figures.items():
             parent, _, last = name.rpartition("/")
             if not math.isfinite(value):
@@ -131,7 +131,7 @@ class RayMetrics:
 
 
 def instrument(metric: Metric) -> Callable[[float, dict[str, str]], None]:
-    """What records a value of the metric under tags."""
+    """Return the function that records a value of the metric under tags."""
     if metric.name.endswith("_total"):
         return Counter(metric.name, metric.description, metric.tags).inc
     return Gauge(metric.name, metric.description, metric.tags).set

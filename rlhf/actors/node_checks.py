@@ -1,4 +1,4 @@
-"""Whether a run can work on the machines of its cluster: each is examined where it is, and they exchange tensors."""
+"""Checks of a cluster's machines before a run: each is examined in place, and they exchange tensors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from rlhf.actors.preflight import NONCE, NodeReport, PreflightConfig, examine, j
 from rlhf.types import RunError
 
 MEETING = ".tmp-preflight"
-"""In the output folder; what a killed run leaves of it is removed like any unfinished folder."""
+"""Folder name below the output folder; remains of a killed run are removed like any unfinished folder."""
 NUM_EXCHANGED = 1 << 20
 """float32 numbers that two nodes exchange: more than socket buffers hold."""
 DEVICES_PER_NODE = 2
@@ -33,9 +33,15 @@ class NodeProbe:
     """A process on a node that answers for it."""
 
     def examine(
-        self, node: str, meeting: Path | None, nonce: str, temporary: Path, read: Sequence[str], accelerated: bool
+        self,
+        node: str,
+        meeting: Path | None,
+        nonce: str,
+        temporary: Path,
+        model_folders: Sequence[str],
+        accelerated: bool,
     ) -> NodeReport:
-        return examine(node, meeting, nonce, temporary, read=read, accelerated=accelerated)
+        return examine(node, meeting, nonce, temporary, model_folders=model_folders, accelerated=accelerated)
 
     def address(self) -> tuple[str, int]:
         return free_address()
@@ -78,24 +84,24 @@ class NodeProbe:
 
 
 def check_nodes(
-    output: Path | None, config: PreflightConfig, engine_share: float | None = None, read: Sequence[str] = ()
+    output: Path | None, config: PreflightConfig, engine_share: float | None = None, model_folders: Sequence[str] = ()
 ) -> None:
     """See that a run can work on the driver's node and on all with accelerators. Raises RunError with what is wrong.
 
-    `output` is the folder it writes; None where it writes nothing. `read` are absolute paths of the model folders that
+    `output` is the folder it writes; None where it writes nothing. `model_folders` are absolute paths that
     workers load. `engine_share` of an accelerator's memory is what an engine takes; None where the run has none. A
     single node without GPUs answers in this process; others answer through an actor each, which reserves no
     accelerator.
     """
     here = ray.get_runtime_context().get_node_id()
-    found = [node for node in nodes().values() if node.num_accelerators or node.id == here]
-    found.sort(key=lambda node: node.id != here)  # the others are compared with the driver's
+    checked_nodes = [node for node in nodes().values() if node.num_accelerators or node.id == here]
+    checked_nodes.sort(key=lambda node: node.id != here)  # the others are compared with the driver's
     nonce = secrets.token_hex(8)
     with meeting_place(output, nonce) if output else nullcontext() as meeting:
-        if len(found) == 1 and not found[0].accelerated:
-            refuse(judge([examine(found[0].name, meeting, nonce, found[0].temporary)], config))
+        if len(checked_nodes) == 1 and not checked_nodes[0].accelerated:
+            refuse(judge([examine(checked_nodes[0].name, meeting, nonce, checked_nodes[0].temporary)], config))
         else:
-            ask_all(found, meeting, nonce, config, engine_share, read)
+            ask_all(checked_nodes, meeting, nonce, config, engine_share, model_folders)
 
 
 @contextmanager
@@ -111,28 +117,28 @@ def meeting_place(output: Path, nonce: str) -> Iterator[Path]:
 
 
 def ask_all(
-    found: Sequence[Node],
+    checked_nodes: Sequence[Node],
     meeting: Path | None,
     nonce: str,
     config: PreflightConfig,
     engine_share: float | None,
-    read: Sequence[str],
+    model_folders: Sequence[str],
 ) -> None:
-    probes = [probe_on(node.id) for node in found]
+    probes = [probe_on(node.id) for node in checked_nodes]
     try:
-        asked = {
+        calls = {
             f"node {node.name} cannot be used": [
-                probe.examine.remote(node.name, meeting, nonce, node.temporary, read, node.accelerated)
+                probe.examine.remote(node.name, meeting, nonce, node.temporary, model_folders, node.accelerated)
             ]
-            for node, probe in zip(found, probes, strict=True)
+            for node, probe in zip(checked_nodes, probes, strict=True)
         }
-        reports = [report for (report,) in answers(asked, config.timeout_s)]
+        reports = [report for (report,) in answers(calls, config.timeout_s)]
         granted = int(ray.available_resources().get(ACCELERATOR, 0))
         if meeting:
-            reports = [signed(report, meeting) for report in reports]
+            reports = [with_signatures(report, meeting) for report in reports]
         refuse(judge(reports, config, engine_share=engine_share, num_granted=granted))
-        check_pairs([node.name for node in found], probes, config.timeout_s)
-        check_nccl(found, reports, config.timeout_s)
+        check_pairs([node.name for node in checked_nodes], probes, config.timeout_s)
+        check_nccl(checked_nodes, reports, config.timeout_s)
     finally:
         for probe in probes:
             ray.kill(probe)
@@ -143,7 +149,7 @@ def probe_on(node_id: str) -> Any:
     return ray.remote(num_cpus=0, max_restarts=0)(NodeProbe).options(scheduling_strategy=affinity).remote()
 
 
-def signed(report: NodeReport, meeting: Path) -> NodeReport:
+def with_signatures(report: NodeReport, meeting: Path) -> NodeReport:
     """The report, corrected where what the node wrote did not come here."""
     return replace(report, shares_output=report.shares_output and (meeting / report.node).is_file())
 
@@ -162,11 +168,11 @@ def check_pairs(names: Sequence[str], probes: Sequence[Any], timeout_s: float) -
         answers(met, timeout_s)
 
 
-def check_nccl(found: Sequence[Node], reports: Sequence[NodeReport], timeout_s: float) -> None:
+def check_nccl(checked_nodes: Sequence[Node], reports: Sequence[NodeReport], timeout_s: float) -> None:
     """Let accelerators of all nodes exchange tensors by NCCL, as learners and engines will. Raises RunError."""
     chosen = [
         (node, device)
-        for node, report in zip(found, reports, strict=True)
+        for node, report in zip(checked_nodes, reports, strict=True)
         if report.accelerators is not None
         for device in freest(report.accelerators, DEVICES_PER_NODE)
     ]
@@ -191,12 +197,12 @@ def check_nccl(found: Sequence[Node], reports: Sequence[NodeReport], timeout_s: 
             ray.kill(probe)
 
 
-def answers(asked: dict[str, list[Any]], timeout_s: float) -> list[list[Any]]:
-    """What was asked of each, or a RunError; the keys say what is wrong where one fails or is late."""
-    references = [reference for group in asked.values() for reference in group]
+def answers(calls: dict[str, list[Any]], timeout_s: float) -> list[list[Any]]:
+    """Return the results of each group of calls. Raises RunError with the group's key if a call fails or is late."""
+    references = [reference for group in calls.values() for reference in group]
     ready = set(ray.wait(references, num_returns=len(references), timeout=timeout_s)[0])
     problems, results = [], []
-    for trouble, group in asked.items():
+    for trouble, group in calls.items():
         try:
             results.append(ray.get([reference for reference in group if reference in ready]))
         except RayError as error:

@@ -19,12 +19,12 @@ KIND = "accelerator_type:"
 class Node:
     id: str
     name: str
-    """Its address and the beginning of its id, which the dashboard shows."""
+    """Address and beginning of the id, as the dashboard shows it."""
     temporary: Path
     """Ray's folder of this session."""
     num_accelerators: int
     accelerated: bool
-    """Whether its accelerators are real."""
+    """True if the accelerators are real."""
     num_cpus: int
 
 
@@ -67,7 +67,7 @@ def nodes_of(bundles: PlacementGroup) -> list[str]:
 
 
 def free_address() -> tuple[str, int]:
-    """Where others can meet this process: this node and a free port."""
+    """Return an address at which others can meet this process: this node and a free port."""
     with socket.socket() as probe:
         probe.bind(("", 0))
         return ray.util.get_node_ip_address(), probe.getsockname()[1]

@@ -33,9 +33,9 @@ class PlacementConfig:
     accelerators_per_node: int | None = None
     """Accelerators of each of those nodes; set together with `num_nodes`."""
     timeout_s: float = 120.0
-    """How long to wait for the cluster to grant the accelerators."""
+    """Seconds to wait for the cluster to grant the accelerators."""
     start_timeout_s: float = 900.0
-    """How long loading models and starting engines may take."""
+    """Seconds that loading models and starting engines may take."""
 
     def __post_init__(self) -> None:
         if (self.num_nodes is None) != (self.accelerators_per_node is None):
@@ -53,7 +53,7 @@ class RolePlan:
     num_workers: int
     accelerators_per_worker: int = 1
     steps_on_cpu: bool = False
-    """Whether its optimiser's states are in host memory, so that a step takes as long as its CPUs need."""
+    """True if the optimiser's states are in host memory, so that CPUs compute the steps."""
 
     @property
     def num_accelerators(self) -> int:
@@ -61,7 +61,7 @@ class RolePlan:
 
     @property
     def phase(self) -> str:
-        """What the role is at work for: a reward model scores while engines sample, so these two work together."""
+        """Return the phase in which the role works: a reward model scores while engines sample, so they share one."""
         return "rollout" if self.role in ("sampler", "reward") else self.role
 
 
@@ -89,7 +89,7 @@ class AcceleratorGroup:
 
     @property
     def takes_turns(self) -> bool:
-        """Whether roles of more than one phase share these."""
+        """Return whether roles of more than one phase share these accelerators."""
         return len({role.phase for role in self.roles}) > 1
 
     @property
@@ -162,7 +162,7 @@ def make_plan(roles: Sequence[RolePlan], colocate: Sequence[Sequence[str]] = ())
 
 
 def lay_out(plan: Plan, nodes: Sequence[int]) -> list[list[str]]:
-    """Which groups' bundles each node gets, `nodes` being their accelerators: the larger bundles first, first fit.
+    """Assign the groups' bundles to nodes, given as numbers of accelerators: larger bundles first, first fit.
 
     A bundle never straddles nodes. Raises InputError that says what does not fit.
     """

@@ -1,4 +1,4 @@
-"""What every node must have before a run holds its accelerators: asked and judged here, carried by `nodes`. No Ray."""
+"""Requirements of a node before a run holds its accelerators, without Ray: reports and their judgement."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ ALL_PAIRS_UP_TO = 16
 
 @dataclass(kw_only=True, slots=True)
 class PreflightConfig:
-    """What is asked of every node with accelerators, and of the driver's, before any accelerator is held."""
+    """Checks of the driver's node and of nodes with accelerators, before any accelerator is held."""
 
     timeout_s: float = 60.0
-    """How long all nodes may take to answer, and then any two of them to exchange tensors."""
+    """Seconds that all nodes may take to answer, and then any two of them to exchange tensors."""
     min_shm_bytes: int | None = None
     """Least size of /dev/shm. None: 1 GiB on nodes with GPUs, for NCCL and engines of several; elsewhere 64 MiB, which
     is Docker's default."""
@@ -67,16 +67,17 @@ class PreflightConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeReport:
-    """What one node says of itself."""
+    """Report of one node."""
 
     node: str
     versions: Mapping[str, str]
     shm_bytes: int
     """Size of /dev/shm."""
     free_bytes: Mapping[str, int]
-    """By folder; one that is not there is left out."""
+    """Free bytes by folder; absent folders are left out."""
     shares_output: bool
-    """Whether it read what the driver wrote to the output folder, and wrote there itself; true where there is none."""
+    """True if the node read the driver's file in the output folder and wrote one; also true without an output
+    folder."""
     unseen: Sequence[str] = ()
     """Folders that the run reads and that are not there."""
     wanted_torch: str | None = None
@@ -86,10 +87,16 @@ class NodeReport:
 
 
 def examine(
-    node: str, meeting: Path | None, nonce: str, temporary: Path, *, read: Sequence[str] = (), accelerated: bool = False
+    node: str,
+    meeting: Path | None,
+    nonce: str,
+    temporary: Path,
+    *,
+    model_folders: Sequence[str] = (),
+    accelerated: bool = False,
 ) -> NodeReport:
-    """This node's report. `meeting` is a folder in the output folder with the driver's `nonce`; None where the run
-    writes nothing. `read` are folders that workers load models from."""
+    """Report on this node. `meeting` is a folder in the output folder with the driver's `nonce`; None where the run
+    writes nothing. `model_folders` are folders that workers load models from."""
     folders = [folder for folder in (*([meeting.parent] if meeting else []), temporary) if folder.is_dir()]
     return NodeReport(
         node=node,
@@ -97,7 +104,7 @@ def examine(
         shm_bytes=shutil.disk_usage(SHARED_MEMORY).total if SHARED_MEMORY.is_dir() else 0,
         free_bytes={str(folder): shutil.disk_usage(folder).free for folder in folders},
         shares_output=meeting is None or sign(meeting, nonce, node),
-        unseen=[folder for folder in read if not Path(folder).is_dir()],
+        unseen=[folder for folder in model_folders if not Path(folder).is_dir()],
         wanted_torch=wanted_torch(),
         accelerators=examine_accelerators() if accelerated else None,
     )
@@ -112,7 +119,7 @@ def versions() -> dict[str, str]:
 
 
 def digest_of_source() -> str:
-    """Of the code that runs: a clone that was not updated has the same version as one that was."""
+    """Return a digest of the running code: a clone that was not updated has the version of one that was."""
     digest = hashlib.sha256()
     for path in sorted(SOURCE.rglob("*.py")):
         digest.update(str(path.relative_to(SOURCE)).encode() + path.read_bytes())
@@ -131,7 +138,7 @@ def sign(meeting: Path, nonce: str, node: str) -> bool:
 def judge(
     reports: Sequence[NodeReport], config: PreflightConfig, *, engine_share: float | None = None, num_granted: int = 0
 ) -> list[str]:
-    """What is wrong, in words; the first report is what the others are compared with.
+    """Return the problems in words; the other reports are compared with the first.
 
     `engine_share`: of an accelerator's memory, what an engine takes. `num_granted`: accelerators that Ray would grant.
     """

@@ -1,4 +1,4 @@
-"""Ranks that Ray Train starts, and starts anew where one dies: how offline training is launched."""
+"""Ranks under Ray Train, restarted if one dies: the launch of offline training."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from rlhf.actors.nodes import ACCELERATOR, cpus_per_accelerator, has_accelerators
 from rlhf.actors.workers import first_line, own_error
-from rlhf.runtimes.base import BackendConfig
+from rlhf.runtimes.configs import BackendConfig
 from rlhf.train.disk import why_not_written
 from rlhf.types import RunError
 
 SNAPSHOT = "checkpoint_manager_snapshot.json"
-"""In the run folder: Ray Train's memory of the checkpoints it was handed, which names those that are gone, too."""
+"""File in the run folder: Ray Train's record of reported checkpoints, removed ones included."""
 WORK = "work"
 """Name by which ranks get the reference of the function to call and its argument."""
 
@@ -34,7 +34,7 @@ def run_on_ranks(
 ) -> None:
     """`function(argument)` on ranks that have met in a process group, whose checkpoints are in the folder `root`.
 
-    Where one dies all are started anew, at most `max_restarts` times. Raises RunError past that, and at once the error
+    If one dies, all are restarted, at most `max_restarts` times. Raises RunError past that, and at once the error
     of this project that a rank raised, a full disk among them. On a cluster with GPUs each has one and NCCL connects
     them, whether or not the driver's own node has any; elsewhere gloo does. With `offload_optimizer` each has its share
     of the node's CPUs, which compute the optimiser's steps.
@@ -65,12 +65,12 @@ def run_on_ranks(
         raise why_given_up(error.controller_failure, root) from None
 
 
-def work_on_rank(told: Mapping[str, ray.ObjectRef]) -> None:
+def work_on_rank(references: Mapping[str, ray.ObjectRef]) -> None:
     """Call the function that `run_on_ranks` was given, on a rank.
 
     Raises RunError in place of what a full disk under the run's folder, or one that refuses, raises.
     """
-    function, argument, root = ray.get(told[WORK])
+    function, argument, root = ray.get(references[WORK])
     try:
         function(argument)
     except Exception as error:
@@ -84,7 +84,7 @@ class EndAtOwnError(ray.train.UserCallback):
     """Ends the run where a rank raised an error of this project: Ray Train restarts nothing once a callback fails."""
 
     def after_exception(self, run_context: Any, worker_exceptions: Mapping[int, Exception]) -> None:
-        """Called by Ray Train's controller before it decides whether to start the ranks anew."""
+        """Called by Ray Train's controller before it decides whether to restart the ranks."""
         if own := first_own_error(worker_exceptions):
             raise own
 

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from rlhf.runtimes.base import Precision
+from rlhf.runtimes.configs import Precision
 from rlhf.runtimes.memory import peak_memory_bytes, used_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RewardModelSpec:
-    """What a copy is made from."""
+    """Specification of a copy of the reward model."""
 
     model_paths: tuple[str, ...]
     """Several are an ensemble."""
@@ -23,7 +23,7 @@ class RewardModelSpec:
     """Standard deviations over the models that their mean is lowered by."""
     precision: Precision
     max_tokens: int
-    """Of a forward pass."""
+    """Tokens of a forward pass at most."""
     template_date: str | None
     """The day that chat templates write, for models that read rollouts as text."""
 
@@ -40,8 +40,8 @@ class RewardModelWorker:
         ]
         self.pessimism = spec.pessimism
 
-    def score(self, judged: list[Any]) -> list[float]:
-        return ensemble_scores([model.score(judged) for model in self.models], self.pessimism)
+    def score(self, items: list[Any]) -> list[float]:
+        return ensemble_scores([model.score(items) for model in self.models], self.pessimism)
 
     def memory(self) -> int:
         return peak_memory_bytes()
@@ -56,7 +56,7 @@ class RewardModelWorker:
         for model in self.models:
             model.move(device)
         if torch.cuda.is_available():
-            # What the models left is PyTorch's until it is told to give it to others.
+            # PyTorch keeps the memory that the models left until it is asked to release it.
             torch.cuda.empty_cache()
         return used_bytes()
 

@@ -17,12 +17,12 @@ from rlhf.actors.reward_worker import RewardModelSpec
 from rlhf.actors.sampler_worker import SamplerSpec
 from rlhf.actors.workers import Workers
 from rlhf.algorithms.base import Algorithm, Loss
-from rlhf.runtimes.base import OptimizerConfig
-from rlhf.runtimes.carriers import Link
+from rlhf.runtimes.configs import OptimizerConfig
+from rlhf.runtimes.transport import Link
 from rlhf.train.artifact import FileRecords
 from rlhf.train.clock import Clock
 from rlhf.train.layout import Exactness, Layout
-from rlhf.train.lease import all_held
+from rlhf.train.lease import hold_all
 from rlhf.train.schedule import learning_rate
 from rlhf.train.sharding import shard_of
 from rlhf.train.stats import Stats, merge
@@ -31,30 +31,30 @@ from rlhf.types import Batch, Group, Prompt, Reference, Sampling
 
 
 class ModelRole:
-    """The workers of a model that scores batches and gives `column`."""
+    """The workers of a model that computes `column` of batches."""
 
     def __init__(self, workers: Workers, column: str, clock: Clock) -> None:
         self.workers, self.column, self.clock = workers, column, clock
-        self.measured: tuple[str, Exactness]
-        """Its folder, and how exact layouts are, known once it has started."""
+        self.exactness: tuple[str, Exactness]
+        """The model's folder and the exactness of layouts, known once the role has started."""
 
     async def start(self, spec: LearnerSpec) -> None:
         address = await self.address()
         num_ranks = len(self.workers)
-        measured = await self.workers.start(lambda rank, actor: actor.start.remote(spec, rank, num_ranks, address))
-        self.measured = (spec.model_path, measured[0])
+        exactness = await self.workers.start(lambda rank, actor: actor.start.remote(spec, rank, num_ranks, address))
+        self.exactness = (spec.model_path, exactness[0])
 
     async def use_layout(self, layout: Layout) -> None:
-        """Lay rows out so from now on. Before anything is scored; it takes no accelerator."""
+        """Lay rows out so from now on. Before any column is computed; it takes no accelerator."""
         await self.workers.all(lambda _, actor: actor.use_layout.remote(layout.packed))
 
     async def address(self) -> tuple[str, int]:
         """Rank 0's node and a free port there."""
-        return await self.workers.guarded(0, self.workers.actors[0].address.remote())
+        return await self.workers.guard(0, self.workers.actors[0].address.remote())
 
-    async def score(self, batch: Batch) -> Mapping[str, Sequence[Reference]]:
-        with self.clock(f"score_{self.column}"):
-            columns, _ = await self.call_for_columns("score", [self.column], batch)
+    async def compute_columns(self, batch: Batch) -> Mapping[str, Sequence[Reference]]:
+        with self.clock(f"compute_{self.column}"):
+            columns, _ = await self.call_for_columns("compute_columns", [self.column], batch)
         return columns
 
     async def call_for_columns(
@@ -95,12 +95,12 @@ class ModelRole:
 
 
 class LearningRole(ModelRole):
-    """A model that learns from the batches it scores."""
+    """A model that learns from batches and computes a column of them."""
 
     prefix = ""
-    """Of its figures."""
+    """Prefix of the role's figures."""
     first_step = 0
-    """Before this training step it does not learn."""
+    """First training step in which the role learns."""
 
     def __init__(
         self,
@@ -115,7 +115,7 @@ class LearningRole(ModelRole):
         self.algorithm, self.optimizer, self.num_steps = algorithm, optimizer, num_steps
 
     def loss(self) -> Loss:
-        """What it minimises in the next update."""
+        """Return the loss of the next update."""
         raise NotImplementedError
 
     async def update(self, batch: Batch) -> Stats:
@@ -135,7 +135,7 @@ class LearningRole(ModelRole):
 
 
 class CriticRole(LearningRole):
-    """The critic: it scores as `values` and learns the returns."""
+    """The critic: it computes `values` and learns the returns."""
 
     prefix = "critic/"
 
@@ -144,7 +144,7 @@ class CriticRole(LearningRole):
 
 
 class PolicyRole(LearningRole):
-    """The policy: it scores as `old_logprobs`, assigns credit, learns, and gives its weights away."""
+    """The policy: it computes `old_logprobs`, assigns credit, learns, and gives its weights away."""
 
     def loss(self) -> Loss:
         return self.algorithm.loss
@@ -160,7 +160,7 @@ class PolicyRole(LearningRole):
 
     def at_work(self) -> AbstractAsyncContextManager[None]:
         """While it lasts the policy has its accelerators, whatever it is called for."""
-        return self.workers.lease.held(self.workers.phase)
+        return self.workers.lease.hold(self.workers.phase)
 
     async def release_sent(self) -> None:
         """Give back what was kept for the engines, none of which holds any of it now."""
@@ -198,13 +198,13 @@ class SamplerPool:
             await engines()
 
     async def collect(self, prompt: Prompt, epoch: int, requests: Sequence[Sampling]) -> Group:
-        async with all_held(self.leases, self.workers.phase):
+        async with hold_all(self.leases, self.workers.phase):
             rank = min(self.load_of, key=lambda rank: (self.load_of[rank], rank))
             self.load_of[rank] += len(requests)
             try:
                 call = self.workers.actors[rank].collect.options(num_returns=2)
                 rollouts, infos = call.remote(prompt, epoch, requests)
-                return Group(prompt=prompt, rollouts=rollouts, infos=await self.workers.guarded(rank, infos))
+                return Group(prompt=prompt, rollouts=rollouts, infos=await self.workers.guard(rank, infos))
             finally:
                 self.load_of[rank] -= len(requests)
 
@@ -242,5 +242,5 @@ class SamplerPool:
 
 
 def fetch(references: Sequence[Reference]) -> list[Any]:
-    """What references refer to, brought to this process."""
+    """Fetch the values of references into this process."""
     return ray.get(list(references))

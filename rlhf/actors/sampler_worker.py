@@ -14,9 +14,10 @@ from rlhf.environments.base import Environment
 from rlhf.rewards.base import RewardConfig
 from rlhf.rewards.processes import RewardProcesses
 from rlhf.rewards.reward_model import Judge, ModelReward
-from rlhf.runtimes.base import Engine, Precision, SamplerConfig
 from rlhf.runtimes.buckets import Bucket
-from rlhf.runtimes.carriers import Link
+from rlhf.runtimes.configs import Precision, SamplerConfig
+from rlhf.runtimes.protocols import Engine
+from rlhf.runtimes.transport import Link
 from rlhf.train.rollouts import RolloutCollector
 from rlhf.types import Prompt, Rollout, RolloutInfo, RunError, Sampling
 
@@ -25,7 +26,7 @@ SWITCH_INTERVAL_S = 0.0005
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplerSpec:
-    """What an engine is made from."""
+    """Specification of an engine."""
 
     model_path: str
     sampler: SamplerConfig
@@ -36,7 +37,7 @@ class SamplerSpec:
     reward: RewardConfig
     seed: int
     takes_turns: bool
-    """Whether the engine shares its accelerators with roles of other phases."""
+    """True if the engine shares its accelerators with roles of other phases."""
 
 
 class SamplerWorker:
@@ -111,9 +112,9 @@ class SamplerWorker:
 def as_judge(worker: Any) -> Judge:
     """A reward model's worker as the rewards see it."""
 
-    async def judge(judged: list[Any]) -> list[float]:
+    async def judge(items: list[Any]) -> list[float]:
         try:
-            return await worker.score.remote(judged)
+            return await worker.score.remote(items)
         except RayActorError as error:
             raise RunError(f"a reward model worker died: {error}") from error
 

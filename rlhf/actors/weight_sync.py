@@ -1,4 +1,4 @@
-"""From the learner to every engine: versioned, checksummed, probed, under a deadline."""
+"""Weight synchronisation from the learner to every engine: versioned, checksummed, probed, under a deadline."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import asyncio
 import numpy as np
 
 from rlhf.actors.roles import PolicyRole, SamplerPool
-from rlhf.runtimes.base import Precision, Transport, WeightSyncConfig
-from rlhf.runtimes.carriers import Link
+from rlhf.runtimes.configs import Precision
+from rlhf.runtimes.transport import Link, Transport, WeightSyncConfig
 from rlhf.train.clock import Clock
 from rlhf.types import RunError
 

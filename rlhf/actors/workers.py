@@ -16,7 +16,7 @@ from rlhf.actors.placement import Bundles
 from rlhf.actors.plan import AcceleratorGroup, Plan, RolePlan
 from rlhf.train.clock import BusyClock, Clock
 from rlhf.train.lease import Lease
-from rlhf.train.online import RoleUse
+from rlhf.train.report import RoleUse
 from rlhf.types import InputError, Reference, RunError
 
 T = TypeVar("T")
@@ -65,22 +65,22 @@ class Workers:
 
     async def start(self, call: Callable[[int, Any], Awaitable[T]]) -> list[T]:
         """`call` brings each actor up; from then on the role shares its accelerators."""
-        async with self.lease.held(self.phase):
+        async with self.lease.hold(self.phase):
             results = await self.all(call)
             self.lease.admit(self.phase, self)
         return results
 
     async def each(self, call: Callable[[int, Any], Awaitable[T]]) -> list[T]:
         """`call(rank, actor)` for all at once, on their accelerators."""
-        async with self.lease.held(self.phase):
+        async with self.lease.hold(self.phase):
             return await self.all(call)
 
     async def all(self, call: Callable[[int, Any], Awaitable[T]]) -> list[T]:
-        """`call(rank, actor)` for all at once, whoever has the accelerators. The first that fails ends the wait."""
+        """Run `call(rank, actor)` for all at once, without a lease. The first failure ends the wait."""
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [
-                    group.create_task(self.guarded(rank, call(rank, actor))) for rank, actor in enumerate(self.actors)
+                    group.create_task(self.guard(rank, call(rank, actor))) for rank, actor in enumerate(self.actors)
                 ]
         except* (RunError, InputError) as errors:
             raise most_telling(errors.exceptions) from None
@@ -99,8 +99,8 @@ class Workers:
     async def stream(
         self, method: str, *arguments: Any, from_every_rank: bool = False
     ) -> AsyncIterator[list[Reference]]:
-        """What rank 0's generator yields, or with `from_every_rank` each rank's, as references; every rank runs it."""
-        async with self.lease.held(self.phase):
+        """Yield references from rank 0's generator, or with `from_every_rank` from each rank's; every rank runs it."""
+        async with self.lease.hold(self.phase):
             streams = [
                 getattr(actor, method)
                 .options(num_returns="streaming", _generator_backpressure_num_objects=STREAM_AHEAD)
@@ -109,7 +109,7 @@ class Workers:
             ]
             num_yielding = len(streams) if from_every_rank else 1
             others = [
-                asyncio.create_task(self.guarded(i, exhaust(streams[i]))) for i in range(num_yielding, len(streams))
+                asyncio.create_task(self.guard(i, exhaust(streams[i]))) for i in range(num_yielding, len(streams))
             ]
             yielding = [aiter(stream) for stream in streams[:num_yielding]]
             while references := await self.next_of(yielding):
@@ -117,17 +117,17 @@ class Workers:
             await asyncio.gather(*others)
 
     async def next_of(self, streams: Sequence[AsyncIterator[Reference]]) -> list[Reference]:
-        """What each yields next; nothing at their end."""
-        found = await asyncio.gather(*(self.guarded(i, anext(stream, None)) for i, stream in enumerate(streams)))
+        """Return the next value of each generator; nothing at their end."""
+        found = await asyncio.gather(*(self.guard(i, anext(stream, None)) for i, stream in enumerate(streams)))
         return [reference for reference in found if reference is not None]
 
     async def use(self) -> RoleUse:
-        """What the workers used since this was last asked. An actor class answers `memory()`, in bytes."""
+        """Return what the workers used since the last call. An actor class answers `memory()`, in bytes."""
         # The driver sees its own calls; a reward model is asked by the engines' actors.
         busy = None if self.role == "reward" else self.busy.take()
         return RoleUse(busy=busy, memory_bytes=max(await self.all(lambda _, actor: actor.memory.remote())))
 
-    async def guarded(self, rank: int, result: Awaitable[T]) -> T:
+    async def guard(self, rank: int, result: Awaitable[T]) -> T:
         """The result, or an error that says which worker failed, and where it is."""
         try:
             with self.busy(rank):
@@ -174,7 +174,7 @@ class WorkerDied(RunError):
 
 
 def most_telling(errors: Sequence[BaseException]) -> BaseException:
-    """Of errors that happened together, the death that caused the others, else the first."""
+    """Return the worker's death among errors that happened together, which caused the others, else the first error."""
     return next((error for error in errors if isinstance(error, WorkerDied)), errors[0])
 
 

@@ -1,4 +1,4 @@
-"""What a method is made of, and the keys that every policy-gradient method shares."""
+"""Interfaces of a method, and the keys that every policy-gradient method shares."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Mean:
 
     total: Tensor
     weight: float
-    """What the total is a sum over: pairs, rows."""
+    """Number of items in the total: pairs, rows."""
 
 
 Metrics = dict[str, Tensor | Mean]
@@ -30,16 +30,16 @@ is a maximum."""
 
 
 class Outputs(Protocol):
-    """What a model says of a micro-batch."""
+    """Outputs of a model for a micro-batch."""
 
     @property
     def column(self) -> Tensor:
-        """[B, T] float32: what the model's workers give when they score a batch."""
+        """[B, T] float32: the column that the model's workers compute of a batch."""
 
 
 @dataclass(slots=True)
 class TokenStatistics:
-    """What a causal language model says beside the tokens' log probabilities, without gradient."""
+    """Statistics of a causal language model beside the log probabilities, without gradient."""
 
     entropy: Tensor  # [B, T] float32
     first_choice: Tensor  # [B, T] bool, whether the token is the most likely one
@@ -47,7 +47,7 @@ class TokenStatistics:
 
 @dataclass(slots=True)
 class TokenOutputs:
-    """What a causal language model says of a micro-batch."""
+    """Outputs of a causal language model for a micro-batch."""
 
     logprobs: Tensor  # [B, T] float32
     statistics: TokenStatistics | None = None
@@ -59,18 +59,18 @@ class TokenOutputs:
 
     @property
     def entropy(self) -> Tensor:
-        assert self.statistics is not None, "the scorer was asked for a column alone"
+        assert self.statistics is not None, "the readout was asked for a column alone"
         return self.statistics.entropy
 
     @property
     def first_choice(self) -> Tensor:
-        assert self.statistics is not None, "the scorer was asked for a column alone"
+        assert self.statistics is not None, "the readout was asked for a column alone"
         return self.statistics.first_choice
 
 
 @dataclass(slots=True)
 class ValueOutputs:
-    """What a critic says of a micro-batch."""
+    """Outputs of a critic for a micro-batch."""
 
     values: Tensor  # [B, T] float32, the return expected before each token was chosen
 
@@ -81,7 +81,7 @@ class ValueOutputs:
 
 @dataclass(slots=True)
 class ScoreOutputs:
-    """What a reward model says of a micro-batch."""
+    """Outputs of a reward model for a micro-batch."""
 
     scores: Tensor  # [B, T] float32, where the loss mask is; 0 elsewhere
 
@@ -92,7 +92,7 @@ class ScoreOutputs:
 
 class Loss(Protocol):
     def count(self, rows: Sequence[Row]) -> float:
-        """What the loss of a minibatch is divided by, from scalars alone: known before the first backward."""
+        """Return the divisor of a minibatch's loss, from scalars alone: known before the first backward."""
 
     def __call__(self, outputs: Any, batch: MicroBatch) -> tuple[Tensor, Metrics]:
         """The loss summed over a micro-batch, and metrics. `outputs` are those of the model it trains."""
@@ -102,7 +102,7 @@ class Algorithm(Protocol):
     credit_columns: tuple[str, ...]
     """The columns that `assign_credit` fills: `advantages`, and with a critic `returns`."""
     whitens: bool
-    """Whether advantages get zero mean and unit variance over the batch's loss tokens, all ranks together."""
+    """True if advantages get zero mean and unit variance over the loss tokens of all ranks."""
     kl_coef: float
     """Weight of the KL to the reference in the next step."""
 
@@ -118,26 +118,27 @@ class Algorithm(Protocol):
         """The rollouts to sample for a prompt."""
 
     def admits(self, group: Group) -> bool:
-        """Whether there is something to learn from a group; one that is not admitted is replaced by another prompt."""
+        """Return whether a group has something to learn from; a rejected one is replaced by another prompt."""
 
-    def score_group(self, group: Group) -> list[float]:
-        """One scalar per survivor, in their order."""
+    def group_advantages(self, group: Group) -> list[float]:
+        """Return one scalar per survivor, in their order: its advantage over the group, or its reward where
+        `assign_credit` makes the advantages from it."""
 
     def assign_credit(self, batch: MicroBatch) -> MicroBatch:
-        """Fill `credit_columns` from scores and columns, row by row."""
+        """Fill `credit_columns` from group advantages and columns, row by row."""
 
     def adapt(self, kl: float | None, num_rollouts: int) -> None:
-        """After a step: its KL to the reference in nats per token, None without one."""
+        """Adapt to the step's KL to the reference, in nats per token; None without a reference."""
 
     def state(self) -> Mapping[str, float]:
-        """What a resumed run needs beside the configuration."""
+        """Return the state that a resumed run needs beside the configuration."""
 
     def restore(self, state: Mapping[str, float]) -> None: ...
 
 
 class Normalisation(StrEnum):
-    """What a minibatch's loss is divided by: all its loss tokens (DAPO), or each sequence by its own, then by their
-    number (GRPO as published)."""
+    """Divisor of a minibatch's loss: all its loss tokens (DAPO), or each sequence by its own, then by their number
+    (GRPO as published)."""
 
     tokens = "tokens"
     sequences = "sequences"
@@ -186,17 +187,17 @@ class AlgorithmConfig:
 
     @property
     def reads_reference(self) -> bool:
-        """Whether reference workers are needed."""
+        """Return whether reference workers are needed."""
         return self.kl_coef > 0 or self.measure_kl
 
     @property
     def reads_old_logprobs(self) -> bool:
-        """Whether credit is assigned from the logprobs of the policy before the update."""
+        """Return whether credit is assigned from the logprobs of the policy before the update."""
         return False
 
     @property
     def has_critic(self) -> bool:
-        """Whether critic workers are needed."""
+        """Return whether critic workers are needed."""
         return False
 
 

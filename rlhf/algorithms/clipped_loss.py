@@ -1,4 +1,4 @@
-"""The clipped policy-gradient loss with a KL penalty: what PPO, GRPO and their kin minimise."""
+"""The clipped policy-gradient loss with a KL penalty: the loss of PPO, GRPO and their variants."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def rollout_mismatch(
     old_logprobs: Tensor,  # [B, T], the learner's
     batch: MicroBatch,
 ) -> Metrics:
-    """How far learner and engine disagree on the tokens the engine sampled; 0 but for rounding when on-policy."""
+    """Measure how far learner and engine disagree on the sampled tokens; 0 but for rounding when on-policy."""
     deviation = bounded_log_ratio(old_logprobs, batch.column("rollout_logprobs")).expm1().abs()
     return {
         "rollout_ratio_deviation": masked_sum(deviation, batch.loss_mask),

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from rlhf.algorithms.base import AlgorithmConfig, KLControl, Loss
 from rlhf.algorithms.clipped_loss import ClippedLoss
-from rlhf.ops.advantages import group_relative_scores
+from rlhf.ops.advantages import group_relative_advantages
 from rlhf.ops.microbatch import MicroBatch
 from rlhf.types import Group, InputError, Prompt, Sampling, Score
 
@@ -57,12 +57,12 @@ class GRPO(KLControl):
         rewards = self.rewards(group)
         return len(rewards) >= 2 and not (self.config.dynamic_sampling and min(rewards) == max(rewards))
 
-    def score_group(self, group: Group) -> list[float]:
-        return group_relative_scores(self.rewards(group), scale_by_std=self.config.scale_by_std)
+    def group_advantages(self, group: Group) -> list[float]:
+        return group_relative_advantages(self.rewards(group), scale_by_std=self.config.scale_by_std)
 
     def rewards(self, group: Group) -> list[float]:
-        """Of the survivors."""
+        """Return the rewards of the survivors."""
         return [info.score.value for info in group.infos if isinstance(info.score, Score)]
 
     def assign_credit(self, batch: MicroBatch) -> MicroBatch:
-        return replace(batch, advantages=batch.per_token(batch.scores) * batch.loss_mask)
+        return replace(batch, advantages=batch.per_token(batch.signals) * batch.loss_mask)

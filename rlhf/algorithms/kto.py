@@ -48,7 +48,7 @@ class KTOConfig(PreferenceConfig):
 
 
 class KTOLoss:
-    """A mean over rows, each labelled in `scores`. The reference point is the column `kl_baseline`."""
+    """A mean over rows, each labelled in `signals`. The reference point is the column `kl_baseline`."""
 
     def __init__(self, config: KTOConfig) -> None:
         self.config = config
@@ -57,7 +57,7 @@ class KTOLoss:
         return float(len(rows))
 
     def __call__(self, outputs: TokenOutputs, batch: MicroBatch) -> tuple[Tensor, Metrics]:
-        config, desirable = self.config, batch.scores > 0.5
+        config, desirable = self.config, batch.signals > 0.5
         measured = log_ratios(outputs, batch)
         baseline = row_means(batch.column("kl_baseline"), batch)
         per_row = kto_loss(

@@ -18,7 +18,7 @@ from rlhf.types import Group, InputError, Prompt, Sampling, Score
 
 
 class KLPlace(StrEnum):
-    """Where the KL to the reference acts."""
+    """Place in which the KL to the reference acts."""
 
     reward = "reward"
     loss = "loss"
@@ -97,22 +97,22 @@ class PPO(KLControl):
     def admits(self, group: Group) -> bool:
         return len(group.survivors) >= 1
 
-    def score_group(self, group: Group) -> list[float]:
+    def group_advantages(self, group: Group) -> list[float]:
         return [info.score.value for info in group.infos if isinstance(info.score, Score)]
 
     def assign_credit(self, batch: MicroBatch) -> MicroBatch:
-        values = batch.chosen(batch.column("values"))
+        values = batch.left_align(batch.column("values"))
         advantages = generalized_advantages(
             self.token_rewards(batch), values, gamma=self.config.gamma, gae_lambda=self.config.gae_lambda
         )
         return replace(batch, advantages=batch.at_chosen(advantages), returns=batch.at_chosen(advantages + values))
 
     def token_rewards(self, batch: MicroBatch) -> torch.Tensor:
-        """[R, L]: the score at each row's last chosen token, less the KL penalty of every token."""
+        """[R, L]: the reward at each row's last chosen token, less the KL penalty of every token."""
         last = batch.per_row(batch.loss_mask.float()).long() - 1  # -1 where a row has nothing to learn
         places = torch.arange(max(int(last.max()) + 1, 1) if len(last) else 1)
-        rewards = torch.where(places == last.unsqueeze(-1), batch.scores.unsqueeze(-1), 0.0)
+        rewards = torch.where(places == last.unsqueeze(-1), batch.signals.unsqueeze(-1), 0.0)
         if self.config.reads_old_logprobs:
             kl = kl_divergence(batch.column("old_logprobs"), batch.column("ref_logprobs"), self.config.kl_estimator)
-            rewards = rewards - self.kl_coef * batch.chosen(kl)
+            rewards = rewards - self.kl_coef * batch.left_align(kl)
         return rewards

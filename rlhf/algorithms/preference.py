@@ -1,4 +1,4 @@
-"""What the methods that learn a policy from preferences share."""
+"""Parts shared by the methods that learn a policy from preferences."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rlhf.ops.microbatch import MicroBatch
 from rlhf.types import InputError, Row
 
 Measure = Callable[[TokenOutputs, MicroBatch], Tensor]
-"""What a method compares of two sequences: a number each, [R]; times `beta` it is the implicit reward."""
+"""Function that gives the number a method compares, [R] for R sequences; times `beta` it is the implicit reward."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -24,10 +24,10 @@ class PreferenceConfig:
     """Keys of every preference method."""
 
     reads_reference: ClassVar[bool]
-    """Whether the batches need the column `ref_logprobs`."""
+    """True if the batches need the column `ref_logprobs`."""
 
     beta: float = 0.1
-    """How strongly the policy is held to the reference; rewards are `beta` times the log ratio to it."""
+    """Strength with which the policy is held to the reference; rewards are `beta` times the log ratio to it."""
     sft_coef: float = 0.0
     """Weight of the negative log likelihood per token of the chosen response (Pang et al. 2024), whose probability may
     otherwise fall along with the rejected one's. A mean of each response, then over responses. 0: none."""
@@ -71,7 +71,7 @@ class PairLoss:
 def sides(
     values: Tensor,  # [R], of rows chosen, rejected, chosen, rejected, ...
 ) -> tuple[Tensor, Tensor]:  # [P], [P]
-    """Of the chosen and of the rejected side of each pair."""
+    """Split values into those of the chosen and of the rejected side of each pair."""
     return values[0::2], values[1::2]
 
 
@@ -92,17 +92,17 @@ def row_means(
 
 
 def log_ratios(outputs: TokenOutputs, batch: MicroBatch) -> Tensor:  # [R]
-    """Of each response, in nats: how much more likely than under the reference."""
+    """Compute each response's log ratio to the reference, in nats."""
     return row_sums(outputs.logprobs - batch.column("ref_logprobs"), batch)
 
 
 def mean_log_ratios(outputs: TokenOutputs, batch: MicroBatch) -> Tensor:  # [R]
-    """Of each response, in nats per token."""
+    """Compute the mean over each response, in nats per token."""
     return row_means(outputs.logprobs - batch.column("ref_logprobs"), batch)
 
 
 def mean_logprobs(outputs: TokenOutputs, batch: MicroBatch) -> Tensor:  # [R]
-    """Of each response, in nats per token."""
+    """Compute the mean over each response, in nats per token."""
     return row_means(outputs.logprobs, batch)
 
 
@@ -122,7 +122,7 @@ def pair_metrics(
     chosen: Tensor,  # [P]
     rejected: Tensor,  # [P]
 ) -> Metrics:
-    """By how much the chosen side's is higher, and how often; ties count half."""
+    """Measure by how much the chosen side is higher, and how often; ties count half."""
     return {
         "margin": Mean((chosen - rejected).sum(), len(chosen)),
         "accuracy": Mean((torch.sign(chosen - rejected) + 1).sum() / 2, len(chosen)),

@@ -43,7 +43,7 @@ class RewardModelLoss:
 
     def __call__(self, outputs: ScoreOutputs, batch: MicroBatch) -> tuple[Tensor, Metrics]:
         chosen, rejected = sides(row_sums(outputs.scores, batch))
-        better, worse = sides(batch.scores)
+        better, worse = sides(batch.signals)
         margins = better - worse if self.config.use_margin else 0.0
         per_pair = bradley_terry_loss(chosen, rejected, margins, centring_coef=self.config.centring_coef)
         scores = chosen.detach(), rejected.detach()

@@ -20,7 +20,7 @@ class SimPOConfig(PreferenceConfig):
     beta: float = 2.0
     """Scale of the reward, `beta` times a response's mean logprob. 2 to 10 in the paper."""
     gamma: float = 1.0
-    """By how much the chosen response's reward is to exceed the rejected one's. 0.3 to 1.6 in the paper."""
+    """Margin by which the chosen response's reward is to exceed the rejected one's. 0.3 to 1.6 in the paper."""
 
     def __post_init__(self) -> None:
         # With slots the zero-argument super() refers to the class before slots were added.

@@ -160,8 +160,8 @@ def _check_subset(path: str, subset: str | None) -> None:
 
 
 def _errors() -> tuple[type[Exception], ...]:
-    """What `datasets` raises for files and columns it cannot read: RuntimeError for loading scripts and sound,
-    ImportError for the package that decodes a column."""
+    """Return the errors that `datasets` raises for files and columns it cannot read: RuntimeError for loading scripts
+    and sound, ImportError for the package that decodes a column."""
     from datasets.exceptions import DatasetsError
 
     return (DatasetsError, OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, RuntimeError, ImportError)

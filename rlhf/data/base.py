@@ -1,4 +1,4 @@
-"""What the data of every offline stage has in common."""
+"""Data settings and parts that every offline stage shares."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class Parts:
 
     train: list[Unit]
     held_out: dict[str, list[Unit]] = field(default_factory=dict)
-    """By the name its figures get; empty where nothing is held out."""
+    """Held-out units by the name of their figures; empty if nothing is held out."""
     figures: dict[str, float] = field(default_factory=dict)
-    """What there is to say of how the parts were made."""
+    """Figures about the making of the parts."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -40,11 +40,11 @@ class OfflineDataConfig:
     """A .jsonl or .parquet file, a folder that datasets can load, or a data set of the Hub: `owner/name`,
     `owner/name@REVISION`, or one file or folder in it, `owner/name@REVISION:train.jsonl`."""
     split: str = "train"
-    """Which split of a folder is read; a file has none."""
+    """Split of a folder; a file has none."""
     subset: str | None = None
-    """Which configuration of a dataset with several; None: the only one."""
+    """Configuration of a dataset with several; None: the only one."""
     limit: int | None = None
-    """How many rows are read, from the first. None: all."""
+    """Number of rows to read, from the first. None: all."""
     max_tokens: int | None = None
     """Tokens a sequence may have, chat template included; a longer one is a bad row. None: the model's context."""
     bad_rows: BadRows = BadRows.strict
@@ -61,7 +61,7 @@ class OfflineDataConfig:
             )
 
     def quarantine(self) -> Quarantine:
-        """Where the bad rows of a run go."""
+        """Return the place for the bad rows of a run."""
         return Quarantine(self.bad_rows, self.max_rejected_fraction)
 
     def at(self, path: str) -> Self:
@@ -90,7 +90,7 @@ class OfflineDataConfig:
         return Parts(train=train, held_out={"held_out": held_out})
 
     def collect(self, quarantine: Quarantine, make: Callable[[str, Mapping[str, Any]], Iterable[T]]) -> list[T]:
-        """What `make(where, row)` gives of each row of the file."""
+        """Collect the results of `make(where, row)` for each row of the file."""
         rows = read_rows(self.path, self.split, quarantine.refuse, subset=self.subset)
         return quarantine.collect(rows, make, self.limit, source=self.path)
 

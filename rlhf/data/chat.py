@@ -233,8 +233,8 @@ def _turns(
 
 
 def shared_turn(tokenizer: PreTrainedTokenizerBase, text: str, through: str) -> int | None:
-    """How many characters of `through`, which ends a turn, are the beginning of `text`, which goes on after it: all, or
-    all but special tokens that the template writes at the very end (Phi-3). None where a turn is rendered otherwise."""
+    """Return how many characters of `through`, which ends a turn, begin `text`, which goes on after it: all, or all but
+    special tokens that the template writes at the very end (Phi-3). None where a turn is rendered otherwise."""
     control = tokenizer.convert_ids_to_tokens(sorted(control_ids(tokenizer)))
     while not text.startswith(through):
         end = next((token for token in control if through.rstrip().endswith(token)), None)

@@ -26,7 +26,7 @@ class Dialogue:
     masked: frozenset[int] = frozenset()
     """Indices of the assistant's messages that are not learnt, whatever is learnt of the others."""
     templated: bool = True
-    """Whether the chat template renders it. False: a text and its continuation, as a user's and an assistant's turn."""
+    """True if the chat template renders it. False: a text and its continuation, as a user's and an assistant's turn."""
 
     @property
     def prompt_id(self) -> str:

@@ -100,10 +100,11 @@ def refuse_unscored(tokenizer: PreTrainedTokenizerBase, dialogue: Dialogue) -> N
 def score_inputs(
     tokenizer: PreTrainedTokenizerBase, dialogues: Sequence[Dialogue]
 ) -> list[dict[str, np.ndarray]]:  # [T] int32 each
-    """What a reward model reads of each dialogue, in training and later: `input_ids`, and `token_type_ids` of pairs.
+    """Return what a reward model reads of each dialogue, in training and later: `input_ids`, and `token_type_ids` of
+    pairs.
 
     With a chat template the dialogue through the token that ends the last turn, where a rollout ends too. An encoder
-    without one reads prompt and answer as a pair, told apart by token types where its tokenizer does so.
+    without one reads prompt and answer as a pair, distinguished by token types where its tokenizer does so.
     """
     if tokenizer.chat_template:
         return [{"input_ids": _through_answer(tokenizer, dialogue)} for dialogue in dialogues]

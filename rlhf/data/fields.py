@@ -13,7 +13,7 @@ from rlhf.types import InputError
 
 
 class Defect(StrEnum):
-    """What is wrong with a row, as rejected rows are counted."""
+    """Defects by which rejected rows are counted."""
 
     malformed = "malformed"
     """No JSON object, a field missing or of the wrong type, a dialogue that the chat template refuses."""
@@ -102,7 +102,7 @@ def empty(what: str, why: str = "") -> BadRow:
 
 
 def has(row: Mapping[str, Any], key: str) -> bool:
-    """Whether `take` would find the field, and it is not null, as columns of Parquet files are where a row has none."""
+    """Return whether the row has the field and it is not null, as missing values of Parquet columns are."""
     value: Any = row.row if isinstance(row, Fields) else row  # a look reads nothing
     for part in (key,) if key in row else key.split("."):
         value = value.get(part) if isinstance(value, Mapping) else None

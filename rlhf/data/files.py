@@ -15,14 +15,14 @@ from rlhf.types import InputError
 
 Row = dict[str, Any]
 Refuse = Callable[[str, object, InputError], None]
-"""What becomes of a bad row, given its place, what is there, and what is wrong with it: raise, or note it and go on."""
+"""Handler of a bad row, given its place, its contents and the error: it raises, or notes the row and goes on."""
 
 _FILES = (".jsonl", ".parquet", ".txt")
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 @contextmanager
-def located(where: str) -> Iterator[None]:
+def errors_at(where: str) -> Iterator[None]:
     """Puts the row's place in front of an `InputError` raised inside."""
     try:
         yield
@@ -30,14 +30,14 @@ def located(where: str) -> Iterator[None]:
         raise InputError(f"{where}: {error}") from error
 
 
-def raise_located(where: str, _row: object, error: InputError) -> None:
+def raise_at(where: str, _row: object, error: InputError) -> None:
     """The strict way with bad rows."""
-    with located(where):
+    with errors_at(where):
         raise error
 
 
 def read_rows(
-    path: str, split: str = DEFAULT_SPLIT, refuse: Refuse = raise_located, *, subset: str | None = None
+    path: str, split: str = DEFAULT_SPLIT, refuse: Refuse = raise_at, *, subset: str | None = None
 ) -> Iterator[tuple[str, Row]]:
     """Yields `(where, row)`: `where` is `path:line` of a JSONL file and `path:row N`, from 1, of anything else.
 
@@ -74,7 +74,7 @@ def splits_of(path: str, split: str, subset: str | None) -> tuple[str, str | Non
 
 
 def kind_of(value: object) -> str:
-    """What a JSON value is, in words."""
+    """Return the kind of a JSON value in words."""
     names = {str: "text", bool: "a boolean", int: "a number", float: "a number", list: "a list", dict: "an object"}
     return "null" if value is None else names.get(type(value), f"a {type(value).__name__}")
 

@@ -13,7 +13,7 @@ from rlhf.data.dialogues import Dialogue
 from rlhf.data.encoding import PolicyEncoder
 from rlhf.data.fields import has, take
 from rlhf.data.files import kind_of
-from rlhf.data.pairs import Pair, checked, prompt_field, take_answer
+from rlhf.data.pairs import Pair, check_pair, prompt_field, take_answer
 from rlhf.data.quarantine import Quarantine
 from rlhf.types import InputError, TrainingRow, Unit
 
@@ -34,9 +34,9 @@ class KTODataConfig(DialogueDataConfig):
     label_key: str = "label"
     """The field that says whether the completion is desirable: true or false."""
     chosen_key: str = "chosen"
-    """Of pairs the field that holds the desirable answer, as text or message, or the dialogue that ends with it."""
+    """Field of pairs that holds the desirable answer, as text or message, or the dialogue that ends with it."""
     rejected_key: str = "rejected"
-    """Of pairs the field that holds the undesirable one."""
+    """Field of pairs that holds the undesirable answer."""
 
     def load(self, tokenizer: PreTrainedTokenizerBase, *, context_tokens: int, quarantine: Quarantine) -> list[Unit]:
         """Units of one row, of score 1 where it is desirable, else 0."""
@@ -54,7 +54,7 @@ class KTODataConfig(DialogueDataConfig):
         if has(row, self.chosen_key) and has(row, self.rejected_key) and not has(row, self.completion_key):
             keys = (self.chosen_key, self.rejected_key)
             chosen, rejected = (take_answer(row, key, prompt_key) for key in keys)
-            pair = checked(Pair(chosen, rejected))
+            pair = check_pair(Pair(chosen, rejected))
             yield self.chosen_key, self.dialogue(row, pair.chosen), 1.0
             yield self.rejected_key, self.dialogue(row, pair.rejected), 0.0
             return
@@ -70,8 +70,8 @@ class KTODataConfig(DialogueDataConfig):
         yield self.completion_key, self.dialogue(row, answer), float(label)
 
 
-def mismatched(rows: Sequence[TrainingRow], seed: int) -> list[TrainingRow]:
-    """Of each row its prompt with the completion of another, none with its own: what KTO's z0 is estimated on.
+def mismatched_rows(rows: Sequence[TrainingRow], seed: int) -> list[TrainingRow]:
+    """Pair each row's prompt with the completion of another row, on which KTO's z0 is estimated.
 
     A completion ends where the row would be longer than the longest of `rows`: nothing is learnt of these, and the KL
     of its first tokens is an estimate too.

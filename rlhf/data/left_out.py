@@ -1,4 +1,4 @@
-"""What a chat template or a tokenizer would leave out of a dialogue without a word."""
+"""Checks for parts of a dialogue that a chat template or a tokenizer would drop silently."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ SPEAKERS = {
 WEIGHT = "weight"
 """The key of an assistant's message that is not learnt, 0; no other message has it."""
 _WEIGHTS = (WEIGHT, "train", "loss")
-"""What rows call it: OpenAI and ShareGPT, axolotl, ms-swift."""
+"""Names of a turn's weight: OpenAI and ShareGPT, axolotl, ms-swift."""
 
 
 def take_prompt(row: Mapping[str, Any], key: str, *, remedy: str) -> list[Message]:

@@ -26,12 +26,12 @@ class Pair:
     scores: tuple[float, float] = (0.0, 0.0)
 
 
-def paired(prompt: Sequence[Message], chosen: str, rejected: str, scores: tuple[float, float] = (0.0, 0.0)) -> Pair:
+def make_pair(prompt: Sequence[Message], chosen: str, rejected: str, scores: tuple[float, float] = (0.0, 0.0)) -> Pair:
     better, worse = ([*prompt, {"role": "assistant", "content": answer}] for answer in (chosen, rejected))
-    return checked(Pair(better, worse, scores))
+    return check_pair(Pair(better, worse, scores))
 
 
-def checked(pair: Pair) -> Pair:
+def check_pair(pair: Pair) -> Pair:
     """Refuses sides that do not differ, or not in the last turn alone."""
     chosen, rejected = pair.chosen, pair.rejected
     for side, messages in (("chosen", chosen), ("rejected", rejected)):
@@ -98,7 +98,7 @@ def take_comparison(row: Mapping[str, Any]) -> Pair:
     choice = int(choice)  # pandas makes floats of a column with a gap
     texts = [_text_of(summary, "text", f"summary {number}") for number, summary in enumerate(summaries, start=1)]
     prompt = [{"role": "user", "content": "\n\n".join([*shown, "TL;DR:"])}]
-    return paired(prompt, texts[choice], texts[1 - choice])
+    return make_pair(prompt, texts[choice], texts[1 - choice])
 
 
 def take_graded(
@@ -134,7 +134,7 @@ def take_graded(
     if not pairs:
         raise BadRow(f"all completions have the grade {graded[0][1]}: remove the row", Defect.same)
     for (chosen, grade), (rejected, other) in pairs:
-        yield paired(prompt, chosen, rejected, (grade, other))
+        yield make_pair(prompt, chosen, rejected, (grade, other))
 
 
 def _text_of(item: object, key: str, name: str) -> str:

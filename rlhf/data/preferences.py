@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rlhf.data.base import DialogueDataConfig
 from rlhf.data.encoding import PolicyEncoder, ScoreEncoder
 from rlhf.data.fields import has, take, take_number
-from rlhf.data.pairs import Pair, checked, prompt_field, take_answer, take_comparison, take_graded, take_hh
+from rlhf.data.pairs import Pair, check_pair, prompt_field, take_answer, take_comparison, take_graded, take_hh
 from rlhf.data.quarantine import Quarantine
 from rlhf.types import InputError, Unit
 
@@ -23,7 +23,7 @@ _ULTRAFEEDBACK = {"overall_score": (1.0, 10.0), "fine-grained_score": (1.0, 5.0)
 
 
 class PairFormat(StrEnum):
-    """How a row holds its pairs."""
+    """Format in which a row holds its pairs."""
 
     pairs = "pairs"
     """`chosen` and `rejected`: answers to `prompt`, or whole dialogues as messages (TRL, UltraFeedback binarized)."""
@@ -36,7 +36,7 @@ class PairFormat(StrEnum):
 
 
 class Pairing(StrEnum):
-    """Which pairs graded completions make."""
+    """Choice of pairs among graded completions."""
 
     best = "best"
     """The best with each that is worse."""
@@ -49,7 +49,7 @@ class PreferenceDataConfig(DialogueDataConfig):
     """Pairs as a policy learns them: the tokens of both last turns."""
 
     format: PairFormat | None = None
-    """`pairs`, `hh`, `comparisons` or `graded`. None: told by the first row's fields, which must fit one alone."""
+    """`pairs`, `hh`, `comparisons` or `graded`. None: from the first row's fields, which must fit one alone."""
     prompt_key: str = "prompt"
     """The field that holds the prompt, text or messages, where `chosen` and `rejected` are answers alone, and of
     graded completions (UltraFeedback: `instruction`). Dots go into nested fields, here and below."""
@@ -145,11 +145,11 @@ class PreferenceDataConfig(DialogueDataConfig):
                 )
             case PairFormat.hh:
                 chosen, rejected = (take_hh(row, key) for key in (self.chosen_key, self.rejected_key))
-                yield checked(Pair(chosen, rejected, self.scores(row)))
+                yield check_pair(Pair(chosen, rejected, self.scores(row)))
             case PairFormat.pairs:
                 prompt_key = prompt_field(row, self.prompt_key, self.conversations_key)
                 chosen, rejected = (take_answer(row, key, prompt_key) for key in (self.chosen_key, self.rejected_key))
-                yield checked(Pair(chosen, rejected, self.scores(row)))
+                yield check_pair(Pair(chosen, rejected, self.scores(row)))
 
     def scores(self, row: Mapping[str, Any]) -> tuple[float, float]:
         if self.chosen_score_key is None or self.rejected_score_key is None:

@@ -18,7 +18,7 @@ from rlhf.data.arrow import without_padding
 from rlhf.data.chat import render, require_template, tokenize_texts
 from rlhf.data.dialogues import TEMPLATED, Dialogue, dialogue_of
 from rlhf.data.fields import has, require_positive, take
-from rlhf.data.files import kind_of, located, read_rows
+from rlhf.data.files import errors_at, kind_of, read_rows
 from rlhf.data.left_out import refuse_losses, refuse_unknown
 from rlhf.data.messages import take_prompt
 from rlhf.types import InputError, Message, Prompt
@@ -33,9 +33,9 @@ class PromptDataConfig:
     """A .jsonl or .parquet file, a folder that datasets can load, or a data set of the Hub: `owner/name`,
     `owner/name@REVISION`, or one file or folder in it, `owner/name@REVISION:train.jsonl`."""
     split: str = "train"
-    """Which split of a folder is read; a file has none."""
+    """Split of a folder; a file has none."""
     subset: str | None = None
-    """Which configuration of a dataset with several; None: the only one."""
+    """Configuration of a dataset with several; None: the only one."""
     prompt_key: str = "prompt"
     """The field that holds the prompt: text (one user message) or a list of {role, content} messages. Dots go into
     nested fields, here and in `answer_key`: `reward_model.ground_truth`."""
@@ -55,7 +55,7 @@ class PromptDataConfig:
     max_prompt_tokens: int | None = None
     """Tokens a prompt may have, chat template included; a longer one is an error. None: what the context leaves."""
     limit: int | None = None
-    """How many rows are read, from the first. None: all."""
+    """Number of rows to read, from the first. None: all."""
 
     def __post_init__(self) -> None:
         require_positive(limit=self.limit, max_prompt_tokens=self.max_prompt_tokens)
@@ -91,7 +91,7 @@ def load_prompts(
     prompts = []
     token_ids = tokenize_texts(tokenizer, [draft.text for draft in drafts])
     for number, (draft, ids) in enumerate(zip(drafts, token_ids, strict=True), start=1):
-        with located(draft.where):
+        with errors_at(draft.where):
             refuse_unknown(tokenizer, ids, draft.dialogue.messages)
             _check_length(len(ids), config.max_prompt_tokens, max_completion_tokens, context_tokens)
         prompts.append(
@@ -109,7 +109,7 @@ def load_prompts(
 
 def _drafts(config: PromptDataConfig, tokenizer: PreTrainedTokenizerBase) -> Iterator[_Draft]:
     for where, row in islice(read_rows(config.path, config.split, subset=config.subset), config.limit):
-        with located(where):
+        with errors_at(where):
             asked = _dialogue(config, without_padding(row))
             refuse_losses(tokenizer, asked.messages, asked.tools)
             text = render(tokenizer, asked.messages, add_generation_prompt=True, tools=asked.tools)

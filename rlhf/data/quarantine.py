@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from rlhf.data.arrow import without_padding
 from rlhf.data.fields import BadRow, Defect, Fields
-from rlhf.data.files import Row, raise_located
+from rlhf.data.files import Row, raise_at
 from rlhf.types import InputError
 
 T = TypeVar("T")
@@ -23,12 +23,12 @@ REJECTS = "rejects.jsonl"
 
 
 class BadRows(StrEnum):
-    """What becomes of bad rows."""
+    """Treatment of bad rows."""
 
     strict = "strict"
     """The first one stops the run."""
     quarantine = "quarantine"
-    """They are left out and written to `rejects.jsonl`."""
+    """Bad rows are left out and written to `rejects.jsonl`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,11 +36,11 @@ class Reject:
     """A row that is left out."""
 
     source: str
-    """Its place, as `file:line`."""
+    """Place of the row, as `file:line`."""
     defect: Defect
     reason: str
     row: object
-    """What is there: an object, or text where it is no JSON object."""
+    """The row: an object, or text if it is no JSON object."""
 
 
 @dataclass(slots=True)
@@ -49,14 +49,14 @@ class Quarantine:
 
     bad_rows: BadRows = BadRows.strict
     max_rejected_fraction: float = 0.0
-    """Of one file's rows; more of them are an InputError."""
+    """Largest share of one file's rows; more of them are an InputError."""
     rejects: list[Reject] = field(default_factory=list)
     unread: dict[str, list[str]] = field(default_factory=dict)
-    """By file the fields of its rows that nothing has read."""
+    """Unread fields of the rows, by file."""
 
     def refuse(self, where: str, row: object, error: InputError) -> None:
         if self.bad_rows is BadRows.strict:
-            raise_located(where, row, error)
+            raise_at(where, row, error)
         defect = error.defect if isinstance(error, BadRow) else Defect.malformed
         self.rejects.append(Reject(source=where, defect=defect, reason=str(error), row=row))
 
@@ -68,7 +68,7 @@ class Quarantine:
         *,
         source: str,
     ) -> list[T]:
-        """What `make(where, row)` gives of each row of the file `source`, at most `limit` rows, in their order.
+        """Collect the results of `make(where, row)` for the rows of the file `source`, at most `limit`, in order.
 
         Raises InputError where one is bad, or, in quarantine, too many are or all.
         """
@@ -98,7 +98,7 @@ class Quarantine:
         return made
 
     def summary(self) -> dict[str, int]:
-        """How many rows are left out, by what is wrong with them."""
+        """Count the rows that are left out, by defect."""
         return dict(Counter(str(reject.defect) for reject in self.rejects))
 
     def write(self, folder: Path) -> None:

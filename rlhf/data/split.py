@@ -10,7 +10,7 @@ from rlhf.types import InputError, Unit
 
 
 def prompt_groups(units: Sequence[Unit]) -> list[int]:
-    """Of each unit the number of its prompt, counted from 0 in the order in which prompts first come."""
+    """Number the prompts of the units, from 0 in the order of first appearance."""
     numbers: dict[object, int] = {}
     return [
         numbers.setdefault(unit[0].prompt_id or ("alone", position), len(numbers))

@@ -36,7 +36,7 @@ class StepDataConfig(DialogueDataConfig):
     """The field that holds a label for each step: from 0, wrong, to 1, right, or true and false; -1 and null are
     unknown. PRM800K's ratings, whose -1 is wrong, are not that."""
     separator: str = "\n"
-    """What stands between two steps."""
+    """Text between two steps."""
 
     def load(self, tokenizer: PreTrainedTokenizerBase, *, context_tokens: int, quarantine: Quarantine) -> list[Unit]:
         """Units of one row; its loss mask is True at the last token of each labelled step, `targets` has the label

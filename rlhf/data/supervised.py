@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class RowFormat(StrEnum):
-    """How a row holds its dialogue."""
+    """Format in which a row holds its dialogue."""
 
     prompt_response = "prompt_response"
     """A prompt and the response to it, each as text or messages."""
@@ -35,7 +35,7 @@ class RowFormat(StrEnum):
 @dataclass(kw_only=True, slots=True)
 class SupervisedDataConfig(DialogueDataConfig):
     format: RowFormat | None = None
-    """`prompt_response`, `messages`, `sharegpt` or `alpaca`. None: told by the first row's
+    """`prompt_response`, `messages`, `sharegpt` or `alpaca`. None: recognised by the first row's
     fields, which must fit one alone."""
     prompt_key: str = "prompt"
     """The field that holds the prompt: text (one user message) or a list of {role, content} messages; has no loss.
@@ -48,8 +48,8 @@ class SupervisedDataConfig(DialogueDataConfig):
     conversations_key: str = "conversations"
     """The field that holds a whole dialogue with `format=sharegpt`."""
     last_turn_only: bool = False
-    """Whether only the last assistant turn of a dialogue has loss; false: all its assistant turns have. A prompt never
-    has, whoever speaks in it, nor a turn with `weight` 0 (`train` or `loss` false)."""
+    """True trains on the last assistant turn of a dialogue alone, false on all assistant turns. A prompt never has,
+    whatever its roles, nor a turn with `weight` 0 (`train` or `loss` false)."""
     labels: list[str] | None = None
     """The responses there are: classes, of which every row's last answer must be one. None: any text."""
 

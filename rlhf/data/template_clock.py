@@ -23,6 +23,6 @@ def fix_date(tokenizer: PreTrainedTokenizerBase, date: str | None) -> None:
 
 
 def clock_of(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    """What replaces transformers' `strftime_now` in templates, where a date was fixed."""
+    """Return the replacement of transformers' `strftime_now` in templates for a fixed date."""
     date = tokenizer.__dict__.get("template_date")
     return {"strftime_now": date.strftime} if date else {}

@@ -43,7 +43,7 @@ class TextDataConfig(OfflineDataConfig):
     ratio: float = 5.0
     """General tokens for each token of the domain, which is read once."""
     seed: int = 0
-    """Of which general documents are taken; all are taken again, and counted, where there are too few."""
+    """Seed of the draw of general documents; all are drawn again, and counted, if there are too few."""
 
     def __post_init__(self) -> None:
         super(TextDataConfig, self).__post_init__()
@@ -62,7 +62,7 @@ class TextDataConfig(OfflineDataConfig):
     def load(self, tokenizer: PreTrainedTokenizerBase, *, context_tokens: int, quarantine: Quarantine) -> list[Unit]:
         """The mixture: the domain's rows in the order of the file, then the general ones."""
         domain, general = self.corpora(tokenizer, context_tokens, quarantine)
-        return self.mixed(domain, general)[0]
+        return self.mix(domain, general)[0]
 
     def load_parts(
         self,
@@ -84,7 +84,7 @@ class TextDataConfig(OfflineDataConfig):
         if held_out_fraction and general:
             fraction = min(held_out_fraction, len(held_out["held_out_domain"]) / len(general))
             general, held_out["held_out_general"] = split_held_out(general, fraction, seed)
-        train, figures = self.mixed(domain, general)
+        train, figures = self.mix(domain, general)
         return Parts(train=train, held_out=held_out, figures=figures)
 
     def corpora(
@@ -130,7 +130,7 @@ class TextDataConfig(OfflineDataConfig):
 
         return make
 
-    def mixed(self, domain: Sequence[Unit], general: Sequence[Unit]) -> tuple[list[Unit], dict[str, float]]:
+    def mix(self, domain: Sequence[Unit], general: Sequence[Unit]) -> tuple[list[Unit], dict[str, float]]:
         domain_tokens, available = num_tokens(domain), num_tokens(general)
         taken = sample_documents(general, self.ratio * domain_tokens, self.seed) if general else []
         figures = {"domain_tokens": float(domain_tokens)}

@@ -1,4 +1,4 @@
-"""Where the turns of a rendered dialogue lie among its tokens, and which tokens open and end them."""
+"""Turns of a rendered dialogue among its tokens, and the tokens that open and end them."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _control_ids(tokenizer: PreTrainedTokenizerBase, _num_tokens: int) -> frozen
 
 
 def is_tag(token: str, added: Collection[str]) -> bool:
-    """Whether the token opens or closes a pair of tags, whose other half is among the `added` tokens too."""
+    """Return whether the token opens or closes a pair of tags, whose other half is among the `added` tokens too."""
     match = _TAG.fullmatch(token)
     return match is not None and f"<{'' if match[1] else '/'}{match[2]}>" in added
 
@@ -95,7 +95,7 @@ class Tokens(NamedTuple):
         if not cuts:
             return whole
         edges = [0, *cuts, len(text)]
-        parts = [cls.of(tokenizer, text[i:j]).moved(i) for i, j in itertools.pairwise(edges)]
+        parts = [cls.of(tokenizer, text[i:j]).shift(i) for i, j in itertools.pairwise(edges)]
         joined = cls(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
         if tokenizer.decode(joined.ids) != tokenizer.decode(whole.ids):
             raise InputError(
@@ -108,7 +108,7 @@ class Tokens(NamedTuple):
     def begin_with(self, prompt: Tokens) -> bool:
         return np.array_equal(self.ids[: len(prompt.ids)], prompt.ids)
 
-    def moved(self, by: int) -> Tokens:
+    def shift(self, by: int) -> Tokens:
         return self._replace(starts=self.starts + by, ends=self.ends + by)
 
     def inside(self, start: int, stop: int) -> np.ndarray:  # [N] int64

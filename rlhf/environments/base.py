@@ -1,4 +1,4 @@
-"""What an episode is."""
+"""The interface of an episode."""
 
 from __future__ import annotations
 

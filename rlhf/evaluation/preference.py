@@ -1,4 +1,4 @@
-"""What a reward model is worth, from its scores of held-out pairs."""
+"""Quality of a reward model, from its scores of held-out pairs."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class PreferenceReport:
     length_slope: float
     """Least squares of the margin on the difference in tokens: score that a token more is worth."""
     length_slope_error: float
-    """Its standard error."""
+    """Standard error of the slope."""
     longer_wins: float
     """Accuracy of always preferring the longer side; equal lengths count half."""
     kendall_tau: float | None
@@ -53,7 +53,7 @@ class PreferenceReport:
     spearman_rho: float | None
 
     def figures(self) -> dict[str, float]:
-        """By short names."""
+        """Return the figures by short names."""
         figures = {
             "pairs": float(len(self.margins)),
             "accuracy": self.accuracy,
@@ -159,8 +159,8 @@ def length_bias(
 def agreement(
     margins: Sequence[np.ndarray],  # M >= 2 arrays [P]
 ) -> dict[str, float]:
-    """Of each two models on the same pairs, the mean: how often they prefer the same side, and Spearman's rho of their
-    margins."""
+    """Return means over every two models on the same pairs: how often they prefer the same side, and Spearman's rho of
+    their margins."""
     pairs = list(itertools.combinations(margins, 2))
     return {
         "agreement": float(np.mean([np.mean(np.sign(a) == np.sign(b)) for a, b in pairs])),
@@ -193,7 +193,7 @@ def folds(groups: Sequence[int], num_folds: int, seed: int) -> list[tuple[list[i
 
 
 def reliability_plot(reports: Mapping[str, PreferenceReport], path: Path) -> None:
-    """For each set of pairs how often the model is right when it is so sure, with counts; and its margins."""
+    """Plot, for each set of pairs, how often the model is right at each confidence, with counts, and its margins."""
     import matplotlib
 
     matplotlib.use("Agg")

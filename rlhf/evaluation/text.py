@@ -1,4 +1,4 @@
-"""How close texts are to what was expected, in Chinese or English."""
+"""Similarity of texts to the expected ones, in Chinese or English."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from enum import StrEnum
 
 
 class Language(StrEnum):
-    """In which tokens texts are compared: characters of Chinese, words of English."""
+    """Unit in which texts are compared: characters of Chinese, words of English."""
 
     zh = "zh"
     en = "en"
@@ -46,7 +46,7 @@ def tokens(text: str, language: Language) -> list[str]:
 
 
 def longest_common_subsequence(first: Sequence[str], second: Sequence[str]) -> int:
-    """Its length. A row of the usual table is one integer, a bit per item of `first` (Hyyrö 2004)."""
+    """Return its length. A row of the usual table is one integer, a bit per item of `first` (Hyyrö 2004)."""
     places: dict[str, int] = {}
     for i, item in enumerate(first):
         places[item] = places.get(item, 0) | 1 << i

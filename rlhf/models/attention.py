@@ -20,7 +20,7 @@ class Attention(StrEnum):
     flash_attention_2 = "flash_attention_2"
 
 
-def choose_attention(asked: Attention | None, config: PreTrainedConfig, head: Head, path: str) -> Attention:
+def choose_attention(attention: Attention | None, config: PreTrainedConfig, head: Head, path: str) -> Attention:
     """Return the one asked for, or with None the first of varlen, sdpa and eager that computes all the model asks.
 
     Raises InputError where the one asked for would leave something out: PyTorch's kernels know neither a soft cap on
@@ -28,18 +28,18 @@ def choose_attention(asked: Attention | None, config: PreTrainedConfig, head: He
     """
     lacks = lacking_in_sdpa(config, head)
     fixed = attention_is_fixed(config, head)
-    if asked in (Attention.varlen, Attention.sdpa) and lacks is not None:
+    if attention in (Attention.varlen, Attention.sdpa) and lacks is not None:
         raise InputError(
-            f"backend.attention={asked}: model {path!r} has {lacks}, which {asked} does not compute; set "
+            f"backend.attention={attention}: model {path!r} has {lacks}, which {attention} does not compute; set "
             "backend.attention=eager"
         )
-    if asked is Attention.varlen and fixed:
+    if attention is Attention.varlen and fixed:
         raise InputError(
             f"backend.attention=varlen: model {path!r} has attention of its own, into which none is put; set "
             "backend.attention=sdpa"
         )
-    if asked is not None:
-        return asked
+    if attention is not None:
+        return attention
     if lacks is not None:
         return Attention.eager
     return Attention.sdpa if fixed else Attention.varlen

@@ -18,7 +18,7 @@ def persistent_buffers(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def restore_derived_buffers(model: PreTrainedModel) -> None:
-    """Compute anew what a model derives from its config, such as rotary frequencies, as `from_pretrained` does.
+    """Recompute what a model derives from its config, such as rotary frequencies, as `from_pretrained` does.
 
     While ZeRO-3 shards a model as it is built, every floating-point tensor is made in the training precision, the
     steps of its computation too: in bf16 frequencies and tables of positions come out wrong.

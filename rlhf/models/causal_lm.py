@@ -20,13 +20,13 @@ from rlhf.types import InputError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingDistribution:
-    """What turns logits into the distribution the engine samples from, so that learner and engine agree."""
+    """The distribution over tokens made from logits, the same in learner and engine."""
 
     temperature: float = 1.0
     banned_token_ids: tuple[int, ...] = ()
 
 
-class TokenScorer:
+class TokenReadout:
     """Logprobs and statistics of a micro-batch's tokens, under the distribution they are sampled from."""
 
     def __init__(self, distribution: SamplingDistribution, *, statistics: bool = True) -> None:
@@ -61,9 +61,9 @@ class TokenScorer:
         return TokenOutputs(logprobs, TokenStatistics(entropy=entropy, first_choice=first_choice))
 
 
-def for_columns(scorer: Any) -> Any:
-    """Return the scorer without the statistics that columns do not hold; any but a TokenScorer as it is."""
-    return TokenScorer(scorer.distribution, statistics=False) if isinstance(scorer, TokenScorer) else scorer
+def for_columns(readout: Any) -> Any:
+    """Return the readout without the statistics that columns do not hold; any but a TokenReadout as it is."""
+    return TokenReadout(readout.distribution, statistics=False) if isinstance(readout, TokenReadout) else readout
 
 
 def read_model_config(path: str) -> dict[str, Any]:
@@ -92,7 +92,7 @@ def read_model_config(path: str) -> dict[str, Any]:
 
 
 EXPERT_KEYS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
-"""How config files of mixture-of-experts models count the experts of a layer."""
+"""Keys of config files that count the experts of a layer."""
 
 
 def refuse_experts(path: str, model_config: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""What a model folder is loaded as."""
+"""Kinds of heads as which a model folder is loaded."""
 
 from __future__ import annotations
 

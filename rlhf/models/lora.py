@@ -112,7 +112,7 @@ def check_bitsandbytes() -> None:
 
 
 def module_names(model_path: str) -> Iterator[str]:
-    """Of the modules that have a weight of two dimensions in the folder's safetensors."""
+    """Return the names of the modules that have a weight of two dimensions in the folder's safetensors."""
     from safetensors import safe_open
 
     for file in sorted(Path(model_path).glob("*.safetensors")):

@@ -17,28 +17,28 @@ SEED_BITS = 63
 
 
 class NEFTune(Generic[OutputsT]):
-    """A scorer that asks the model with noise on its embeddings where gradients are wanted, and without elsewhere.
+    """A readout that asks the model with noise on its embeddings where gradients are wanted, and without elsewhere.
 
     A sequence's noise follows from the seed, the step and its tokens, so it is the same on any number of ranks, packed
     or padded, and in a resumed run.
     """
 
-    def __init__(self, scorer: Callable[[nn.Module, MicroBatch], OutputsT], alpha: float | None, seed: int) -> None:
+    def __init__(self, readout: Callable[[nn.Module, MicroBatch], OutputsT], alpha: float | None, seed: int) -> None:
         """`alpha`: the paper's 5, 10 or 15; None for no noise."""
-        self.scorer, self.alpha, self.seed = scorer, alpha, seed
+        self.readout, self.alpha, self.seed = readout, alpha, seed
         self.step = 0
         """The training step, which the loop sets: every epoch has its own noise."""
 
     def __call__(self, model: nn.Module, batch: MicroBatch) -> OutputsT:
         if self.alpha is None or not torch.is_grad_enabled():
-            return self.scorer(model, batch)
+            return self.readout(model, batch)
 
         def add_noise(embedding: nn.Module, inputs: Any, embedded: Tensor) -> Tensor:
             return embedded + self.noise(batch, embedded)
 
         hook = model.get_input_embeddings().register_forward_hook(add_noise)
         try:
-            return self.scorer(model, batch)
+            return self.readout(model, batch)
         finally:
             hook.remove()
 

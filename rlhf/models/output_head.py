@@ -17,11 +17,11 @@ PROBE_TOLERANCE = 0.02
 """Largest difference, in units of the largest logit, of a model's own logits from its head's: rounding, in bf16."""
 
 known: WeakKeyDictionary[nn.Module, LogitShape | None] = WeakKeyDictionary()
-"""How each model shapes its logits; None where only itself knows."""
+"""Shape of each model's logits; None if only the model itself knows."""
 
 
 def shape_of(model: nn.Module, batch: MicroBatch) -> LogitShape | None:
-    """How the model shapes its head's product, by its config, if its own logits of the first two tokens agree.
+    """Return how the model shapes its head's product, by its config, if its own logits of the first two tokens agree.
 
     None: a head of another kind, or one whose model does with its logits what no key here says. Every rank of a model
     asks at its first micro-batch, since the check is a forward pass.
@@ -33,7 +33,7 @@ def shape_of(model: nn.Module, batch: MicroBatch) -> LogitShape | None:
 
 
 def computes_all_logits(model: nn.Module, batch: MicroBatch) -> bool:
-    """Return whether a model that was scored has a head whose shape only itself knows. A scorer, for `Backend`."""
+    """Return whether a model has a head whose shape only itself knows. A readout, for `Backend`."""
     module = unwrapped(model)
     return module in known and known[module] is None
 
@@ -97,7 +97,7 @@ def head_logprobs(
 def through_head(
     model: nn.Module, batch: MicroBatch, head: nn.Module, forward: Callable[[Tensor], Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """What the head says with another `forward`, and what its model makes of that."""
+    """Run the model with another `forward` of its head; return the head's output and the model's."""
     found: list[Tensor] = []
     own_forward = head.__dict__.get("forward")
     hook = head.register_forward_hook(lambda module, inputs, output: found.append(output))

@@ -15,10 +15,10 @@ from rlhf.ops.microbatch import MicroBatch
 
 
 class OwnForward:
-    """Outputs of rows that stand alone, as a reference for scorers, which pass positions and lay rows out.
+    """Outputs of rows that stand alone, as a reference for readouts, which pass positions and lay rows out.
 
-    [B, T], in the places where scorers put them: a token's logprob and the value before it at the token. A score stands
-    at the last token alone.
+    [B, T], in the places where readouts put them: a token's logprob and the value before it at the token. A score
+    stands at the last token alone.
     """
 
     def __init__(self, head: Head) -> None:
@@ -35,7 +35,7 @@ class OwnForward:
 
 
 class HiddenStates:
-    """What a model's head reads, [B, T, H] float32, while `ask` scores a micro-batch.
+    """Inputs of a model's head, [B, T, H] float32, while `ask` reads a micro-batch.
 
     A head that knows nothing yet says 0 of every row; its inputs tell rows apart.
     """

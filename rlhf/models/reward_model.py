@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1}
 """Difference of a score by rounding, in units of its size."""
 
-Judged = Sequence[int] | Dialogue
+JudgeInput = Sequence[int] | Dialogue
 """A rollout as its token ids, or as the dialogue that ends with it."""
 
 
@@ -81,9 +81,9 @@ class RewardModel:
         self.max_tokens = max_tokens
         self.check_padding(path, TOLERANCE[dtype])
 
-    def score(self, judged: Sequence[Judged]) -> list[float]:
+    def score(self, items: Sequence[JudgeInput]) -> list[float]:
         """[N] float, NaN for a sequence longer than the model reads: the logit of the model's own forward pass."""
-        rows = self.encode(judged)
+        rows = self.encode(items)
         scores = [float("nan")] * len(rows)
         readable = [i for i, row in enumerate(rows) if 0 < len(row["input_ids"]) <= self.longest]
         lengths = {i: len(rows[i]["input_ids"]) for i in readable}
@@ -109,11 +109,11 @@ class RewardModel:
                 "its rewards would depend on the batch; use a reward model of another architecture, such as Qwen3"
             )
 
-    def encode(self, judged: Sequence[Judged]) -> list[dict[str, Any]]:
+    def encode(self, items: Sequence[JudgeInput]) -> list[dict[str, Any]]:
         """The model's inputs for each; dialogues as in training."""
-        dialogues = [each for each in judged if isinstance(each, Dialogue)]
+        dialogues = [each for each in items if isinstance(each, Dialogue)]
         if not dialogues:
-            return [{"input_ids": ids} for ids in judged]
+            return [{"input_ids": ids} for ids in items]
         inputs = score_inputs(self.tokenizer, dialogues)
         if getattr(self.model.config, "type_vocab_size", 0) > 1:
             return inputs

@@ -16,8 +16,8 @@ UNSCALED = "default"
 
 
 class RopeScaling(StrEnum):
-    """How positions are scaled. Dynamic NTK is left out: its frequencies follow the longest sequence of a forward
-    pass, so what a model says of a row would depend on the rows beside it, and vLLM computes it differently."""
+    """Scaling of positions. Dynamic NTK is left out: its frequencies follow the longest sequence of a forward pass, so
+    what a model says of a row would depend on the rows beside it, and vLLM computes it differently."""
 
     none = "none"
     linear = "linear"
@@ -79,8 +79,8 @@ def apply_rope_scaling(config: PreTrainedConfig, rope: RopeScalingConfig, path: 
 
 
 def context_factor(settings: dict[str, Any]) -> float:
-    """By which a config's `max_position_embeddings` is multiplied to give the context. Newer files say
-    `rope_parameters`, older ones `rope_scaling`; Gemma 3 has multiplied it already."""
+    """Return the factor from a config's `max_position_embeddings` to the context. Newer files say `rope_parameters`,
+    older ones `rope_scaling`; Gemma 3 has multiplied it already."""
     if settings.get("model_type", "").startswith("gemma3"):
         return 1.0
     parameters = settings.get("rope_parameters") or settings.get("rope_scaling") or {}

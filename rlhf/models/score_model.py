@@ -8,7 +8,7 @@ from rlhf.algorithms.base import ScoreOutputs
 from rlhf.ops.microbatch import MicroBatch
 
 
-class ScoreScorer:
+class ScoreReadout:
     """Scores of a sequence classifier with one label.
 
     Of a decoder at any token, packed or padded: its head is applied to every token, of which transformers' own forward

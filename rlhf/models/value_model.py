@@ -9,7 +9,7 @@ from rlhf.algorithms.base import ValueOutputs
 from rlhf.ops.microbatch import MicroBatch
 
 
-class ValueScorer:
+class ValueReadout:
     """The value before each token was chosen, at the token's own position, as logprobs are; 0 where none is learnt."""
 
     def __call__(self, model: nn.Module, batch: MicroBatch) -> ValueOutputs:

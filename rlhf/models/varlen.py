@@ -25,8 +25,8 @@ AMPERE = (8, 0)
 
 
 class PackedRows(NamedTuple):
-    """What layers get in place of a mask: where the sequences of one packed row lie. A tuple, because DeepSpeed's hooks
-    look for tensors in tuples."""
+    """The bounds of the sequences in one packed row, given to layers in place of a mask. A tuple, because DeepSpeed's
+    hooks look for tensors in tuples."""
 
     offsets: Tensor  # [N + 1] int32: the first token of each sequence, and the number of tokens
     lengths: tuple[int, ...]  # tokens of each sequence

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def group_relative_scores(
-    scores: Sequence[float],  # [K], the rewards of one prompt's rollouts
+def group_relative_advantages(
+    rewards: Sequence[float],  # [K], the rewards of one prompt's rollouts
     *,
     scale_by_std: bool,
 ) -> list[float]:  # [K]
@@ -18,10 +18,10 @@ def group_relative_scores(
     The mean is subtracted; with `scale_by_std` the result is divided by the standard deviation (of the sample, plus
     1e-6). Without it this is Dr. GRPO (Liu et al. 2025). A group of equal rewards gives zeros.
     """
-    rewards = np.asarray(scores, dtype=np.float64)
-    centred = rewards - rewards.mean()
+    values = np.asarray(rewards, dtype=np.float64)
+    centred = values - values.mean()
     if scale_by_std:
-        centred /= rewards.std(ddof=1) + 1e-6
+        centred /= values.std(ddof=1) + 1e-6
     return centred.tolist()
 
 

@@ -15,7 +15,7 @@ ROWS, FEWEST_ROWS, PARTS = 512, 64, 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogitShape:
-    """What lies between an output head's product and the distribution that tokens are drawn from, in this order."""
+    """Steps between an output head's product and the distribution that tokens are drawn from, in this order."""
 
     multiplier: float = 1.0
     softcap: float | None = None  # z becomes softcap * tanh(z / softcap)

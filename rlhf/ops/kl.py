@@ -20,7 +20,8 @@ def kl_divergence(
     ref_logprobs: Tensor,  # [B, T], of the reference
     estimator: KLEstimator,
 ) -> Tensor:  # [B, T], per token
-    """With r = reference / policy: k1 = -log r, k2 = (log r)^2 / 2, k3 = r - 1 - log r (Schulman 2020).
+    """Estimate the KL per token. With r = reference / policy: k1 = -log r, k2 = (log r)^2 / 2, k3 = r - 1 - log r
+    (Schulman 2020).
 
     As a loss, differentiated on tokens of the policy itself: k2 has the gradient of the KL, k3 that of the reverse KL,
     and k1 has zero gradient in expectation: use k1 in a reward, not in a loss. In k3 a log r above 20 counts as 20.

@@ -45,5 +45,5 @@ def is_first_choice(
     logits: Tensor,  # [B, T, V]
     token_ids: Tensor,  # [B, T] int64
 ) -> Tensor:  # [B, T] bool
-    """Whether each token is the one greedy decoding would choose after those before it; the first is not."""
+    """Return whether each token is the one greedy decoding would choose after those before it; the first is not."""
     return F.pad(logits[:, :-1].argmax(-1) == token_ids[:, 1:], (1, 0))

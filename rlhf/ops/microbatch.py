@@ -12,7 +12,7 @@ from torch import Tensor
 
 @dataclass(slots=True, kw_only=True)
 class MicroBatch:
-    """What goes through a model at once: R sequences laid out in [B, T]. Packed: B = 1; padded: B = R.
+    """Rows that go through a model at once: R sequences laid out in [B, T]. Packed: B = 1; padded: B = R.
 
     Padding follows the tokens and keeps counting positions, so a causal model needs no attention mask; a packed row
     restarts `position_ids` at each sequence, from which the model tells the sequences apart.
@@ -22,7 +22,7 @@ class MicroBatch:
     position_ids: Tensor  # [B, T] int64
     loss_mask: Tensor  # [B, T] bool, True where the token is learnt from
     row_ids: Tensor  # [B, T] int64, the sequence a token belongs to; R where there is padding
-    scores: Tensor  # [R] float32, one scalar per sequence
+    signals: Tensor  # [R] float32, learning signal of each sequence: an advantage, a reward, a grade or a label
     rollout_logprobs: Tensor | None = None  # [B, T] float32, of the engine
     old_logprobs: Tensor | None = None  # [B, T] float32, of the policy before this batch's first update
     ref_logprobs: Tensor | None = None  # [B, T] float32, of the reference
@@ -38,7 +38,7 @@ class MicroBatch:
         cls,
         token_ids: Sequence[np.ndarray],  # R arrays [T_r]
         loss_mask: Sequence[np.ndarray],  # R arrays [T_r] bool
-        scores: Sequence[float],  # [R]
+        signals: Sequence[float],  # [R]
         columns: Mapping[str, np.ndarray],  # flat arrays [sum of T_r]
         *,
         packed: bool,
@@ -61,7 +61,7 @@ class MicroBatch:
             position_ids=lay_out(positions, np.arange(shape[1]), np.int64),
             loss_mask=lay_out(np.concatenate(loss_mask), False, np.bool_),
             row_ids=lay_out(rows, num_rows, np.int64),
-            scores=torch.tensor(scores, dtype=torch.float32),
+            signals=torch.tensor(signals, dtype=torch.float32),
             **{name: lay_out(column, 0.0, np.float32) for name, column in columns.items()},
         )
 
@@ -75,13 +75,13 @@ class MicroBatch:
             position_ids=torch.arange(2).unsqueeze(0),
             loss_mask=zeros.bool(),
             row_ids=zeros.long(),
-            scores=torch.zeros(0),
+            signals=torch.zeros(0),
             **columns,
         )
 
     @property
     def num_rows(self) -> int:
-        return len(self.scores)
+        return len(self.signals)
 
     @property
     def num_loss_tokens(self) -> int:
@@ -91,7 +91,7 @@ class MicroBatch:
         """The column `name`, which must have been computed."""
         value = getattr(self, name)
         if value is None:
-            raise AssertionError(f"the batch has no column {name!r} yet: no scorer of that name is installed")
+            raise AssertionError(f"the batch has no column {name!r} yet: no role computes it")
         return value
 
     def to(self, device: torch.device) -> MicroBatch:
@@ -113,12 +113,12 @@ class MicroBatch:
         sums = values.new_zeros(self.num_rows + 1)
         return sums.index_add(0, self.row_ids.flatten(), values.flatten())[: self.num_rows]
 
-    def chosen(
+    def left_align(
         self,
         values: Tensor,  # [B, T]
     ) -> Tensor:  # [R, L]
         """The values at each sequence's loss tokens, left-aligned, 0 after the last."""
-        rows, places, longest = self._chosen_places()
+        rows, places, longest = self._loss_token_places()
         dense = values.new_zeros(self.num_rows, longest)
         dense[rows, places] = values[self.loss_mask]
         return dense
@@ -127,14 +127,14 @@ class MicroBatch:
         self,
         dense: Tensor,  # [R, L]
     ) -> Tensor:  # [B, T]
-        """The inverse of `chosen`: 0 where nothing is learnt."""
-        rows, places, _ = self._chosen_places()
+        """The inverse of `left_align`: 0 where nothing is learnt."""
+        rows, places, _ = self._loss_token_places()
         values = dense.new_zeros(self.loss_mask.shape)
         values[self.loss_mask] = dense[rows, places]
         return values
 
-    def _chosen_places(self) -> tuple[Tensor, Tensor, int]:
-        """Of each loss token its sequence [N] and its number in it [N]; and the most of any sequence, at least 1."""
+    def _loss_token_places(self) -> tuple[Tensor, Tensor, int]:
+        """Return each loss token's sequence [N] and its number in it [N], and the most of any sequence, at least 1."""
         rows = self.row_ids[self.loss_mask]
         counts = torch.bincount(rows, minlength=self.num_rows)
         places = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[rows]

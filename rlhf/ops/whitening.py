@@ -11,7 +11,7 @@ import numpy as np
 
 @dataclass(frozen=True, slots=True)
 class Moments:
-    """Of some values, in float64: they merge exactly enough that the split does not show."""
+    """Moments of some values in float64, which merge so exactly that the split does not show."""
 
     count: float = 0.0
     mean: float = 0.0
@@ -20,7 +20,7 @@ class Moments:
 
     @property
     def std(self) -> float:
-        """Of the population."""
+        """Return the standard deviation of the population."""
         return math.sqrt(self.m2 / self.count) if self.count else 0.0
 
 
@@ -33,7 +33,8 @@ def moments(values: np.ndarray) -> Moments:  # [N]
 
 
 def merge_moments(parts: Iterable[Moments]) -> Moments:
-    """Those of all values together (Chan, Golub and LeVeque 1979). The order matters in the last bits only."""
+    """Merge into the moments of all values together (Chan, Golub and LeVeque 1979). The order matters in the last bits
+    only."""
     total = Moments()
     for part in parts:
         count = total.count + part.count

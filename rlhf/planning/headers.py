@@ -10,7 +10,7 @@ from pathlib import Path
 from rlhf.actors.plan import AcceleratorGroup, Plan
 from rlhf.config import OnlineConfig
 from rlhf.offline_config import OfflineConfig, RewardModelRunConfig
-from rlhf.planning.memory import ASLEEP, KEPT_FREE, Footprint, cache_tokens, engine_bytes, frozen, learner
+from rlhf.planning.memory import ASLEEP, KEPT_FREE, Footprint, cache_tokens, engine_bytes, frozen_model, learner
 from rlhf.planning.shapes import BYTES, shape_of
 
 MARKER = "Computed, not measured"
@@ -22,7 +22,7 @@ ACCELERATOR_GB = 80
 
 
 def footprints(config: OnlineConfig | OfflineConfig, plan: Plan) -> dict[str, Footprint]:
-    """What a rank of each role but the engines holds at its peak."""
+    """Return the peak memory of a rank of each role but the engines."""
     shape = shape_of(config.model)
     if isinstance(config, OfflineConfig):
         vocabulary = not isinstance(config, RewardModelRunConfig)
@@ -31,12 +31,12 @@ def footprints(config: OnlineConfig | OfflineConfig, plan: Plan) -> dict[str, Fo
         return {"policy": rank}
     found = {"policy": learner(shape, config.backend, plan.role("policy").num_workers)}
     if plan.has("reference"):
-        found["reference"] = frozen(shape, config.backend, plan.role("reference").num_workers)
+        found["reference"] = frozen_model(shape, config.backend, plan.role("reference").num_workers)
     if plan.has("critic"):
         critic = shape_of(config.critic.model or config.model)
         found["critic"] = learner(critic, config.backend, plan.role("critic").num_workers, vocabulary=False)
     if config.reward.model is not None:
-        found["reward"] = frozen(shape_of(config.reward.model), config.backend, 1, vocabulary=False)
+        found["reward"] = frozen_model(shape_of(config.reward.model), config.backend, 1, vocabulary=False)
     return found
 
 

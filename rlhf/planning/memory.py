@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rlhf.planning.shapes import BYTES, ModelShape
-from rlhf.runtimes.base import BackendConfig, Precision, SamplerConfig
+from rlhf.runtimes.configs import BackendConfig, Precision, SamplerConfig
 
 LIVE_PARAMETERS = 1_000_000_000
 """DeepSpeed's stage3_max_live_parameters: gathered at once by ZeRO 3, at most."""
@@ -26,7 +26,7 @@ class Footprint:
     """Bytes that one rank holds at its peak."""
 
     states: float
-    """Its share of weights, gradients and optimiser states."""
+    """Bytes of the rank's share of weights, gradients and optimiser states."""
     buffers: float
     """Gathered layers, and gradients on their way to the ranks that own them."""
     activations: float
@@ -61,7 +61,7 @@ def learner(
     )
 
 
-def frozen(shape: ModelShape, backend: BackendConfig, num_ranks: int, *, vocabulary: bool = True) -> Footprint:
+def frozen_model(shape: ModelShape, backend: BackendConfig, num_ranks: int, *, vocabulary: bool = True) -> Footprint:
     """A rank of a model that is only asked: a reference, a reward model."""
     total = parameters(shape, vocabulary=vocabulary)
     sharded = backend.zero_stage == 3 and num_ranks > 1
@@ -80,8 +80,8 @@ def parameters(shape: ModelShape, *, vocabulary: bool) -> int:
 
 
 def activations(shape: ModelShape, backend: BackendConfig) -> float:
-    """What a micro-batch keeps. Checkpointing keeps every layer's input, and all of the one that is computed again,
-    with gradients of about the same size."""
+    """Return the bytes that a micro-batch keeps. Checkpointing keeps every layer's input, and all of the one that is
+    computed again, with gradients of about the same size."""
     tokens = backend.max_tokens_per_microbatch
     layer = tokens * shape.layer_bytes_per_token
     if not backend.gradient_checkpointing:

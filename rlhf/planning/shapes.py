@@ -34,9 +34,9 @@ SHAPES: dict[str, dict[str, Any]] = {
     "Qwen3-32B": {**QWEN3, **sizes(5120, 25600, 64, 64, tied=False)},
     "Llama-3.1-8B": {**LLAMA31, **sizes(4096, 14336, 32, 32, tied=False)},
 }
-"""What each model's config.json says of its size."""
+"""Sizes of models, from their config.json."""
 BYTES = 2
-"""Of a parameter or activation in bf16."""
+"""Bytes of a parameter or activation in bf16."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,9 +52,9 @@ class ModelShape:
     kv_bytes_per_token: int
     """Keys and values of all layers, bf16."""
     linear_ends: tuple[int, ...]
-    """Of every linear layer but the head, its inputs plus its outputs: parameters of an adapter of rank 1."""
+    """Inputs plus outputs of every linear layer but the head: parameters of an adapter of rank 1."""
     layer_bytes_per_token: float
-    """What one layer keeps for its backward pass, bf16, with attention that keeps no scores."""
+    """Bytes per token that one layer keeps for its backward pass, bf16, with attention that keeps no scores."""
 
     @property
     def head_parameters(self) -> int:

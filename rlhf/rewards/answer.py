@@ -1,4 +1,4 @@
-r"""Where the answer of a text is, in one order for every reward that compares mathematics.
+r"""Finding the answer in a text, in one order for every reward that compares mathematics.
 
 1. What the last `\boxed{}` holds.
 2. What follows the last `####` on its line, unless that is a heading.
@@ -71,11 +71,11 @@ class Span:
     """The part of a text that holds its answer."""
 
     text: str
-    """Without emphasis; from the announcement to the end of its sentence, or the whole text."""
+    """Text without emphasis, from the announcement to the end of its sentence, or the whole text."""
     is_announced: bool
-    """Whether a box, a mark or a phrase says that here is the answer."""
+    """True if a box, a mark or a phrase announces the answer."""
     rest: str = ""
-    """What comes after the sentence of a phrase: read where the sentence has no expression."""
+    """Text after the sentence of a phrase, read if the sentence has no expression."""
 
 
 def answer_span(text: str) -> Span:
@@ -151,7 +151,7 @@ def unwrapped(text: str) -> str:
 
 
 def _is_heading(line: str, text: str) -> bool:
-    """Whether `#### line` begins a section: words, or a number with a title, and more text after it."""
+    """Return whether `#### line` begins a section: words, or a number with a title, and more text after it."""
     follows = text.rpartition("####")[2].strip() != line.strip()
     return follows and (re.match(r"\s*[0-9]+\.\s+[^\W\d]", line) is not None or not _leading(unwrapped(line)))
 
@@ -176,7 +176,7 @@ def _announced(rest: str, phrase: str) -> Span:
 
 
 def _is_statement(sentence: str) -> bool:
-    """Whether its first clause begins with a number and has another one after words (4 girls have 16 apples)."""
+    """Return whether the first clause begins with a number and has another one after words (4 girls have 16 apples)."""
     clause = plain_numbers(_CLAUSE.split(sentence, maxsplit=1)[0])
     numbers = list(NUMBER.finditer(clause))
     if len(numbers) < 2 or numbers[0].start() > 0 or "=" in clause:
@@ -249,7 +249,7 @@ def _inside(formula: re.Match[str]) -> str:
 
 
 def _is_formula(text: str) -> bool:
-    """Whether a text is mathematics without a word in it."""
+    """Return whether a text is mathematics without a word in it."""
     if not text or len(text) > _MAX_EXPRESSION or re.search(r"[\u4e00-\u9fff]", text):
         return False
     bare = _FUNCTIONS.sub("", text)

@@ -1,4 +1,4 @@
-"""What a reward is, how one is configured, and how several become one."""
+"""The interface of a reward, its configuration, and the sum of several."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Reward = Callable[..., Score | Failure | float | int | bool]
 
 
 class ModelInput(StrEnum):
-    """What a reward model reads."""
+    """Inputs of a reward model."""
 
     tokens = "tokens"
     text = "text"
@@ -47,7 +47,7 @@ class RewardConfig:
     num_processes: int = 1
     """Processes that score side by side, per RewardProcesses. One each suffices unless functions take milliseconds."""
     max_attempts: int = 2
-    """How often a rollout is scored at most when its reward raises, dies or runs out of time. 1: no retry."""
+    """Most attempts at scoring a rollout whose reward raises, dies or runs out of time. 1: no retry."""
     model: str | None = None
     """Folder or Hub id of a reward model, a sequence classifier with one label; it runs on workers of its own
     (`placement.reward`). None: there is none."""

@@ -22,7 +22,7 @@ from rlhf.rewards.worker import HEADER
 from rlhf.types import Failure, RunError, Score
 
 START_TIMEOUT_S = 60.0
-"""For the interpreter and the imports of the reward functions: sympy takes seconds on a busy machine."""
+"""Seconds for the interpreter and the imports of the reward functions: sympy takes several on a busy machine."""
 
 
 @dataclass(slots=True, eq=False)
@@ -39,11 +39,11 @@ class Request:
 class RewardProcess(asyncio.Protocol):
     """A child, and the requests it has not answered. It scores the oldest one, so the deadline is that one's alone."""
 
-    def __init__(self, config: RewardConfig, heard: Callable[[Request, Score | Failure], None]) -> None:
+    def __init__(self, config: RewardConfig, on_answer: Callable[[Request, Score | Failure], None]) -> None:
         self.sent: deque[Request] = deque()
         self._config = config
         self._names = " + ".join(_with_options(Path(spec).name, config) for spec in config.functions)
-        self._heard = heard
+        self._on_answer = on_answer
         self._loop = asyncio.get_running_loop()
         self._loaded: asyncio.Future[str | None] = self._loop.create_future()
         self._lost: asyncio.Future[None] = self._loop.create_future()
@@ -118,11 +118,11 @@ class RewardProcess(asyncio.Protocol):
         request = self.sent.popleft()
         self._head_since = self._loop.time()
         if "kind" in message:
-            self._heard(request, Failure(kind=message["kind"], message=message["message"]))
+            self._on_answer(request, Failure(kind=message["kind"], message=message["message"]))
         else:
-            self._heard(request, Score(value=message["value"], parts=message["parts"]))
+            self._on_answer(request, Score(value=message["value"], parts=message["parts"]))
 
-    async def ended(self) -> bool:
+    async def wait_for_end(self) -> bool:
         """Waits until the child dies or its oldest request runs out of time: True where it was time."""
         while not self._lost.done():
             timeout_s = self._config.timeout_s
@@ -135,7 +135,7 @@ class RewardProcess(asyncio.Protocol):
         return False
 
     async def bury(self, timed_out: bool) -> Failure:
-        """Kills what is left of the child; what befell the request it was scoring."""
+        """Kill what is left of the child; return the failure of the request it was scoring."""
         code = await self.kill()
         prompt = f"prompt '{self.sent[0].prompt_id}'" if self.sent else "no prompt"
         if timed_out:

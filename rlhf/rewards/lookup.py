@@ -1,4 +1,4 @@
-"""From the name in the config to the function."""
+"""Lookup of the function that a config names."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ def _equals_number(gold: Number, text: str) -> bool:
 
 
 def _value_is(parsed: Any, value: sympy.Rational) -> bool:
-    """Whether an expression, or the right side of an equation, has this value."""
+    """Return whether an expression, or the right side of an equation, has this value."""
     while isinstance(parsed, sympy.Eq):
         parsed = parsed.rhs
     if not isinstance(parsed, sympy.Expr) or parsed.free_symbols or not parsed.is_number:

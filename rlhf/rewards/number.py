@@ -43,7 +43,7 @@ NOT_ALONE = re.compile(
     r"|(?:(?:and|to)\b|[和与到至])\s*[-$¤¥]?[0-9])"
     r"|[abcpqrwABCXYZN](?![A-Za-z])",
 )
-"""What makes the number before it a part of something else: an operator, a variable, a list, a range."""
+"""Pattern after a number that is part of something else: an operator, a variable, a list, a range."""
 HEDGE = re.compile(
     r"\s*(?:[A-Za-z]+|[\u4e00-\u9fff]{1,3}?)?\s*(?:\bor\b|或者?|还是)\s*(?:[A-Za-z]+\s+|[A-Za-z]\s*=\s*)?[-$¤¥]?[0-9]"
 )
@@ -58,14 +58,14 @@ class Number:
     """A number without its unit."""
 
     value: Fraction
-    """As written, exact: 5 of 5 %."""
+    """Value as written, exact: 5 of 5 %."""
     is_percent: bool
-    """Whether a percent sign or word stood behind it."""
+    """True if a percent sign or word stood behind it."""
 
 
 def same(gold: Number, other: Number) -> bool:
-    """Whether the numbers are equal, exactly. A percent sign on one side alone is ignored from 1 on (50 % equals 50);
-    below, 0.5 and 0.5 % are different."""
+    """Return whether the numbers are equal, exactly. A percent sign on one side alone is ignored from 1 on (50 % equals
+    50); below, 0.5 and 0.5 % are different."""
     return gold.value == other.value and (gold.is_percent == other.is_percent or abs(gold.value) >= 1)
 
 

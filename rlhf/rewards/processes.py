@@ -67,7 +67,7 @@ class RewardProcesses:
 
     async def _launch(self) -> RewardProcess:
         try:
-            process = RewardProcess(self._config, self._heard)
+            process = RewardProcess(self._config, self._on_answer)
         except OSError as error:
             raise RunError(f"a reward process cannot start: {error}") from error
         self._alive.add(process)
@@ -84,21 +84,21 @@ class RewardProcesses:
     async def _keep(self, process: RewardProcess) -> None:
         """Replaces a process whenever it ends. What it had not begun goes back to the front of the queue."""
         while True:
-            timed_out = await process.ended()
+            timed_out = await process.wait_for_end()
             self._ready.remove(process)
             failure = await process.bury(timed_out)
             self._alive.remove(process)
             if process.sent:
                 head = process.sent.popleft()
                 self._waiting.extendleft(reversed(process.sent))
-                self._heard(head, failure)
+                self._on_answer(head, failure)
             try:
                 process = await self._launch()
             except RunError as error:
                 self._refuse(f"cannot go on: {error}")
                 return
 
-    def _heard(self, request: Request, result: Score | Failure) -> None:
+    def _on_answer(self, request: Request, result: Score | Failure) -> None:
         """Passes an answer on, or sends the request to the back of the queue for another attempt."""
         self._deal_soon()
         request.num_attempts += 1
@@ -128,7 +128,7 @@ class RewardProcesses:
             process.flush()
 
     def _refuse(self, reason: str) -> None:
-        """From now on, no score for anybody."""
+        """Refuse all further requests."""
         self._unusable = reason
         for request in self._waiting:
             if not request.answer.done():

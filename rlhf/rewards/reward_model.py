@@ -16,12 +16,12 @@ Judge = Callable[[list[Any]], Awaitable[list[float]]]
 """A copy of the model: rollouts in, one score each. Raises RunError once it is dead."""
 NAME = "reward_model"
 CALLS_IN_FLIGHT = 2
-"""Per copy: while it works on one, the next is on its way."""
+"""Calls in flight per copy: while it works on one, the next is on its way."""
 
 
 @dataclass(slots=True, eq=False)
 class Question:
-    judged: list[Any]
+    items: list[Any]
     answer: asyncio.Future[list[float] | Failure]
 
 
@@ -63,13 +63,13 @@ class ModelReward:
         return Dialogue([*prompt.messages, {"role": "assistant", "content": rollout.text}], prompt.tools)
 
     async def _serve(self, judge: Judge) -> None:
-        """Until the copy dies: what it then leaves unanswered goes back to the queue, for another."""
+        """Serve until the copy dies; its unanswered questions go back to the queue, for another."""
         while True:
             question = await self._questions.get()
             result: list[float] | Failure
             try:
                 async with asyncio.timeout(self._config.model_timeout_s):
-                    result = await judge(question.judged)
+                    result = await judge(question.items)
             except TimeoutError:
                 message = self._says(
                     f"no score within reward.model_timeout_s={self._config.model_timeout_s:g}; add copies by "
@@ -94,7 +94,7 @@ class ModelReward:
         return Score(value=score.value + self._config.model_weight * value, parts={**score.parts, NAME: value})
 
     def _refuse(self) -> None:
-        """No copy is left: no score for whoever waits."""
+        """Fail every waiting request: no copy is left."""
         while not self._questions.empty():
             answer = self._questions.get_nowait().answer
             if not answer.done():

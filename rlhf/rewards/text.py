@@ -32,7 +32,7 @@ def answer_of(prompt: Prompt) -> str:
 
 
 def boxed(text: str) -> str | None:
-    r"""What the last `\boxed{...}` holds, or None where there is none or its brace stays open."""
+    r"""Return the contents of the last `\boxed{...}`; None if there is none or its brace stays open."""
     start = text.rfind(r"\boxed{")
     if start < 0:
         return None

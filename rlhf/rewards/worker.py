@@ -18,7 +18,7 @@ from rlhf.rewards.base import load_reward
 from rlhf.types import InputError, Score
 
 HEADER = struct.Struct(">QI")
-"""Before each request: its number, and the bytes of the pickle that follows."""
+"""Header of a request: its number, and the bytes of the pickle that follows."""
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 

@@ -33,14 +33,14 @@ class Bucket:
     dtypes: tuple[str, ...]
     shapes: tuple[tuple[int, ...], ...]
     offsets: tuple[int, ...]
-    """Of each parameter in the flat bytes."""
+    """Offset of each parameter in the flat bytes."""
     num_bytes: int
     checksum: str
-    """Of the flat bytes."""
+    """Checksum of the flat bytes."""
     buffer: np.ndarray | None = None  # [num_bytes] uint8
     """The flat bytes, where they travel with the bucket."""
     handle: Any = None
-    """By which another process maps them, where they stay on the accelerator."""
+    """Handle by which another process maps the bytes; None if they do not stay on the accelerator."""
 
 
 def pack(parameters: Sequence[tuple[str, Tensor]]) -> Bucket:

@@ -1,4 +1,4 @@
-"""How a bucket's bytes get from a learner's rank to the engines: one interface, four ways.
+"""Carriers of a bucket's bytes from a learner's rank to the engines: one interface, four ways.
 
 `send` runs beside the learner and yields what the driver passes on; `receive` runs in every worker of every engine.
 """
@@ -8,46 +8,20 @@ from __future__ import annotations
 import datetime
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.multiprocessing.reductions import reduce_tensor
 
-from rlhf.runtimes.base import Transport
 from rlhf.runtimes.buckets import Bucket, view_of
+from rlhf.runtimes.transport import Carrier, Link, Transport
 from rlhf.types import InputError
 
 KEPT_ALIVE = 4
 """Buckets whose memory an engine may still map: those that the driver lets the sender run ahead, and the last."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Link:
-    """Where sender and receivers meet."""
-
-    transport: Transport
-    host: str
-    port: int
-    size: int
-    """Of the process group: the sender, whose rank is 0, and every worker of every engine."""
-    timeout_s: float
-
-
-class Carrier(Protocol):
-    device: torch.device
-    """Where a bucket is packed."""
-    from_every_rank: bool
-    """Whether each learner rank sends, to the engine that shares its accelerator, or rank 0 to all."""
-
-    def send(self, bucket: Bucket, flat: Tensor) -> Iterator[Bucket]: ...
-    def receive(self, bucket: Bucket) -> Tensor:
-        """The flat bytes, to be kept while parameters view them."""
-
-    def release(self) -> None:
-        """Give back what the sender kept for the receivers, once none of them holds any of it."""
 
 
 class ObjectStoreCarrier:

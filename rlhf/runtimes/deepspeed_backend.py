@@ -27,11 +27,13 @@ from rlhf.models.heads import Head
 from rlhf.models.lora import LoRAConfig
 from rlhf.models.rope import RopeScalingConfig
 from rlhf.ops.microbatch import MicroBatch
-from rlhf.runtimes.base import BackendConfig, ModelScorer, OptimizerConfig, Precision
 from rlhf.runtimes.buckets import Bucket, flatten, in_buckets
-from rlhf.runtimes.carriers import Carrier, ObjectStoreCarrier
+from rlhf.runtimes.carriers import ObjectStoreCarrier
+from rlhf.runtimes.configs import BackendConfig, OptimizerConfig, Precision
 from rlhf.runtimes.loading import load_model, load_saved, load_whole, rounding_of
 from rlhf.runtimes.memory import HostBuffers, used_bytes
+from rlhf.runtimes.protocols import Readout
+from rlhf.runtimes.transport import Carrier
 
 deepspeed_logger.setLevel(logging.ERROR)
 # DeepSpeed's all-reduce over shared memory compiles at the first start on a machine (half a minute), assumes one node,
@@ -45,7 +47,7 @@ MAX_SHARD_SIZE = "5GB"
 PARTITIONED = (
     OffloadStateTypeEnum.lp_params, OffloadStateTypeEnum.lp_grads, OffloadStateTypeEnum.contiguous_grad_buffer,
 )  # fmt: skip
-"""What ZeRO-3 moves to the host by itself."""
+"""States that ZeRO-3 moves to the host by itself."""
 
 
 class DeepSpeedBackend:
@@ -90,15 +92,15 @@ class DeepSpeedBackend:
                 self.engine, *_ = deepspeed.initialize(model=self.model, model_parameters=parameters, config=settings)
         self.engine.to(self.device).train(optimizer is not None)
 
-    def forward(self, batch: MicroBatch, scorer: ModelScorer[OutputsT], *, grad: bool) -> OutputsT:
+    def forward(self, batch: MicroBatch, readout: Readout[OutputsT], *, grad: bool) -> OutputsT:
         if self.model.training != grad:  # an adapter's dropout is for training alone
             self.model.train(grad)
         with torch.set_grad_enabled(grad):
-            return scorer(self.engine, batch.to(self.device))
+            return readout(self.engine, batch.to(self.device))
 
     @contextmanager
     def without_adapter(self) -> Iterator[None]:
-        """Within it `forward` asks the model the adapter was put on: the reference of preference methods."""
+        """Switch the adapter off, so that `forward` runs the base model: the reference of preference methods."""
         assert self.lora is not None, "a model without an adapter has no reference within it"
         with self.model.disable_adapter():
             yield
@@ -175,7 +177,8 @@ class DeepSpeedBackend:
         return used_bytes()
 
     def moved_tensors(self) -> list[Tensor]:
-        """What DeepSpeed does not move itself: the optimiser's tensors (it knows its own Adam alone), frozen models."""
+        """Return what DeepSpeed does not move itself: the optimiser's tensors (it knows its own Adam alone), frozen
+        models."""
         if self.optimizing and self.states_on_host:
             return []
         if self.optimizing:
@@ -187,7 +190,8 @@ class DeepSpeedBackend:
         return [*self.model.parameters(), *self.model.buffers()]
 
     def save(self, folder: Path) -> None:
-        """This rank's shard of parameters and optimiser states. The caller commits the folder once all ranks did."""
+        """Save this rank's shard of parameters and optimiser states. The caller commits the folder once all ranks
+        did."""
         self.engine.save_checkpoint(
             str(folder), tag=CHECKPOINT_TAG, save_latest=False, exclude_frozen_parameters=self.lora is not None
         )
@@ -246,12 +250,12 @@ class DeepSpeedBackend:
 
 
 def sharded_among(named: Sequence[tuple[str, Tensor]]) -> list[Tensor]:
-    """Those that ZeRO-3 has to gather."""
+    """Return the parameters that ZeRO-3 has to gather."""
     return [tensor for _, tensor in named if hasattr(tensor, "ds_id")]
 
 
 def num_elements(tensor: Tensor) -> int:
-    """Of the whole tensor, where ZeRO-3 leaves an empty one in its place."""
+    """Return the number of elements of the whole tensor, for which ZeRO-3 leaves an empty one."""
     return int(getattr(tensor, "ds_numel", tensor.numel()))
 
 

@@ -21,7 +21,7 @@ from rlhf.models.heads import Head, compute_in_fp32, config_for
 from rlhf.models.lora import LoRAConfig
 from rlhf.models.rope import RopeScalingConfig, apply_rope_scaling
 from rlhf.models.varlen import register
-from rlhf.runtimes.base import BackendConfig, Precision
+from rlhf.runtimes.configs import BackendConfig, Precision
 
 register(Attention.varlen)
 
@@ -64,7 +64,7 @@ def load_whole(path: str, head: Head, rope: RopeScalingConfig) -> nn.Module:
 
 
 def load_saved(folder: Path, head: Head, config: BackendConfig) -> nn.Module:
-    """What `from_pretrained` makes of a folder that was saved, on the CPU, computing as in training."""
+    """Load a saved folder by `from_pretrained`, on the CPU, computing as in training."""
     dtype = torch.bfloat16 if config.precision is Precision.bf16 else torch.float32
     # Kernels of GPUs alone have the numbers of this one.
     asked = None if config.attention is Attention.flash_attention_2 else config.attention

@@ -48,7 +48,7 @@ class HostBuffers:
 
 
 def used_bytes() -> int:
-    """Of this process's accelerator, by whomever; on a CPU the resident set of the process."""
+    """Return the bytes in use on this process's accelerator, by any process; on a CPU its resident set."""
     if torch.cuda.is_available():
         free, total = torch.cuda.mem_get_info()
         return total - free

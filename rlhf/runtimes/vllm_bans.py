@@ -14,7 +14,7 @@ from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor
 from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor as RunnerV2LogitsProcessor
 
 BANNED_TOKEN_IDS = "banned_token_ids"
-"""Their key in vLLM's `additional_config`."""
+"""Key of the banned token ids in vLLM's `additional_config`."""
 
 
 class BanTokens(LogitsProcessor, RunnerV2LogitsProcessor):

@@ -1,4 +1,4 @@
-"""What vLLM is told on every machine. Imported before vllm, which reads its environment once."""
+"""Environment of vLLM on every machine. Imported before vllm, which reads its environment once."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CPU_BATCHED_TOKENS = 4096
 
 
 def whole_prefills(context_tokens: int) -> dict[str, Any]:
-    """On a CPU, settings under which no prompt is computed in parts; on a GPU none.
+    """Return settings under which no prompt is computed in parts, on a CPU; on a GPU none.
 
     After a part vLLM 0.32 takes back the draw of a seeded request's generator, which a CPU generator cannot do: the
     engine would die ("CPU Generator does not use offset").

@@ -15,7 +15,7 @@ from vllm.reasoning import ReasoningParserManager
 from vllm.tokenizers import get_tokenizer
 from vllm.tool_parsers import ToolParserManager
 
-from rlhf.runtimes.base import ServerConfig
+from rlhf.runtimes.configs import ServerConfig
 from rlhf.types import InputError
 
 

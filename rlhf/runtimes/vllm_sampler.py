@@ -18,10 +18,10 @@ from vllm.usage.usage_lib import UsageContext
 from vllm.v1.engine.llm_engine import LLMEngine
 
 from rlhf.models.tokenizer import completion_text
-from rlhf.runtimes.base import Precision, SamplerConfig
 from rlhf.runtimes.buckets import Bucket
-from rlhf.runtimes.carriers import Link
+from rlhf.runtimes.configs import Precision, SamplerConfig
 from rlhf.runtimes.memory import used_bytes
+from rlhf.runtimes.transport import Link
 from rlhf.runtimes.vllm_bans import BANNED_TOKEN_IDS, BanTokens
 from rlhf.runtimes.vllm_thread import EngineThread
 from rlhf.runtimes.vllm_weights import BUCKETS, WorkerExtension
@@ -30,8 +30,8 @@ from rlhf.types import Completion, RunError, Sampling
 KEEP_WEIGHTS, DISCARD_WEIGHTS = 1, 2
 """Levels of vLLM's sleep: weights go to host memory, or nowhere."""
 USAGE = UsageContext.LLM_CLASS
-"""As a class for many prompts at once, whose steps take two to eight times the tokens of an online server's: after each
-sync all running requests are computed again."""
+"""Usage context for many prompts at once, whose steps take two to eight times the tokens of an online server's: after
+each sync all running requests are computed again."""
 
 
 class VLLMSampler:
@@ -139,7 +139,7 @@ class VLLMSampler:
         return await self.thread.do(wake)
 
     def wake(self, tags: Sequence[str]) -> None:
-        """What of `tags` is asleep; vLLM maps memory a second time that is awake."""
+        """Wake those of `tags` that are asleep; vLLM would map awake memory a second time."""
         if wanted := [tag for tag in tags if tag in self.asleep]:
             self.thread.engine.wake_up(wanted)
             self.asleep = [tag for tag in self.asleep if tag not in wanted]
@@ -189,7 +189,7 @@ def brief(error: BaseException) -> str:
 def engine_arguments(
     model_path: str, config: SamplerConfig, precision: Precision, banned_token_ids: Sequence[int], *, sleeps: bool
 ) -> EngineArgs:
-    """What vLLM is told of a rollout engine."""
+    """Return vLLM's arguments of a rollout engine."""
     return EngineArgs(
         model=model_path,
         dtype="bfloat16" if precision is Precision.bf16 else "float32",

@@ -26,7 +26,8 @@ from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 
-from rlhf.runtimes.base import EngineDied, Precision, ServerConfig
+from rlhf.runtimes.configs import Precision, ServerConfig
+from rlhf.runtimes.protocols import EngineDied
 from rlhf.runtimes.vllm_parsers import check_parsers
 from rlhf.types import InputError
 
@@ -37,7 +38,7 @@ PARSER_OPTION = "--tool-call-parser"
 
 
 def arguments_of(model: str, name: str, config: ServerConfig) -> Namespace:
-    """As vLLM's command line would parse them."""
+    """Return the arguments as vLLM's command line would parse them."""
     arguments = make_arg_parser(FlexibleArgumentParser()).parse_args([])
     chosen = {
         "model": model,

@@ -20,8 +20,9 @@ from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, i
 from vllm.platforms import current_platform
 
 from rlhf.runtimes.buckets import Bucket, unpack
-from rlhf.runtimes.carriers import Carrier, Link, ObjectStoreCarrier, make_carrier
+from rlhf.runtimes.carriers import ObjectStoreCarrier, make_carrier
 from rlhf.runtimes.memory import peak_memory_bytes
+from rlhf.runtimes.transport import Carrier, Link
 
 BUCKETS = "rlhf_buckets"
 
@@ -31,7 +32,7 @@ class BucketInit(WeightTransferInitInfo):
     link: Link | None = None
     """None: the bytes arrive with the buckets."""
     first_rank: int = 1
-    """Of the engine's first worker in the link's process group."""
+    """Rank of the engine's first worker in the link's process group."""
 
 
 @dataclass
@@ -69,7 +70,7 @@ class BucketTransfer(WeightTransferEngine[BucketInit, BucketUpdate]):
 
 
 def refresh_tied_heads(model: object, model_config: object) -> None:
-    """Pack a tied lm_head anew: on CPU it is a packed copy, which vLLM 0.32's reload leaves at the old weights."""
+    """Repack a tied lm_head: on CPU it is a packed copy, which vLLM 0.32's reload leaves at the old weights."""
     if not getattr(model_config.hf_text_config, "tie_word_embeddings", False):  # type: ignore[attr-defined]
         return
     for module in model.modules():  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""What a configuration reads, as paths and as hashes of their contents."""
+"""Inputs of a configuration, as paths and as hashes of their contents, and records of a run folder."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from typing import Any
 from rlhf.paths import NAMED_PATHS, PATH_LISTS, PATHS, repo_type_of
 from rlhf.train.artifact import MANIFEST, describe
 from rlhf.train.run_folder import flatten
+from rlhf.train.tracking import METRICS, read_rows
 from rlhf.types import InputError
 
 VOLATILE = ("dry_run", "output", "template_date", "checkpoint.", "log.", "preflight.")
-"""What changes nothing of what is made."""
+"""Keys excluded from the fingerprint."""
 
 
 def paths_of(config: Mapping[str, Any]) -> dict[str, str]:
-    """What a configuration reads, by key: data, models, and files of functions of one's own."""
+    """Return the paths that a configuration reads, by key: data, models, and files of functions of one's own."""
     flat = flatten(config)
     functions = {f"reward.functions.{i}": spec for i, spec in enumerate(flat.get("reward.functions") or [])}
     functions |= {"function": flat["function"]} if "function" in flat else {}
@@ -39,6 +40,21 @@ def model_folders(config: Mapping[str, Any]) -> list[str]:
     """Absolute paths of the models that a configuration reads, each once."""
     models = [path for key, path in files_of(config).items() if repo_type_of(key) == "model"]
     return list(dict.fromkeys(str(Path(path).resolve()) for path in models))
+
+
+def training_cost(run_folder: Path) -> tuple[float, float | None]:
+    """Seconds of the training steps of a run, and the tokens of them; None where nothing is trained."""
+    rows = read_rows(run_folder / METRICS)
+    counted = [row for row in rows if row.get("tokens") is not None]
+    seconds = sum(row["seconds/step"] for row in counted)
+    return seconds, sum(row["tokens"] for row in counted) if rows else None
+
+
+def read_json(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:
+        raise InputError(f"{file}: it is not what was written; remove its stage's folder") from None
 
 
 def source_of(function: str) -> str | None:
@@ -62,7 +78,7 @@ def hashes_of(paths: Mapping[str, str], commits: Mapping[str, str]) -> dict[str,
 
 
 def content_hash(key: str, path: Path) -> str:
-    """Of a file, of a folder's manifest, or of all files of a folder that was not committed by this project."""
+    """Return the sha256 of a file, of a folder's manifest, or of all files of a folder that has none."""
     if path.is_file():
         return str(describe(path)["sha256"])
     if not path.is_dir():

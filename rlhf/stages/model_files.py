@@ -1,4 +1,4 @@
-"""What goes into a model folder beside the weights."""
+"""Files of a model folder beside the weights."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def write_tokenizer(tokenizer: PreTrainedTokenizerBase, stop_token_ids: Sequence
 
 
 def manifest_of(config: Any, model: str) -> dict[str, Any]:
-    """What a model made by this run says of itself: how to load it, from what and how it was made."""
+    """Return the manifest of a model made by this run: how to load it, and how and from what it was made."""
     parent, origin = Path(model) / MANIFEST, config.hub.get("model")
     return {
         "auto_class": "AutoModelForCausalLM",

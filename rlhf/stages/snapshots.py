@@ -12,9 +12,9 @@ from rlhf.config import as_read
 from rlhf.hub import HubId, Snapshot, download, is_folder_of, parse
 from rlhf.offline_config import RunConfig
 from rlhf.paths import repo_type_of
+from rlhf.stages.console import CONSOLE
 from rlhf.stages.inputs import files_of
-from rlhf.stages.report import CONSOLE
-from rlhf.train.run_folder import CONFIG, replaced
+from rlhf.train.run_folder import CONFIG, replace_key
 from rlhf.types import InputError
 
 T = TypeVar("T", bound=RunConfig)
@@ -40,7 +40,7 @@ def with_snapshots(config: T, made_later: Collection[str] = ()) -> T:
             path, commit = found[place] = download(source, commits.get(place))
             CONSOLE.print(f"{source}: commit {commit}, in {path}", soft_wrap=True, markup=False)
         path, commit = found[place]
-        config = replaced(config, source.key, str(path))
+        config = replace_key(config, source.key, str(path))
         config = replace(config, hub={**config.hub, source.key: Snapshot(id=source.text, commit=commit)})
     return config
 

@@ -1,4 +1,4 @@
-"""How every stage starts: what its first start fixes, and the check of the machines."""
+"""The start of every stage: what its first start fixes, and the check of the machines."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rlhf.config import OnlineConfig, as_read
 from rlhf.offline_config import RunConfig
 from rlhf.stages.inputs import model_folders
 from rlhf.stages.snapshots import with_snapshots
-from rlhf.stages.template_date import dated
+from rlhf.stages.template_date import with_template_date
 
 T = TypeVar("T", bound=RunConfig)
 
@@ -20,7 +20,7 @@ def as_first_started(config: T) -> T:
 
     Raises InputError and RunError where an id of the Hub names nothing that can be had.
     """
-    return with_snapshots(dated(config))
+    return with_snapshots(with_template_date(config))
 
 
 def check_machines(config: RunConfig, root: Path | None) -> None:

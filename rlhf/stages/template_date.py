@@ -14,7 +14,7 @@ from rlhf.train.run_folder import CONFIG
 T = TypeVar("T", bound=RunConfig)
 
 
-def dated(config: T) -> T:
+def with_template_date(config: T) -> T:
     """The configuration with its own `template_date`, else that of the run it continues, else today's."""
     return replace(config, template_date=config.template_date or first_date(Path(config.output)) or today())
 

@@ -21,7 +21,7 @@ from rlhf.types import InputError
 
 MANIFEST = "manifest.json"
 STAGING = ".tmp-"
-"""What the name of a folder begins with that is being written."""
+"""Prefix of the name of a folder that is being written."""
 HASH_CHUNK_BYTES = 1 << 24
 HASH_THREADS = 8
 """Files hashed at once: sha256 leaves the interpreter to other threads and is slower than a disk."""
@@ -55,7 +55,10 @@ def committing(folder: Path, manifest: Mapping[str, Any], records: FileRecords |
     try:
         staging.mkdir(parents=True)
         yield staging
-        files = {str(Path(name).relative_to(staging)): each for name, each in recorded(staging, records or {}).items()}
+        files = {
+            str(Path(name).relative_to(staging)): each
+            for name, each in complete_records(staging, records or {}).items()
+        }
         contents = without_nan({**manifest, "files": files})
         (staging / MANIFEST).write_text(json.dumps(contents, indent=1, allow_nan=False), encoding="utf-8")
         sync(staging / MANIFEST)
@@ -89,7 +92,7 @@ async def off_loop(manager: AbstractContextManager[T]) -> AsyncIterator[T]:
         await asyncio.to_thread(manager.__exit__, None, None, None)
 
 
-def recorded(staging: Path, known: FileRecords) -> FileRecords:
+def complete_records(staging: Path, known: FileRecords) -> FileRecords:
     """Records of all files in a folder, in the order of their names; those that are not known yet are made."""
     paths = files_in(staging)
     made = record([path for path in paths if known.get(str(path), {}).get("size") != path.stat().st_size])
@@ -97,7 +100,7 @@ def recorded(staging: Path, known: FileRecords) -> FileRecords:
 
 
 def record(paths: Sequence[Path]) -> FileRecords:
-    """Hash files and wait until they are on disk: whoever wrote them does it, from its own cache, several at once."""
+    """Hash files and wait until they are on disk, several at once; their writer does it, from its own cache."""
 
     def hash_and_sync(path: Path) -> dict[str, Any]:
         described = describe(path)
@@ -119,17 +122,17 @@ def files_of_rank(folder: Path, rank: int) -> list[Path]:
 
 
 def replaced_of(folder: Path) -> Path:
-    """What a folder is called that is being replaced; it stays where its removal is cut short."""
+    """Return the name of a folder that is being replaced; it stays if its removal is cut short."""
     return folder.with_name(f".old-{folder.name}")
 
 
 def staging_of(folder: Path) -> Path:
-    """Where what becomes `folder` is written."""
+    """Return the folder in which `folder` is written before its commit."""
     return folder.with_name(f"{STAGING}{folder.name}")
 
 
 def settled(path: Path) -> Path:
-    """Where a path in folders that are being written will be once they are committed."""
+    """Return the place of a path in staged folders once they are committed."""
     return Path(*(part.removeprefix(STAGING) for part in path.parts))
 
 
@@ -154,18 +157,18 @@ def check_files(folder: Path, expected: FileRecords) -> None:
     """Compare files with their records, sizes before hashes. Raises InputError that names the first that differs."""
     for name, each in expected.items():
         if not (folder / name).is_file():
-            raise InputError(harmed(folder / name, "is missing"))
+            raise InputError(damage(folder / name, "is missing"))
         if (folder / name).stat().st_size != each["size"]:
-            raise InputError(harmed(folder / name, "is not what was written"))
+            raise InputError(damage(folder / name, "is not what was written"))
     with ThreadPoolExecutor(HASH_THREADS) as pool:
         described = pool.map(describe, [folder / name for name in expected])
         for (name, each), found in zip(expected.items(), described, strict=True):
             if found != each:
                 pool.shutdown(wait=False, cancel_futures=True)
-                raise InputError(harmed(folder / name, "is not what was written"))
+                raise InputError(damage(folder / name, "is not what was written"))
 
 
-def harmed(path: Path, state: str) -> str:
+def damage(path: Path, state: str) -> str:
     return f"{path}: it {state} (see {MANIFEST}); use an earlier checkpoint or restore the file"
 
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from rlhf.runtimes.base import BackendConfig
+from rlhf.runtimes.configs import BackendConfig
 from rlhf.types import Batch, Minibatch, Pack, Reference, Row, RunError
 
 SLACKS = (1.0, 1.05, 1.1, 1.2, 1.4, 2.0, float("inf"))
-"""How much larger than an equal share of the tokens packs may be, tried in turn until there is one per rank."""
+"""Factors by which packs may exceed an equal share of the tokens, tried in turn until there is one per rank."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,22 +21,22 @@ class RowGroup:
     rows: Reference
     scalars: tuple[Row, ...]
     whole: bool = False
-    """Whether all its rows go to one pack, side by side in their order: a pair, whose loss needs both."""
+    """True if all rows go to one pack, side by side in their order: a pair, whose loss needs both."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Packing:
-    """How packs are cut."""
+    """Settings by which packs are cut."""
 
     max_tokens: int
     packed: bool
     """Sequences end to end; false counts the padding to the longest."""
     num_ranks: int
-    """Of the learner: a minibatch that fits one pack is still cut into one for each."""
+    """Ranks of the learner: a minibatch that fits one pack is still cut into one for each."""
 
 
 def packing_of(config: BackendConfig, num_ranks: int) -> Packing:
-    """Of a config whose `packed` has been decided, see `train.layout`."""
+    """Return the packing of a config whose `packed` has been decided, see `train.layout`."""
     assert config.packed is not None, "the layout of rows is chosen before packs are cut"
     return Packing(max_tokens=config.max_tokens_per_microbatch, packed=config.packed, num_ranks=num_ranks)
 
@@ -73,7 +73,7 @@ def deal(
     """Whole groups in minibatches of about equally many tokens, each cut into packs.
 
     Membership follows from seed, step and groups alone, whatever the number of ranks, and holds for all epochs;
-    the order of the minibatches is drawn anew for each.
+    the order of the minibatches is redrawn for each.
     """
     generator = np.random.Generator(np.random.PCG64([seed, step]))
     members: list[list[int]] = [[] for _ in range(num_minibatches)]

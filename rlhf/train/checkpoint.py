@@ -12,9 +12,9 @@ from typing import Any, Protocol
 
 from rlhf.algorithms.base import Algorithm
 from rlhf.models.heads import Head
-from rlhf.runtimes.base import Backend
+from rlhf.runtimes.protocols import Backend
 from rlhf.train.artifact import FileRecords, committing, off_loop, staging_of
-from rlhf.train.online import StepReport
+from rlhf.train.report import StepReport
 from rlhf.train.run_folder import RunFolder
 from rlhf.train.stream import RolloutStream
 from rlhf.train.verify import SavedModel, as_manifest
@@ -34,12 +34,12 @@ class SavedRole(Protocol):
 
 @dataclass(kw_only=True, slots=True)
 class CheckpointConfig:
-    """When to save, and how much to keep. The same command continues from the newest checkpoint."""
+    """Times of saving, and the number of checkpoints to keep. The same command continues from the newest checkpoint."""
 
     every: int | None = None
     """Training steps between checkpoints; None saves the final model alone. A run that is stopped saves in any case."""
     keep: int = 2
-    """How many checkpoints stay. At least 1."""
+    """Number of checkpoints that stay. At least 1."""
     verify: bool = True
     """Load every checkpoint's model again and see that it is the model in training, as is done with the final model in
     any case. Rank 0 reads the folder into host memory, one copy in the training precision; the others wait."""
@@ -58,7 +58,7 @@ class Checkpointer:
     config: CheckpointConfig
     folder: RunFolder
     learners: Mapping[str, SavedRole]
-    """What is trained, by role; `policy` is the model of the run."""
+    """Models that are trained, by role; `policy` is the model of the run."""
     algorithm: Algorithm
     stream: RolloutStream
     write_tokenizer: Callable[[Path], None]
@@ -88,14 +88,14 @@ class Checkpointer:
             await self.save_checkpoint(self.unsaved)
 
     async def save_checkpoint(self, state: Mapping[str, Any]) -> None:
-        """What the next step needs, under `trainer/`, beside the model."""
+        """Save what the next step needs, under `trainer/`, beside the model."""
         num_steps = state["next_step"]
         target = self.folder.checkpoint(num_steps)
         manifest = {**self.manifest, "kind": "checkpoint", "step": num_steps, "metrics": self.metrics}
         records: FileRecords = {}
         async with off_loop(committing(target, manifest, records)) as staging:
             model = await self.write_model(self.learners[POLICY], staging, self.probe if self.config.verify else None)
-            manifest |= as_manifest(model.verified)
+            manifest |= as_manifest(model.verification)
             records |= model.records
             for name, role in self.learners.items():
                 records |= await role.save(staging / TRAINER / name)
@@ -116,7 +116,7 @@ class Checkpointer:
         records: FileRecords = {}
         async with off_loop(committing(target, manifest, records)) as staging:
             model = await self.write_model(role, staging, self.probe)
-            manifest |= as_manifest(model.verified)
+            manifest |= as_manifest(model.verification)
             records |= model.records
 
     async def write_model(self, role: SavedRole, folder: Path, probe: Sequence[int] | None) -> SavedModel:

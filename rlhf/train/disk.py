@@ -19,7 +19,7 @@ DISK = (*FULL, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM, errno.ENOTDIR,
 FREE_BYTES = 1 << 16
 """A disk with less free than this was full: errors of libraries that write tensors do not say."""
 HARMLESS = frozenset({"lost+found", ".gitkeep", ".gitignore", ".DS_Store"})
-"""What a folder may hold and still count as empty."""
+"""Names that a folder may hold and still count as empty."""
 
 
 def root_of(path: str) -> Path:

@@ -1,4 +1,4 @@
-"""Whether rows may lie end to end: the model itself is asked, on its real weights, before anything is learnt.
+"""Choice between packed and padded rows: measured on the model's real weights, before anything is learnt.
 
 transformers tells packed rows apart by their restarting positions. Not every architecture looks at them: linear
 attention, state spaces and convolutions run on over a row's end, and some attention masks are made without positions.
@@ -18,7 +18,8 @@ from rlhf.models.causal_lm import read_model_config, vocab_size
 from rlhf.models.output_head import computes_all_logits
 from rlhf.models.own_forward import HiddenStates
 from rlhf.ops.microbatch import MicroBatch
-from rlhf.runtimes.base import Backend, BackendConfig, Precision
+from rlhf.runtimes.configs import BackendConfig, Precision
+from rlhf.runtimes.protocols import Backend
 from rlhf.types import InputError
 
 ROW_LENGTHS = (12, 20)
@@ -30,7 +31,7 @@ ROUNDING = {Precision.fp32: 1e-3, Precision.bf16: 2e-2}
 LARGEST = {Precision.fp32: 1e-3, Precision.bf16: 0.15}
 """The same for deep models in bf16, whose padded rows show how far rounding goes."""
 ROUNDING_FACTOR = 5.0
-"""How much more than padded rows packed ones may differ."""
+"""Factor by which packed rows may differ more than padded ones."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +45,7 @@ class Exactness:
     leak: float
     """The second of two packed rows against itself behind another first row."""
     all_logits: bool = False
-    """Whether all logits of a micro-batch exist at once, since the model's head is not known to be a plain product."""
+    """True if all logits of a micro-batch exist at once, since the model's head is not known to be a plain product."""
 
     def padded_is_exact(self, precision: Precision) -> bool:
         return self.padded <= LARGEST[precision]
@@ -57,7 +58,7 @@ class Exactness:
 def measure_exactness(backend: Backend, ask: Callable[..., Any], vocabulary: int) -> Exactness:
     """Score two random rows packed, padded and alone. Every rank calls it, and gets the same.
 
-    `ask` is the model's scorer in training; `vocabulary` the number of token ids the model knows.
+    `ask` is the model's readout in training; `vocabulary` the number of token ids the model knows.
     """
     generator = np.random.default_rng(SEED)
     first, second, other = (
@@ -67,14 +68,18 @@ def measure_exactness(backend: Backend, ask: Callable[..., Any], vocabulary: int
     def states(rows: Sequence[np.ndarray], *, packed: bool, ask: Callable[..., Any] = ask) -> list[Tensor]:
         masks = [np.arange(len(row)) > 0 for row in rows]
         micro = MicroBatch.from_rows(rows, masks, [0.0] * len(rows), {}, packed=packed)
-        found = backend.forward(micro, HiddenStates(ask), grad=False).cpu()
-        return [found[micro.row_ids == i] for i in range(len(rows))]
+        actual = backend.forward(micro, HiddenStates(ask), grad=False).cpu()
+        return [actual[micro.row_ids == i] for i in range(len(rows))]
 
     alone = [states([row], packed=True, ask=plainly)[0] for row in (first, second)]
     packed = states([first, second], packed=True)
     padded = states([first, second], packed=False)
     behind_other = states([other, second], packed=True)[1]
-    mine = (largest(padded, alone), largest(packed, alone), largest([packed[1]], [behind_other]))
+    mine = (
+        largest_difference(padded, alone),
+        largest_difference(packed, alone),
+        largest_difference([packed[1]], [behind_other]),
+    )
     over_ranks = [max(values) for values in zip(*backend.gather(mine), strict=True)]
     micro = MicroBatch.from_rows([first], [np.arange(len(first)) > 0], [0.0], {}, packed=False)
     all_logits = backend.forward(micro, computes_all_logits, grad=False)
@@ -86,15 +91,15 @@ def plainly(model: torch.nn.Module, batch: MicroBatch) -> None:
     model(input_ids=batch.token_ids)
 
 
-def largest(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
-    """Over all tokens; NaN counts as infinite."""
-    shares = [(a - b).norm(dim=-1) / b.norm(dim=-1).clamp_min(1e-12) for a, b in zip(found, expected, strict=True)]
+def largest_difference(actual: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+    """Return the largest relative difference over all tokens; NaN counts as infinite."""
+    shares = [(a - b).norm(dim=-1) / b.norm(dim=-1).clamp_min(1e-12) for a, b in zip(actual, expected, strict=True)]
     return float(torch.cat(shares).nan_to_num(nan=torch.inf).max())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """How rows lie in micro-batches, for every model of a run."""
+    """Layout of rows in micro-batches, for every model of a run."""
 
     packed: bool
     notes: tuple[str, ...] = ()
@@ -123,13 +128,13 @@ def choose_layout(config: BackendConfig, models: Mapping[str, tuple[str, Exactne
         return Layout(packed=False, notes=notes)
     for role, (path, measured) in models.items():
         if not measured.packed_is_exact(config.precision):
-            found = (
+            reason = (
                 f"model {path!r} ({role}) scores rows that lie end to end otherwise than rows alone (hidden states "
                 f"differ by {max(measured.packed, measured.leak):.1%} of their norm)"
             )
             if config.packed:
-                raise InputError(f"backend.packed=true: {found}; set backend.packed=false, or null to have it chosen")
-            return Layout(packed=False, notes=(f"rows are padded: {found}", *notes))
+                raise InputError(f"backend.packed=true: {reason}; set backend.packed=false, or null to have it chosen")
+            return Layout(packed=False, notes=(f"rows are padded: {reason}", *notes))
     return Layout(packed=True, notes=notes)
 
 

@@ -10,10 +10,10 @@ import numpy as np
 from torch import Tensor
 
 from rlhf.algorithms.base import Algorithm, Loss, Mean, Outputs
-from rlhf.models.causal_lm import SamplingDistribution, TokenScorer, for_columns
+from rlhf.models.causal_lm import SamplingDistribution, TokenReadout, for_columns
 from rlhf.ops.microbatch import MicroBatch
 from rlhf.ops.whitening import Moments, merge_moments, moments, whiten
-from rlhf.runtimes.base import Backend, ModelScorer
+from rlhf.runtimes.protocols import Backend, Readout
 from rlhf.train.sharding import MinibatchShard, Shard, shard_of
 from rlhf.train.stats import Stats
 from rlhf.types import Batch, Reference, Rollout, Row
@@ -28,7 +28,7 @@ class Learner:
     """A backend, and how batches reach it. Every rank makes the same calls, each with its shard of the same batch."""
 
     backend: Backend
-    scorer: ModelScorer[Outputs]
+    readout: Readout[Outputs]
     packed: bool
     fetch: Fetch = field(default=list)
 
@@ -36,13 +36,13 @@ class Learner:
         """Return this rank's shard of a batch; one that is learnt from needs the loss."""
         return shard_of(batch, self.backend.rank, self.backend.num_ranks, loss)
 
-    def score(self, shard: Shard) -> list[np.ndarray]:
-        """Score this rank's packs: a flat column each, in the order of the batch."""
-        columns, scorer = [], for_columns(self.scorer)
+    def compute_columns(self, shard: Shard) -> list[np.ndarray]:
+        """Compute a flat column of each of this rank's packs, in the order of the batch."""
+        columns, readout = [], for_columns(self.readout)
         for minibatch in shard.minibatches:
             for micro in self.microbatches(minibatch):
                 # Empty packs go through the model too: every rank takes part in gathering its parameters.
-                column = self.backend.forward(micro, scorer, grad=False).column
+                column = self.backend.forward(micro, readout, grad=False).column
                 columns += [micro.flatten(column)] if micro.num_rows else []  # [sum of T_r] float32
         return columns
 
@@ -51,7 +51,7 @@ class Learner:
         ids = np.array(token_ids, dtype=np.int32)
         micro = MicroBatch.from_rows([ids], [np.arange(len(ids)) > 0], [0.0], {}, packed=self.packed)
         return micro.flatten(
-            self.backend.forward(micro, for_columns(TokenScorer(SamplingDistribution())), grad=False).logprobs
+            self.backend.forward(micro, for_columns(TokenReadout(SamplingDistribution())), grad=False).logprobs
         )
 
     def assign_credit(self, shard: Shard, algorithm: Algorithm) -> tuple[dict[str, list[np.ndarray]], Stats]:
@@ -123,7 +123,7 @@ class Learner:
     def losses(self, minibatch: MinibatchShard, loss: Loss, stats: Stats, *, grad: bool) -> Iterator[Tensor]:
         """The loss summed over each of this rank's packs; their metrics are added to `stats`."""
         for micro in self.microbatches(minibatch):
-            loss_sum, metrics = loss(self.backend.forward(micro, self.scorer, grad=grad), micro)
+            loss_sum, metrics = loss(self.backend.forward(micro, self.readout, grad=grad), micro)
             for name, value in metrics.items():
                 if isinstance(value, Mean):
                     stats.add(name, value.total.item(), value.weight)
@@ -134,7 +134,7 @@ class Learner:
             yield loss_sum
 
     def microbatches(self, minibatch: MinibatchShard) -> Iterator[MicroBatch]:
-        """This rank's packs as tensors; what they refer to is fetched at once."""
+        """Yield this rank's packs as tensors; their references are fetched at once."""
         groups = dict(zip(minibatch.groups, self.fetch(list(minibatch.groups.values())), strict=True))
         columns = iter(self.fetch([column for pack in minibatch.packs for column in pack.columns.values()]))
         for pack in minibatch.packs:
@@ -162,7 +162,7 @@ def as_microbatch(
     return MicroBatch.from_rows(
         [sequence.token_ids for sequence in sequences],
         [sequence.loss_mask for sequence in sequences],
-        [row.score for row in rows],
+        [row.signal for row in rows],
         {**columns, **{name: np.concatenate(arrays) for name, arrays in own.items()}},
         packed=packed,
     )

@@ -16,7 +16,7 @@ class Tenant(Protocol):
 
 
 class Lease:
-    """Who may use a group of accelerators.
+    """The right to use a group of accelerators.
 
     Calls of one phase run side by side; those of another wait until they ended, then the tenants change places. With
     one phase alone, its accelerators being its own, nothing ever waits or moves.
@@ -33,7 +33,7 @@ class Lease:
         self.tenants.setdefault(phase, []).append(tenant)
 
     @asynccontextmanager
-    async def held(self, phase: str) -> AsyncIterator[None]:
+    async def hold(self, phase: str) -> AsyncIterator[None]:
         async with self._changed:
             await self._changed.wait_for(lambda: self._calls == 0 or self.phase == phase)
             if self.phase != phase:
@@ -56,9 +56,9 @@ class Lease:
 
 
 @asynccontextmanager
-async def all_held(leases: Sequence[Lease], phase: str) -> AsyncIterator[None]:
+async def hold_all(leases: Sequence[Lease], phase: str) -> AsyncIterator[None]:
     """Several leases for one call, always taken in the same order."""
     async with AsyncExitStack() as stack:
         for lease in leases:
-            await stack.enter_async_context(lease.held(phase))
+            await stack.enter_async_context(lease.hold(phase))
         yield

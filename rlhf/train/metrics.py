@@ -1,36 +1,12 @@
-"""A step's figures, flat, by name."""
+"""Figures of rollouts and groups, flat, by name."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from rlhf.types import Failure, Group, RolloutInfo, Score
-
-if TYPE_CHECKING:
-    from rlhf.train.online import StepReport
-
-
-def step_metrics(report: StepReport) -> dict[str, float]:
-    """Rewards, lengths, learning, failures, seconds, and what each role used of its accelerators."""
-    infos = [info for group in report.groups for info in group.infos]
-    lengths = length_metrics(infos)
-    return {
-        **reward_metrics(infos),
-        **lengths,
-        "tokens_per_second": lengths["tokens"] / report.seconds["step"],
-        **{f"train/{name}": value for name, value in report.stats.values().items()},
-        **failure_metrics([*report.groups, *report.rejected]),
-        "staleness_max": float(
-            max((report.step - info.versions[0] for info in infos if info.num_loss_tokens), default=0)
-        ),
-        **{f"seconds/{name}": value for name, value in report.seconds.items()},
-        **{f"busy/{role}": use.busy for role, use in report.use.items() if use.busy is not None},
-        **{f"memory_bytes/{role}": float(use.memory_bytes) for role, use in report.use.items()},
-        **report.measured,
-    }
 
 
 def reward_metrics(infos: Sequence[RolloutInfo]) -> dict[str, float]:

@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from rlhf.algorithms.base import Loss
-from rlhf.runtimes.base import OptimizerConfig
+from rlhf.runtimes.configs import OptimizerConfig
 from rlhf.runtimes.memory import peak_memory_bytes
 from rlhf.train.batching import Packing, RowGroup, deal, minibatch
 from rlhf.train.learner import Learner
@@ -21,7 +21,7 @@ from rlhf.types import Batch, InputError, Reference, Row, TrainingRow, Unit
 
 @dataclass(kw_only=True, slots=True)
 class OfflineTrainConfig:
-    """How long and in what portions to train."""
+    """Length and portions of a training."""
 
     num_steps: int | None = None
     """Optimiser steps; None: `num_epochs` passes over the data."""
@@ -30,7 +30,7 @@ class OfflineTrainConfig:
     rows_per_step: int = 64
     """Rows an optimiser step learns from, over all ranks; of preferences pairs."""
     max_restarts: int = 3
-    """How often Ray Train starts the ranks anew after one died; they go on from the newest checkpoint."""
+    """Most restarts of the ranks by Ray Train after one died; they go on from the newest checkpoint."""
 
     def __post_init__(self) -> None:
         if self.rows_per_step < 1 or (self.num_steps is not None and self.num_steps < 1):
@@ -46,10 +46,10 @@ class OfflineTrainConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Corpus:
-    """What is learnt from, or held out."""
+    """Units that are learnt from, or held out."""
 
     units: Sequence[Unit]
-    mismatched: Sequence[TrainingRow] = ()
+    mismatched_rows: Sequence[TrainingRow] = ()
     """KTO: of each unit its prompt with the completion of another."""
 
     @classmethod
@@ -60,10 +60,12 @@ class Corpus:
         return len(self.units)
 
 
-class ColumnScorer(Protocol):
-    """What is computed of a batch before it is learnt from: the reference's logprobs, KTO's baseline."""
+class ColumnFunction(Protocol):
+    """Function that computes columns of a batch before it is learnt from: the reference's logprobs, KTO's baseline."""
 
-    def __call__(self, batch: Batch, mismatched: Sequence[TrainingRow]) -> Mapping[str, Sequence[np.ndarray | None]]:
+    def __call__(
+        self, batch: Batch, mismatched_rows: Sequence[TrainingRow]
+    ) -> Mapping[str, Sequence[np.ndarray | None]]:
         """Columns, each with an array per pack in the order of the batch; None for other ranks' packs."""
 
 
@@ -77,7 +79,7 @@ class OfflineTrainer:
     config: OfflineTrainConfig
     packing: Packing
     seed: int
-    scorers: Sequence[ColumnScorer] = ()
+    column_functions: Sequence[ColumnFunction] = ()
 
     def fit(self, corpus: Corpus, *, next_step: int = 0) -> Iterator[dict[str, float]]:
         """Train step by step; yields the figures of each, merged over ranks. Every rank must consume all of it."""
@@ -102,11 +104,11 @@ class OfflineTrainer:
         return merge(self.learner.backend.gather(self.learner.evaluate(shard, self.loss))).values()
 
     def batch(self, corpus: Corpus, chosen: Sequence[int], step: int) -> Batch:
-        """Some units of a corpus with all that is scored of them."""
+        """Return some units of a corpus with the columns computed of them."""
         groups = [as_group(corpus.units[i]) for i in chosen]
         batch = deal(groups, step=step, num_minibatches=1, num_epochs=1, packing=self.packing, seed=self.seed)
-        mismatched = [corpus.mismatched[i] for i in chosen] if corpus.mismatched else []
-        columns = [scorer(batch, mismatched) for scorer in self.scorers]
+        mismatched_rows = [corpus.mismatched_rows[i] for i in chosen] if corpus.mismatched_rows else []
+        columns = [function(batch, mismatched_rows) for function in self.column_functions]
         return batch.with_columns([{name: references(column) for name, column in each.items()} for each in columns])
 
 
@@ -122,31 +124,31 @@ def rows_of_step(num_rows: int, rows_per_step: int, step: int, seed: int) -> lis
 
 def as_group(unit: Unit) -> RowGroup:
     scalars = tuple(
-        Row(group=0, index=i, num_tokens=row.num_tokens, num_loss_tokens=row.num_loss_tokens, score=row.score)
+        Row(group=0, index=i, num_tokens=row.num_tokens, num_loss_tokens=row.num_loss_tokens, signal=row.score)
         for i, row in enumerate(unit)
     )
     return RowGroup(rows=Reference(unit), scalars=scalars, whole=True)
 
 
 def references(column: Sequence[np.ndarray | None]) -> list[Reference]:
-    """In one process a value is its own reference."""
+    """Wrap values as references: in one process a value is its own."""
     return [Reference(values) for values in column]
 
 
-def score_rows(
+def columns_of_rows(
     learner: Learner,
     rows: Sequence[TrainingRow],
     packing: Packing,
     *,
     rows_per_batch: int,
 ) -> list[np.ndarray]:
-    """What the model says of each row's tokens, [T] float32 each, all of them on every rank."""
+    """Compute the model's column of each row, [T] float32 each, all of them on every rank."""
     columns: list[np.ndarray] = []
     for start in range(0, len(rows), rows_per_batch):
         part = rows[start : start + rows_per_batch]
         found: dict[int, np.ndarray] = {}
         dealt = one_minibatch(part, packing)
-        by_pack = dealt.in_pack_order(learner.backend.gather(learner.score(learner.shard(dealt))))
+        by_pack = dealt.in_pack_order(learner.backend.gather(learner.compute_columns(learner.shard(dealt))))
         for pack, flat in zip(dealt.minibatches[0].packs, by_pack, strict=True):
             ends = np.cumsum([row.num_tokens for row in pack.rows])
             found |= {row.group: own for row, own in zip(pack.rows, np.split(flat, ends[:-1]), strict=True)}

@@ -5,21 +5,20 @@ from __future__ import annotations
 from asyncio import gather
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any, Protocol
 
 from rlhf.algorithms.base import Algorithm
 from rlhf.train.batching import Packing, RowGroup, deal
 from rlhf.train.clock import Clock
-from rlhf.train.metrics import step_metrics
+from rlhf.train.report import Callback, RoleUse, StepReport
 from rlhf.train.stats import Stats, merge
 from rlhf.train.stop import Stop
 from rlhf.train.stream import RolloutStream
 from rlhf.types import Batch, Group, InputError, Reference, Row, RunError
 
 
-class Scorer(Protocol):
-    async def score(self, batch: Batch) -> Mapping[str, Sequence[Reference]]:
+class ColumnSource(Protocol):
+    async def compute_columns(self, batch: Batch) -> Mapping[str, Sequence[Reference]]:
         """Columns of a batch: one reference per pack."""
 
 
@@ -27,7 +26,7 @@ class LearningRole(Protocol):
     async def update(self, batch: Batch) -> Stats: ...
 
 
-class Policy(Scorer, LearningRole, Protocol):
+class Policy(ColumnSource, LearningRole, Protocol):
     async def assign_credit(self, batch: Batch) -> tuple[Batch, Stats]: ...
 
 
@@ -36,50 +35,16 @@ class WeightSync(Protocol):
         """Give the engines the policy's weights; returns their version."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RoleUse:
-    """What the workers of a role used since it was last asked."""
-
-    busy: float | None
-    """Share of the time in which they had something to do, from 0 to 1; None where that is not known."""
-    memory_bytes: int
-    """The most memory that one accelerator of them has held since it started."""
-
-
 class WatchedWorkers(Protocol):
     async def use(self) -> RoleUse: ...
 
 
-@dataclass(frozen=True, kw_only=True)
-class StepReport:
-    """What a step did, for callbacks."""
-
-    step: int
-    groups: Sequence[Group]
-    rejected: Sequence[Group]
-    stats: Stats
-    seconds: Mapping[str, float]
-    use: Mapping[str, RoleUse]
-    measured: Mapping[str, float] = field(default_factory=dict)
-    """What was noted on the way, by name."""
-
-    @cached_property
-    def figures(self) -> dict[str, float]:
-        """The step's figures by name, `step` among them."""
-        return {"step": self.step, **step_metrics(self)}
-
-
-class Callback(Protocol):
-    async def on_step(self, report: StepReport) -> bool:
-        """Called after each step; True ends the training."""
-
-
 @dataclass(kw_only=True, slots=True)
 class TrainConfig:
-    """How long and in what portions to train."""
+    """Length and portions of a training."""
 
     num_steps: int = 100
-    """Training steps: each samples, scores and updates once."""
+    """Training steps: each samples, rewards and updates once."""
     num_minibatches: int = 1
     """Optimiser steps per epoch over a training step's rollouts, which are split by tokens."""
     num_epochs: int = 1
@@ -107,7 +72,7 @@ class OnlineTrainer:
     algorithm: Algorithm
     stream: RolloutStream
     policy: Policy
-    scorers: Sequence[Scorer]
+    column_sources: Sequence[ColumnSource]
     learners: Sequence[LearningRole]
     samplers: Any
     weight_sync: WeightSync
@@ -140,7 +105,7 @@ class OnlineTrainer:
                 stats=stats,
                 seconds=self.clock.take(),
                 use=await self.use(),
-                measured=self.clock.take_figures(),
+                notes=self.clock.take_figures(),
             )
             self.next_step += 1
             if any([await callback.on_step(report) for callback in self.callbacks]):
@@ -149,7 +114,7 @@ class OnlineTrainer:
 
     async def step(self, groups: Sequence[Group]) -> Stats:
         batch = self.pack(groups)
-        batch = batch.with_columns(await gather(*(scorer.score(batch) for scorer in self.scorers)))
+        batch = batch.with_columns(await gather(*(source.compute_columns(batch) for source in self.column_sources)))
         batch, stats = await self.policy.assign_credit(batch)
         results = await gather(*(role.update(batch) for role in self.learners))
         self.stream.admit(await self.weight_sync.push(self.policy, self.samplers))
@@ -162,7 +127,7 @@ class OnlineTrainer:
     def pack(self, groups: Sequence[Group]) -> Batch:
         """Survivors that are trained on, as a batch: references and scalars."""
         return deal(
-            [row_group(group, self.algorithm.score_group(group)) for group in groups],
+            [row_group(group, self.algorithm.group_advantages(group)) for group in groups],
             step=self.next_step,
             num_minibatches=self.config.num_minibatches,
             num_epochs=self.config.num_epochs,
@@ -185,10 +150,10 @@ class OnlineTrainer:
             )
 
 
-def row_group(group: Group, scores: Sequence[float]) -> RowGroup:
-    """The trained survivors of a group, with their scores."""
+def row_group(group: Group, advantages: Sequence[float]) -> RowGroup:
+    """The trained survivors of a group, each with what `Algorithm.group_advantages` gives it."""
     rows = []
-    for index, score in zip(group.survivors, scores, strict=True):
+    for index, advantage in zip(group.survivors, advantages, strict=True):
         info = group.infos[index]
         if info.trained:
             rows.append(
@@ -197,7 +162,7 @@ def row_group(group: Group, scores: Sequence[float]) -> RowGroup:
                     index=index,
                     num_tokens=info.num_tokens,
                     num_loss_tokens=info.num_loss_tokens,
-                    score=score,
+                    signal=advantage,
                 )
             )
     return RowGroup(rows=group.rollouts, scalars=tuple(rows))

@@ -22,7 +22,7 @@ LOGPROBS, BASELINE = "ref_logprobs", "kl_baseline"
 
 
 class ReferenceMode(StrEnum):
-    """When the reference's logprobs are computed."""
+    """Time at which the reference's logprobs are computed."""
 
     precomputed = "precomputed"
     live = "live"
@@ -30,12 +30,12 @@ class ReferenceMode(StrEnum):
 
 @dataclass(kw_only=True, slots=True)
 class ReferenceConfig:
-    """What a preference method compares the policy with."""
+    """Reference of a preference method."""
 
     model: str | None = None
     """Folder or Hub id of the reference, of the policy's vocabulary. None: the model the training starts from."""
     mode: ReferenceMode = ReferenceMode.precomputed
-    """`precomputed`: once, before the first step, and kept in the run folder. `live`: anew in every step, by a second
+    """`precomputed`: once, before the first step, and kept in the run folder. `live`: again in every step, by a second
     model in memory; with LoRA and no `model` by the policy with its adapter off."""
     rows_per_batch: int = 256
     """Rows that are scored together while precomputing; costs memory of the host alone."""
@@ -51,11 +51,13 @@ class LiveReference:
 
     learner: Learner
     off: Callable[[], AbstractContextManager[None]] = nullcontext
-    """Within it the learner's model is the reference: LoRA's adapter is off."""
+    """Context within which the learner's model is the reference: LoRA's adapter is off."""
 
-    def __call__(self, batch: Batch, mismatched: Sequence[TrainingRow]) -> Mapping[str, Sequence[np.ndarray | None]]:
+    def __call__(
+        self, batch: Batch, mismatched_rows: Sequence[TrainingRow]
+    ) -> Mapping[str, Sequence[np.ndarray | None]]:
         with self.off():
-            mine = self.learner.score(self.learner.shard(batch))
+            mine = self.learner.compute_columns(self.learner.shard(batch))
         return {LOGPROBS: batch.of_rank(mine, self.learner.backend.rank, self.learner.backend.num_ranks)}
 
 
@@ -69,20 +71,22 @@ class KLBaseline:
     reference: LiveReference | None
     """None where the mismatched rows have the reference's logprobs already."""
 
-    def __call__(self, batch: Batch, mismatched: Sequence[TrainingRow]) -> Mapping[str, Sequence[np.ndarray | None]]:
+    def __call__(
+        self, batch: Batch, mismatched_rows: Sequence[TrainingRow]
+    ) -> Mapping[str, Sequence[np.ndarray | None]]:
         backend = self.learner.backend
-        asked = one_minibatch(mismatched, self.packing)
-        theirs = self.reference(asked, ())[LOGPROBS] if self.reference else None
-        mine = asked.of_rank(self.learner.score(self.learner.shard(asked)), backend.rank, backend.num_ranks)
+        others = one_minibatch(mismatched_rows, self.packing)
+        theirs = self.reference(others, ())[LOGPROBS] if self.reference else None
+        mine = others.of_rank(self.learner.compute_columns(self.learner.shard(others)), backend.rank, backend.num_ranks)
         differences = [0.0] * len(mine)
         for i, policy in enumerate(mine):
             if policy is not None:
-                known = theirs[i] if theirs else own_column(asked, i, LOGPROBS)
+                known = theirs[i] if theirs else own_column(others, i, LOGPROBS)
                 assert known is not None
                 differences[i] = float((policy.astype(np.float64) - known).sum())
         # In the order of the packs: the sum's last bits must not depend on the number of ranks.
         total = sum(sum(each) for each in zip(*backend.gather(differences), strict=True))
-        value = max(total / max(len(mismatched), 1), 0.0)
+        value = max(total / max(len(mismatched_rows), 1), 0.0)
         sizes = [sum(row.num_tokens for row in pack.rows) for part in batch.minibatches for pack in part.packs]
         return {BASELINE: [np.full(size, value, dtype=np.float32) for size in sizes]}
 
@@ -96,27 +100,29 @@ def own_column(batch: Batch, pack: int, name: str) -> np.ndarray:
 
 def rows_of(corpora: Sequence[Corpus]) -> list[TrainingRow]:
     """Every row of corpora, in the order that `with_reference` expects."""
-    return [row for corpus in corpora for row in (*(row for unit in corpus.units for row in unit), *corpus.mismatched)]
+    return [
+        row for corpus in corpora for row in (*(row for unit in corpus.units for row in unit), *corpus.mismatched_rows)
+    ]
 
 
 def with_reference(corpora: Sequence[Corpus], logprobs: Sequence[np.ndarray]) -> list[Corpus]:
     """The corpora with the reference's logprobs on all their rows, given as [T] float32 each."""
     columns = iter(logprobs)
 
-    def scored(row: TrainingRow) -> TrainingRow:
+    def with_logprobs(row: TrainingRow) -> TrainingRow:
         return replace(row, columns={**row.columns, LOGPROBS: next(columns)})
 
     return [
         Corpus(
-            units=[tuple(scored(row) for row in unit) for unit in corpus.units],
-            mismatched=[scored(row) for row in corpus.mismatched],
+            units=[tuple(with_logprobs(row) for row in unit) for unit in corpus.units],
+            mismatched_rows=[with_logprobs(row) for row in corpus.mismatched_rows],
         )
         for corpus in corpora
     ]
 
 
 def digest(rows: Sequence[TrainingRow]) -> str:
-    """Of all token ids: whether two lists of rows are the same."""
+    """Return a digest of all token ids, by which two lists of rows are compared."""
     sha = hashlib.sha256()
     for row in rows:
         sha.update(np.int64(row.num_tokens).tobytes() + row.token_ids.tobytes())
@@ -130,8 +136,8 @@ def store(
         np.save(staging / "logprobs.npy", np.concatenate(logprobs))
 
 
-def stored(folder: Path, rows: Sequence[TrainingRow]) -> list[np.ndarray] | None:
-    """What `store` wrote; None where nothing is. Raises InputError where it was of other rows."""
+def stored_logprobs(folder: Path, rows: Sequence[TrainingRow]) -> list[np.ndarray] | None:
+    """Read what `store` wrote; None if nothing is there. Raises InputError if it was of other rows."""
     if not folder.is_dir():
         return None
     if open_artifact(folder).manifest["rows"] != digest(rows):

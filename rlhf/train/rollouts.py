@@ -37,7 +37,7 @@ class RolloutCollector:
     """None: the judge alone scores."""
     run_seed: int
     max_attempts: int
-    """How often an episode is played at most when the environment raises."""
+    """Most attempts at an episode whose environment raises."""
     judge: GroupJudge | None = None
     """A reward model. None: there is none."""
 
@@ -78,7 +78,7 @@ def failed_rollout(prompt: Prompt, failure: Failure) -> Rollout:
 
 
 def describe(rollout: Rollout, rollout_id: str, source: str, trained: bool) -> RolloutInfo:
-    """What the driver gets to know."""
+    """Return what the driver needs of a rollout."""
     assert rollout.score is not None
     chosen = rollout.versions[rollout.loss_mask]
     return RolloutInfo(

@@ -1,4 +1,4 @@
-"""What a run learns from, as digests in its checkpoints: rows that changed are noticed when it continues."""
+"""Digests of the rows a run learns from, kept in its checkpoints: changed rows are noticed when it continues."""
 
 from __future__ import annotations
 

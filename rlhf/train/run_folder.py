@@ -17,12 +17,14 @@ from rlhf.train.artifact import MANIFEST, Artifact, open_artifact
 from rlhf.train.disk import HARMLESS, root_of, why_not_made_in, writable
 from rlhf.types import InputError, RunError
 
-CONFIG, CONFIG_DRAFT, LOCK, MODEL = "config.json", ".config.json", ".lock", "model"
+CONFIG, CONFIG_DRAFT, LOCK = "config.json", ".config.json", ".lock"
+MODEL, REPORT = "model", "report"
+"""Folders of what a run makes."""
 RESUMABLE_KEYS = ("dry_run", "output", "train.num_steps", "stop_at_reward", "stop_window", "checkpoint.", "log.",
                   "preflight.", "placement.timeout_s", "hub.")  # fmt: skip
-"""What may differ between a run and its continuation."""
+"""Keys that may differ between a run and its continuation."""
 UPLOADED = "working_dir_files"
-"""Of the path where Ray unpacks the working directory of a job, which is where the job runs."""
+"""Part of the path to which Ray unpacks the working directory of a job, in which the job runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +33,7 @@ class RunFolder:
 
     @property
     def model(self) -> Path:
-        """Where the final model is."""
+        """Return the folder of the final model."""
         return self.root / MODEL
 
     def checkpoint(self, step: int) -> Path:
@@ -57,7 +59,7 @@ class RunFolder:
         return None
 
     def how_to_continue(self) -> str:
-        """What to say of a run that was stopped here."""
+        """Return a sentence on continuing a run that was stopped here."""
         saved = self.checkpoints()
         if not saved:
             return "no training step was complete, the same command begins again"
@@ -79,7 +81,7 @@ def open_run_folder(path: str, config: Mapping[str, Any], may_change: Sequence[s
     of something else, it cannot be written, or Ray would delete it.
     """
     root = checked_root(path)
-    with held(root, path):
+    with hold_folder(root, path):
         check_config(root / CONFIG, path, config, may_change)
         with writable(path):
             replace_file(root / CONFIG, json.dumps(config, indent=1, ensure_ascii=False))
@@ -116,7 +118,7 @@ def checked_root(path: str) -> Path:
 
 
 @contextmanager
-def held(root: Path, path: str) -> Iterator[None]:
+def hold_folder(root: Path, path: str) -> Iterator[None]:
     """The folder, made if need be, for this process alone until the block ends. InputError where another holds it."""
     with writable(path):
         root.mkdir(parents=True, exist_ok=True)
@@ -131,7 +133,7 @@ def held(root: Path, path: str) -> Iterator[None]:
 
 
 def check_free(root: Path, path: str) -> None:
-    """Raise InputError where `held` would: the folder cannot be made or written, or another process holds it."""
+    """Raise InputError where `hold_folder` would: the folder cannot be made or written, or another process holds it."""
     with writable(path):
         existing = next(place for place in (root, *root.parents) if place.exists())
         if number := why_not_made_in(existing):
@@ -200,21 +202,21 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def replaced(value: Any, key: str, new: str) -> Any:
+def replace_key(value: Any, key: str, new: str) -> Any:
     """A configuration, or a part of it, with another value of a key such as `data.path`, `reward.ensemble.0` or
     `policies.qwen2.5`, where `qwen2.5` is a name of the user's own.
     """
     name, _, rest = key.partition(".")
     if isinstance(value, list):
         number = int(name)
-        return [*value[:number], replaced(value[number], rest, new) if rest else new, *value[number + 1 :]]
+        return [*value[:number], replace_key(value[number], rest, new) if rest else new, *value[number + 1 :]]
     if isinstance(value, Mapping):
-        return {**value, key: new} if key in value else {**value, name: replaced(value[name], rest, new)}
-    return dataclasses.replace(value, **{name: replaced(getattr(value, name), rest, new) if rest else new})
+        return {**value, key: new} if key in value else {**value, name: replace_key(value[name], rest, new)}
+    return dataclasses.replace(value, **{name: replace_key(getattr(value, name), rest, new) if rest else new})
 
 
 def is_finished(folder: RunFolder, num_steps: int | None = None) -> bool:
-    """Whether the final model is there, made by a run that was to take at least `num_steps`, where that can change."""
+    """Return whether the final model exists, made by a run of at least `num_steps`, where that can change."""
     manifest = folder.model / MANIFEST
     if not manifest.is_file() or num_steps is None:
         return manifest.is_file()

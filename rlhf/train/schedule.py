@@ -2,7 +2,7 @@
 
 import math
 
-from rlhf.runtimes.base import OptimizerConfig, Schedule
+from rlhf.runtimes.configs import OptimizerConfig, Schedule
 
 
 def learning_rate(

@@ -1,4 +1,4 @@
-"""What one rank is sent of a batch: it grows with the rank's packs, not with the batch."""
+"""The part of a batch sent to one rank: it grows with the rank's packs, not with the batch."""
 
 from __future__ import annotations
 

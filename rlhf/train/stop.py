@@ -16,22 +16,22 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stop:
-    """Whether someone asked the run to stop, and by which signal."""
+    """The request to stop a run, and its signal."""
 
     def __init__(self) -> None:
-        self.asked = asyncio.Event()
+        self.requested = asyncio.Event()
         self.signal = signal.SIGTERM
 
     def ask(self, by: signal.Signals) -> None:
         self.signal = by
-        self.asked.set()
+        self.requested.set()
 
     async def before(self, work: Coroutine[Any, Any, T]) -> T:
-        """What `work` gives; where a stop is asked for first, `work` is cancelled and `Stopped` raised."""
-        task, stop = asyncio.create_task(work), asyncio.create_task(self.asked.wait())
+        """Return the result of `work`. If a stop is requested first, cancel `work` and raise `Stopped`."""
+        task, stop = asyncio.create_task(work), asyncio.create_task(self.requested.wait())
         try:
             await asyncio.wait((task, stop), return_when=asyncio.FIRST_COMPLETED)
-            if self.asked.is_set():
+            if self.requested.is_set():
                 raise Stopped(self.signal)
             return task.result()
         finally:
@@ -54,7 +54,7 @@ def stop_on_signals(stop: Stop, tell: Callable[[str], None]) -> Iterator[None]:
     Enter it in the event loop of the main thread, after `ray.init`, which takes SIGTERM for itself. A repeated SIGTERM
     asks for nothing more: schedulers send several.
     """
-    loop, asked = asyncio.get_running_loop(), False
+    loop, requested = asyncio.get_running_loop(), False
 
     def ask(by: signal.Signals) -> None:
         stop.ask(by)
@@ -62,11 +62,11 @@ def stop_on_signals(stop: Stop, tell: Callable[[str], None]) -> Iterator[None]:
 
     # Python's own handlers, not the loop's: they run while a callback keeps the loop busy, too.
     def handle(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        if asked and number == signal.SIGINT:
+        nonlocal requested
+        if requested and number == signal.SIGINT:
             raise KeyboardInterrupt
-        if not asked:
-            asked = True
+        if not requested:
+            requested = True
             loop.call_soon_threadsafe(ask, signal.Signals(number))
 
     before = {number: signal.signal(number, handle) for number in SIGNALS}

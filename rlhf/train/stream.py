@@ -21,7 +21,7 @@ class GroupSource(Protocol):
 
 @dataclass(kw_only=True, slots=True)
 class StreamConfig:
-    """How many prompts are in flight, and how much may go wrong."""
+    """Number of prompts in flight, and quotas of failures."""
 
     prompts_per_step: int = 64
     """Prompts a training step learns from; times the group size, its rollouts."""
@@ -116,7 +116,8 @@ class RolloutStream:
         await asyncio.gather(*(task for _, task in self.in_flight), return_exceptions=True)
 
     def state(self) -> dict[str, Any]:
-        """Where the stream stands after a step: half-generated groups are named, to be resubmitted, never saved."""
+        """Return the stream's position after a step: half-generated groups are named, to be resubmitted, never
+        saved."""
         positions = [*(position for position, _ in self.in_flight), *self.resubmitted]
         return {"next_position": self.next_position, "in_flight": positions}
 

@@ -1,4 +1,4 @@
-"""What a run writes down: metrics as JSONL and TensorBoard events, rollouts to read, a progress bar, a plot."""
+"""Logs of a run: metrics as JSONL and TensorBoard events, rollouts to read, a progress bar, a plot."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from rlhf.train.online import StepReport
+from rlhf.train.report import StepReport
 from rlhf.types import Reference, Rollout, Score
 
 METRICS, ROLLOUTS, PLOT = "metrics.jsonl", "rollouts.jsonl", "progress.png"
@@ -21,7 +21,7 @@ METRICS, ROLLOUTS, PLOT = "metrics.jsonl", "rollouts.jsonl", "progress.png"
 
 @dataclass(kw_only=True, slots=True)
 class LogConfig:
-    """What is written beside the metrics."""
+    """Logs beside the metrics."""
 
     groups_per_step: int = 1
     """Groups per step whose rollouts go to `rollouts.jsonl` as text; they travel to the driver."""
@@ -33,7 +33,7 @@ class LogConfig:
 
 
 class Sink(Protocol):
-    """Where figures go besides the run's own file."""
+    """Destination of figures besides the run's own file."""
 
     def write(self, figures: Mapping[str, float]) -> None:
         """The figures of one step, `step` among them."""
@@ -97,13 +97,13 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 @dataclass(slots=True)
 class Tail:
-    """The lines that another process adds to a JSONL file, which it may write anew when it starts again, with what it
+    """The lines that another process adds to a JSONL file, which it may rewrite when it restarts, with what it
     keeps of the old lines."""
 
     path: Path
     inode: int = 0
     position: int = 0
-    known: set[bytes] = field(default_factory=set)
+    old_lines: set[bytes] = field(default_factory=set)
 
     def read(self) -> list[dict[str, Any]]:
         """The complete lines that no earlier call returned."""
@@ -116,8 +116,8 @@ class Tail:
             file.seek(self.position)
             *lines, torn = file.read().split(b"\n")
             self.position = file.tell() - len(torn)
-        new = [line for line in lines if line not in self.known]
-        self.known.update(new)
+        new = [line for line in lines if line not in self.old_lines]
+        self.old_lines.update(new)
         return [json.loads(line) for line in new]
 
 

@@ -1,4 +1,4 @@
-"""Whether a saved folder is the model that was trained: it is loaded again and asked the same."""
+"""Verification of a saved folder against the model that was trained: it is loaded again and run on the same row."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from rlhf.models.heads import Head
 from rlhf.models.own_forward import OwnForward
 from rlhf.ops.microbatch import MicroBatch
-from rlhf.runtimes.base import Backend
+from rlhf.runtimes.protocols import Backend
 from rlhf.train.artifact import FileRecords
 from rlhf.types import RunError
 
@@ -22,8 +22,9 @@ PROBE_TOKENS = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verified:
-    """How far the outputs of a loaded folder are from the model's own: logprobs in nats, values and scores in units."""
+class Verification:
+    """Difference between the outputs of a loaded folder and the model's own: logprobs in nats, values and scores in
+    units."""
 
     tokens: int
     mean_difference: float
@@ -32,22 +33,22 @@ class Verified:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SavedModel:
-    """What the rank that wrote a model says of it; the other ranks say nothing."""
+    """Report of the rank that wrote a model; those of the other ranks are empty."""
 
-    verified: Verified | None
+    verification: Verification | None
     """None where it was not asked for."""
     records: FileRecords
 
 
-def as_manifest(verified: Verified | None) -> dict[str, Any]:
-    """What a model folder's manifest says of it; nothing where it was not verified."""
-    return {} if verified is None else {"verified": asdict(verified)}
+def as_manifest(verification: Verification | None) -> dict[str, Any]:
+    """Return the entry for a model folder's manifest; empty if the folder was not verified."""
+    return {} if verification is None else {"verified": asdict(verification)}
 
 
-def verify_saved(folder: Path, backend: Backend, ask: Callable[..., Any], token_ids: Sequence[int]) -> Verified:
+def verify_saved(folder: Path, backend: Backend, ask: Callable[..., Any], token_ids: Sequence[int]) -> Verification:
     """Load what was saved in `folder`, on rank 0's host memory, and compare it with the model on a probe row.
 
-    `ask` is the model's scorer in training; the loaded model runs transformers' own forward pass. Every rank calls it.
+    `ask` is the model's readout in training; the loaded model runs transformers' own forward pass. Every rank calls it.
     Raises RunError where the two differ by more than rounding gives.
     """
     ids = np.array(token_ids[:PROBE_TOKENS], dtype=np.int32)
@@ -70,4 +71,4 @@ def verify_saved(folder: Path, backend: Backend, ask: Callable[..., Any], token_
             f"tokens differ by {mean:.2g} on average, more than {backend.rounding:g}; nothing was committed, and the "
             "last checkpoint stands; train another architecture, such as Qwen3 or Llama, and report this one"
         )
-    return Verified(tokens=len(ids), mean_difference=mean, max_difference=most)
+    return Verification(tokens=len(ids), mean_difference=mean, max_difference=most)

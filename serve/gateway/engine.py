@@ -11,7 +11,8 @@ from ray import serve as ray_serve
 from ray.serve import Application
 
 from rlhf.actors.nodes import has_accelerators
-from rlhf.runtimes.base import EngineDied, ServerConfig
+from rlhf.runtimes.configs import ServerConfig
+from rlhf.runtimes.protocols import EngineDied
 from serve.config import ReplicasConfig
 from serve.gateway.coalescing import coalesce
 from serve.gateway.log_redaction import UnexpectedError, describe_error, redact_error_messages

@@ -37,10 +37,15 @@ def test_contracts_hold():
 @pytest.mark.parametrize(
     ("path", "line", "contract"),
     [
-        ("rlhf/train/intruder.py", "import ray", "Only actors, stages and curate import ray"),
+        (
+            "rlhf/train/intruder.py",
+            "import ray",
+            "Only actors, stages, rooms above them and curate import ray",
+        ),
         ("rlhf/actors/intruder.py", "import vllm", "Only runtimes import vllm"),
         ("rlhf/train/intruder.py", "def late():\n    from deepspeed import comm", "Only runtimes import deepspeed"),
         ("rlhf/ops/intruder.py", "import rlhf.train", "Rooms import downwards only"),
+        ("rlhf/stages/intruder.py", "import rlhf.pipelines.kinds", "Rooms import downwards only"),
         ("rlhf/data/intruder.py", "import rlhf.algorithms", "Rooms import downwards only"),
         ("rlhf/data/intruder.py", "import serve.config", "rlhf knows nothing of serving"),
         ("serve/store/intruder.py", "import rlhf.stages.chat", "Serving stands on rlhf, beside its stages"),

@@ -106,7 +106,7 @@ ONLINE = ("train.num_steps=5", "success.num_prompts=4", "log.tensorboard=false",
 @pytest.fixture(scope="session")
 def undisturbed(cluster: None, compose: Callable[..., OnlineConfig], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of `ONLINE` that nothing disturbed: what a stopped and continued one ends as."""
-    from rlhf.stages import online
+    from rlhf.stages.online import run as online
 
     folder = tmp_path_factory.mktemp("undisturbed") / "run"
     online.run(compose(f"output={folder}", *ONLINE))

@@ -19,7 +19,7 @@ def test_a_stopped_job_continues_to_the_same_numbers(
         shutil.copytree(REPOSITORY / name, clone / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(REPOSITORY / ".rayignore", clone)
     (clone / "conf/experiment/edited.yaml").write_text("# @package _global_\ntrain: {num_steps: 5}\nseed: 3\n")
-    with (clone / "rlhf/stages/report.py").open("a") as file:
+    with (clone / "rlhf/stages/console.py").open("a") as file:
         file.write('\n\nCONSOLE.print("this source was edited")\n')
     base = [entry for entry in SMALL_RUN if not entry.startswith(("output=", "train.num_steps="))]
     # The recipe has the number of steps and the seed.

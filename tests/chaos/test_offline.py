@@ -43,7 +43,7 @@ def ranks_of(run: Run) -> list[int]:
 def test_a_killed_rank_is_started_anew_and_the_run_ends_with_the_same_numbers(
     sft: Callable[..., Run], cluster: None, models: dict[str, Path], sums: Path, tmp_path: Path
 ) -> None:
-    from rlhf.stages import sft as stage
+    from rlhf.stages.offline import sft as stage
 
     saved = f"checkpoint.every={SAVED_EVERY}"
     undisturbed = [*SMALL, f"model={models['tied']}", f"data.path={sums}", f"output={tmp_path / 'undisturbed'}", saved]

@@ -49,7 +49,7 @@ def test_a_killed_run_continues_to_the_same_numbers(
     tmp_path: Path,
 ) -> None:
     """PPO with all roles: policy, critic, optimisers, KL controller and the order of prompts go on where they were."""
-    from rlhf.stages import online
+    from rlhf.stages.online import run as online
 
     recipe = (
         "algorithm=ppo", f"reward.model={models['judge']}", "placement.colocate=[[reference,reward]]",

@@ -69,8 +69,8 @@ PPO = ["algorithm=ppo", "critic.optimizer.lr=2e-3", "placement.critic=2"]
 def all_roles(cluster: None, compose: Callable[..., OnlineConfig], run_async: Callable[..., Any]) -> Iterator[Any]:
     """Every role of a PPO run, started once: imports dominate."""
     from rlhf.actors.placement import reserved
-    from rlhf.stages.job import prepare
-    from rlhf.stages.online import start_roles
+    from rlhf.stages.online.job import prepare
+    from rlhf.stages.online.run import start_roles
     from rlhf.train.clock import Clock
 
     job = prepare(compose(*PPO))

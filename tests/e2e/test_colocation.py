@@ -33,8 +33,8 @@ def together(
     request: pytest.FixtureRequest, cluster: None, compose: Callable[..., OnlineConfig], run_async: Callable[..., Any]
 ) -> Iterator[tuple[Any, OnlineConfig, Any]]:
     from rlhf.actors.placement import reserved
-    from rlhf.stages.job import prepare
-    from rlhf.stages.online import start_roles
+    from rlhf.stages.online.job import prepare
+    from rlhf.stages.online.run import start_roles
     from rlhf.train.clock import Clock
 
     colocate, num_accelerators = SHARED[request.param]

@@ -15,7 +15,7 @@ CONF = Path(__file__).parents[2] / "conf"
 def test_the_reference_diverges_from_itself_by_nothing_and_ties(
     cluster: None, models: dict[str, Path], sums: Path, tmp_path: Path
 ) -> None:
-    from rlhf.stages import compare
+    from rlhf.stages.online import compare
 
     given = [*SMALL_RUN, f"model={models['tied']}", f"data.path={sums}", f"output={tmp_path / 'compare'}",
              f"+policies.same={models['tied']}", f"+policies.again={models['tied']}",
@@ -42,7 +42,7 @@ def test_the_reference_diverges_from_itself_by_nothing_and_ties(
 
 def test_a_policy_of_another_vocabulary_is_refused(models: dict[str, Path], sums: Path, tmp_path: Path) -> None:
     from rlhf.models.tiny import build_tiny_model
-    from rlhf.stages import compare
+    from rlhf.stages.online import compare
 
     build_tiny_model(tmp_path / "foreign", alphabet="0123456789+=", hidden_size=64)
     given = [*SMALL_RUN, f"model={models['tied']}", f"data.path={sums}", f"+policies.foreign={tmp_path / 'foreign'}"]

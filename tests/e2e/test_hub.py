@@ -23,7 +23,7 @@ SMALL = ["backend.precision=fp32", "backend.max_tokens_per_microbatch=128", "opt
 def test_a_model_and_rows_of_the_hub_are_trained_on_and_read_again_offline(
     cluster: None, models: dict[str, Path], sums: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from rlhf.stages import sft
+    from rlhf.stages.offline import sft
 
     ids = ["model=owner/tiny@main", "data.path=owner/sums:train.jsonl", f"output={tmp_path / 'run'}"]
     with serving() as hub:

@@ -17,7 +17,7 @@ CONF = Path(__file__).parents[2] / "conf"
 SMALL = ("backend.precision=fp32", "backend.max_tokens_per_microbatch=256", "optimizer.lr=1e-3",
          "train.rows_per_step=8", "train.num_steps=4", "log.tensorboard=false", "preflight.timeout_s=60")  # fmt: skip
 SCHEMAS: dict[str, type[Any]] = {
-    "sft": SFTRunConfig, "reward_model": RewardModelRunConfig, "dpo": PreferenceRunConfig,
+    "sft": SFTRunConfig, "reward_model": RewardModelRunConfig, "preference": PreferenceRunConfig,
 }  # fmt: skip
 
 
@@ -41,7 +41,7 @@ def run(cluster: None, models: dict[str, Path], tmp_path: Path) -> Callable[...,
     def start(name: str, folder: str, data: Path, *overrides: str) -> Path:
         import importlib
 
-        stage = importlib.import_module(f"rlhf.stages.{'preference' if name == 'dpo' else name}")
+        stage = importlib.import_module(f"rlhf.stages.offline.{name}")
         base = [*SMALL, f"model={models['tied']}", f"data.path={data}", f"output={tmp_path / folder}"]
         stage.run(compose_config(CONF, name, [*base, *overrides], SCHEMAS[name]))
         return tmp_path / folder
@@ -116,8 +116,8 @@ def test_a_reference_computed_before_or_beside_training_gives_the_same_numbers(
     run: Callable[..., Path], pairs: Path
 ) -> None:
     keys = ("held_out.fraction=0.2", "held_out.num_samples=0")
-    before = run("dpo", "before", pairs, *keys)
-    live = run("dpo", "live", pairs, *keys, "reference.mode=live")
+    before = run("preference", "before", pairs, *keys)
+    live = run("preference", "live", pairs, *keys, "reference.mode=live")
     for one, other in zip(lines(before / "metrics.jsonl"), lines(live / "metrics.jsonl"), strict=True):
         shared = one.keys() & other.keys() & UNTIMED
         assert shared
@@ -129,7 +129,7 @@ def test_a_reference_computed_before_or_beside_training_gives_the_same_numbers(
 
 
 def test_kto_with_an_adapter_needs_no_second_model(run: Callable[..., Path], pairs: Path) -> None:
-    root = run("dpo", "kto", pairs, "algorithm=kto", "data=labelled", f"data.path={pairs}", "lora.rank=4",
+    root = run("preference", "kto", pairs, "algorithm=kto", "data=labelled", f"data.path={pairs}", "lora.rank=4",
                "reference.mode=live")  # fmt: skip
     figures = lines(root / "metrics.jsonl")
     assert figures[0]["train/kl_baseline"] == pytest.approx(0.0, abs=1e-5), "the adapter starts as the reference"

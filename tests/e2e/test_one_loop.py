@@ -29,8 +29,8 @@ class Recorder:
 async def run_system(config: OnlineConfig, roles: Any) -> tuple[Recorder, Any, dict[str, np.ndarray]]:
     """Train on roles that may have served another algorithm; what each step saw, the job, the policy's parameters."""
     from rlhf.data.prompts import PromptOrder
-    from rlhf.stages.job import prepare
-    from rlhf.stages.online import assemble, lay_out, with_transport
+    from rlhf.stages.online.job import prepare
+    from rlhf.stages.online.run import assemble, lay_out, with_transport
     from rlhf.train.clock import Clock
     from rlhf.train.stop import Stop
     from rlhf.train.stream import RolloutStream

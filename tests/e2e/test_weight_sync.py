@@ -23,7 +23,7 @@ class EngineActor:
     """An engine and nothing else."""
 
     def __init__(self, model: str, banned: list[int]) -> None:
-        from rlhf.runtimes.base import Precision, SamplerConfig
+        from rlhf.runtimes.configs import Precision, SamplerConfig
         from rlhf.runtimes.vllm_sampler import VLLMSampler
 
         config = SamplerConfig(context_tokens=64, kv_cache_bytes=32 << 20, accelerator_memory_fraction=0.1, eager=True)
@@ -151,8 +151,9 @@ def test_the_probe_tells_an_engine_of_other_weights(
     import ray
 
     from rlhf.actors.weight_sync import BucketSync
-    from rlhf.runtimes.base import Precision, Transport, WeightSyncConfig
     from rlhf.runtimes.buckets import pack
+    from rlhf.runtimes.configs import Precision
+    from rlhf.runtimes.transport import Transport, WeightSyncConfig
     from rlhf.train.clock import Clock
 
     sync = BucketSync(WeightSyncConfig(), Transport.object_store, Precision.fp32, list(range(3, 35)), 7, Clock())
@@ -173,8 +174,8 @@ def test_the_probe_tells_an_engine_of_other_weights(
 def test_a_broadcast_between_processes_carries_the_same_weights(roles: Any, run_async: Callable[..., Any]) -> None:
     """gloo: bytes go from rank 0 to the engine directly, checksummed on receipt and probed like any others."""
     from rlhf.actors.weight_sync import BucketSync
-    from rlhf.runtimes.base import Precision, Transport, WeightSyncConfig
-    from rlhf.runtimes.carriers import Link
+    from rlhf.runtimes.configs import Precision
+    from rlhf.runtimes.transport import Link, Transport, WeightSyncConfig
     from rlhf.train.clock import Clock
 
     config = WeightSyncConfig(bucket_bytes=50_000, timeout_s=300)
@@ -193,8 +194,8 @@ def test_a_broadcast_between_processes_carries_the_same_weights(roles: Any, run_
 
 @pytest.mark.parametrize("transport", ["nccl", "cuda_ipc"])
 def test_a_transport_between_gpus_is_refused_without_one(transport: str) -> None:
-    from rlhf.runtimes.base import Transport
-    from rlhf.runtimes.carriers import Link, make_carrier
+    from rlhf.runtimes.carriers import make_carrier
+    from rlhf.runtimes.transport import Link, Transport
     from rlhf.types import InputError
 
     if torch.cuda.is_available():
@@ -206,7 +207,8 @@ def test_a_transport_between_gpus_is_refused_without_one(transport: str) -> None
 
 def test_a_sync_that_takes_too_long_is_named(run_async: Callable[..., Any]) -> None:
     from rlhf.actors.weight_sync import BucketSync
-    from rlhf.runtimes.base import Precision, Transport, WeightSyncConfig
+    from rlhf.runtimes.configs import Precision
+    from rlhf.runtimes.transport import Transport, WeightSyncConfig
     from rlhf.train.clock import Clock
 
     class StuckPolicy:
@@ -239,7 +241,7 @@ def test_oracle_and_engine_agree_on_whole_rollouts(
 
     from rlhf.actors.roles import fetch
     from rlhf.runtimes.buckets import pack
-    from rlhf.stages.job import prepare
+    from rlhf.stages.online.job import prepare
 
     job = prepare(compose())
     model = AutoModelForCausalLM.from_pretrained(job.config.model, dtype=torch.float32)

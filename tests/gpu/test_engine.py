@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from rlhf.runtimes.base import Precision, SamplerConfig
+from rlhf.runtimes.configs import Precision, SamplerConfig
 from rlhf.types import Completion, Sampling
 from tests.gpu.conftest import apart
 from tests.gpu.test_colocation import BF16_NATS

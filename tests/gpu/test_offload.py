@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from rlhf.runtimes.base import BackendConfig, OptimizerConfig, Precision
+from rlhf.runtimes.configs import BackendConfig, OptimizerConfig, Precision
 from tests.gpu.conftest import apart, become_the_only_rank
 
 MOST_LEFT_BYTES = 3 << 29
@@ -22,7 +22,7 @@ def train(model: Path, moves: bool) -> tuple[list[float], list[int]]:
     os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
     torch.use_deterministic_algorithms(True, warn_only=True)
     from rlhf.algorithms.sft import SFTLoss
-    from rlhf.models.causal_lm import SamplingDistribution, TokenScorer
+    from rlhf.models.causal_lm import SamplingDistribution, TokenReadout
     from rlhf.runtimes.deepspeed_backend import DeepSpeedBackend
     from rlhf.runtimes.memory import used_bytes
     from rlhf.train.batching import deal, packing_of
@@ -33,7 +33,7 @@ def train(model: Path, moves: bool) -> tuple[list[float], list[int]]:
     others = used_bytes()
     config = BackendConfig(precision=Precision.bf16, packed=True, max_tokens_per_microbatch=256)
     backend: Any = DeepSpeedBackend(str(model), config, OptimizerConfig(lr=1e-3))
-    learner = Learner(backend, TokenScorer(SamplingDistribution()), packed=True)
+    learner = Learner(backend, TokenReadout(SamplingDistribution()), packed=True)
     generator = np.random.default_rng(0)
     ids = [generator.integers(3, 14, 40).astype(np.int32) for _ in range(8)]
     rows = [TrainingRow(token_ids=row, loss_mask=np.arange(40) > 10) for row in ids]

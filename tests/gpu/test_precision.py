@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from rlhf.runtimes.base import BackendConfig, Precision, SamplerConfig
+from rlhf.runtimes.configs import BackendConfig, Precision, SamplerConfig
 from rlhf.types import Completion, Sampling
 from tests.gpu.conftest import WIDE, apart, become_the_only_rank
 
@@ -40,18 +40,18 @@ def sample_in_a_process(model: Path) -> list[Completion]:
 def score(model: Path, rows: list[np.ndarray], masks: list[np.ndarray]) -> dict[bool, Scores]:
     """Logprobs of the completions under the learner, for rows end to end and for padded ones."""
     become_the_only_rank()
-    from rlhf.models.causal_lm import SamplingDistribution, TokenScorer
+    from rlhf.models.causal_lm import SamplingDistribution, TokenReadout
     from rlhf.ops.microbatch import MicroBatch
     from rlhf.runtimes.deepspeed_backend import DeepSpeedBackend
 
     backend = DeepSpeedBackend(str(model), BackendConfig(precision=Precision.bf16), None)
-    scorer = TokenScorer(SamplingDistribution(temperature=TEMPERATURE, banned_token_ids=tuple(BANNED)))
+    readout = TokenReadout(SamplingDistribution(temperature=TEMPERATURE, banned_token_ids=tuple(BANNED)))
     scores: dict[bool, Scores] = {True: [], False: []}
     for packed, columns in scores.items():
         for start in range(0, len(rows), 8):
             some = slice(start, start + 8)
             batch = MicroBatch.from_rows(rows[some], masks[some], [0.0] * len(rows[some]), {}, packed=packed)
-            column = batch.flatten(backend.forward(batch, scorer, grad=False).logprobs)
+            column = batch.flatten(backend.forward(batch, readout, grad=False).logprobs)
             columns.append(column[np.concatenate(masks[some])])
     return scores
 

@@ -9,8 +9,8 @@ import ray
 
 from rlhf.config import CompareConfig, compose
 from rlhf.models.causal_lm import SamplingDistribution
-from rlhf.stages.compare import divergence, laid_out, plan_roles, score
-from rlhf.stages.job import prepare
+from rlhf.stages.online.compare import compute_logprobs, divergence, plan_roles, with_layout
+from rlhf.stages.online.job import prepare
 from rlhf.train.batching import RowGroup, minibatch, packing_of
 from rlhf.train.offline import as_group
 from rlhf.types import Batch, TrainingRow
@@ -35,21 +35,21 @@ def test_every_policy_and_the_reference_are_scored_with_the_policys_own_banned_t
     # What one said has tokens that the other may not sample.
     said = {"one": [8, 9, 20, 21], "other": [8, 9, 3, 5]}
     batches = {name: batch_of(config, token_ids) for name, token_ids in said.items()}
-    scored = score(config, asked, plan_roles(config).only("policy"), batches)
+    logprobs = compute_logprobs(config, asked, plan_roles(config).only("policy"), batches)
     for name, token_ids in said.items():
-        for folder, found in zip((config.policies[name], config.model), scored[name], strict=True):
+        for folder, found in zip((config.policies[name], config.model), logprobs[name], strict=True):
             with torch.no_grad():
                 logits = AutoModelForCausalLM.from_pretrained(folder)(torch.tensor([token_ids])).logits[0].double()
             logits[:, list(BANNED[name])] = -torch.inf
             expected = logits.log_softmax(-1)[torch.arange(1, 3), torch.tensor(token_ids[2:])].numpy()
             np.testing.assert_allclose(found[0][2:], expected, atol=1e-5)
-    nats, _ = divergence(batches["other"], *scored["other"])
+    nats, _ = divergence(batches["other"], *logprobs["other"])
     assert (nats == 0).all(), "it is the reference"
-    assert np.isfinite(divergence(batches["one"], *scored["one"])[0]).all()
+    assert np.isfinite(divergence(batches["one"], *logprobs["one"])[0]).all()
 
 
 def batch_of(config: CompareConfig, token_ids: list[int]) -> Batch:
     """A rollout of two tokens after two of a prompt."""
     row = TrainingRow(token_ids=np.array(token_ids, dtype=np.int32), loss_mask=np.arange(4) > 1)
     group = RowGroup(rows=ray.put((row,)), scalars=as_group((row,)).scalars, whole=True)
-    return Batch(step=0, minibatches=(minibatch([group], packing_of(laid_out(config.backend), 1)),), order=(0,))
+    return Batch(step=0, minibatches=(minibatch([group], packing_of(with_layout(config.backend), 1)),), order=(0,))

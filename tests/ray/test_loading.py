@@ -8,7 +8,7 @@ import pytest
 
 from rlhf.models.lora import LoRAConfig
 from rlhf.models.rope import RopeScaling, RopeScalingConfig
-from rlhf.runtimes.base import BackendConfig, OptimizerConfig, Precision
+from rlhf.runtimes.configs import BackendConfig, OptimizerConfig, Precision
 from rlhf.types import TrainingRow
 from tests.ray.test_lora import as_microbatch, plain_logprobs, train
 from tests.ray.test_sharding import make_rows
@@ -20,14 +20,14 @@ YARN = RopeScalingConfig(type=RopeScaling.yarn, factor=4.0)
 def scale_on_rank(
     model: str, config: BackendConfig, lora: LoRAConfig | None, row: TrainingRow, folder: Path
 ) -> tuple[np.ndarray, np.ndarray]:
-    from rlhf.models.causal_lm import SamplingDistribution, TokenScorer
+    from rlhf.models.causal_lm import SamplingDistribution, TokenReadout
     from rlhf.runtimes.deepspeed_backend import DeepSpeedBackend
 
     backend = DeepSpeedBackend(model, config, OptimizerConfig(lr=LR), lora=lora, rope=YARN)
     train(backend, [make_rows(1, 8)], packed=True)
     backend.save_pretrained(folder)
     micro = as_microbatch([row], packed=True)
-    logprobs = micro.flatten(backend.forward(micro, TokenScorer(SamplingDistribution()), grad=False).logprobs)
+    logprobs = micro.flatten(backend.forward(micro, TokenReadout(SamplingDistribution()), grad=False).logprobs)
     (frequencies,) = [buffer for name, buffer in backend.model.named_buffers() if name.endswith(".inv_freq")]
     return logprobs, frequencies.numpy()
 
@@ -53,18 +53,18 @@ def test_scaled_embeddings_are_trained_and_saved(
 def noisy_on_rank(model: str, packed: bool) -> list[float]:
     """The shares of a loss that noise is part of."""
     from rlhf.algorithms.sft import SFTLoss
-    from rlhf.models.causal_lm import SamplingDistribution, TokenScorer
+    from rlhf.models.causal_lm import SamplingDistribution, TokenReadout
     from rlhf.models.neftune import NEFTune
     from rlhf.runtimes.deepspeed_backend import DeepSpeedBackend
 
     config = BackendConfig(precision=Precision.fp32, gradient_checkpointing=True)
     backend = DeepSpeedBackend(model, config, OptimizerConfig(lr=LR), lora=LoRAConfig(rank=4))
-    scorer = NEFTune(TokenScorer(SamplingDistribution()), alpha=15.0, seed=3)
+    readout = NEFTune(TokenReadout(SamplingDistribution()), alpha=15.0, seed=3)
     losses = []
     for step in range(3):
-        scorer.step = step
+        readout.step = step
         micro = as_microbatch(make_rows(2, 7)[backend.rank :: backend.num_ranks], packed=packed)
-        loss, _ = SFTLoss()(backend.forward(micro, scorer, grad=True), micro)
+        loss, _ = SFTLoss()(backend.forward(micro, readout, grad=True), micro)
         backend.backward(loss, last=True)
         backend.step(LR)
         losses.append(loss.item())

@@ -9,7 +9,7 @@ import pytest
 
 from rlhf.models.heads import Head
 from rlhf.models.lora import LoRAConfig
-from rlhf.runtimes.base import BackendConfig, OptimizerConfig, Precision
+from rlhf.runtimes.configs import BackendConfig, OptimizerConfig, Precision
 from rlhf.types import TrainingRow
 from tests.oracles import adamw
 from tests.ray.test_sharding import make_rows
@@ -34,7 +34,7 @@ def as_microbatch(rows: Sequence[TrainingRow], *, packed: bool) -> Any:
 def train(backend: Any, steps: Sequence[Sequence[TrainingRow]], *, packed: bool) -> tuple[list[float], list[float]]:
     """This rank's shares of the losses, and the gradient norms. Rows are dealt one by one, in two micro-batches."""
     from rlhf.algorithms.sft import SFTLoss
-    from rlhf.models.causal_lm import SamplingDistribution, TokenScorer
+    from rlhf.models.causal_lm import SamplingDistribution, TokenReadout
 
     losses, norms = [], []
     for rows in steps:
@@ -43,7 +43,7 @@ def train(backend: Any, steps: Sequence[Sequence[TrainingRow]], *, packed: bool)
         total = 0.0
         for half in range(2):
             micro = as_microbatch(mine[half::2], packed=packed)
-            loss, _ = SFTLoss()(backend.forward(micro, TokenScorer(SamplingDistribution()), grad=True), micro)
+            loss, _ = SFTLoss()(backend.forward(micro, TokenReadout(SamplingDistribution()), grad=True), micro)
             backend.backward(loss / count, last=half == 1)
             total += loss.item() / count
         norms.append(backend.step(LR)[0])
@@ -54,12 +54,12 @@ def train(backend: Any, steps: Sequence[Sequence[TrainingRow]], *, packed: bool)
 def run_on_rank(
     model: str, config: BackendConfig, steps: list[list[TrainingRow]], row: TrainingRow, folder: Path
 ) -> dict[str, Any]:
-    from rlhf.models.causal_lm import SamplingDistribution, TokenScorer
+    from rlhf.models.causal_lm import SamplingDistribution, TokenReadout
     from rlhf.runtimes.deepspeed_backend import DeepSpeedBackend
 
     def logprobs(backend: Any) -> np.ndarray:
         micro = as_microbatch([row], packed=config.packed)
-        return micro.flatten(backend.forward(micro, TokenScorer(SamplingDistribution()), grad=False).logprobs)
+        return micro.flatten(backend.forward(micro, TokenReadout(SamplingDistribution()), grad=False).logprobs)
 
     backend = DeepSpeedBackend(model, config, OptimizerConfig(lr=LR), lora=LORA)
     before = logprobs(backend)
@@ -241,7 +241,7 @@ def test_a_head_is_trained_whole_and_saved(
 
 def drop_on_rank(model: str, config: BackendConfig) -> dict[bool, list[np.ndarray]]:
     """Logprobs with and without gradients, in turns, of an adapter that drops half its input."""
-    from rlhf.models.causal_lm import SamplingDistribution, TokenScorer
+    from rlhf.models.causal_lm import SamplingDistribution, TokenReadout
     from rlhf.runtimes.deepspeed_backend import DeepSpeedBackend
 
     lora = LoRAConfig(rank=4, dropout=0.5)
@@ -250,7 +250,7 @@ def drop_on_rank(model: str, config: BackendConfig) -> dict[bool, list[np.ndarra
     micro = as_microbatch(make_rows(5, 1), packed=True)
     found: dict[bool, list[np.ndarray]] = {True: [], False: []}
     for grad in (True, False, True, False):
-        logprobs = backend.forward(micro, TokenScorer(SamplingDistribution()), grad=grad).logprobs
+        logprobs = backend.forward(micro, TokenReadout(SamplingDistribution()), grad=grad).logprobs
         if grad:
             backend.backward(logprobs.sum(), last=True)
         found[grad].append(micro.flatten(logprobs.detach()))
@@ -268,7 +268,7 @@ def test_an_adapter_drops_in_training_alone(on_ranks: Any, models: dict[str, Pat
 def quantised_on_rank(
     model: str, config: BackendConfig, steps: list[list[TrainingRow]], folder: Path
 ) -> dict[str, Any]:
-    from rlhf.models.causal_lm import SamplingDistribution, TokenScorer
+    from rlhf.models.causal_lm import SamplingDistribution, TokenReadout
     from rlhf.runtimes.deepspeed_backend import DeepSpeedBackend
 
     lora = LoRAConfig(rank=4, alpha=8.0, quantize=True)
@@ -279,8 +279,8 @@ def quantised_on_rank(
     resumed = DeepSpeedBackend(model, config, OptimizerConfig(lr=LR), lora=lora)
     resumed.load(folder / "checkpoint")
     micro = as_microbatch(make_rows(5, 1), packed=True)
-    scorer = TokenScorer(SamplingDistribution())
-    logprobs = [micro.flatten(each.forward(micro, scorer, grad=False).logprobs) for each in (backend, resumed)]
+    readout = TokenReadout(SamplingDistribution())
+    logprobs = [micro.flatten(each.forward(micro, readout, grad=False).logprobs) for each in (backend, resumed)]
     return {
         "losses": losses,
         "trained": logprobs[0],

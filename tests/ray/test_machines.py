@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from rlhf.config import OnlineConfig, SFTRunConfig, compose
-from rlhf.stages import evaluate, online, sft
+from rlhf.stages.offline import sft
+from rlhf.stages.online import evaluate
+from rlhf.stages.online import run as online
 from rlhf.types import RunError
 
 CONF = Path(__file__).parents[2] / "conf"

@@ -15,7 +15,7 @@ from rlhf.algorithms.reward_model import RewardModelConfig
 from rlhf.algorithms.sft import SFTConfig
 from rlhf.algorithms.simpo import SimPOConfig
 from rlhf.models.heads import Head
-from rlhf.runtimes.base import BackendConfig, OptimizerConfig, Precision
+from rlhf.runtimes.configs import BackendConfig, OptimizerConfig, Precision
 from rlhf.train.offline import Corpus, OfflineTrainConfig, rows_of_step
 from rlhf.types import TrainingRow, Unit
 from tests.oracles import offline as oracle
@@ -62,7 +62,7 @@ METHODS: dict[str, tuple[Any, Head, Corpus, Any]] = {
     "ipo": (IPOConfig(), Head.causal_lm, Corpus(units=ANSWERS), oracle.ipo(0.1)),
     "orpo": (ORPOConfig(), Head.causal_lm, Corpus(units=ANSWERS), oracle.orpo(0.1)),
     "simpo": (SimPOConfig(beta=2.0, gamma=0.5), Head.causal_lm, Corpus(units=ANSWERS), oracle.simpo(2.0, 0.5)),
-    "kto": (KTOConfig(), Head.causal_lm, Corpus(units=LABELLED, mismatched=MISMATCHED), oracle.kto(0.1)),
+    "kto": (KTOConfig(), Head.causal_lm, Corpus(units=LABELLED, mismatched_rows=MISMATCHED), oracle.kto(0.1)),
     "reward_model": (
         RewardModelConfig(centring_coef=0.01), Head.score, Corpus(units=LAST), oracle.bradley_terry(0.01)
     ),
@@ -72,8 +72,8 @@ LAYOUTS = [(3, True, 64), (3, False, 4096), (2, True, 4096), (1, False, 120)]
 
 
 def train_on_rank(model: str, head: Head, config: BackendConfig, algorithm: Any, corpus: Corpus) -> dict[str, Any]:
-    from rlhf.models.causal_lm import SamplingDistribution, TokenScorer
-    from rlhf.models.score_model import ScoreScorer
+    from rlhf.models.causal_lm import SamplingDistribution, TokenReadout
+    from rlhf.models.score_model import ScoreReadout
     from rlhf.runtimes.buckets import unpack
     from rlhf.runtimes.deepspeed_backend import DeepSpeedBackend
     from rlhf.train.batching import packing_of
@@ -83,8 +83,8 @@ def train_on_rank(model: str, head: Head, config: BackendConfig, algorithm: Any,
 
     optimizer = OptimizerConfig(lr=LR, eps=EPS)
     backend = DeepSpeedBackend(model, config, optimizer, head)
-    scorer = ScoreScorer() if head is Head.score else TokenScorer(SamplingDistribution())
-    learner = Learner(backend, scorer, packed=config.packed)
+    readout = ScoreReadout() if head is Head.score else TokenReadout(SamplingDistribution())
+    learner = Learner(backend, readout, packed=config.packed)
     packing = packing_of(config, backend.num_ranks)
     trainer = OfflineTrainer(
         learner=learner,
@@ -93,7 +93,7 @@ def train_on_rank(model: str, head: Head, config: BackendConfig, algorithm: Any,
         config=OfflineTrainConfig(num_steps=NUM_STEPS, rows_per_step=ROWS_PER_STEP),
         packing=packing,
         seed=SEED,
-        scorers=[KLBaseline(learner, packing, None)] if corpus.mismatched else [],
+        column_functions=[KLBaseline(learner, packing, None)] if corpus.mismatched_rows else [],
     )
     figures = list(trainer.fit(corpus))
     weights = {name: p.float().numpy().copy() for bucket in backend.weights(50_000) for name, p in unpack(bucket)}
@@ -115,7 +115,10 @@ def expected(models: dict[str, Path]) -> dict[str, Any]:
             model = AutoModelForCausalLM.from_pretrained(models["tied"])
             says = oracle.logprobs_of(model)
         units = [
-            [(*corpus.units[i], corpus.mismatched[i]) if corpus.mismatched else corpus.units[i] for i in chosen]
+            [
+                (*corpus.units[i], corpus.mismatched_rows[i]) if corpus.mismatched_rows else corpus.units[i]
+                for i in chosen
+            ]
             for chosen in steps
         ]
         found[name] = oracle.train(model, says, units, loss, lr=LR, eps=EPS)

@@ -6,14 +6,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlhf.runtimes.base import BackendConfig, OptimizerConfig, Precision
+from rlhf.runtimes.configs import BackendConfig, OptimizerConfig, Precision
 from tests.ray.test_sharding import make_rows
 
 
 def train_on_rank(model: str, precision: Precision, moves: bool) -> tuple[list[float], dict[str, np.ndarray]]:
     """Two steps of two minibatches, the model away before, between and after them."""
     from rlhf.algorithms.sft import SFTLoss
-    from rlhf.models.causal_lm import SamplingDistribution, TokenScorer
+    from rlhf.models.causal_lm import SamplingDistribution, TokenReadout
     from rlhf.runtimes.buckets import unpack
     from rlhf.runtimes.deepspeed_backend import DeepSpeedBackend
     from rlhf.train.batching import deal, packing_of
@@ -23,7 +23,7 @@ def train_on_rank(model: str, precision: Precision, moves: bool) -> tuple[list[f
 
     config = BackendConfig(precision=precision, packed=True, max_tokens_per_microbatch=64)
     backend = DeepSpeedBackend(model, config, OptimizerConfig(lr=1e-3))
-    learner = Learner(backend, TokenScorer(SamplingDistribution()), packed=True)
+    learner = Learner(backend, TokenReadout(SamplingDistribution()), packed=True)
     rows = [
         TrainingRow(token_ids=row.token_ids, loss_mask=row.loss_mask & (np.arange(len(row.loss_mask)) > 0))
         for row in make_rows(3, 8)
@@ -57,12 +57,12 @@ def test_training_goes_on_where_it_was_bit_for_bit(
 
 
 def score_on_rank(model: str, num_moves: int) -> np.ndarray:
-    from rlhf.models.causal_lm import SamplingDistribution, TokenScorer
+    from rlhf.models.causal_lm import SamplingDistribution, TokenReadout
     from rlhf.runtimes.deepspeed_backend import DeepSpeedBackend
     from rlhf.train.learner import Learner
 
     backend = DeepSpeedBackend(model, BackendConfig(precision=Precision.fp32), None)
-    learner = Learner(backend, TokenScorer(SamplingDistribution()), packed=True)
+    learner = Learner(backend, TokenReadout(SamplingDistribution()), packed=True)
     for _ in range(num_moves):
         backend.offload()
         backend.onload()

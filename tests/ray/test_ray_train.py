@@ -8,7 +8,7 @@ import pytest
 import ray.train
 
 from rlhf.actors.ray_train import run_on_ranks
-from rlhf.runtimes.base import BackendConfig
+from rlhf.runtimes.configs import BackendConfig
 from rlhf.train.run_folder import open_run_folder
 from rlhf.types import RunError
 from tests.conftest import SMALL_BYTES

@@ -8,7 +8,7 @@ import pytest
 
 from rlhf.models.heads import Head
 from rlhf.models.lora import LoRAConfig
-from rlhf.runtimes.base import BackendConfig, OptimizerConfig, Precision
+from rlhf.runtimes.configs import BackendConfig, OptimizerConfig, Precision
 from rlhf.types import TrainingRow
 from tests.ray.test_sharding import make_rows
 
@@ -23,15 +23,15 @@ def last_tokens(rows: list[TrainingRow]) -> list[TrainingRow]:
 def scores_on_rank(
     model: str, config: BackendConfig, lora: LoRAConfig | None, rows: list[TrainingRow]
 ) -> list[np.ndarray]:
-    from rlhf.models.score_model import ScoreScorer
+    from rlhf.models.score_model import ScoreReadout
     from rlhf.runtimes.deepspeed_backend import DeepSpeedBackend
     from rlhf.train.batching import packing_of
     from rlhf.train.learner import Learner
-    from rlhf.train.offline import score_rows
+    from rlhf.train.offline import columns_of_rows
 
     backend = DeepSpeedBackend(model, config, OptimizerConfig(), Head.score, lora)
-    learner = Learner(backend, ScoreScorer(), packed=config.packed)
-    return score_rows(learner, rows, packing_of(config, backend.num_ranks), rows_per_batch=5)
+    learner = Learner(backend, ScoreReadout(), packed=config.packed)
+    return columns_of_rows(learner, rows, packing_of(config, backend.num_ranks), rows_per_batch=5)
 
 
 def expected_scores(model: Path, rows: list[TrainingRow]) -> list[float]:

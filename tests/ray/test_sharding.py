@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rlhf.models.lora import LoRAConfig
-from rlhf.runtimes.base import BackendConfig, OptimizerConfig, Precision
+from rlhf.runtimes.configs import BackendConfig, OptimizerConfig, Precision
 from rlhf.types import TrainingRow
 from tests.oracles import adamw
 
@@ -26,7 +26,7 @@ def make_rows(seed: int, num_rows: int) -> list[TrainingRow]:
 
 def train_on_rank(model: str, config: BackendConfig, steps: list[list[TrainingRow]]) -> dict[str, Any]:
     from rlhf.algorithms.sft import SFTLoss
-    from rlhf.models.causal_lm import SamplingDistribution, TokenScorer
+    from rlhf.models.causal_lm import SamplingDistribution, TokenReadout
     from rlhf.runtimes.buckets import unpack
     from rlhf.runtimes.deepspeed_backend import DeepSpeedBackend
     from rlhf.train.batching import RowGroup, deal, packing_of
@@ -34,7 +34,7 @@ def train_on_rank(model: str, config: BackendConfig, steps: list[list[TrainingRo
     from rlhf.types import Reference, Row
 
     backend = DeepSpeedBackend(model, config, OptimizerConfig(lr=LR))
-    learner = Learner(backend, TokenScorer(SamplingDistribution()), packed=config.packed)
+    learner = Learner(backend, TokenReadout(SamplingDistribution()), packed=config.packed)
     losses, norms = [], []
     for step, rows in enumerate(steps):
         groups = [
@@ -86,13 +86,13 @@ def test_two_ranks_equal_one_process(on_ranks: Any, models: dict[str, Path], cas
 
 
 def forward_on_rank(model: str, precision: Precision, row: TrainingRow) -> np.ndarray:
-    from rlhf.models.causal_lm import SamplingDistribution, TokenScorer
+    from rlhf.models.causal_lm import SamplingDistribution, TokenReadout
     from rlhf.ops.microbatch import MicroBatch
     from rlhf.runtimes.deepspeed_backend import DeepSpeedBackend
 
     backend = DeepSpeedBackend(model, BackendConfig(precision=precision), OptimizerConfig(lr=LR))
     micro = MicroBatch.from_rows([row.token_ids], [row.loss_mask], [0.0], {}, packed=True)
-    return micro.flatten(backend.forward(micro, TokenScorer(SamplingDistribution()), grad=False).logprobs)
+    return micro.flatten(backend.forward(micro, TokenReadout(SamplingDistribution()), grad=False).logprobs)
 
 
 def test_bf16_under_zero3_is_the_model_transformers_loads(on_ranks: Any, models: dict[str, Path]) -> None:
@@ -117,7 +117,7 @@ def skip_on_rank(model: str, stage: int, rows: list[TrainingRow], poisoned_rank:
 
     from rlhf.algorithms.base import Metrics, TokenOutputs
     from rlhf.algorithms.sft import SFTLoss
-    from rlhf.models.causal_lm import SamplingDistribution, TokenScorer
+    from rlhf.models.causal_lm import SamplingDistribution, TokenReadout
     from rlhf.ops.microbatch import MicroBatch
     from rlhf.runtimes.buckets import unpack
     from rlhf.runtimes.deepspeed_backend import DeepSpeedBackend
@@ -132,7 +132,7 @@ def skip_on_rank(model: str, stage: int, rows: list[TrainingRow], poisoned_rank:
 
     config = BackendConfig(precision=Precision.fp32, zero_stage=stage, packed=True, max_tokens_per_microbatch=64)
     backend = DeepSpeedBackend(model, config, OptimizerConfig(lr=LR))
-    learner = Learner(backend, TokenScorer(SamplingDistribution()), packed=True)
+    learner = Learner(backend, TokenReadout(SamplingDistribution()), packed=True)
     groups = [as_group((row,)) for row in rows]
     batch = deal(groups, step=0, num_minibatches=1, num_epochs=1, packing=packing_of(config, num_ranks=2), seed=0)
 
@@ -168,7 +168,7 @@ def test_a_gradient_that_is_not_finite_on_one_rank_is_skipped_on_all(
 
 def continue_on_rank(model: str, lora: LoRAConfig, steps: list[list[TrainingRow]], folder: Path) -> list[Any]:
     """Parameters and norm after a further step: of a bf16 model under ZeRO 1, and of one that continues from it."""
-    from rlhf.models.causal_lm import SamplingDistribution, TokenScorer
+    from rlhf.models.causal_lm import SamplingDistribution, TokenReadout
     from rlhf.ops.microbatch import MicroBatch
     from rlhf.runtimes.deepspeed_backend import DeepSpeedBackend
 
@@ -178,7 +178,7 @@ def continue_on_rank(model: str, lora: LoRAConfig, steps: list[list[TrainingRow]
         mine = rows[backend.rank :: backend.num_ranks]
         for row in mine:
             micro = MicroBatch.from_rows([row.token_ids], [row.loss_mask], [0.0], {}, packed=True)
-            outputs = backend.forward(micro, TokenScorer(SamplingDistribution()), grad=True)
+            outputs = backend.forward(micro, TokenReadout(SamplingDistribution()), grad=True)
             backend.backward(-outputs.logprobs.sum() / 100, last=row is mine[-1])
         return backend.step(LR)[0]
 

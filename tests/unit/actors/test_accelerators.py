@@ -13,7 +13,6 @@ from rlhf.actors.accelerators import (
     AcceleratorReport,
     Device,
     as_version,
-    divided,
     examine_accelerators,
     freest,
     judge_accelerators,
@@ -21,6 +20,7 @@ from rlhf.actors.accelerators import (
     judge_free_memory,
     list_devices,
     parse_devices,
+    version_of_number,
     wanted_torch,
 )
 from rlhf.actors.node_checks import NodeProbe
@@ -126,7 +126,8 @@ def test_devices_are_read_from_the_driver_s_list():
 
 
 def test_versions_of_cuda_are_pairs():
-    assert (divided(13000), divided(12080), as_version("13.0"), as_version(None)) == ((13, 0), (12, 8), (13, 0), None)
+    assert (version_of_number(13000), version_of_number(12080)) == ((13, 0), (12, 8))
+    assert (as_version("13.0"), as_version(None)) == ((13, 0), None)
 
 
 def test_what_is_installed_here_fits_together():

@@ -102,7 +102,7 @@ def test_a_node_examines_itself(tmp_path):
     assert not examine("a", meeting, "8", tmp_path).shares_output, "another folder of the same name"
     assert not examine("a", tmp_path / "nowhere", "7", tmp_path).shares_output
     read = [str(tmp_path), str(tmp_path / "nowhere")]
-    assert examine("a", meeting, "7", tmp_path, read=read).unseen == read[1:]
+    assert examine("a", meeting, "7", tmp_path, model_folders=read).unseen == read[1:]
 
 
 def test_versions_are_of_what_is_installed():

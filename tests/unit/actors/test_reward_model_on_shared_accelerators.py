@@ -17,7 +17,7 @@ class FakeLease:
     """Nobody competes for it."""
 
     @asynccontextmanager
-    async def held(self, phase: str):
+    async def hold(self, phase: str):
         yield
 
 
@@ -38,7 +38,7 @@ class FakeWorkers:
         self.events.append(f"{self.role} is up")
 
     async def start(self, call: Callable[[int, Any], Awaitable[None]]) -> None:
-        async with self.lease.held(self.phase):
+        async with self.lease.hold(self.phase):
             await call(0, self.actors[0])
 
 

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from rlhf.actors.weight_sync import BucketSync
-from rlhf.runtimes.base import Precision, Transport, WeightSyncConfig
+from rlhf.runtimes.configs import Precision
+from rlhf.runtimes.transport import Transport, WeightSyncConfig
 from rlhf.train.clock import Clock
 from rlhf.train.lease import Lease
 from rlhf.types import RunError
@@ -52,7 +53,7 @@ class SleepingEngine:
         self.updating, self.version = False, version
 
     async def logprobs(self, token_ids: list[int]) -> list[np.ndarray]:
-        async with self.lease.held("rollout"):
+        async with self.lease.hold("rollout"):
             assert self.awake == {"weights", "cache"}
             return [np.zeros(len(token_ids))]
 
@@ -70,10 +71,10 @@ class Learner:
         self.here = True
 
     def at_work(self) -> AbstractAsyncContextManager[None]:
-        return self.lease.held(self.name)
+        return self.lease.hold(self.name)
 
     async def weights(self, bucket_bytes: int, *, from_every_rank: bool) -> AsyncIterator[list[int]]:
-        async with self.lease.held(self.name):
+        async with self.lease.hold(self.name):
             for number in range(NUM_BUCKETS):
                 assert self.here
                 yield [number]
@@ -82,7 +83,7 @@ class Learner:
         self.events.append("release")
 
     async def probe(self, token_ids: list[int]) -> np.ndarray:
-        async with self.lease.held(self.name):
+        async with self.lease.hold(self.name):
             return np.zeros(len(token_ids))
 
 
@@ -93,7 +94,7 @@ async def shared() -> tuple[Learner, Learner, SleepingEngine, list[str]]:
     policy, reference = Learner("policy", lease, events), Learner("reference", lease, events)
     engine = SleepingEngine(lease, events)
     for phase, tenant in (("policy", policy), ("reference", reference), ("rollout", engine)):
-        async with lease.held(phase):
+        async with lease.hold(phase):
             lease.admit(phase, tenant)
     events.clear()
     return policy, reference, engine, events
@@ -111,7 +112,7 @@ SYNC = ["load_begin", *["load"] * NUM_BUCKETS, "load_finish", "release"]
 async def test_the_policy_has_the_accelerators_from_load_begin_to_load_finish(before: str) -> None:
     policy, reference, engine, events = await shared()
     if before != "success was measured":
-        async with reference.lease.held("reference" if before == "reference scored" else "policy"):
+        async with reference.lease.hold("reference" if before == "reference scored" else "policy"):
             pass
     events.clear()
     assert await bucket_sync().push(policy, engine) == 4
@@ -127,7 +128,7 @@ async def test_others_wait_for_the_end_of_a_sync() -> None:
     policy, reference, engine, events = await shared()
 
     async def score() -> None:
-        async with reference.lease.held("reference"):
+        async with reference.lease.hold("reference"):
             events.append("reference scores")
 
     await asyncio.gather(bucket_sync().push(policy, engine), *(score() for _ in range(3)))
@@ -165,7 +166,7 @@ async def test_the_probe_allows_for_rounding_and_sees_other_weights(
 ) -> None:
     lease = Lease()
     policy, engine = Learner("policy", lease, []), OtherEngine(lease, [])
-    async with lease.held("policy"):
+    async with lease.hold("policy"):
         lease.admit("policy", policy)
     engine.nats = accepted
     assert await bucket_sync(precision, tolerance).push(policy, engine) == 4

@@ -57,8 +57,8 @@ def test_dynamic_sampling_replaces_groups_of_equal_rewards(scores, admitted):
 
 def test_a_failure_is_not_in_the_baseline():
     algorithm = GRPOConfig(scale_by_std=False).build(SAMPLING)
-    assert algorithm.score_group(group([4.0, None, 0.0, 2.0])) == [2.0, -2.0, 0.0]
-    scaled = GRPOConfig(scale_by_std=True).build(SAMPLING).score_group(group([4.0, None, 0.0, 2.0]))
+    assert algorithm.group_advantages(group([4.0, None, 0.0, 2.0])) == [2.0, -2.0, 0.0]
+    scaled = GRPOConfig(scale_by_std=True).build(SAMPLING).group_advantages(group([4.0, None, 0.0, 2.0]))
     assert scaled == pytest.approx([1.0, -1.0, 0.0], abs=1e-5)  # the sample deviation of 4, 0, 2 is 2
 
 

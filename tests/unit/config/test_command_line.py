@@ -60,3 +60,11 @@ def test_the_configuration_is_shown_without_a_runtime(tmp_path):
     assert "group_size: 8" in finished.stdout
     assert "precision: fp32" in finished.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+def test_online_and_ppo_are_one_command(run_script):
+    scripts = "launch/ppo.py", "launch/online.py"
+    ppo, online = (run_script(script, "--cfg", "job", "experiment=quickstart") for script in scripts)
+    assert ppo.returncode == online.returncode == 0
+    assert "group_size: 8" in ppo.stdout
+    assert online.stdout == ppo.stdout

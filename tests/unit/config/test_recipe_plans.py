@@ -6,7 +6,7 @@ import pytest
 
 from rlhf.config import OnlineConfig, compose
 from rlhf.planning.headers import header_in
-from rlhf.stages.job import plan_roles
+from rlhf.stages.online.job import plan_roles
 
 CONF = Path(__file__).parents[3] / "conf"
 ACCELERATORS = {

@@ -62,7 +62,7 @@ def command_of(recipe: str) -> tuple[str, type[RunConfig]]:
         ("_sft", "sft", SFTRunConfig),
         ("_pretrain", "sft", SFTRunConfig),
         ("_reward_model", "reward_model", RewardModelRunConfig),
-        ("_dpo", "dpo", PreferenceRunConfig),
+        ("_dpo", "preference", PreferenceRunConfig),
     ):
         if part in recipe:
             return name, schema

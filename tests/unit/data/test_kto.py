@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlhf.data.kto import KTODataConfig, mismatched
+from rlhf.data.kto import KTODataConfig, mismatched_rows
 from rlhf.types import InputError, TrainingRow
 
 
@@ -79,7 +79,7 @@ def test_every_prompt_gets_another_s_completion_and_every_completion_is_used_onc
         )
         for i, (prompt, completion, rest) in enumerate(lengths)
     ]
-    given_to = mismatched(rows, seed)
+    given_to = mismatched_rows(rows, seed)
     longest = max(row.num_tokens for row in rows)
     partners = []
     for i, row in enumerate(given_to):
@@ -93,10 +93,12 @@ def test_every_prompt_gets_another_s_completion_and_every_completion_is_used_onc
         assert (row.score, row.source, row.prompt_id) == (rows[i].score, rows[i].source, rows[i].prompt_id)
         partners.append(partner)
     assert sorted(partners) == list(range(len(rows)))
-    assert [row.token_ids.tolist() for row in mismatched(rows, seed)] == [row.token_ids.tolist() for row in given_to]
+    assert [row.token_ids.tolist() for row in mismatched_rows(rows, seed)] == [
+        row.token_ids.tolist() for row in given_to
+    ]
 
 
 def test_one_row_has_no_other():
     row = TrainingRow(token_ids=np.array([1, 2], dtype=np.int32), loss_mask=np.array([False, True]))
     with pytest.raises(InputError, match=r"^KTO compares rows with each other and has 1: give at least 2$"):
-        mismatched([row], 0)
+        mismatched_rows([row], 0)

@@ -8,18 +8,18 @@ from typing import Any
 import pytest
 
 from benchmarks.tiny_architectures import TINY, VOCABULARY, build, scramble
-from rlhf.models.causal_lm import SamplingDistribution, TokenScorer
+from rlhf.models.causal_lm import SamplingDistribution, TokenReadout
 from rlhf.models.heads import Head
-from rlhf.models.score_model import ScoreScorer
-from rlhf.models.value_model import ValueScorer
-from rlhf.runtimes.base import BackendConfig, Precision
+from rlhf.models.score_model import ScoreReadout
+from rlhf.models.value_model import ValueReadout
+from rlhf.runtimes.configs import BackendConfig, Precision
 from rlhf.train.layout import Exactness, choose_layout, measure_exactness
 from rlhf.train.verify import verify_saved
 from rlhf.types import InputError, RunError
 
 FP32 = BackendConfig(precision=Precision.fp32, zero_stage=1)
 BF16 = replace(FP32, precision=Precision.bf16)
-SCORER = TokenScorer(SamplingDistribution())
+READOUT = TokenReadout(SamplingDistribution())
 PROBE = list(range(3, 40))
 PACKED = {
     "llama": True, "qwen3": True, "gemma2": True, "gemma3": True, "gemma4": True, "mistral": True, "gpt2": True,
@@ -49,7 +49,7 @@ def backend_of(one_rank: None) -> Callable[..., Any]:
 def test_rows_lie_end_to_end_where_that_is_exact(
     folders: dict[str, str], backend_of: Callable[..., Any], name: str, config: BackendConfig
 ) -> None:
-    measured = measure_exactness(backend_of(folders[name], config), SCORER, VOCABULARY)
+    measured = measure_exactness(backend_of(folders[name], config), READOUT, VOCABULARY)
     models = {"policy": (folders[name], measured)}
     layout = choose_layout(config, models)
     assert layout.packed == PACKED[name]
@@ -64,23 +64,23 @@ def test_rows_lie_end_to_end_where_that_is_exact(
 
 
 @pytest.mark.parametrize(
-    ("name", "packed", "head", "scorer"),
+    ("name", "packed", "head", "readout"),
     [
-        ("llama", True, Head.value, ValueScorer()),
-        ("llama", True, Head.score, ScoreScorer()),
-        ("qwen3.5", False, Head.score, ScoreScorer()),
+        ("llama", True, Head.value, ValueReadout()),
+        ("llama", True, Head.score, ScoreReadout()),
+        ("qwen3.5", False, Head.score, ScoreReadout()),
     ],
 )
 def test_a_head_that_says_0_of_every_row_hides_nothing(
-    folders: dict[str, str], backend_of: Callable[..., Any], name: str, packed: bool, head: Head, scorer: Any
+    folders: dict[str, str], backend_of: Callable[..., Any], name: str, packed: bool, head: Head, readout: Any
 ) -> None:
-    measured = measure_exactness(backend_of(folders[name], FP32, head), scorer, VOCABULARY)
+    measured = measure_exactness(backend_of(folders[name], FP32, head), readout, VOCABULARY)
     assert measured.packed_is_exact(Precision.fp32) is packed
 
 
 def test_a_head_whose_logits_only_the_model_shapes_is_said(backend_of: Callable[..., Any], tmp_path: Path) -> None:
     build(tmp_path, *TINY["minicpm3"])
-    measured = measure_exactness(backend_of(str(tmp_path), FP32), SCORER, VOCABULARY)
+    measured = measure_exactness(backend_of(str(tmp_path), FP32), READOUT, VOCABULARY)
     (note,) = choose_layout(FP32, {"policy": (str(tmp_path), measured)}).notes
     assert note.startswith(f"model {str(tmp_path)!r} (policy): all logits of a micro-batch are computed at once")
 
@@ -102,7 +102,7 @@ def test_a_saved_folder_is_the_model(
     backend = backend_of(folders[name], FP32)
     scramble(backend.model, seed=7)
     backend.save_pretrained(tmp_path)
-    verified = verify_saved(tmp_path, backend, SCORER, PROBE)
+    verified = verify_saved(tmp_path, backend, READOUT, PROBE)
     assert verified.tokens == 32
     assert verified.max_difference < 1e-5
     assert {name for bucket in backend.weights(1 << 30) for name in bucket.names} == set(backend.tensors())
@@ -117,4 +117,4 @@ def test_a_folder_that_is_another_model_is_not_committed(
         if name.endswith("layer_scalar"):
             buffer.mul_(0.5)
     with pytest.raises(RunError, match="what was saved is not the model that was trained"):
-        verify_saved(tmp_path, backend, SCORER, PROBE)
+        verify_saved(tmp_path, backend, READOUT, PROBE)

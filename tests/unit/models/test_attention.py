@@ -7,7 +7,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from rlhf.models.attention import Attention, choose_attention
 from rlhf.models.heads import Head
 from rlhf.models.rope import RopeScalingConfig
-from rlhf.runtimes.base import BackendConfig, Precision
+from rlhf.runtimes.configs import BackendConfig, Precision
 from rlhf.runtimes.loading import load_model, load_saved
 from rlhf.types import InputError
 

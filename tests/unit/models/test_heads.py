@@ -7,7 +7,7 @@ from rlhf.models.heads import Head
 from rlhf.models.lora import LoRAConfig
 from rlhf.models.rope import RopeScalingConfig
 from rlhf.models.tiny import build_tiny_model
-from rlhf.runtimes.base import BackendConfig, Precision
+from rlhf.runtimes.configs import BackendConfig, Precision
 from rlhf.runtimes.loading import load_model, load_saved
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from rlhf.models.causal_lm import SamplingDistribution, TokenScorer
+from rlhf.models.causal_lm import SamplingDistribution, TokenReadout
 from rlhf.models.neftune import NEFTune
 from rlhf.ops.microbatch import MicroBatch
 
@@ -27,19 +27,19 @@ def make_batch(rows: list[int], *, packed: bool) -> MicroBatch:
     return MicroBatch.from_rows(ids, [np.arange(len(each)) > 0 for each in ids], [0.0] * len(ids), {}, packed=packed)
 
 
-def embedded_by(scorer: Any, model: Any, batch: MicroBatch) -> torch.Tensor:
+def embedded_by(readout: Any, model: Any, batch: MicroBatch) -> torch.Tensor:
     """What the model's layers are given, [B, T, D]."""
     seen = []
     hook = model.model.layers[0].register_forward_pre_hook(lambda layer, inputs: seen.append(inputs[0].detach()))
-    scorer(model, batch)
+    readout(model, batch)
     hook.remove()
     return seen[0]
 
 
 def noise_of(model: Any, batch: MicroBatch, *, alpha: float | None = ALPHA, seed: int = 0, step: int = 0) -> Any:
-    scorer = NEFTune(TokenScorer(SamplingDistribution()), alpha, seed)
-    scorer.step = step
-    return embedded_by(scorer, model, batch) - model.get_input_embeddings()(batch.token_ids).detach()
+    readout = NEFTune(TokenReadout(SamplingDistribution()), alpha, seed)
+    readout.step = step
+    return embedded_by(readout, model, batch) - model.get_input_embeddings()(batch.token_ids).detach()
 
 
 @pytest.mark.parametrize("packed", [True, False])
@@ -75,7 +75,7 @@ def test_every_step_and_seed_has_its_own_noise(model: Any) -> None:
 
 def test_there_is_none_without_gradients_without_alpha_or_afterwards(model: Any) -> None:
     batch = make_batch([0, 1], packed=True)
-    plain = TokenScorer(SamplingDistribution())
+    plain = TokenReadout(SamplingDistribution())
     expected = plain(model, batch).logprobs
     noisy = NEFTune(plain, ALPHA, 0)
     assert not torch.equal(noisy(model, batch).logprobs, expected)
@@ -86,7 +86,7 @@ def test_there_is_none_without_gradients_without_alpha_or_afterwards(model: Any)
 
 
 def test_an_empty_batch_goes_through(model: Any) -> None:
-    outputs = NEFTune(TokenScorer(SamplingDistribution()), ALPHA, 0)(model, MicroBatch.empty())
+    outputs = NEFTune(TokenReadout(SamplingDistribution()), ALPHA, 0)(model, MicroBatch.empty())
     outputs.logprobs.sum().backward()
     assert outputs.logprobs.isfinite().all()
     model.zero_grad()

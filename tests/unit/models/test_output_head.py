@@ -9,11 +9,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from rlhf.models import output_head
-from rlhf.models.causal_lm import SamplingDistribution, TokenScorer, for_columns
+from rlhf.models.causal_lm import SamplingDistribution, TokenReadout, for_columns
 from rlhf.ops import chunked_head
 from rlhf.ops.chunked_head import ChunkedLogprobs, LogitShape
 from rlhf.ops.microbatch import MicroBatch
-from tests.unit.models.test_token_scorer import make_rows
+from tests.unit.models.test_token_readout import make_rows
 
 SHAPED = SamplingDistribution(temperature=0.7, banned_token_ids=(0, 2, 63))
 SIZES = {
@@ -48,10 +48,10 @@ def gradients(model: nn.Module, logprobs: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("kind", KINDS)
 def test_chunks_equal_the_whole_for_every_kind_of_head(kind, monkeypatch):
     monkeypatch.setattr(chunked_head, "ROWS", 3)
-    model, scorer = make_model(kind), TokenScorer(SHAPED)
+    model, readout = make_model(kind), TokenReadout(SHAPED)
     batch = MicroBatch.from_rows(*make_rows(0), [0.0] * 5, {}, packed=False)
     assert output_head.shape_of(model, batch) is not None
-    chunked, whole = scorer(model, batch), scorer.from_logits(model, batch)
+    chunked, whole = readout(model, batch), readout.from_logits(model, batch)
     learnt = batch.loss_mask
     assert whole.logprobs[learnt].abs().max() > 1
     torch.testing.assert_close(chunked.logprobs, whole.logprobs, atol=2e-6, rtol=1e-6)
@@ -75,8 +75,8 @@ def test_a_model_that_shapes_its_logits_in_its_own_way_keeps_its_own_logits():
     model.forward = divided
     batch = MicroBatch.from_rows(*make_rows(0), [0.0] * 5, {}, packed=False)
     assert output_head.shape_of(model, batch) is None
-    scorer = TokenScorer(SHAPED)
-    assert torch.equal(scorer(model, batch).logprobs, scorer.from_logits(model, batch).logprobs)
+    readout = TokenReadout(SHAPED)
+    assert torch.equal(readout(model, batch).logprobs, readout.from_logits(model, batch).logprobs)
 
 
 class LargestTensors(TorchDispatchMode):
@@ -118,8 +118,8 @@ def test_the_peak_is_at_most_half_of_the_logits(monkeypatch):
 @pytest.mark.parametrize("kind", KINDS)
 def test_columns_are_the_same_without_the_statistics_that_they_do_not_hold(kind):
     model, batch = make_model(kind), MicroBatch.from_rows(*make_rows(0), [0.0] * 5, {}, packed=False)
-    scorer, bare = TokenScorer(SHAPED), for_columns(TokenScorer(SHAPED))
-    for ask, ask_bare in ((scorer, bare), (scorer.from_logits, bare.from_logits)):
+    readout, bare = TokenReadout(SHAPED), for_columns(TokenReadout(SHAPED))
+    for ask, ask_bare in ((readout, bare), (readout.from_logits, bare.from_logits)):
         whole, column = ask(model, batch), ask_bare(model, batch)
         assert torch.equal(column.column, whole.column)
         assert whole.entropy.any()

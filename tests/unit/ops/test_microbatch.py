@@ -37,7 +37,7 @@ def test_packed_layout():
     assert batch.loss_mask.tolist() == [[False, True, False, False, True, True]]
     assert batch.column("advantages").tolist() == [[-2.5, -1.5, -0.5, 0.5, 1.5, 2.5]]
     assert batch.column("old_logprobs").tolist() == [[2.5, 1.5, 0.5, -0.5, -1.5, -2.5]]
-    assert batch.scores.tolist() == [0.5, -0.5, -1.5]
+    assert batch.signals.tolist() == [0.5, -0.5, -1.5]
     assert (batch.num_rows, batch.num_loss_tokens) == (3, 3)
 
 
@@ -66,7 +66,7 @@ def test_flatten_undoes_the_layout(lengths, packed):
 @settings(max_examples=60, deadline=None)
 def test_per_token_and_per_row_equal_loops(lengths, packed):
     batch, _, mask, scores = make(lengths, packed=packed)
-    per_token = batch.per_token(batch.scores)
+    per_token = batch.per_token(batch.signals)
     assert batch.flatten(per_token).tolist() == [
         score for score, length in zip(scores, lengths, strict=True) for _ in range(length)
     ]
@@ -96,7 +96,7 @@ def test_the_empty_batch_has_every_column_and_no_row():
     assert batch.token_ids.dtype == batch.position_ids.dtype == batch.row_ids.dtype == torch.int64
     assert batch.flatten(batch.column("advantages")).tolist() == []
     assert batch.per_row(torch.ones(1, 2)).tolist() == []
-    assert batch.per_token(batch.scores).tolist() == [[0.0, 0.0]]
+    assert batch.per_token(batch.signals).tolist() == [[0.0, 0.0]]
 
 
 def test_a_column_that_was_not_computed_is_named():

@@ -6,9 +6,9 @@ import pytest
 
 from benchmarks.recipe_headers import gpu_recipes, planned
 from rlhf.planning.headers import ACCELERATOR_GB, header, header_in, peaks, with_header
-from rlhf.planning.memory import cache_tokens, frozen, learner
+from rlhf.planning.memory import cache_tokens, frozen_model, learner
 from rlhf.planning.shapes import count, kept_by_layer, shape_of
-from rlhf.runtimes.base import BackendConfig, SamplerConfig
+from rlhf.runtimes.configs import BackendConfig, SamplerConfig
 from rlhf.types import InputError
 
 REMEDY = "recompute the headers: python benchmarks/recipe_headers.py"
@@ -79,10 +79,10 @@ def test_an_adapter_has_states_of_its_own_parameters_alone() -> None:
 
 def test_a_score_head_replaces_the_vocabulary() -> None:
     shape, backend = count("Qwen3-8B"), BackendConfig()
-    scores = frozen(shape, backend, 1, vocabulary=False)
+    scores = frozen_model(shape, backend, 1, vocabulary=False)
     assert scores.head == 0
     assert scores.states == 2 * (shape.num_parameters - 151936 * 4096)
-    assert frozen(count("Qwen3-0.6B"), backend, 1, vocabulary=False).states == 2 * PUBLISHED["Qwen3-0.6B"], "tied"
+    assert frozen_model(count("Qwen3-0.6B"), backend, 1, vocabulary=False).states == 2 * PUBLISHED["Qwen3-0.6B"], "tied"
 
 
 def test_the_cache_has_what_weights_and_work_leave() -> None:

@@ -8,10 +8,10 @@ import pytest
 import torch
 from deepspeed.utils import safe_get_full_grad
 
-from rlhf.models.causal_lm import SamplingDistribution, TokenScorer
+from rlhf.models.causal_lm import SamplingDistribution, TokenReadout
 from rlhf.models.tiny import build_tiny_model
 from rlhf.ops.microbatch import MicroBatch
-from rlhf.runtimes.base import BackendConfig, OptimizerConfig, Precision
+from rlhf.runtimes.configs import BackendConfig, OptimizerConfig, Precision
 from rlhf.runtimes.deepspeed_backend import DeepSpeedBackend, deepspeed_config
 
 
@@ -43,7 +43,7 @@ def test_small_gradients_count_beside_large_ones_over_many_micro_batches(zero_st
 def test_a_skipped_step_leaves_nothing_for_the_next(zero_stage, offload, one_rank, tmp_path):
     backend, micros = bf16_model(tmp_path, zero_stage, offload)
     healthy = gradients_of(backend, micros[:2])[1]
-    outputs = backend.forward(micros[0], TokenScorer(SamplingDistribution()), grad=True)
+    outputs = backend.forward(micros[0], TokenReadout(SamplingDistribution()), grad=True)
     backend.backward(outputs.logprobs.sum() * float("nan"), last=True)
     assert not backend.step(1e-3)[1]
     assert gradients_of(backend, micros[:2])[1] == healthy
@@ -61,8 +61,8 @@ def bf16_model(folder: Path, zero_stage: int, offload: bool) -> tuple[DeepSpeedB
 
 def gradients_of(backend: DeepSpeedBackend, micros: list[MicroBatch]) -> tuple[dict[str, torch.Tensor], float]:
     """Gradients of micro-batches that are one step, and their norm; the step changes nothing."""
-    scorer = TokenScorer(SamplingDistribution())
+    readout = TokenReadout(SamplingDistribution())
     for micro in micros:
-        backend.backward(backend.forward(micro, scorer, grad=True).logprobs.sum(), last=micro is micros[-1])
+        backend.backward(backend.forward(micro, readout, grad=True).logprobs.sum(), last=micro is micros[-1])
     named = {name: safe_get_full_grad(each) for name, each in backend.model.named_parameters()}
     return {name: grad.double() for name, grad in named.items() if grad is not None}, backend.step(0.0)[0]

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from rlhf.runtimes.base import BackendConfig
+from rlhf.runtimes.configs import BackendConfig
 from rlhf.types import InputError
 
 

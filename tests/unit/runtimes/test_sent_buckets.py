@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from rlhf.runtimes.base import BackendConfig, Precision
 from rlhf.runtimes.buckets import Bucket
 from rlhf.runtimes.carriers import CudaIPCCarrier, ObjectStoreCarrier
+from rlhf.runtimes.configs import BackendConfig, Precision
 
 
 class WatchedCarrier(ObjectStoreCarrier):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from rlhf.runtimes.base import ServerConfig
+from rlhf.runtimes.configs import ServerConfig
 from rlhf.types import InputError
 
 

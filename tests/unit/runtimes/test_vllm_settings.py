@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from rlhf.runtimes.base import Precision, SamplerConfig
+from rlhf.runtimes.configs import Precision, SamplerConfig
 from rlhf.runtimes.vllm_bans import BANNED_TOKEN_IDS, BanTokens
 
 CONFIG = SimpleNamespace(additional_config={BANNED_TOKEN_IDS: [1, 3]})

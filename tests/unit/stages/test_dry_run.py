@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 
 from rlhf.config import CompareConfig, OnlineConfig, SFTRunConfig, as_plain, compose
-from rlhf.stages import compare, online, sft
-from rlhf.stages.template_date import dated
+from rlhf.pipelines.config import PipelineConfig, StageConfig
+from rlhf.stages.offline import sft
+from rlhf.stages.online import compare
+from rlhf.stages.online import run as online
+from rlhf.stages.template_date import with_template_date
 from rlhf.train.artifact import committing
-from rlhf.train.pipeline import PipelineConfig, StageConfig
 from rlhf.train.run_folder import open_run_folder
 from rlhf.types import InputError
 
@@ -33,7 +35,7 @@ def test_it_says_what_a_start_would_say(models, tmp_path, name, capsys):
     base = [f"model={models['tied']}", f"data.path={rows}", "dry_run=true", *overrides, *policies]
 
     def config(output: Path, *others: str) -> Any:
-        return dated(compose(CONF, name, [*base, f"output={output}", *others], schema))
+        return with_template_date(compose(CONF, name, [*base, f"output={output}", *others], schema))
 
     assert run(config(tmp_path / "new")) is None
     assert not (tmp_path / "new").exists()
@@ -56,7 +58,7 @@ def test_it_says_what_a_start_would_say(models, tmp_path, name, capsys):
 
 
 def test_a_pipeline_is_refused_a_folder_that_it_could_not_have(tmp_path):
-    from rlhf.stages import pipeline
+    from rlhf.pipelines import run as pipeline
 
     function = tmp_path / "make.py"
     function.write_text("def words(folder, letters):\n    pass\n")
@@ -77,7 +79,7 @@ def test_a_pipeline_is_refused_a_folder_that_it_could_not_have(tmp_path):
 
 
 def test_a_stage_that_would_be_set_aside_is_not_in_the_way(tmp_path):
-    from rlhf.stages import pipeline
+    from rlhf.pipelines import run as pipeline
 
     function = tmp_path / "make.py"
     function.write_text("def words(folder, letters):\n    (folder / 'words').write_text(letters)\n")

@@ -19,12 +19,12 @@ from rlhf.data.files import read_rows
 from rlhf.data.supervised import SupervisedDataConfig
 from rlhf.hub import Snapshot, download, parse
 from rlhf.offline_config import HeldOutConfig
+from rlhf.pipelines.config import PipelineConfig, StageConfig
+from rlhf.pipelines.plan import steps_of
 from rlhf.rewards.base import RewardConfig
 from rlhf.stages.model_files import manifest_of
 from rlhf.stages.snapshots import with_snapshots
-from rlhf.stages.steps import steps_of
-from rlhf.stages.sweep import plan_members
-from rlhf.train.pipeline import PipelineConfig, StageConfig
+from rlhf.sweeps.jobs import plan_members
 from rlhf.train.run_folder import open_run_folder
 from rlhf.types import InputError, RunError
 from tests.oracles.hub import Hub, serving
@@ -418,7 +418,7 @@ def test_a_pipeline_knows_its_inputs_by_their_commits(hub, tmp_path):
     made = first.with_inputs()
     commits = {key: hub.repositories[kind].branches["main"] for key, kind in KINDS.items()}
     assert made.config.inputs == commits
-    assert (second.config.model, second.config.hub.keys()) == (str(first.made), {"data.path"})
+    assert (second.config.model, second.config.hub.keys()) == (str(first.artifact), {"data.path"})
     with open_run_folder(first.config.output, as_plain(made.config)):
         pass
     hub.publish("owner/tiny", {**MODEL, "model.safetensors": b"better"})

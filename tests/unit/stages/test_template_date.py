@@ -13,7 +13,7 @@ from rlhf.data.supervised import SupervisedDataConfig
 from rlhf.data.template_clock import fix_date
 from rlhf.models.tokenizer import load_tokenizer
 from rlhf.stages.inputs import fingerprint
-from rlhf.stages.template_date import dated, today
+from rlhf.stages.template_date import today, with_template_date
 from rlhf.train.run_folder import open_run_folder
 from rlhf.types import InputError
 
@@ -34,12 +34,12 @@ def make(kind: str, output: Path) -> OnlineConfig | SFTRunConfig:
 @pytest.mark.parametrize("kind", ["online", "sft"])
 def test_a_continuation_keeps_the_first_day(tmp_path, kind):
     config = make(kind, tmp_path / "run")
-    assert dated(config).template_date == today()
-    started = dated(make(kind, tmp_path / "run"))
+    assert with_template_date(config).template_date == today()
+    started = with_template_date(make(kind, tmp_path / "run"))
     started.template_date = FIRST  # it began some years ago
     with open_run_folder(config.output, as_plain(started)):
         pass
-    continued = dated(make(kind, tmp_path / "run"))
+    continued = with_template_date(make(kind, tmp_path / "run"))
     assert continued.template_date == FIRST
     with open_run_folder(config.output, as_plain(continued)):
         pass

@@ -12,18 +12,18 @@ import torch
 from torch import Tensor, nn
 
 from rlhf.algorithms.base import TokenOutputs
-from rlhf.models.causal_lm import SamplingDistribution, TokenScorer
+from rlhf.models.causal_lm import SamplingDistribution, TokenReadout
 from rlhf.models.heads import Head
 from rlhf.ops.microbatch import MicroBatch
 from rlhf.runtimes.buckets import Bucket
 from rlhf.train.batching import Packing, RowGroup
-from rlhf.train.online import StepReport
+from rlhf.train.report import StepReport
 from rlhf.train.stats import Stats
 from rlhf.types import Failure, Group, Prompt, Reference, Rollout, RolloutInfo, Row, Score, TrainingRow
 
 T = TypeVar("T")
 VOCAB, LONGEST = 13, 32
-SCORER = TokenScorer(SamplingDistribution(temperature=0.8))
+READOUT = TokenReadout(SamplingDistribution(temperature=0.8))
 PACKING = Packing(max_tokens=40, packed=True, num_ranks=1)
 
 
@@ -59,10 +59,10 @@ class FakeBackend:
         self.skipped: set[int] = set()
         """Steps that find their gradient not finite."""
 
-    def forward(self, batch: MicroBatch, scorer: TokenScorer, *, grad: bool) -> TokenOutputs:
+    def forward(self, batch: MicroBatch, readout: TokenReadout, *, grad: bool) -> TokenOutputs:
         self.forwards.append(batch)
         with torch.set_grad_enabled(grad):
-            return scorer(self.model, batch)
+            return readout(self.model, batch)
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
         self.lasts.append(last)
@@ -118,7 +118,7 @@ def supervised_rows(seed: int, num_rows: int) -> list[TrainingRow]:
 
 
 def rollout_groups(seed: int, sizes: Sequence[int]) -> list[RowGroup]:
-    """Groups of rollouts with scores, as the driver deals them: the rollouts are their own references."""
+    """Groups of rollouts with signals, as the driver deals them: the rollouts are their own references."""
     generator = np.random.default_rng(seed)
     groups = []
     for number, size in enumerate(sizes):
@@ -129,7 +129,7 @@ def rollout_groups(seed: int, sizes: Sequence[int]) -> list[RowGroup]:
                 index=i,
                 num_tokens=len(rollout.token_ids),
                 num_loss_tokens=int(rollout.loss_mask.sum()),
-                score=float(generator.normal()),
+                signal=float(generator.normal()),
             )
             for i, rollout in enumerate(rollouts)
         )

@@ -20,7 +20,7 @@ def as_groups(lengths: list[list[int]]) -> list[RowGroup]:
         RowGroup(
             rows=Reference(f"group {number}"),
             scalars=tuple(
-                Row(group=0, index=i, num_tokens=length, num_loss_tokens=length - 1, score=float(i))
+                Row(group=0, index=i, num_tokens=length, num_loss_tokens=length - 1, signal=float(i))
                 for i, length in enumerate(group)
             ),
         )
@@ -51,7 +51,7 @@ def test_every_row_is_dealt_once_with_its_whole_group(lengths, packing, step, nu
         assert sorted(by_group) == list(range(len(dealt.groups)))
         for index, rows in by_group.items():
             number = int(str(dealt.groups[index]).split()[1])
-            assert sorted((row.index, row.num_tokens, row.score) for row in rows) == [
+            assert sorted((row.index, row.num_tokens, row.signal) for row in rows) == [
                 (i, length, float(i)) for i, length in enumerate(lengths[number])
             ]
             assert all(row.num_loss_tokens == row.num_tokens - 1 for row in rows)

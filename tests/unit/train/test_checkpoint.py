@@ -26,7 +26,7 @@ class SavedFiles:
     async def save_pretrained(self, folder: Path, probe: Sequence[int] | None) -> SavedModel:
         assert files_in(folder) == [], "what is there already would be taken for the model's"
         (folder / "model.safetensors").write_bytes(b"weights")
-        return SavedModel(verified=None, records=record(files_in(folder)))
+        return SavedModel(verification=None, records=record(files_in(folder)))
 
 
 class Stream:

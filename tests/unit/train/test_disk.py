@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from rlhf.pipelines.record import open_pipeline
+from rlhf.sweeps.record import open_sweep
 from rlhf.train.artifact import committing, open_artifact
-from rlhf.train.pipeline import open_pipeline
 from rlhf.train.run_folder import RunFolder, look_at_run_folder, open_run_folder
-from rlhf.train.sweep import open_sweep
 from rlhf.types import InputError, RunError
 from tests.conftest import SMALL_BYTES
 

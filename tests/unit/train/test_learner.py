@@ -17,7 +17,7 @@ from rlhf.train.learner import Learner
 from rlhf.train.offline import as_group
 from rlhf.train.stats import merge
 from rlhf.types import Batch, Reference, Row, Sampling
-from tests.unit.train.fakes import SCORER, FakeBackend, TinyModel, rollout_groups, row_logprobs, supervised_rows
+from tests.unit.train.fakes import READOUT, FakeBackend, TinyModel, rollout_groups, row_logprobs, supervised_rows
 
 GRPO = GRPOConfig().build(Sampling(temperature=0.8, max_tokens=8))
 SHARDINGS = [(1, True, 1000), (1, False, 40), (2, True, 40), (2, False, 60), (3, True, 25)]
@@ -29,7 +29,7 @@ def deal_groups(groups: Sequence[RowGroup], num_ranks: int, packed: bool, max_to
 
 
 def make_learners(num_ranks: int, packed: bool) -> list[Learner]:
-    return [Learner(FakeBackend(rank, num_ranks), SCORER, packed) for rank in range(num_ranks)]
+    return [Learner(FakeBackend(rank, num_ranks), READOUT, packed) for rank in range(num_ranks)]
 
 
 def rows_of(batch: Batch) -> list[tuple[Row, object]]:
@@ -69,17 +69,14 @@ def test_supervised_gradient_is_that_of_the_whole_batch(num_ranks, packed, max_t
 @pytest.mark.parametrize(("num_ranks", "packed", "max_tokens"), SHARDINGS)
 @pytest.mark.parametrize("normalisation", list(Normalisation))
 def test_policy_gradient_is_that_of_the_whole_batch(num_ranks, packed, max_tokens, normalisation):
-    """Through score, assign_credit and update, with both logprob columns: nothing lands on another row's tokens."""
+    """Columns, credit and update, with both logprob columns: nothing lands on another row's tokens."""
     batch = deal_groups(rollout_groups(1, [4, 2, 3]), num_ranks, packed, max_tokens)
     learners = make_learners(num_ranks, packed)
     reference, model = TinyModel(seed=1), TinyModel()
-    scorers = [Learner(FakeBackend(rank, num_ranks, reference), SCORER, packed) for rank in range(num_ranks)]
-    batch = batch.with_columns(
-        [
-            {"old_logprobs": batch.in_pack_order([learner.score(learner.shard(batch)) for learner in learners])},
-            {"ref_logprobs": batch.in_pack_order([scorer.score(scorer.shard(batch)) for scorer in scorers])},
-        ]
-    )
+    references = [Learner(FakeBackend(rank, num_ranks, reference), READOUT, packed) for rank in range(num_ranks)]
+    old = batch.in_pack_order([learner.compute_columns(learner.shard(batch)) for learner in learners])
+    ref = batch.in_pack_order([learner.compute_columns(learner.shard(batch)) for learner in references])
+    batch = batch.with_columns([{"old_logprobs": old}, {"ref_logprobs": ref}])
     credited = [learner.assign_credit(learner.shard(batch), GRPO) for learner in learners]
     batch = batch.with_columns(
         [{"advantages": batch.in_pack_order([columns["advantages"] for columns, _ in credited])}]
@@ -99,11 +96,11 @@ def test_policy_gradient_is_that_of_the_whole_batch(num_ranks, packed, max_token
                 # At the first update the ratio to the old policy is 1.
                 ratio = (logprobs[t - 1] - logprobs[t - 1].detach()).exp()
                 log_r = ref_logprobs[t - 1].detach() - logprobs[t - 1]
-                total = total + (-ratio * row.score + 0.3 * (log_r.exp() - 1 - log_r)) / divisor
+                total = total + (-ratio * row.signal + 0.3 * (log_r.exp() - 1 - log_r)) / divisor
     gradient = sum(learner.backend.gradients[0] for learner in learners)
     torch.testing.assert_close(gradient, full_batch_gradient(total, model), atol=1e-6, rtol=1e-4)
     assert stats.values()["loss"] == pytest.approx(total.item(), rel=1e-4)
-    magnitude = sum(abs(row.score) * row.num_loss_tokens for row, _ in rows) / num_tokens
+    magnitude = sum(abs(row.signal) * row.num_loss_tokens for row, _ in rows) / num_tokens
     assert merge([share for _, share in credited]).values() == pytest.approx({"advantage_magnitude": magnitude})
 
 
@@ -111,7 +108,7 @@ def test_policy_gradient_is_that_of_the_whole_batch(num_ranks, packed, max_token
 def test_scores_come_back_in_the_order_of_the_packs(num_ranks, packed, max_tokens):
     batch = deal_groups(rollout_groups(2, [3, 4, 2, 5]), num_ranks, packed, max_tokens, num_minibatches=3)
     learners = make_learners(num_ranks, packed)
-    columns = batch.in_pack_order([learner.score(learner.shard(batch)) for learner in learners])
+    columns = batch.in_pack_order([learner.compute_columns(learner.shard(batch)) for learner in learners])
     packs = [(part, pack) for part in batch.minibatches for pack in part.packs]
     assert len(columns) == len(packs)
     model = TinyModel()
@@ -129,7 +126,7 @@ def test_a_rank_without_packs_takes_part_all_the_same():
     groups = [RowGroup(rows=Reference(rollout_groups(3, [1])[0].rows), scalars=rollout_groups(3, [1])[0].scalars)]
     batch = deal_groups(groups, 2, True, 40).with_columns([{"advantages": [np.ones(groups[0].scalars[0].num_tokens)]}])
     first, second = make_learners(2, packed=True)
-    assert [len(each.score(each.shard(batch))) for each in (first, second)] == [1, 0]
+    assert [len(each.compute_columns(each.shard(batch))) for each in (first, second)] == [1, 0]
     assert len(second.backend.forwards) == 1
     columns, stats = second.assign_credit(second.shard(batch), GRPO)
     assert (columns, stats.values()) == ({"advantages": []}, {})
@@ -151,8 +148,8 @@ def test_one_optimiser_step_per_minibatch_and_epoch_in_the_batch_s_order():
     loss = ClippedLoss(AlgorithmConfig(), 0.0)
     learner.update(learner.shard(batch, loss), loss, 0.25)
     assert learner.backend.learning_rates == [0.25] * 6
-    seen = [micro.scores.tolist() for micro in learner.backend.forwards]
-    by_minibatch = [[pytest.approx(row.score) for row in part.rows] for part in batch.minibatches]
+    seen = [micro.signals.tolist() for micro in learner.backend.forwards]
+    by_minibatch = [[pytest.approx(row.signal) for row in part.rows] for part in batch.minibatches]
     assert seen == [by_minibatch[i] for i in batch.order]
 
 

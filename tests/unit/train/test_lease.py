@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from rlhf.train.lease import Lease, all_held
+from rlhf.train.lease import Lease, hold_all
 
 
 class Tenant:
@@ -27,7 +27,7 @@ def shared(*phases: str) -> tuple[Lease, list[str]]:
 
     async def start() -> None:
         for phase in phases:
-            async with lease.held(phase):
+            async with lease.hold(phase):
                 lease.admit(phase, Tenant(phase, events))
 
     asyncio.run(start())
@@ -35,7 +35,7 @@ def shared(*phases: str) -> tuple[Lease, list[str]]:
 
 
 async def work(lease: Lease, phase: str, events: list[str], turns: int = 3) -> None:
-    async with lease.held(phase):
+    async with lease.hold(phase):
         events.append(f"{phase} begins")
         for _ in range(turns):
             await asyncio.sleep(0)
@@ -88,7 +88,7 @@ def test_a_call_that_fails_or_is_cancelled_gives_the_accelerators_back():
     lease, events = shared("policy", "rollout")
 
     async def failing() -> None:
-        async with lease.held("rollout"):
+        async with lease.hold("rollout"):
             raise LookupError("a bug")
 
     async def scenario() -> None:
@@ -109,9 +109,9 @@ def test_an_engine_and_a_reward_model_elsewhere_are_held_together():
     (first, events), (second, others) = shared("policy", "rollout"), shared("reference", "rollout")
 
     async def scenario() -> None:
-        async with first.held("policy"), second.held("reference"):
+        async with first.hold("policy"), second.hold("reference"):
             pass
-        async with all_held([first, second], "rollout"):
+        async with hold_all([first, second], "rollout"):
             assert (first.phase, second.phase) == ("rollout", "rollout")
 
     asyncio.run(scenario())
@@ -125,7 +125,7 @@ def test_many_callers_of_many_phases_all_get_their_turn():
 
     async def call(phase: str, number: int) -> None:
         await asyncio.sleep(0.001 * (number % 5))
-        async with lease.held(phase):
+        async with lease.hold(phase):
             running[phase] = running.get(phase, 0) + 1
             seen.append({name for name, count in running.items() if count})
             await asyncio.sleep(0.001)

@@ -11,19 +11,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlhf.algorithms.sft import SFTLoss
-from rlhf.runtimes.base import OptimizerConfig, Schedule
+from rlhf.runtimes.configs import OptimizerConfig, Schedule
 from rlhf.train.learner import Learner
 from rlhf.train.offline import (
-    ColumnScorer,
+    ColumnFunction,
     Corpus,
     OfflineTrainConfig,
     OfflineTrainer,
+    columns_of_rows,
     rows_of_step,
-    score_rows,
 )
 from rlhf.train.reference import LiveReference
 from rlhf.types import InputError
-from tests.unit.train.fakes import PACKING, SCORER, FakeBackend, row_logprobs, supervised_rows
+from tests.unit.train.fakes import PACKING, READOUT, FakeBackend, row_logprobs, supervised_rows
 
 
 @given(st.integers(1, 40), st.integers(1, 50), st.integers(0, 3))
@@ -61,15 +61,15 @@ def test_values_out_of_range_are_refused(keys):
         OfflineTrainConfig(**keys)
 
 
-def trainer_of(backend: FakeBackend, num_steps: int, scorers: Sequence[ColumnScorer] = ()) -> OfflineTrainer:
+def trainer_of(backend: FakeBackend, num_steps: int, column_functions: Sequence[ColumnFunction] = ()) -> OfflineTrainer:
     return OfflineTrainer(
-        learner=Learner(backend, SCORER, packed=True),
+        learner=Learner(backend, READOUT, packed=True),
         loss=SFTLoss(),
         optimizer=OptimizerConfig(lr=2.0, schedule=Schedule.linear, final_lr_fraction=0.5),
         config=OfflineTrainConfig(num_steps=num_steps, rows_per_step=4),
         packing=PACKING,
         seed=5,
-        scorers=scorers,
+        column_functions=column_functions,
     )
 
 
@@ -148,7 +148,7 @@ def test_evaluation_gives_the_loss_of_all_rows_and_learns_nothing():
 def test_rows_are_scored_in_their_order_however_they_are_packed(rows_per_batch, num_rows):
     backend = FakeBackend()
     rows = supervised_rows(1, num_rows)
-    columns = score_rows(Learner(backend, SCORER, packed=True), rows, PACKING, rows_per_batch=rows_per_batch)
+    columns = columns_of_rows(Learner(backend, READOUT, packed=True), rows, PACKING, rows_per_batch=rows_per_batch)
     for row, column in zip(rows, columns, strict=True):
         expected = [0.0, *(value.item() for value in row_logprobs(backend.model, row.token_ids, 0.8))] * row.loss_mask
         assert column.tolist() == pytest.approx(list(expected), abs=1e-5)
@@ -156,10 +156,10 @@ def test_rows_are_scored_in_their_order_however_they_are_packed(rows_per_batch, 
 
 def test_what_is_scored_reaches_the_loss_as_a_column():
     backend = FakeBackend()
-    learner = Learner(backend, SCORER, packed=True)
+    learner = Learner(backend, READOUT, packed=True)
     trainer_of(backend, 1, [LiveReference(learner)]).evaluate(corpus_of(10))
     scored = [micro for micro in backend.forwards if micro.ref_logprobs is not None]
     assert sum(micro.num_rows for micro in scored) == 10
     for micro in scored:
-        own = SCORER(backend.model, micro).logprobs
+        own = READOUT(backend.model, micro).logprobs
         torch.testing.assert_close(micro.column("ref_logprobs"), own.detach())

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlhf.runtimes.base import OptimizerConfig, Schedule
+from rlhf.runtimes.configs import OptimizerConfig, Schedule
 from rlhf.train.schedule import learning_rate
 from rlhf.train.stats import Stats, merge
 

@@ -16,7 +16,7 @@ from rlhf.train.checkpoint import CheckpointConfig, Checkpointer, read_state
 from rlhf.train.run_folder import RunFolder
 from rlhf.train.stop import Stop, stop_on_signals, until_stopped
 from rlhf.train.stream import RolloutStream, StreamConfig
-from rlhf.train.verify import SavedModel, Verified
+from rlhf.train.verify import SavedModel, Verification
 from rlhf.types import Sampling, Stopped
 from tests.unit.train.fakes import make_report
 from tests.unit.train.test_stream import ORDER, FakeSource
@@ -98,8 +98,8 @@ class Weights:
 
     async def save_pretrained(self, folder: Path, probe: Sequence[int] | None) -> SavedModel:
         (folder / "weights").write_text("weights")
-        verified = None if probe is None else Verified(tokens=len(probe), mean_difference=0.0, max_difference=0.0)
-        return SavedModel(verified=verified, records=record(files_in(folder)))
+        verified = None if probe is None else Verification(tokens=len(probe), mean_difference=0.0, max_difference=0.0)
+        return SavedModel(verification=verified, records=record(files_in(folder)))
 
 
 async def test_what_is_saved_is_the_last_step_and_not_the_one_half_sampled(tmp_path):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from rlhf.train.online import RoleUse, StepReport
+from rlhf.train.report import RoleUse, StepReport
 from rlhf.train.stats import Stats
 from rlhf.train.tracking import (
     METRICS,

@@ -1,0 +1,48 @@
+"""The kinds of stages a pipeline can have."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from rlhf.config import CompareConfig, OnlineConfig
+from rlhf.offline_config import PreferenceRunConfig, RewardModelRunConfig, SFTRunConfig
+from rlhf.pipelines.config import FunctionConfig
+from rlhf.train.run_folder import MODEL, REPORT
+
+FILES = "files"
+"""Folder below a function stage's that holds what it made."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """Configuration and function of a kind of stage. The function is imported when it runs, which takes seconds."""
+
+    config_name: str
+    schema: type[Any]
+    run: str
+    """`module:function` of a configuration; it commits an artifact, or with `dry_run` only checks."""
+    plan: str | None
+    """`module:function` of a configuration: the accelerators it takes. None: none."""
+    artifact: str = MODEL
+    """Place of the artifact in the stage's folder."""
+
+
+OFFLINE, ONLINE = "rlhf.stages.offline", "rlhf.stages.online"
+PLAN_RANKS = f"{OFFLINE}.run:plan_ranks"
+KINDS = {
+    "function": Kind("function_schema", FunctionConfig, "rlhf.pipelines.function_stage:run", None, FILES),
+    "sft": Kind("sft", SFTRunConfig, f"{OFFLINE}.sft:run", PLAN_RANKS),
+    "reward_model": Kind("reward_model", RewardModelRunConfig, f"{OFFLINE}.reward_model:run", PLAN_RANKS),
+    "preference": Kind("preference", PreferenceRunConfig, f"{OFFLINE}.preference:run", PLAN_RANKS),
+    "online": Kind("online", OnlineConfig, f"{ONLINE}.run:run", f"{ONLINE}.job:plan_roles"),
+    "compare": Kind("compare", CompareConfig, f"{ONLINE}.compare:run", f"{ONLINE}.compare:plan_roles", REPORT),
+}
+
+
+def load(place: str) -> Callable[[Any], Any]:
+    module, _, name = place.partition(":")
+    function: Callable[[Any], Any] = getattr(importlib.import_module(module), name)
+    return function

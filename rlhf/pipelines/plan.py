@@ -1,0 +1,138 @@
+"""The stages of a pipeline as they are to be run: each with its configuration, folder and fingerprint."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from rlhf.command_line import explain
+from rlhf.config import as_plain, as_read, compose
+from rlhf.offline_config import RunConfig
+from rlhf.overrides import quoted
+from rlhf.pipelines.config import PipelineConfig, in_order, parents_of
+from rlhf.pipelines.kinds import KINDS, Kind
+from rlhf.stages.inputs import fingerprint, hashes_of, paths_of, read_json
+from rlhf.stages.snapshots import with_snapshots
+from rlhf.train.artifact import MANIFEST
+from rlhf.train.run_folder import CONFIG, flatten
+from rlhf.types import InputError, RunError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """A stage as it is to be run."""
+
+    name: str
+    kind_name: str
+    parents: tuple[str, ...]
+    """The stages it needs."""
+    needs: tuple[str, ...]
+    """Keys of its configuration that they give."""
+    folder: Path
+    config: Any
+
+    @property
+    def kind(self) -> Kind:
+        return KINDS[self.kind_name]
+
+    @property
+    def artifact(self) -> Path:
+        """The artifact."""
+        return self.folder / self.kind.artifact
+
+    @property
+    def reads(self) -> dict[str, str]:
+        """Paths of all that it is made from, by key."""
+        config = as_read(self.config)
+        return paths_of(config) | {key: flatten(config)[key] for key in self.needs}
+
+    def with_inputs(self) -> Step:
+        """The same with the hashes of all that it reads, which must be there."""
+        origins = as_read(self.config).get("hub", {})
+        with errors_of_stage(self.name):
+            hashes = hashes_of(self.reads, {key: origin["commit"] for key, origin in origins.items()})
+        return replace(self, config=replace(self.config, inputs=hashes))
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint(self.kind_name, as_plain(self.config))
+
+    @property
+    def is_made(self) -> bool:
+        """Return whether the artifact exists, of this configuration and these inputs."""
+        return (self.artifact / MANIFEST).is_file() and self.is_of(read_json(self.artifact / MANIFEST)["config"])
+
+    @property
+    def is_of_another(self) -> bool:
+        """Return whether the folder holds, in part or whole, what was made from something else."""
+        return (self.folder / CONFIG).is_file() and not self.is_of(read_json(self.folder / CONFIG))
+
+    def is_of(self, config: Mapping[str, Any]) -> bool:
+        return fingerprint(self.kind_name, config) == self.fingerprint
+
+
+def steps_of(config: PipelineConfig, conf: Path) -> list[Step]:
+    """All stages in the order in which they are made. Raises InputError where one is wrong, or misses an input."""
+    steps = [step_of(config, name, conf) for name in in_order(config.stages)]
+    for step in steps:
+        check_inputs(step)
+    return steps
+
+
+def step_of(config: PipelineConfig, name: str, conf: Path) -> Step:
+    stage = config.stages[name]
+    kind, folder = kind_of(config, name), Path(config.output) / name
+    needs = [f"++{key}={quoted(made_by(config, need))}" for key, need in stage.needs.items()]
+    overrides = [*stage.overrides, *needs, f"output={quoted(str(folder))}"]
+    with errors_of_stage(name):
+        composed = compose(conf, kind.config_name, overrides, kind.schema)
+        if isinstance(composed, RunConfig):
+            composed = with_snapshots(composed, made_later=stage.needs)
+    return Step(
+        name=name,
+        kind_name=stage.kind,
+        parents=parents_of(stage),
+        needs=tuple(stage.needs),
+        folder=folder,
+        config=composed,
+    )
+
+
+def kind_of(config: PipelineConfig, name: str) -> Kind:
+    kind = config.stages[name].kind
+    if kind not in KINDS:
+        raise InputError(f"stages.{name}.kind={kind}: there is no such kind; known are {', '.join(KINDS)}")
+    return KINDS[kind]
+
+
+def made_by(config: PipelineConfig, need: str) -> str:
+    """The path of what a stage makes, or of a file in there."""
+    name, _, file = need.partition("/")
+    return str(Path(config.output, name, kind_of(config, name).artifact, file))
+
+
+def check_inputs(step: Step) -> None:
+    """See that what no stage makes is there."""
+    for key, path in step.reads.items():
+        if key not in step.needs and not Path(path).exists():
+            raise InputError(
+                f"stage {step.name}: {key}={path}: it does not exist; correct the path, or let another stage make it "
+                f"(stages.{step.name}.needs)"
+            )
+
+
+@contextmanager
+def errors_of_stage(name: str) -> Iterator[None]:
+    """A block whose errors say which stage they are of."""
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException) as error:
+        raise InputError(f"stage {name}: {explain(error)}") from None
+    except (InputError, RunError) as error:
+        raise type(error)(f"stage {name}: {error}") from error

@@ -1,0 +1,85 @@
+"""A pipeline from its configuration to what its stages make: what `launch/pipeline.py` calls."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+from rlhf.pipelines.config import PipelineConfig
+from rlhf.pipelines.kinds import load
+from rlhf.pipelines.plan import Step, errors_of_stage, steps_of
+from rlhf.pipelines.record import Pipeline, Stage, State, open_pipeline, root_of_pipeline, seconds_before
+from rlhf.pipelines.report import figures_of, show_stages, write_report
+from rlhf.stages.console import CONSOLE
+from rlhf.train.artifact import open_artifact
+from rlhf.train.run_folder import check_free
+
+
+def run(config: PipelineConfig, conf: Path) -> None:
+    """Make every stage that is not there yet, in their order. Raises InputError before the first where one is wrong."""
+    steps = steps_of(config, conf)
+    if config.dry_run:
+        check_free(root_of_pipeline(config.output), config.output)
+        return dry_run(steps)
+    stages = {step.name: Stage(kind=step.kind_name, parents=step.parents) for step in steps}
+    with open_pipeline(config.output, stages) as pipeline, ExitStack() as stack:
+        for number, step in enumerate(steps, start=1):
+            CONSOLE.rule(f"{number} of {len(steps)}: {step.name} ({step.kind_name})", align="left")
+            make(pipeline, step.with_inputs(), lambda: stack.enter_context(one_cluster(steps)))
+    write_report(pipeline)
+
+
+def make(pipeline: Pipeline, step: Step, start_cluster: Callable[[], None]) -> None:
+    """Make a stage, or keep what an earlier call made of the same."""
+    name = step.name
+    spent = seconds_before(pipeline.stages[name], step.fingerprint)
+    pipeline.record(name, fingerprint=step.fingerprint, seconds=spent)
+    if step.is_made:
+        with errors_of_stage(name):
+            open_artifact(step.artifact)
+        pipeline.record(name, state=State.kept, **figures_of(step))
+        CONSOLE.print(f"{step.artifact} is kept: configuration and inputs are the same.", soft_wrap=True)
+        return
+    if step.is_of_another:
+        aside = pipeline.set_aside(name)
+        CONSOLE.print(f"what was made from other inputs is in {aside} now, and may be removed", soft_wrap=True)
+    pipeline.record(name, state=State.running)
+    start, state = time.perf_counter(), State.stopped
+    try:
+        with errors_of_stage(name):
+            if step.kind.plan is not None:
+                start_cluster()
+            load(step.kind.run)(step.config)
+        state = State.made
+    finally:
+        pipeline.record(name, state=state, seconds=spent + time.perf_counter() - start, **figures_of(step))
+
+
+def one_cluster(steps: Sequence[Step]) -> AbstractContextManager[None]:
+    """A cluster that every stage fits; inside another it is that one."""
+    from rlhf.actors.placement import cluster
+
+    return cluster(*(load(step.kind.plan)(step.config) for step in steps if step.kind.plan is not None))
+
+
+def dry_run(steps: Sequence[Step]) -> None:
+    """Say of each stage whether it would be made, and check those whose inputs are there."""
+    stale: dict[str, str] = {}
+    checked = []
+    for step in steps:
+        above = [parent for parent in step.parents if parent in stale]
+        if above:
+            stale[step.name] = f"to be made after {', '.join(above)}"
+        elif not (step := step.with_inputs()).is_made:
+            stale[step.name] = "to be made"
+            checked.append(step)
+    show_stages([(step, stale.get(step.name, "kept")) for step in steps])
+    for step in checked:
+        CONSOLE.rule(f"{step.name} ({step.kind_name})", align="left")
+        # What was made from other inputs would be set aside first.
+        folder = step.folder.with_name(f".new-{step.name}") if step.is_of_another else step.folder
+        with errors_of_stage(step.name):
+            load(step.kind.run)(replace(step.config, dry_run=True, output=str(folder)))

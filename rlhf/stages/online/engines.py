@@ -1,0 +1,72 @@
+"""Engines with the reward model they ask, as training and evaluation start them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from contextlib import asynccontextmanager
+
+from rlhf.actors.placement import Bundles
+from rlhf.actors.plan import PlacementConfig
+from rlhf.actors.reward_worker import RewardModelSpec, RewardModelWorker
+from rlhf.actors.roles import SamplerPool
+from rlhf.actors.sampler_worker import SamplerSpec, SamplerWorker
+from rlhf.actors.workers import Spawner
+from rlhf.environments.single_turn import single_turn
+from rlhf.stages.online.job import Job
+from rlhf.train.clock import Clock
+from rlhf.types import RunError
+
+
+def spawn_samplers(job: Job, spawn: Spawner) -> SamplerPool:
+    reward = spawn("reward", RewardModelWorker) if job.plan.has("reward") else None
+    return SamplerPool(spawn("sampler", SamplerWorker), reward)
+
+
+def sampler_spec(job: Job) -> SamplerSpec:
+    config = job.config
+    return SamplerSpec(
+        model_path=config.model,
+        sampler=config.sampler,
+        precision=config.backend.precision,
+        banned_token_ids=job.distribution.banned_token_ids,
+        stop_token_ids=job.stop_token_ids,
+        environment=single_turn,
+        reward=config.reward,
+        seed=config.seed,
+        takes_turns=job.plan.group_of("sampler").takes_turns,
+    )
+
+
+def reward_model_spec(job: Job) -> RewardModelSpec | None:
+    """None where the run has no reward model."""
+    reward = job.config.reward
+    if reward.model is None:
+        return None
+    return RewardModelSpec(
+        model_paths=(reward.model, *reward.ensemble),
+        pessimism=reward.pessimism,
+        precision=job.config.backend.precision,
+        max_tokens=reward.model_max_tokens,
+        template_date=job.config.template_date,
+    )
+
+
+@asynccontextmanager
+async def engines(job: Job, bundles: Bundles) -> AsyncIterator[SamplerPool]:
+    """The engines of a run that trains nothing, closed at the end."""
+    samplers = spawn_samplers(job, Spawner(job.plan, bundles, Clock()))
+    await wait_for_start([samplers.start(sampler_spec(job), reward_model_spec(job))], job.config.placement)
+    yield samplers
+    await samplers.close()
+
+
+async def wait_for_start(starts: Sequence[Awaitable[None]], placement: PlacementConfig) -> None:
+    """Wait for roles that come up side by side. Raises RunError past the deadline."""
+    try:
+        await asyncio.wait_for(asyncio.gather(*starts), placement.start_timeout_s)
+    except TimeoutError:
+        raise RunError(
+            f"the workers were not ready within placement.start_timeout_s={placement.start_timeout_s:g}; look at "
+            "their logs in the Ray session folder, or raise it for a large model"
+        ) from None

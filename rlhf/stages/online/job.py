@@ -1,0 +1,266 @@
+"""A run whose input has been checked: everything that can be known before accelerators are held."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rlhf.actors.plan import Plan, RolePlan, lay_out, make_plan
+from rlhf.algorithms.base import Algorithm
+from rlhf.config import OnlineConfig
+from rlhf.data.dialogues import Dialogue
+from rlhf.data.encoding import refuse_unscored
+from rlhf.data.files import errors_at
+from rlhf.data.prompts import load_prompts
+from rlhf.data.template_clock import fix_date
+from rlhf.models.causal_lm import (
+    SamplingDistribution,
+    check_tensor_parallel,
+    context_length,
+    read_model_config,
+    refuse_experts,
+    vocab_size,
+)
+from rlhf.models.chat_template import load_chat_tokenizer
+from rlhf.models.heads import Head, config_for
+from rlhf.models.reward_model import check_reward_model, check_vocabulary
+from rlhf.models.tokenizer import load_tokenizer, special_ids_to_ban, stop_token_ids
+from rlhf.rewards.base import ModelInput, RewardConfig, load_reward
+from rlhf.rewards.reward_model import NAME
+from rlhf.runtimes.transport import Transport
+from rlhf.stages.console import show_table
+from rlhf.types import InputError, Prompt, Sampling
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A run whose input has been checked."""
+
+    config: OnlineConfig
+    tokenizer: PreTrainedTokenizerBase
+    prompts: list[Prompt]
+    algorithm: Algorithm
+    sampling: Sampling
+    distribution: SamplingDistribution
+    stop_token_ids: tuple[int, ...]
+    plan: Plan
+
+
+def prepare(config: OnlineConfig) -> Job:
+    """Everything that can be known before accelerators are held."""
+    if config.reward.functions:
+        load_reward(config.reward)
+    model_config = read_model_config(config.model)
+    check_model(config, model_config)
+    tokenizer = load_chat_tokenizer(config.model, config.chat_template, config.chat_template_kwargs)
+    fix_date(tokenizer, config.template_date)
+    plan = plan_roles(config)
+    check_roles(config, tokenizer)
+    prompts = load_prompts(
+        config.data,
+        tokenizer,
+        context_tokens=config.sampler.context_tokens,
+        max_completion_tokens=config.sampling.max_tokens,
+    )
+    check_judged(config.reward, prompts)
+    if config.train.num_minibatches > config.stream.prompts_per_step:
+        raise InputError(
+            f"train.num_minibatches={config.train.num_minibatches}: there are only stream.prompts_per_step="
+            f"{config.stream.prompts_per_step} groups to deal; lower it"
+        )
+    check_success_part(config)
+    stop_ids = stop_token_ids(config.model, tokenizer)
+    sampling = Sampling(temperature=config.sampling.temperature, max_tokens=config.sampling.max_tokens)
+    algorithm = config.algorithm.build(sampling)
+    return Job(
+        config=config,
+        tokenizer=tokenizer,
+        prompts=prompts,
+        algorithm=algorithm,
+        sampling=sampling,
+        distribution=SamplingDistribution(
+            temperature=sampling.temperature,
+            banned_token_ids=tuple(special_ids_to_ban(tokenizer, vocab_size(model_config), stop_ids)),
+        ),
+        stop_token_ids=stop_ids,
+        plan=plan,
+    )
+
+
+def check_model(config: OnlineConfig, model_config: dict[str, Any]) -> None:
+    """The policy's folder against what is to be done with it."""
+    refuse_experts(config.model, model_config)
+    check_tensor_parallel(config.model, model_config, config.sampler.tensor_parallel_size)
+    context, longest = config.sampler.context_tokens, context_length(model_config)
+    if context > longest:
+        raise InputError(
+            f"sampler.context_tokens={context}: the model {config.model} was made for {longest} tokens; lower it"
+        )
+    if config.backend.max_tokens_per_microbatch < context:
+        raise InputError(
+            f"backend.max_tokens_per_microbatch={config.backend.max_tokens_per_microbatch}: a sequence may have "
+            f"sampler.context_tokens={context} tokens and must fit; raise it to at least that"
+        )
+
+
+def plan_roles(config: OnlineConfig) -> Plan:
+    """Plan the roles of a run and their places. Raises InputError where placement and algorithm do not fit each
+    other."""
+    placement, sampler = config.placement, config.sampler
+    on_cpu = config.backend.offload_optimizer
+    roles = [RolePlan(role="policy", num_workers=placement.policy, steps_on_cpu=on_cpu)]
+    if config.algorithm.reads_reference:
+        roles.append(RolePlan(role="reference", num_workers=placement.reference))
+    if config.algorithm.has_critic:
+        if placement.critic == 0:
+            raise InputError(
+                "placement.critic=0: PPO learns a critic; give it at least 1 accelerator, or leave it null"
+            )
+        num_critics = 1 if placement.critic is None else placement.critic
+        roles.append(RolePlan(role="critic", num_workers=num_critics, steps_on_cpu=on_cpu))
+    elif placement.critic or config.critic.model is not None:
+        name = type(config.algorithm).__name__.removesuffix("Config")
+        raise InputError(
+            f"placement.critic={placement.critic}, critic.model={config.critic.model}: {name} has no critic; leave "
+            "both null, or use algorithm=ppo"
+        )
+    if config.reward.model is not None:
+        roles.append(RolePlan(role="reward", num_workers=1 if placement.reward is None else placement.reward))
+    elif placement.reward:
+        raise InputError(
+            f"placement.reward={placement.reward}: there is no reward model; set reward.model to its folder, or leave "
+            "placement.reward null"
+        )
+    engines = RolePlan(
+        role="sampler", num_workers=sampler.num_engines, accelerators_per_worker=sampler.tensor_parallel_size
+    )
+    plan = make_plan([*roles, engines], placement.colocate)
+    check_sharing(config, plan)
+    check_transport(config, plan)
+    if placement.num_nodes is not None and placement.accelerators_per_node is not None:
+        lay_out(plan, [placement.accelerators_per_node] * placement.num_nodes)
+    return plan
+
+
+def check_sharing(config: OnlineConfig, plan: Plan) -> None:
+    for group in plan.groups:
+        names = [role.role for role in group.roles]
+        if len(names) > 1 and {"policy", "critic"} & set(names) and config.backend.zero_stage != 3:
+            raise InputError(
+                f"placement.colocate has {group.name}, backend.zero_stage={config.backend.zero_stage}: a learner that "
+                "shares accelerators gives its memory back by ZeRO 3; set backend.zero_stage=3"
+            )
+        if "sampler" in names and {"policy", "critic", "reference"} & set(names) and config.stream.max_staleness > 0:
+            raise InputError(
+                f"placement.colocate has {group.name}, stream.max_staleness={config.stream.max_staleness}: engines "
+                "that take turns cannot sample ahead; set stream.max_staleness=0, or place the sampler apart"
+            )
+
+
+def check_success_part(config: OnlineConfig) -> None:
+    parts = [Path(spec).name for spec in config.reward.functions] + ([NAME] if config.reward.model is not None else [])
+    part = config.success.part
+    if part is not None and part.partition("/")[0] not in parts:
+        raise InputError(f"success.part={part}: the reward has no such part; known are {', '.join(parts)}")
+
+
+def check_transport(config: OnlineConfig, plan: Plan) -> None:
+    transport, shared = config.weight_sync.transport, plan.group_of("policy") == plan.group_of("sampler")
+    if transport is Transport.nccl and shared:
+        raise InputError(
+            f"weight_sync.transport=nccl, placement.colocate={config.placement.colocate}: NCCL joins no two processes "
+            "on one GPU, and policy and sampler share theirs; choose cuda_ipc or object_store, or leave it null"
+        )
+    if transport is Transport.cuda_ipc and not can_map_memory(config, plan):
+        raise InputError(
+            f"weight_sync.transport=cuda_ipc, placement.colocate={config.placement.colocate}: engines map the memory "
+            "of the policy's rank on the same accelerator; let policy and sampler share, with no more engines than "
+            "ranks, or choose nccl"
+        )
+
+
+def can_map_memory(config: OnlineConfig, plan: Plan) -> bool:
+    """Return whether every engine shares its accelerator with a rank of the policy."""
+    return plan.group_of("policy") == plan.group_of("sampler") and config.sampler.num_engines <= config.placement.policy
+
+
+def transport_of(config: OnlineConfig, plan: Plan, *, on_gpus: bool) -> Transport:
+    """The transport that was asked for, else the fastest that placement and machines allow. Raises InputError where the
+    one asked for needs GPUs and the cluster has none."""
+    asked = config.weight_sync.transport
+    if asked in (Transport.nccl, Transport.cuda_ipc) and not on_gpus:
+        raise InputError(
+            f"weight_sync.transport={asked}: the cluster has no GPU; set it to gloo or object_store, or leave it null"
+        )
+    if asked is not None:
+        return asked
+    if not on_gpus:
+        return Transport.object_store
+    if can_map_memory(config, plan):
+        return Transport.cuda_ipc
+    return Transport.object_store if plan.group_of("policy") == plan.group_of("sampler") else Transport.nccl
+
+
+def check_roles(config: OnlineConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+    """The folders of the roles beside the policy."""
+    if config.algorithm.has_critic:
+        critic = config.critic.model or config.model
+        refuse_experts(critic, read_model_config(critic))
+        config_for(critic, Head.value)
+        if critic != config.model:
+            check_vocabulary("critic.model", critic, config.model, tokenizer)
+    reward = config.reward
+    if reward.model is not None:
+        check_judge("reward.model", reward.model, config, tokenizer)
+    for folder in reward.ensemble:
+        check_judge("reward.ensemble", folder, config, tokenizer)
+
+
+def check_judge(key: str, folder: str, config: OnlineConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+    """The folder of a reward model."""
+    longest = check_reward_model(folder)
+    if config.reward.model_input is ModelInput.text:
+        load_tokenizer(folder)
+        return
+    check_vocabulary(key, folder, config.model, tokenizer)
+    if longest < config.sampler.context_tokens:
+        raise InputError(
+            f"{key}={folder}: it was made for {longest} tokens, a rollout may have "
+            f"sampler.context_tokens={config.sampler.context_tokens}; lower that, or choose another reward model"
+        )
+
+
+def check_judged(reward: RewardConfig, prompts: Sequence[Prompt]) -> None:
+    """Raise InputError where a reward model that reads text would leave out a part of a prompt, such as its tools."""
+    folders = [reward.model, *reward.ensemble] if reward.model and reward.model_input is ModelInput.text else []
+    for tokenizer in map(load_tokenizer, folders):
+        for prompt in prompts:
+            with errors_at(prompt.source):
+                answered = [*prompt.messages, {"role": "assistant", "content": "."}]
+                refuse_unscored(tokenizer, Dialogue(answered, prompt.tools))
+
+
+def show_arithmetic(job: Job) -> None:
+    config, prompt = job.config, job.prompts[0]
+    prompts, group_size = config.stream.prompts_per_step, len(job.algorithm.requests(prompt))
+    rollouts, updates = prompts * group_size, config.train.updates_per_step
+    epochs = config.train.num_steps * prompts / len(job.prompts)
+    longest = max(len(prompt.token_ids) for prompt in job.prompts)
+    show_table(
+        "Batch arithmetic, all figures global",
+        ("quantity", "value", "from"),
+        [
+            ("prompts", len(job.prompts), f"{config.data.path}; the longest has {longest} tokens"),
+            ("prompts per step", prompts, "stream.prompts_per_step"),
+            ("rollouts per step", rollouts, f"x {group_size} per prompt (algorithm.group_size)"),
+            ("prompts in flight", prompts * (config.stream.max_staleness + 1), "x (stream.max_staleness + 1)"),
+            ("optimiser steps per step", updates, "train.num_minibatches x train.num_epochs"),
+            ("rollouts per optimiser step", f"about {rollouts // config.train.num_minibatches}", "split by tokens"),
+            ("training steps", config.train.num_steps, f"{epochs:.1f} epochs"),
+        ],
+    )  # fmt: skip

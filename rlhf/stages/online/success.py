@@ -1,0 +1,116 @@
+"""Success before and after training, and how a run ends."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shlex
+import textwrap
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import MISSING
+from rich.markup import escape
+
+from rlhf.config import OnlineConfig, SuccessConfig, as_plain
+from rlhf.overrides import as_value
+from rlhf.stages.console import CONSOLE
+from rlhf.train.run_folder import RunFolder, flatten
+from rlhf.train.stream import GroupSource
+from rlhf.train.tracking import PLOT
+from rlhf.types import Group, Prompt, Reference, Sampling, Score
+
+SUCCESS_BEFORE = "success_before.json"
+MEASUREMENT_EPOCH = -1
+"""Seeds follow from the epoch; no epoch of training has this number."""
+
+SHOWN_CHARACTERS = 160
+EVALUATED = ("seed", "template_date", "backend.precision", "backend.max_tokens_per_microbatch", "placement.reward",
+             "placement.timeout_s", "placement.start_timeout_s", "preflight.", "data.", "reward.", "sampling.",
+             "sampler.", "success.")  # fmt: skip
+"""Keys of a configuration that an evaluation reads. The chat template is in the model's folder."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Success:
+    """Success of a policy on a fixed set of prompts."""
+
+    rate: float
+    """Share of rollouts whose reward reached the threshold; a failed rollout is no success."""
+    samples: Sequence[tuple[str, str]]
+    """Some prompts, each with a completion."""
+
+
+async def sample(
+    source: GroupSource, prompts: Sequence[Prompt], sampling: Sampling, config: SuccessConfig
+) -> list[Group]:
+    """Rollouts of the first prompts; whatever the policy, the same seeds."""
+    requests = [sampling] * config.samples_per_prompt
+    asked = prompts[: config.num_prompts]
+    return await asyncio.gather(*(source.collect(prompt, MEASUREMENT_EPOCH, requests) for prompt in asked))
+
+
+def successes(group: Group, config: SuccessConfig) -> list[bool]:
+    """Return for each rollout whether its reward reached the threshold."""
+    scores = [info.score for info in group.infos]
+    return [
+        isinstance(score, Score)
+        and (score.value if config.part is None else score.parts[config.part]) >= config.threshold
+        for score in scores
+    ]
+
+
+async def measure_success(
+    source: GroupSource,
+    fetch: Callable[[Sequence[Reference]], list[Any]],
+    prompts: Sequence[Prompt],
+    sampling: Sampling,
+    config: SuccessConfig,
+) -> Success:
+    groups = await sample(source, prompts, sampling, config)
+    reached = [success for group in groups for success in successes(group, config)]
+    shown = groups[: config.num_shown]
+    texts = [rollouts[0].text for rollouts in fetch([group.rollouts for group in shown])]
+    return Success(
+        rate=sum(reached) / len(reached),
+        samples=[(group.prompt.messages[-1]["content"], text) for group, text in zip(shown, texts, strict=True)],
+    )
+
+
+async def success_before(folder: RunFolder, measure: Callable[[], Awaitable[Success]]) -> Success:
+    """Measured once per run: a resumed one no longer has the policy it started from."""
+    file = folder.root / SUCCESS_BEFORE
+    if not file.is_file():
+        file.write_text(json.dumps(asdict(await measure()), ensure_ascii=False), encoding="utf-8")
+    stored = json.loads(file.read_text(encoding="utf-8"))
+    return Success(rate=stored["rate"], samples=[(prompt, text) for prompt, text in stored["samples"]])
+
+
+def conclude(config: OnlineConfig, folder: RunFolder, before: Success, after: Success, num_steps: int) -> None:
+    """Samples side by side, where everything is, what to do next, and a line for machines."""
+    for (prompt, early), (_, late) in zip(before.samples, after.samples, strict=True):
+        asked, early, late = (escape(textwrap.shorten(text, SHOWN_CHARACTERS)) for text in (prompt, early, late))
+        CONSOLE.print(f"{asked}  before: [red]{early}[/red]  after: [green]{late}[/green]")
+    CONSOLE.print(f"model: {folder.model}", f"plot: {folder.root / PLOT}", sep="\n", soft_wrap=True)
+    if config.checkpoint.every is None:
+        CONSOLE.print("to be able to continue a run, set checkpoint.every", soft_wrap=True)
+    else:
+        CONSOLE.print("continue: the same command with a larger train.num_steps", soft_wrap=True)
+    CONSOLE.print(f"chat: python launch/chat.py {folder.model}", soft_wrap=True)
+    CONSOLE.print(f"evaluate: {how_to_evaluate(config, folder.model)}", soft_wrap=True, markup=False, emoji=False)
+    CONSOLE.print(f"steps={num_steps} success_before={before.rate:.3f} success_after={after.rate:.3f}", soft_wrap=True)
+
+
+def how_to_evaluate(config: OnlineConfig, model: Path) -> str:
+    """The command that measures a model of this run as the run did, for a shell."""
+    # Model and output are given below; any algorithm will do, as nothing is learnt.
+    usual = OnlineConfig(model=MISSING, output=MISSING, algorithm=config.algorithm)
+    before, now = flatten(as_plain(usual)), flatten(as_plain(config))
+    words = [f"model={as_value(str(model))}", "output=unused"]
+    for key, value in now.items():
+        if key.startswith(EVALUATED) and (key not in before or before[key] != value):
+            # Under dicts, such as reward.options, a key is a new one.
+            words.append(f"{'' if key in before else '++'}{key}={as_value(value)}")
+    return shlex.join(["python", "launch/evaluate.py", *words])

@@ -1,0 +1,38 @@
+"""The configuration of a sweep whose members are Ray jobs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from rlhf.config import add_schema
+from rlhf.types import InputError
+
+
+@dataclass(kw_only=True, slots=True)
+class SweepConfig:
+    """Settings by which `launch/sweep.py` runs the members of a sweep."""
+
+    address: str | None = None
+    """The cluster's dashboard, `http://host:8265`. None takes RAY_API_SERVER_ADDRESS or RAY_ADDRESS."""
+    max_concurrent: int = 1
+    """Members that are in the cluster at once; one that finds no free accelerators there waits
+    `placement.timeout_s` and fails."""
+    poll_s: float = 5.0
+    """Seconds between two looks at the jobs."""
+
+    def __post_init__(self) -> None:
+        if self.max_concurrent < 1 or self.poll_s <= 0:
+            raise InputError(
+                f"sweep.max_concurrent={self.max_concurrent}, sweep.poll_s={self.poll_s}: both must be positive"
+            )
+
+
+@dataclass(kw_only=True, slots=True)
+class SweepRunConfig:
+    """Keys of `launch/sweep.py` beside those of its members."""
+
+    sweep: SweepConfig = field(default_factory=SweepConfig)
+    """Settings by which the members are run."""
+
+
+add_schema("sweep_schema", SweepRunConfig)

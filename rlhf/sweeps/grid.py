@@ -1,0 +1,65 @@
+"""Members of a sweep from overrides with several values, by Hydra's own grammar."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+
+from rlhf.sweeps.record import Member
+from rlhf.types import InputError
+
+UNSAFE = re.compile(r"[^\w.+-]", re.ASCII)
+MAX_NAME = 120
+"""File systems take 255 bytes; Ray makes file names of a member's name and more."""
+
+
+def parse(overrides: Sequence[str]) -> list[Override]:
+    """Inside an initialised Hydra: `glob(*)` asks which choices there are."""
+    return OverridesParser.create(config_loader=GlobalHydra.instance().config_loader()).parse_overrides(list(overrides))
+
+
+def grid(overrides: Sequence[str]) -> list[Member]:
+    """The members of a sweep, each with the overrides that Hydra's basic sweeper gives it.
+
+    Raises InputError where nothing is swept, or what cannot be.
+    """
+    parsed = {override.get_key_element(): override for override in parse(overrides)}
+    swept = {key for key, override in parsed.items() if override.is_sweep_override()}
+    if not swept:
+        raise InputError("nothing is swept: give a key several values, as in algorithm.clip_low=0.1,0.2")
+    if "output" in swept:
+        raise InputError("output: it cannot be swept; name one folder, in which every member gets its own")
+    choices = [[(key, value) for value in values_of(override)] for key, override in parsed.items()]
+    members = []
+    for combination in itertools.product(*choices):
+        chosen = {key: value for key, value in combination if key in swept}
+        overrides = tuple(f"{key}={value}" for key, value in combination)
+        members.append(Member(name=member_name(chosen), swept=chosen, overrides=overrides))
+    return members
+
+
+def values_of(override: Override) -> list[str]:
+    if not override.is_sweep_override():
+        return [override.get_value_element_as_str()]
+    if not override.is_discrete_sweep():
+        raise InputError(f"{override.input_line}: an interval has no end of values; use choice(...) or range(...)")
+    return list(override.sweep_string_iterator())
+
+
+def member_name(swept: Mapping[str, str]) -> str:
+    """A folder's name that says what was swept: `algorithm.clip_low-0.1__algorithm.kl_coef-0.0`.
+
+    The same in any order, and free of what a shell, Hydra, a URL or a file system reads as something else; where that
+    leaves something out, a hash keeps two members apart.
+    """
+    exact = "__".join(f"{key}-{swept[key]}" for key in sorted(swept))
+    name = UNSAFE.sub("-", exact).strip("-")
+    if name == exact and len(name) <= MAX_NAME:
+        return name
+    return f"{name[:MAX_NAME]}-{hashlib.sha256(exact.encode()).hexdigest()[:8]}"

@@ -1,0 +1,112 @@
+"""A sweep: runs that differ in some overrides, each in a folder of its own below the sweep's. Knows no Ray."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from rlhf.train.disk import root_of
+from rlhf.train.run_folder import CONFIG, hold_folder, replace_file
+from rlhf.types import InputError
+
+SWEEP = "sweep.json"
+
+
+class State(StrEnum):
+    """State of a member. A failed one is tried again when the sweep is continued."""
+
+    waiting = "waiting"
+    running = "running"
+    done = "done"
+    failed = "failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Member:
+    """One run of a sweep."""
+
+    name: str
+    """Name of the member's folder: the swept overrides."""
+    swept: Mapping[str, str]
+    """The member's values of the keys that the sweep varies."""
+    overrides: tuple[str, ...]
+    """All its overrides, as the command line takes them."""
+    state: State = State.waiting
+    error: str | None = None
+    """Reason of the failure."""
+    submission_id: str | None = None
+    """Id of the newest Ray job; None if the member runs as none."""
+    figures: Mapping[str, float | None] = field(default_factory=dict)
+    """Figures of the member, once the sweep has been concluded."""
+
+
+class Sweep:
+    """The folder of a sweep and what is known of its members, in `sweep.json` at every moment."""
+
+    def __init__(self, root: Path, members: Sequence[Member]) -> None:
+        self.root = root
+        self._members = {member.name: member for member in members}
+
+    @property
+    def members(self) -> list[Member]:
+        return list(self._members.values())
+
+    def having(self, state: State) -> list[Member]:
+        return [member for member in self.members if member.state is state]
+
+    def folder(self, member: Member) -> Path:
+        return self.root / member.name
+
+    def record(self, member: Member, **changes: Any) -> None:
+        self._members[member.name] = replace(member, **changes)
+        self.write()
+
+    def write(self) -> None:
+        replace_file(self.root / SWEEP, json.dumps({"members": [asdict(member) for member in self.members]}, indent=1))
+
+
+def read_sweep(root: Path) -> Sweep:
+    """The sweep that a folder holds. Raises InputError where its record is not one of this version."""
+    file = root / SWEEP
+    try:
+        members = json.loads(file.read_text(encoding="utf-8"))["members"]
+        return Sweep(root, [Member(**restore_member(member)) for member in members])
+    except (ValueError, TypeError, KeyError):
+        raise InputError(f"{file}: it is not the record of a sweep; name a new or empty folder") from None
+
+
+def restore_member(member: dict[str, Any]) -> dict[str, Any]:
+    return {**member, "overrides": tuple(member["overrides"]), "state": State(member["state"])}
+
+
+@contextmanager
+def open_sweep(path: str, members: Sequence[Member]) -> Iterator[Sweep]:
+    """The sweep's folder, held by this process alone until the block ends; Ray jobs of before keep their ids.
+
+    Raises InputError where another process holds it, or it is the folder of a single run.
+    """
+    root = root_of_sweep(path)
+    with hold_folder(root, path):
+        before = {member.name: member for member in read_sweep(root).members} if (root / SWEEP).is_file() else {}
+        sweep = Sweep(
+            root,
+            [
+                replace(member, submission_id=before[member.name].submission_id) if member.name in before else member
+                for member in members
+            ],
+        )
+        sweep.write()
+        yield sweep
+
+
+def root_of_sweep(path: str) -> Path:
+    """The folder that `output` names. Raises InputError where it is that of a single run."""
+    root = root_of(path)
+    if (root / CONFIG).exists():
+        raise InputError(f"output={path}: it holds a single run; name another folder for the sweep")
+    return root

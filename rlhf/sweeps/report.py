@@ -1,0 +1,94 @@
+"""Report of a sweep: one table and one plot of all its members."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rlhf.stages.console import CONSOLE, show_table
+from rlhf.stages.online.success import SUCCESS_BEFORE
+from rlhf.sweeps.record import Member, State, Sweep
+from rlhf.train.artifact import MANIFEST
+from rlhf.train.run_folder import RunFolder, replace_file
+from rlhf.train.tracking import METRICS, plot_runs, read_rows
+from rlhf.types import RunError
+
+TABLE, PLOT = "sweep.md", "sweep.png"
+LAST_STEPS = 5
+PANELS = {"reward": "reward", "KL to the reference (nats)": "train/kl"}
+COLUMNS = {
+    "steps": "steps",
+    "reward": "reward",
+    "kl": "KL",
+    "success_before": "success before",
+    "success_after": "success after",
+    "seconds": "seconds",
+}
+"""Figures of a member and how the table calls them."""
+LEGEND = f"Reward and KL: means of the last {LAST_STEPS} steps; seconds: of all training steps, without the start."
+
+
+def conclude_sweep(sweep: Sweep) -> None:
+    """Write and show the report. Raises RunError where a member failed."""
+    histories = {member.name: read_rows(sweep.folder(member) / METRICS) for member in sweep.members}
+    for member in sweep.members:
+        sweep.record(member, figures=figures(sweep.folder(member), histories[member.name]))
+    keys = key_names(list(sweep.members[0].swept))
+    header = [*keys, "state", *COLUMNS.values()]
+    rows = [cells(member) for member in sweep.members]
+    failed = sweep.having(State.failed)
+    errors = "".join(f"* {member.name}: {member.error}\n" for member in failed)
+    replace_file(sweep.root / TABLE, f"{markdown(header, rows)}\n{LEGEND}\n\n![Learning curves]({PLOT})\n\n{errors}")
+    labels = [" ".join(map("=".join, zip(keys, member.swept.values(), strict=True))) for member in sweep.members]
+    plot_runs(dict(zip(labels, histories.values(), strict=True)), PANELS, sweep.root / PLOT)
+    show_table(f"Sweep {sweep.root}", header, rows)
+    CONSOLE.print(LEGEND, f"table: {sweep.root / TABLE}", f"plot: {sweep.root / PLOT}", sep="\n", soft_wrap=True)
+    if failed:
+        raise RunError(
+            f"{len(failed)} of {len(sweep.members)} members failed, the first with: {failed[0].error}; the same "
+            "command tries them again and runs no finished one"
+        )
+
+
+def figures(folder: Path, history: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+    """Read a member's figures from its folder; None for those not there yet."""
+    before, manifest = folder / SUCCESS_BEFORE, RunFolder(folder).model / MANIFEST
+    metrics = read_json(manifest).get("metrics", {})
+    return {
+        "steps": len(history),
+        "reward": mean_of_last(history, "reward"),
+        "kl": mean_of_last(history, "train/kl"),
+        "success_before": read_json(before).get("rate"),
+        "success_after": metrics.get("success_after"),
+        "seconds": sum(row["seconds/step"] for row in history),
+    }
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+
+def mean_of_last(history: Sequence[Mapping[str, Any]], name: str) -> float | None:
+    """Return the mean over the last steps in which the figure was finite."""
+    values = [row[name] for row in history[-LAST_STEPS:] if row.get(name) is not None]
+    return float(np.mean(values)) if values else None
+
+
+def key_names(keys: Sequence[str]) -> list[str]:
+    """Keys without what they begin with, where that leaves them apart."""
+    short = [key.rpartition(".")[2] for key in keys]
+    return short if len(set(short)) == len(keys) else list(keys)
+
+
+def cells(member: Member) -> list[str]:
+    values = [member.figures[name] for name in COLUMNS]
+    return [*member.swept.values(), member.state, *("" if value is None else f"{value:.4g}" for value in values)]
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)

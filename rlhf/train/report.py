@@ -1,0 +1,62 @@
+"""The report of a training step, and the interface of the callbacks that get it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Protocol
+
+from rlhf.train.metrics import failure_metrics, length_metrics, reward_metrics
+from rlhf.train.stats import Stats
+from rlhf.types import Group
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoleUse:
+    """Usage of a role's workers since the last call."""
+
+    busy: float | None
+    """Share of the time in which they had something to do, from 0 to 1; None where that is not known."""
+    memory_bytes: int
+    """The most memory that one accelerator of them has held since it started."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepReport:
+    """Report of a step, for callbacks."""
+
+    step: int
+    groups: Sequence[Group]
+    rejected: Sequence[Group]
+    stats: Stats
+    seconds: Mapping[str, float]
+    use: Mapping[str, RoleUse]
+    notes: Mapping[str, float] = field(default_factory=dict)
+    """Figures noted on the way, by name."""
+
+    @cached_property
+    def figures(self) -> dict[str, float]:
+        """The step's figures by name: `step`, rewards, lengths, learning, failures, seconds, and what each role used of
+        its accelerators."""
+        infos = [info for group in self.groups for info in group.infos]
+        lengths = length_metrics(infos)
+        staleness = max((self.step - info.versions[0] for info in infos if info.num_loss_tokens), default=0)
+        return {
+            "step": self.step,
+            **reward_metrics(infos),
+            **lengths,
+            "tokens_per_second": lengths["tokens"] / self.seconds["step"],
+            **{f"train/{name}": value for name, value in self.stats.values().items()},
+            **failure_metrics([*self.groups, *self.rejected]),
+            "staleness_max": float(staleness),
+            **{f"seconds/{name}": value for name, value in self.seconds.items()},
+            **{f"busy/{role}": use.busy for role, use in self.use.items() if use.busy is not None},
+            **{f"memory_bytes/{role}": float(use.memory_bytes) for role, use in self.use.items()},
+            **self.notes,
+        }
+
+
+class Callback(Protocol):
+    async def on_step(self, report: StepReport) -> bool:
+        """Called after each step; True ends the training."""

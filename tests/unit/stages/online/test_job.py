@@ -1,0 +1,194 @@
+"""What a run refuses before Ray starts, each in one sentence with the key, the value and the remedy."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlhf.config import OnlineConfig, compose
+from rlhf.models.tiny import fit_tiny_reward_model
+from rlhf.stages.online.job import Job, prepare, transport_of
+from rlhf.stages.online.run import probe_sequence
+from rlhf.types import InputError
+from tests.conftest import ALPHABET
+
+CONF = Path(__file__).parents[4] / "conf"
+BASE = ["output=unused", "sampling.max_tokens=4", "stream.prompts_per_step=2", "sampler.context_tokens=64"]
+PPO = ["algorithm=ppo", "algorithm.kl_coef=0.1"]
+
+
+@pytest.fixture(scope="module")
+def judges(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Reward models by name: of the policy's vocabulary, of another, and for shorter texts."""
+    root = tmp_path_factory.mktemp("judges")
+    for name, alphabet, context in (("same", ALPHABET, 64), ("other", "0123", 64), ("short", ALPHABET, 32)):
+        fit_tiny_reward_model(
+            root / name, {"1": 1.0}, alphabet=alphabet, hidden_size=64, context_tokens=context, num_steps=1
+        )
+    return {name: root / name for name in ("same", "other", "short")}
+
+
+@pytest.fixture
+def job(models: dict[str, Path], tmp_path: Path) -> Callable[..., Job]:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"prompt": f"{a}+1=", "answer": str(a + 1)}) + "\n" for a in range(4)))
+
+    def prepared(*overrides: str) -> Job:
+        base = [*BASE, f"model={models['tied']}", f"data.path={rows}"]
+        return prepare(compose(CONF, "online", [*base, *overrides], OnlineConfig))
+
+    return prepared
+
+
+def test_ppo_has_its_four_roles_where_they_are_placed(job, judges):
+    reward = f"reward.model={judges['same']}"
+    plan = job(*PPO, reward, "placement.policy=2", "placement.critic=2", "placement.reward=2").plan
+    assert {role.role: role.num_workers for role in plan.roles} == {
+        "policy": 2, "reference": 1, "critic": 2, "reward": 2, "sampler": 1,
+    }  # fmt: skip
+    shared = job(*PPO, reward, "placement.colocate=[[policy,critic],[reference,reward]]").plan
+    assert [group.name for group in shared.groups] == ["policy+critic", "reference+reward", "sampler"]
+    assert [role.role for role in job("algorithm=grpo").plan.roles] == ["policy", "sampler"]
+
+
+def folder_with(models: dict[str, Path], target: Path, **settings: Any) -> Path:
+    shutil.copytree(models["tied"], target)
+    raw = json.loads((target / "config.json").read_text())
+    (target / "config.json").write_text(json.dumps({**raw, **settings}))
+    return target
+
+
+TOGETHER = "placement.colocate=[[policy,sampler]]"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "on_gpus", "transport"),
+    [
+        ([], False, "object_store"),
+        ([TOGETHER], False, "object_store"),
+        ([], True, "nccl"),
+        ([TOGETHER], True, "cuda_ipc"),
+        ([TOGETHER, "sampler.num_engines=2"], True, "object_store"),
+        ([TOGETHER, "sampler.num_engines=2", "placement.policy=2"], True, "cuda_ipc"),
+        (["weight_sync.transport=gloo"], True, "gloo"),
+    ],
+)
+def test_the_fastest_transport_is_chosen_that_placement_and_machines_allow(job, overrides, on_gpus, transport):
+    prepared = job("algorithm=grpo", *overrides)
+    assert transport_of(prepared.config, prepared.plan, on_gpus=on_gpus) == transport
+
+
+def test_a_transport_between_gpus_needs_some(job):
+    prepared = job("algorithm=grpo", "weight_sync.transport=nccl")
+    with pytest.raises(InputError, match=r"^weight_sync.transport=nccl: the cluster has no GPU; set it to gloo or"):
+        transport_of(prepared.config, prepared.plan, on_gpus=False)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["placement.critic=2"], "placement.critic=2, critic.model=None: GRPO has no critic"),
+        (["critic.model=m"], "placement.critic=None, critic.model=m: GRPO has no critic; leave both null, or use"),
+        ([*PPO, "placement.critic=0"], "placement.critic=0: PPO learns a critic; give it at least 1"),
+        ([*PPO, "critic.model=nowhere"], "model 'nowhere': no config.json there"),
+        ([*PPO, "placement.colocate=[[policy,judge]]"], "placement.colocate names 'judge', which is no role"),
+        ([*PPO, "placement.colocate=[[policy],[policy]]"], "placement.colocate names policy twice"),
+        (["placement.reward=1"], "placement.reward=1: there is no reward model; set reward.model to its folder"),
+        (["placement.policy=0"], "placement: policy has 0 workers"),
+        (
+            ["placement.policy=9", "placement.num_nodes=1", "placement.accelerators_per_node=8"],
+            "placement: 10 accelerators are needed (policy 9 x 1, sampler 1 x 1) and the nodes have 8",
+        ),
+        (["placement.num_nodes=1"], "set both, or neither"),
+        (["sampler.tensor_parallel_size=3"], "sampler.tensor_parallel_size=3: the 2 attention heads of model"),
+        (
+            ["placement.colocate=[[policy,sampler]]", "backend.zero_stage=2"],
+            "placement.colocate has policy+sampler, backend.zero_stage=2: a learner that shares accelerators",
+        ),
+        (
+            ["placement.colocate=[[policy,sampler]]", "stream.max_staleness=1"],
+            "placement.colocate has policy+sampler, stream.max_staleness=1: engines that take turns cannot",
+        ),
+        (["weight_sync.transport=cuda_ipc"], "weight_sync.transport=cuda_ipc, placement.colocate=[]: engines map"),
+        (
+            ["weight_sync.transport=nccl", TOGETHER],
+            "weight_sync.transport=nccl, placement.colocate=[['policy', 'sampler']]: NCCL joins no two processes",
+        ),
+        (["reward.functions=[]"], "reward.functions is empty: name at least one, such as exact, or set reward.model"),
+        (["success.part=exakt"], "success.part=exakt: the reward has no such part; known are exact"),
+        (["reward.model=nowhere"], "model 'nowhere': no config.json there"),
+    ],
+)
+def test_placements_and_roles_that_do_not_fit(job, overrides, sentence):
+    with pytest.raises(InputError) as caught:
+        job("algorithm=grpo", *overrides)
+    assert sentence in str(caught.value)
+
+
+def test_reward_models_that_do_not_fit_the_run(job, judges, models):
+    with pytest.raises(InputError, match="its architecture is Qwen3ForCausalLM, which has no head for a score"):
+        job(f"reward.model={models['tied']}")
+    with pytest.raises(InputError, match="its vocabulary is not that of the policy"):
+        job(f"reward.model={judges['other']}")
+    with pytest.raises(InputError, match=r"it was made for 32 tokens, a rollout may have sampler.context_tokens=64"):
+        job(f"reward.model={judges['short']}")
+    assert job(f"reward.model={judges['other']}", "reward.model_input=text").plan.has("reward")
+
+
+TOOLS = [{"type": "function", "function": {"name": "add", "parameters": {"type": "object", "properties": {}}}}]
+READS_TOOLS = "{% for tool in tools or [] %}{{ tool.function.name }} {% endfor %}"
+
+
+def test_a_reward_model_of_text_reads_a_prompts_tools_or_the_run_is_refused(job, judges, models, encoder, tmp_path):
+    rows = tmp_path / "tools.jsonl"
+    rows.write_text(json.dumps({"prompt": "1+1=", "answer": "2", "tools": TOOLS}) + "\n")
+    folders = {}
+    for name, source in (("policy", models["tied"]), ("reads", judges["same"])):
+        folders[name] = Path(shutil.copytree(source, tmp_path / name))
+        template = folders[name] / "chat_template.jinja"
+        template.write_text(READS_TOOLS + template.read_text())
+    text = [f"model={folders['policy']}", f"data.path={rows}", "reward.model_input=text"]
+    with pytest.raises(
+        InputError, match=f":1: the row has tools, which the chat template of {judges['same']} leaves out"
+    ):
+        job(*text, f"reward.model={judges['same']}")
+    with pytest.raises(InputError, match=f":1: the row has tools, and {encoder} has no chat template that reads them"):
+        job(*text, f"reward.model={encoder}")
+    with pytest.raises(InputError, match=f"the chat template of {judges['other']} leaves out: set tools_key to null"):
+        job(*text, f"reward.model={folders['reads']}", f"reward.ensemble=[{judges['other']}]")
+    assert job(*text, f"reward.model={folders['reads']}").prompts[0].tools == TOOLS
+    # Token ids hold the tools already.
+    assert job(*text[:2], f"reward.model={judges['same']}").prompts[0].tools == TOOLS
+    assert job(*text, f"reward.model={judges['same']}", "data.tools_key=null").prompts[0].tools is None
+
+
+def test_a_mixture_of_experts_is_refused_with_the_reason(job, models, tmp_path):
+    path = folder_with(models, tmp_path / "moe", num_experts=128)
+    with pytest.raises(InputError, match=r"it is a mixture of experts \(num_experts=128\), whose ranks hang"):
+        job(f"model={path}")
+    with pytest.raises(InputError, match="it is a mixture of experts"):
+        job(*PPO, f"critic.model={path}")
+
+
+def test_a_critic_of_another_vocabulary_is_refused(job, judges):
+    with pytest.raises(InputError, match=r"critic.model=.*: its vocabulary is not that of the policy"):
+        job(*PPO, f"critic.model={judges['other']}")
+    assert job(*PPO, f"critic.model={judges['same']}").plan.has("critic"), "a reward model is a critic to begin with"
+
+
+def test_the_probe_is_the_runs_first_prompts_as_they_are_rendered(job):
+    """Real text, not random tokens, on which rounding alone moves logprobs several times as far."""
+    prepared = job("algorithm=grpo", "weight_sync.probe_tokens=50")
+    rendered = [token for prompt in prepared.prompts for token in prompt.token_ids]
+    probe = probe_sequence(prepared)
+    assert len(probe) == 50
+    assert probe[: len(rendered)] == rendered[:50]
+    assert prepared.tokenizer.decode(probe).startswith("0+1=1+1=2+1=3+1=0+1=")
+    assert probe == probe_sequence(job("algorithm=grpo", "weight_sync.probe_tokens=50", "seed=7"))
+    # Few prompts come round again, and the engine's context holds the probe with the token that vLLM samples.
+    long = probe_sequence(job("algorithm=grpo", "weight_sync.probe_tokens=500"))
+    assert len(long) == 63
+    assert long[len(rendered) :] == (rendered * 3)[: 63 - len(rendered)]

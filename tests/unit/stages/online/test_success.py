@@ -1,0 +1,43 @@
+"""The command that a run ends with measures its model as the run did."""
+
+import shlex
+from pathlib import Path
+
+import pytest
+
+from rlhf.config import OnlineConfig, as_plain, compose
+from rlhf.stages.online.success import how_to_evaluate
+from rlhf.stages.template_date import with_template_date
+
+CONF = Path(__file__).parents[4] / "conf"
+READ = ("seed", "template_date", "data", "reward", "sampling", "sampler", "success", "preflight")
+ODD = ["data.path=数据/a b.jsonl", "data.template=Solve: {prompt}\n(it's \"easy\", 50% = ½)", "data.system=null",
+       r"data.answer_pattern=####\s*(.+)", "data.answer_key=true", "data.prompt_key=a.b", "data.subset='1e3'",
+       "reward.functions=[my rewards.py:close,exact]", "reward.weights=[0.5,1e-7]", "+reward.options.exact.by=1.5",
+       "sampling.temperature=0.7", "seed=7", "template_date=2026-11-29", "success.part=exact",
+       "preflight.min_shm_bytes=1000", "sampler.eager=true"]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["experiment=quickstart"],
+        ["experiment=quickstart_ppo"],
+        ["experiment=qwen3_8b_grpo_8gpu_colocated", "data.path=train.jsonl", "model=M"],
+        ["reward=reward_model", "reward.model=R", "placement.reward=2", "model=M", "data.path=d"],
+        ["reward=http", "reward.options.http.url=http://localhost:5000/get?a=1&b=2", "model=M", "data.path=d"],
+        ["model=M", *ODD],
+    ],
+    ids=lambda overrides: overrides[0],
+)
+def test_it_composes_to_what_the_run_read(overrides, tmp_path):
+    config = with_template_date(compose(CONF, "online", [f"output={tmp_path / 'run'}", *overrides], OnlineConfig))
+    model = tmp_path / "a run" / "model"
+    words = shlex.split(how_to_evaluate(config, model))
+    assert words[:2] == ["python", "launch/evaluate.py"]
+    again = compose(CONF, "online", words[2:], OnlineConfig)
+    assert (again.model, again.output) == (str(model), "unused")
+    before, now = as_plain(config), as_plain(again)
+    assert {key: now[key] for key in READ} == {key: before[key] for key in READ}
+    assert now["backend"]["precision"] == before["backend"]["precision"]
+    assert now["placement"]["reward"] == before["placement"]["reward"]

@@ -1,0 +1,105 @@
+"""`launch/ppo.py --multirun` and the planning of `launch/sweep.py`, up to where a runtime would start."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rlhf.sweeps.jobs import plan_members
+from rlhf.types import InputError
+
+ROOT = Path(__file__).parents[3]
+
+
+def launch(folder: Path, script: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    hidden = {"RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"}
+    kept = {name: value for name, value in os.environ.items() if name not in hidden}
+    # Without a token Ray's client does not even call; a machine that has run no cluster has none.
+    environment = {**kept, "RAY_AUTH_TOKEN": "of-no-cluster", **variables}
+    return subprocess.run([sys.executable, str(ROOT / "launch" / script), *arguments], cwd=folder, env=environment,
+                          capture_output=True, text=True, timeout=600, check=False)  # fmt: skip
+
+
+def test_every_member_is_tried_and_the_exit_code_says_that_some_failed(tmp_path):
+    finished = launch(
+        tmp_path,
+        "ppo.py",
+        "-m",
+        "output=sweep",
+        "model=nowhere",
+        "data.path=p",
+        "algorithm.clip_low=0.1,7.0",
+        "seed=1,2",
+    )
+    assert finished.returncode == 4, finished.stderr
+    errors = finished.stderr.splitlines()
+    assert all(line.startswith("error: ") for line in errors)
+    assert "4 of 4 members failed" in errors[-1]
+    members = json.loads((tmp_path / "sweep" / "sweep.json").read_text())["members"]
+    assert [member["name"] for member in members] == [
+        f"algorithm.clip_low-{clip}__seed-{seed}" for clip in ("0.1", "7.0") for seed in (1, 2)
+    ]
+    assert [member["state"] for member in members] == ["failed"] * 4
+    assert all("model 'nowhere'" in member["error"] for member in members[:2])
+    assert all("algorithm.clip_low=7.0" in member["error"] for member in members[2:])
+    assert [path.name for path in tmp_path.iterdir()] == ["sweep"]
+
+
+@pytest.mark.parametrize(
+    ("script", "overrides", "sentence"),
+    [
+        ("ppo.py", ["-m", "output=o", "seed=1"], "nothing is swept"),
+        ("ppo.py", ["-m", "seed=1,2"], "output: it must be set, as in output=..."),
+        ("ppo.py", ["-m", "output=a,b"], "output: it cannot be swept"),
+        ("ppo.py", ["-m", "output=o", "seed=1,2", "train.foo=1"], "train.foo: there is no such key"),
+        ("ppo.py", ["output=o", "seed=1,2"], "seed=1,2: several values are a sweep, which takes --multirun"),
+        ("sweep.py", ["output=o", "seed=1"], "nothing is swept"),
+        ("sweep.py", ["model=m", "data.path=p", "seed=1,2"], "output: it must be set, as in output=..."),
+        ("sweep.py", ["model=m", "data.path=p", "output=o", "seed=1,x"], "seed=x: "),
+        ("sweep.py", ["sweep.foo=1"], "sweep.foo: there is no such key; known are address, max_concurrent, poll_s"),
+        ("sweep.py", ["model=m", "data.path=p", "output=o", "seed=1,2"], "sweep.address: it must be set"),
+        (
+            "sweep.py",
+            ["sweep.address=http://127.0.0.1:9", "model=m", "data.path=p", "output=o", "seed=1,2"],
+            "sweep.address=http://127.0.0.1:9: no cluster answers there",
+        ),
+    ],
+)
+def test_a_mistake_is_one_line_before_any_member_starts(run_script, tmp_path, monkeypatch, script, overrides, sentence):
+    for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "of-no-cluster")
+    finished = run_script(f"launch/{script}", *overrides)
+    assert finished.returncode == 2, finished.stderr
+    (line,) = finished.stderr.splitlines()
+    assert line.startswith(f"error: {sentence}")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_machine_without_a_token_is_told_so(tmp_path):
+    arguments = ["sweep.address=http://127.0.0.1:9", "model=m", "data.path=p", "output=o", "seed=1,2"]
+    finished = launch(tmp_path, "sweep.py", *arguments, RAY_AUTH_TOKEN="", RAY_AUTH_TOKEN_PATH=str(tmp_path / "token"))
+    assert finished.returncode == 2, finished.stderr
+    assert "sweep.address=http://127.0.0.1:9: there is no token here, or the cluster refuses it;" in finished.stderr
+
+
+def test_jobs_are_given_absolute_paths_and_a_folder_each(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    given = ["model=m", 'data.path="p\'s.jsonl"', "output=all", "reward.functions=[exact,my.py:f]", "seed=1,2"]
+    members, configs = plan_members(ROOT / "conf", given)
+    assert [member.name for member in members] == ["seed-1", "seed-2"]
+    for member in members:
+        config = configs[member.name]
+        assert config.model == str(tmp_path / "m")
+        assert config.data.path == str(tmp_path / "p's.jsonl")
+        assert config.output == str(tmp_path / "all" / member.name)
+        assert config.reward.functions == ["exact", f"{tmp_path}/my.py:f"]
+        assert f"seed-{config.seed}" == member.name
+
+
+def test_a_member_that_is_wrong_stops_a_sweep_of_jobs_before_it_starts():
+    with pytest.raises(InputError, match=r"algorithm\.clip_low=7\.0: must lie between 0 and 1"):
+        plan_members(ROOT / "conf", ["model=m", "data.path=p", "output=o", "algorithm.clip_low=0.1,7.0"])
