@@ -43,7 +43,7 @@ ENGINE_ON_GPU = ["sampler.eager=false", "sampler.kv_cache_bytes=null", "sampler.
 
 @dataclass(kw_only=True, slots=True)
 class FirstHourConfig:
-    """What the ladder ends with, and where everything goes."""
+    """The ladder's last rung, and where everything goes."""
 
     model: str | None = None
     """Qwen3-0.6B: a folder or a Hub id. None: a model of its shape with random weights, which learns nothing."""

@@ -19,8 +19,8 @@ def words() -> list[str]:
 
 
 def wrong_answers(word: str, generator: random.Random) -> list[str]:
-    """What a half-trained model writes (letters of the word in wrong places, one lost, one too many), and what a policy
-    finds that looks for the reward model's blind spots: the word as it was, another one, anything."""
+    """Return what a half-trained model writes (letters of the word in wrong places, one lost, one too many), and what a
+    policy finds that looks for the reward model's blind spots: the word as it was, another one, anything."""
     right = word[::-1]
     i = generator.randrange(len(right))
     near = [right[:i] + right[i + 1 :], right[:i] + generator.choice(LETTERS) + right[i:]]

@@ -56,8 +56,8 @@ def with_rope_scaling(path: str, model_config: dict[str, Any], rope: RopeScaling
 def apply_rope_scaling(config: PreTrainedConfig, rope: RopeScalingConfig, path: str) -> None:
     """Write `rope` into the config of the model in `path`, in place.
 
-    YaRN counts `max_position_embeddings` scaled and remembers the original; linear leaves it as it was, and whoever
-    reads the config multiplies it by the factor: so do transformers and vLLM. InputError for models without rotary
+    YaRN counts `max_position_embeddings` scaled and remembers the original; linear leaves it as it was, and
+    its readers multiply it by the factor: so do transformers and vLLM. InputError for models without rotary
     embeddings, with others for some layers, or scaled already.
     """
     if rope.type is RopeScaling.none:

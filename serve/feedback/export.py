@@ -48,7 +48,7 @@ class RowKind(StrEnum):
 
 @dataclass(kw_only=True, slots=True)
 class ExportConfig:
-    """Which feedback becomes rows."""
+    """The feedback that becomes rows."""
 
     since: float | None = None
     """Unix seconds from which on requests count. None: from the first."""

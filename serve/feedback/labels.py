@@ -82,7 +82,7 @@ def read_opinions(request: Request, events: Sequence[Feedback]) -> Iterator[Opin
 
 
 def prompt_number(request: Request, choice: int) -> int:
-    """Which of the request's prompts the response answers: a completion may have several, with `n` answers each."""
+    """Return the index of the prompt that the response answers: a completion may have several, `n` answers each."""
     return 0 if request.endpoint is Endpoint.chat else choice // int(request.sampling.get("n", 1))
 
 

@@ -31,7 +31,7 @@ from serve.store.store import Store
 
 LOG = logging.getLogger(__name__)
 REFRESH_S = 0.5
-"""Within it every gateway follows what the store says: weights, keys, models."""
+"""Seconds within which every gateway follows what the store says: weights, keys, models."""
 NOBODY = "nobody"
 """The user of requests that name none."""
 ERASURES, ERASURE_S = 10, 0.05

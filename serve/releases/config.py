@@ -83,7 +83,7 @@ class ReleaseConfig:
     steps: list[float] = field(default_factory=lambda: [0.01, 0.05, 0.25, 0.5])
     """Users that see the candidate, step by step."""
     interval_s: float = 60.0
-    """Between two looks."""
+    """Seconds between two looks."""
     min_step_s: float = 3600.0
     """A step's least duration."""
     max_step_s: float = 14 * 86400.0
