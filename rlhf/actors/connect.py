@@ -41,6 +41,8 @@ def start_ray(*, num_cpus: int, num_gpus: int | None = None) -> None:
         if address is not None:
             ray.init(log_to_driver=True)
         else:
+            # Nobody takes a machine of one's own away: without a process that watches for that ranks start sooner.
+            os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
             ray.init(
                 address="local", num_gpus=num_gpus, num_cpus=num_cpus, include_dashboard=False, log_to_driver=False
             )

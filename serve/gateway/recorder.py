@@ -56,7 +56,7 @@ class Recorder:
     """Writes for one event loop, in order."""
 
     store: Store
-    patience_s: float = 1.0
+    patience_s: float
     """Seconds that an answer waits for its record, so that feedback finds it; a slow store delays none for longer."""
     waiting: dict[int, Entry] = field(default_factory=dict)
     """Entries by number, in order."""

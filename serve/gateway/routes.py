@@ -8,6 +8,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Request
@@ -54,23 +55,26 @@ Command = Callable[..., Awaitable[dict[str, Any]]]
 Listener = AbstractAsyncContextManager[object]
 
 
-def require_role(role: Role) -> Callable[[Request], Awaitable[Caller]]:
+@dataclass(frozen=True, slots=True)
+class RequireRole:
+    """Dependency of a route: the caller, who has to have a role."""
+
+    role: Role
+
     # A coroutine, though it waits for nothing: FastAPI runs functions in threads.
-    async def caller(request: Request) -> Caller:
+    async def __call__(self, request: Request) -> Caller:
+        """Raises ApiError."""
         gateway: Gateway = request.app.state.gateway
         routing_table = gateway.routing_table
         keyless = is_loopback(gateway.config.http.host) and not routing_table.user_keys_required
         found = authenticate(request.headers.get("authorization"), routing_table.keys, keyless=keyless)
-        authorize(role, found)
+        authorize(self.role, found)
         request.state.caller = found
         return found
 
-    caller.role = role  # type: ignore[attr-defined]  # a test asks every route for it
-    return caller
 
-
-User = Annotated[Caller, Depends(require_role(Role.user))]
-Operator = Annotated[Caller, Depends(require_role(Role.operator))]
+User = Annotated[Caller, Depends(RequireRole(Role.user))]
+Operator = Annotated[Caller, Depends(RequireRole(Role.operator))]
 
 
 async def read_body(request: Request) -> bytes:

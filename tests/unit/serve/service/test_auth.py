@@ -8,6 +8,7 @@ from rlhf.types import InputError
 from serve.gateway import routing
 from serve.gateway.auth import Caller, authenticate, hash_key, make_key, require_ray_auth, require_user_keys
 from serve.gateway.errors import ApiError
+from serve.gateway.routes import RequireRole
 from serve.store.records import Key, Role
 from tests.unit.serve.service.conftest import KEYS, NOW, running
 
@@ -32,7 +33,7 @@ ROUTES = {
 
 
 def roles(route: APIRoute) -> list[Role]:
-    return [one.call.role for one in route.dependant.dependencies if hasattr(one.call, "role")]
+    return [one.call.role for one in route.dependant.dependencies if isinstance(one.call, RequireRole)]
 
 
 def known_key(key: str, role: Role) -> Key:

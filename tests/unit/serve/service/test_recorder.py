@@ -42,7 +42,7 @@ async def test_who_goes_leaves_the_request_and_the_others_there(store):
 @pytest.mark.parametrize("bad", [asked(id="new", variant=None), asked(id="new", prompt_tokens=2**80)])
 async def test_what_the_store_does_not_take_is_lost_alone(store, bad, caplog):
     """The second is no error of the database: its driver cannot pass such a number on."""
-    recorder = Recorder(store)
+    recorder = Recorder(store, patience_s=1.0)
     await asyncio.gather(recorder.record(asked(id="before")), recorder.record(bad), recorder.record(asked(id="after")))
     await until_written(recorder)
     assert (recorder.lost, recorder.problem) == (1, None)
@@ -52,7 +52,7 @@ async def test_what_the_store_does_not_take_is_lost_alone(store, bad, caplog):
 
 
 async def test_a_locked_store_delays_an_answer_by_a_second_and_gets_its_records_later(store):
-    recorder = Recorder(store)
+    recorder = Recorder(store, patience_s=1.0)
     with store.writer.begin() as connection:
         # PostgreSQL locks a table by request, SQLite all by any writer.
         if connection.dialect.name == "postgresql":
@@ -99,7 +99,7 @@ class Failing:
 
 
 async def test_exposures_and_requests_of_one_batch_are_kept_once_each(store):
-    recorder = Recorder(Failing(store, 1))
+    recorder = Recorder(Failing(store, 1), patience_s=1.0)
     await asyncio.gather(recorder.record(asked(id="a")), recorder.expose(exposed("ann", "new", 1.0), most=1))
     await until_written(recorder)
     assert recorder.lost == 0
@@ -108,7 +108,7 @@ async def test_exposures_and_requests_of_one_batch_are_kept_once_each(store):
 
 
 async def test_an_unreachable_store_is_tried_again(store, caplog):
-    recorder = Recorder(Failing(store, 2))
+    recorder = Recorder(Failing(store, 2), patience_s=1.0)
     first = asyncio.create_task(recorder.record(asked(id="a")))
     await asyncio.sleep(0.05)
     assert recorder.problem == "connection refused"

@@ -78,7 +78,7 @@ def test_feedback_does_not_wait_for_a_server_that_hangs_and_goes_on_later(store,
 
 
 async def test_a_record_that_was_written_though_no_answer_came_is_not_lost(store):
-    recorder = Recorder(store)
+    recorder = Recorder(store, patience_s=1.0)
     await recorder.record(asked(id="twice"))
     await recorder.record(asked(id="twice"))
     assert (recorder.lost, recorder.problem) == (0, None)
