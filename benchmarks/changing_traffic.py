@@ -71,39 +71,52 @@ def rejected_at(trial: Trial, alpha: float) -> int | None:
     return min((end for end in ends if end is not None), default=None)
 
 
-def differs(trial: Trial, share: float) -> tuple[bool, bool, bool | None]:
-    """Whether all users, responders, and the fixed test of all users call the arms different; None: too few users."""
-    some, everybody = trial.only(~np.isnan(trial.values)), trial.filled(0.5)
+def responders_differ(trial: Trial) -> bool:
+    """Whether the values of responders alone call the arms different."""
+    some = trial.only(~np.isnan(trial.values))
+    return rejected_at(replace(some, probability=earlier_share(some)), ALPHA) is not None
+
+
+def differs(trial: Trial, share: float) -> tuple[bool, bool | None]:
+    """Whether all users, and the fixed test of all users, call the arms different; None: too few users."""
+    everybody = trial.filled(0.5)
     sequential = rejected_at(everybody, ALPHA) is not None
-    answers = rejected_at(replace(some, probability=earlier_share(some)), ALPHA) is not None
     # Nine users in ten of those expected, so that they have come.
     smaller = int(0.9 * min(share, 1 - share) * len(trial))
     planned = until_planned(everybody, users_per_arm=smaller, share=share)
     if planned is None or least_users(planned.values) > smaller:
-        return sequential, answers, None
-    return sequential, answers, stratified_welch(planned, **HALVES).decided != 0
+        return sequential, None
+    return sequential, stratified_welch(planned, **HALVES).decided != 0
 
 
-def tests(experiments: int) -> None:
-    rows = []
-    settings = [(name, share, rate) for name in SCENARIOS for share in (0.5, 0.4, 0.05, 0.01) for rate in RATES]
-    for row, (name, share, rate) in enumerate(track(settings, description="tests")):
-        random = np.random.Generator(np.random.PCG64([1, row]))
-        time = np.linspace(0, 1, 2000 if share >= 0.4 else 10_000)
-        found = [
-            differs(draw(random, SCENARIOS[name](time, random), RATES[rate](time), share), share)
-            for _ in range(experiments)
-        ]
-        columns = [[one for one in column if one is not None] for column in zip(*found, strict=True)]
-        # The declared value of silence makes arms that answer unlike different: finding that is right.
-        alike = rate in ("all answer", "both 0.1 to 0.7")
-        shown = [percent(column) if column else "" for column in columns]
-        everybody, answers, fixed = shown
-        rows.append([name, f"{share:.0%}", rate, everybody if alike else "", answers, fixed if alike else ""])
+SETTINGS = [(name, share, rate) for name in SCENARIOS for share in (0.5, 0.4, 0.05, 0.01) for rate in RATES]
+
+
+def setting(row: int, experiments: int) -> list[object]:
+    """Return one line of the table."""
+    name, share, rate = SETTINGS[row]
+    random = np.random.Generator(np.random.PCG64([1, row]))
+    time = np.linspace(0, 1, 2000 if share >= 0.4 else 10_000)
+    # The declared value of silence makes arms that answer unlike different: finding that is right.
+    alike = rate in ("all answer", "both 0.1 to 0.7")
+    everybody, fixed, answers = [], [], []
+    for _ in range(experiments):
+        trial = draw(random, SCENARIOS[name](time, random), RATES[rate](time), share)
+        answers.append(responders_differ(trial))
+        if alike:
+            sequential, planned = differs(trial, share)
+            everybody.append(sequential)
+            fixed += [] if planned is None else [planned]
+    shown = [percent(column) if column else "" for column in (everybody, answers, fixed)]
+    return [name, f"{share:.0%}", rate, *shown]
+
+
+def tests(experiments: int, rows: slice) -> None:
+    chosen = range(len(SETTINGS))[rows]
     table(
         f"Called different though equal at every moment, alpha {ALPHA}, {experiments} experiments",
         ["values", "candidate", "who answers", "all users", "responders", "fixed, all users"],
-        rows,
+        [setting(row, experiments) for row in track(chosen, description="tests")],
     )
 
 
@@ -154,17 +167,20 @@ def guardrails(experiments: int) -> None:
     )
 
 
-PARTS: dict[str, Callable[[int], None]] = {"tests": tests, "guardrails": guardrails}
+PARTS = ("tests", "guardrails")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--experiments", type=int, default=2000)
     parser.add_argument("--part", choices=PARTS)
+    parser.add_argument("--rows", metavar="FROM:TO", help="of the table of tests; each is drawn by itself")
     arguments = parser.parse_args()
-    for name, part in PARTS.items():
-        if arguments.part in (None, name):
-            part(arguments.experiments)
+    if arguments.part in (None, "tests"):
+        start, _, end = (arguments.rows or "").partition(":")
+        tests(arguments.experiments, slice(int(start or 0), int(end) if end else None))
+    if arguments.part in (None, "guardrails"):
+        guardrails(arguments.experiments)
 
 
 if __name__ == "__main__":
