@@ -16,4 +16,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    command_line(main)
+    command_line(main, configs=["sweep_schema", "online"])

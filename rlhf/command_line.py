@@ -7,7 +7,8 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import ParamSpec
 
@@ -16,6 +17,8 @@ from omegaconf import MissingMandatoryValue
 from omegaconf.errors import OmegaConfBaseException
 
 from rlhf.config import all_schemas
+from rlhf.help.choices import choices_at
+from rlhf.help.page import SHOWING, register_page, show_page, split_words, until_reader_leaves
 from rlhf.key_names import unknown_key
 from rlhf.overrides import hydra_arguments
 from rlhf.train.disk import why_not_written
@@ -26,15 +29,16 @@ SCRIPTS = Path(__file__).resolve().parents[1] / "launch"
 P = ParamSpec("P")
 
 
-def command_line(main: Callable[[], None], *, hydra: bool = False) -> None:
+def command_line(main: Callable[[], None], *, hydra: bool = False, configs: Sequence[str] = ()) -> None:
     """Run a script's main, one of Hydra's or not; a mistake ends in one sentence and an exit code.
 
-    0: done, 2: the input is wrong, 4: the run cannot go on, 130 or 143: stopped by Ctrl-C or SIGTERM.
+    0: done, 2: the input is wrong, 4: the run cannot go on, 130 or 143: stopped by Ctrl-C or SIGTERM. `configs` are the
+    primary configurations whose keys a main that is none of Hydra's takes; `--help` shows them.
     """
     drop_scripts_folder()
     # Hydra then raises instead of printing several lines of its own.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    in_one_sentence(functools.partial(run_hydra, main) if hydra else main)()
+    in_one_sentence(functools.partial(run_hydra, main) if hydra else functools.partial(run_plain, main, configs))()
 
 
 def drop_scripts_folder() -> None:
@@ -44,8 +48,20 @@ def drop_scripts_folder() -> None:
 
 
 def run_hydra(main: Callable[[], None]) -> None:
-    sys.argv[1:] = hydra_arguments(sys.argv[1:])
-    main()
+    words, searched = split_words(sys.argv[1:])
+    sys.argv[1:] = hydra_arguments(words)
+    register_page(searched)
+    with until_reader_leaves() if any(word in SHOWING for word in words) else nullcontext():
+        main()
+
+
+def run_plain(main: Callable[[], None], configs: Sequence[str]) -> None:
+    words, searched = split_words(sys.argv[1:])
+    if configs and ("--help" in words or "-h" in words):
+        with until_reader_leaves():
+            show_page(configs, searched)
+    else:
+        main()
 
 
 def in_one_sentence(function: Callable[P, None]) -> Callable[P, None]:
@@ -89,6 +105,8 @@ def explain(error: BaseException) -> str:
     """A composition error in one sentence."""
     # An unknown choice is followed by the search path, which helps nobody.
     text = " ".join(f"{error} {error.__cause__ or ''}".partition("Config search path:")[0].split())
+    if (mistake := mistake_behind(error)) is not None:
+        return str(mistake)
     if isinstance(error, MissingMandatoryValue):
         key = getattr(error, "full_key", None) or text
         return f"{key}: it must be set, as in {key}=..."
@@ -101,17 +119,54 @@ def explain(error: BaseException) -> str:
             f"{word}: several values are a sweep, which takes --multirun; a text with a comma is quoted, as in "
             f"\"{key}='{value}'\", a list in brackets, as in '{key}=[{value}]'"
         )
+    if (sentence := explain_choice(error, text)) is not None:
+        return sentence
     if match := re.search(r"Could not override '([^']+)'.*?not in '(\w+)'", text):
         schema = next((s for s in all_schemas() if s.__name__ == match[2]), None)
         return unknown_key(match[1], schema)
     if match := re.search(r"Could not override '([^']+)'\. To append to your config use (\+.*?) Key '", text):
         return f"{match[1]}: new entries take a plus sign, as in {match[2]}"
     if match := re.search(r"Could not find '([^']+)/([^'/]+)' Available options in '[^']+': (.*)", text):
-        known = ", ".join(name for name in match[3].split() if not name.endswith("_schema"))
-        return f"{match[1]}={match[2]}: unknown; known are {known}"
+        choices = choices_at(error)
+        known = choices.fitting(match[1]) if choices else match[3].split()
+        return f"{match[1]}={match[2]}: unknown; known are {', '.join(known)}"
     if match := re.search(r"Error merging override (\S+) (.*?)(?: full_key| object_type|$)", text):
         return f"{match[1]}: {match[2]}"
     return text
+
+
+def mistake_behind(error: BaseException | None) -> InputError | None:
+    """The InputError that a resolver raised: OmegaConf wraps it in errors of its own."""
+    while error is not None and not isinstance(error, InputError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def explain_choice(error: BaseException, text: str) -> str | None:
+    """Why a choice that exists does not work with this command; None where that is not what is wrong."""
+    no_group = re.match(r"Could not override '(\w+)'\. No match in the defaults list", text)
+    unfit = re.match(r"In '(\w+)/([^']+)': (.*)", text)
+    choices = choices_at(error) if no_group or unfit else None
+    if choices is None:
+        return None
+    if no_group:
+        groups = ", ".join(sorted(choices.chosen))
+        return f"{no_group[1]}: this command has nothing of that name to choose; it has {groups}"
+    assert unfit is not None
+    group, name, why = unfit.groups()
+    if group not in choices.chosen or choices.fits(group, name):
+        return None
+    known = ", ".join(choices.fitting(group))
+    return f"{group}={name}: it does not work with this command{why_unfit(why)}; known are {known}"
+
+
+def why_unfit(text: str) -> str:
+    """Why a choice does not fit, where that is a key."""
+    if match := re.search(r"Key '\w+' not in '\w+' full_key: (\S+)", text):
+        return f" ({match[1]}: there is no such key)"
+    if match := re.search(r"Could not override '(\w+)'", text):
+        return f" ({match[1]}: there is nothing of that name to choose)"
+    return ""
 
 
 def explain_word(word: str, text: str) -> str:

@@ -196,7 +196,6 @@ def register() -> None:
         store.store(group="algorithm", name=name, node=algorithm)
     for name, data in DATA.items():
         store.store(group="data", name=name, node=data)
-    store.store(group="reward", name="reward_schema", node=RewardConfig)
 
 
 register()

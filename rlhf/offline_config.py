@@ -12,7 +12,7 @@ from rlhf.actors.plan import PlacementConfig
 from rlhf.actors.preflight import PreflightConfig
 from rlhf.algorithms.base import ScoreMethodConfig
 from rlhf.algorithms.preference import PreferenceConfig
-from rlhf.data.base import OfflineDataConfig
+from rlhf.data.base import OfflineDataConfig, PolicyPreferenceDataConfig, ScoreDataConfig, SFTDataConfig
 from rlhf.evaluation.text import Language
 from rlhf.hub import Snapshot
 from rlhf.models.lora import LoRAConfig
@@ -106,8 +106,7 @@ class OfflineConfig(RunConfig):
     """Keys of every training on a fixed data set."""
 
     data: OfflineDataConfig = MISSING
-    """The rows. SFT: `data=supervised`, or `data=text` for continued pretraining. Reward models: `data=rankings`, of
-    steps `data=steps`. Preferences: `data=preferences`, for KTO `data=labelled`."""
+    """The rows."""
     train: OfflineTrainConfig = field(default_factory=OfflineTrainConfig)
     """Steps and rows per step."""
     held_out: HeldOutConfig = field(default_factory=HeldOutConfig)
@@ -130,6 +129,8 @@ class OfflineConfig(RunConfig):
 class SFTRunConfig(OfflineConfig):
     """Supervised fine-tuning and continued pretraining: `launch/sft.py`."""
 
+    data: SFTDataConfig = MISSING
+    """The rows: dialogues with `data=supervised`, documents for continued pretraining with `data=text`."""
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=1e-5))
     """The optimiser. An adapter learns at about ten times the learning rate of a whole model."""
 
@@ -140,6 +141,8 @@ class RewardModelRunConfig(OfflineConfig):
 
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=1e-5))
     """The optimiser. An adapter learns at about ten times the learning rate of a whole model."""
+    data: ScoreDataConfig = MISSING
+    """The rows: pairs with `data=rankings`, for process rewards answers in steps with `data=steps`."""
     algorithm: ScoreMethodConfig = MISSING
     """`algorithm=reward_model` scores whole answers, `algorithm=process_reward` their steps."""
     folds: int | None = None
@@ -157,6 +160,8 @@ class RewardModelRunConfig(OfflineConfig):
 class PreferenceRunConfig(OfflineConfig):
     """Policies from preferences: `launch/dpo.py`."""
 
+    data: PolicyPreferenceDataConfig = MISSING
+    """The rows: pairs with `data=preferences`, for KTO single answers with `data=labelled`."""
     algorithm: PreferenceConfig = MISSING
     """`algorithm=dpo`, `ipo`, `kto`, `orpo` or `simpo`."""
     reference: ReferenceConfig = field(default_factory=ReferenceConfig)

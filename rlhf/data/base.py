@@ -104,6 +104,24 @@ class OfflineDataConfig:
         raise BadRow(f"the row has {num_tokens} tokens, {sentence}", Defect.too_long)
 
 
+# What a run can learn from is a matter of classes: its configuration declares one of the next three for its `data`.
+
+
+@dataclass(kw_only=True, slots=True)
+class SFTDataConfig(OfflineDataConfig):
+    """Rows that supervised fine-tuning and continued pretraining learn from."""
+
+
+@dataclass(kw_only=True, slots=True)
+class ScoreDataConfig(OfflineDataConfig):
+    """Rows that reward models learn from."""
+
+
+@dataclass(kw_only=True, slots=True)
+class PolicyPreferenceDataConfig(OfflineDataConfig):
+    """Rows that preference methods learn a policy from."""
+
+
 @dataclass(kw_only=True, slots=True)
 class DialogueDataConfig(OfflineDataConfig):
     """Rows of dialogues."""

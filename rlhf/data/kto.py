@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rlhf.data.base import DialogueDataConfig
+from rlhf.data.base import DialogueDataConfig, PolicyPreferenceDataConfig
 from rlhf.data.dialogues import Dialogue
 from rlhf.data.encoding import PolicyEncoder
 from rlhf.data.fields import has, take
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(kw_only=True, slots=True)
-class KTODataConfig(DialogueDataConfig):
+class KTODataConfig(DialogueDataConfig, PolicyPreferenceDataConfig):
     """Rows of a prompt, a completion and a label; a row with `chosen` and `rejected` in place of them gives two."""
 
     prompt_key: str = "prompt"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from rlhf.data.base import DialogueDataConfig
+from rlhf.data.base import DialogueDataConfig, PolicyPreferenceDataConfig, ScoreDataConfig
 from rlhf.data.encoding import PolicyEncoder, ScoreEncoder
 from rlhf.data.fields import has, take, take_number
 from rlhf.data.pairs import Pair, check_pair, prompt_field, take_answer, take_comparison, take_graded, take_hh
@@ -45,8 +45,8 @@ class Pairing(StrEnum):
 
 
 @dataclass(kw_only=True, slots=True)
-class PreferenceDataConfig(DialogueDataConfig):
-    """Pairs as a policy learns them: the tokens of both last turns."""
+class PairDataConfig(DialogueDataConfig):
+    """Pairs of a better and a worse answer."""
 
     format: PairFormat | None = None
     """`pairs`, `hh`, `comparisons` or `graded`. None: from the first row's fields, which must fit one alone."""
@@ -77,7 +77,7 @@ class PreferenceDataConfig(DialogueDataConfig):
     """`best`: the best completion with each that is worse. `all`: each two of different grades."""
 
     def __post_init__(self) -> None:
-        super(PreferenceDataConfig, self).__post_init__()
+        super(PairDataConfig, self).__post_init__()
         if (self.chosen_score_key is None) != (self.rejected_score_key is None):
             raise InputError(
                 f"chosen_score_key={self.chosen_score_key}, rejected_score_key={self.rejected_score_key}: set both, or "
@@ -89,7 +89,8 @@ class PreferenceDataConfig(DialogueDataConfig):
             raise InputError(f"grade_range={self.grade_range}: give the lowest and the highest grade, as in [1, 10]")
 
     def encoder(self, tokenizer: PreTrainedTokenizerBase, *, context_tokens: int) -> PolicyEncoder | ScoreEncoder:
-        return PolicyEncoder(tokenizer, self, context_tokens=context_tokens)
+        """What makes a row of one side of a pair."""
+        raise NotImplementedError
 
     def load(self, tokenizer: PreTrainedTokenizerBase, *, context_tokens: int, quarantine: Quarantine) -> list[Unit]:
         """Units of the chosen and the rejected row; a row of graded completions gives several."""
@@ -169,7 +170,15 @@ class PreferenceDataConfig(DialogueDataConfig):
 
 
 @dataclass(kw_only=True, slots=True)
-class RankingDataConfig(PreferenceDataConfig):
+class PreferenceDataConfig(PairDataConfig, PolicyPreferenceDataConfig):
+    """Pairs as a policy learns them: the tokens of both last turns."""
+
+    def encoder(self, tokenizer: PreTrainedTokenizerBase, *, context_tokens: int) -> PolicyEncoder:
+        return PolicyEncoder(tokenizer, self, context_tokens=context_tokens)
+
+
+@dataclass(kw_only=True, slots=True)
+class RankingDataConfig(PairDataConfig, ScoreDataConfig):
     """Pairs as a reward model reads them: through the end of the last turn, where its score is."""
 
     def encoder(self, tokenizer: PreTrainedTokenizerBase, *, context_tokens: int) -> ScoreEncoder:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rlhf.data.base import DialogueDataConfig
+from rlhf.data.base import DialogueDataConfig, ScoreDataConfig
 from rlhf.data.chat import require_template, through_last_turn
 from rlhf.data.dialogues import Dialogue, check_turns
 from rlhf.data.fields import BadRow, Defect, empty, finite, has, take
@@ -25,7 +25,7 @@ UNKNOWN = -1.0
 
 
 @dataclass(kw_only=True, slots=True)
-class StepDataConfig(DialogueDataConfig):
+class StepDataConfig(DialogueDataConfig, ScoreDataConfig):
     """Rows of a prompt, the steps of its answer, and their labels (Lightman et al. 2023; TRL's stepwise format)."""
 
     prompt_key: str = "prompt"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from rlhf.data.base import DialogueDataConfig
+from rlhf.data.base import DialogueDataConfig, SFTDataConfig
 from rlhf.data.dialogues import take_alpaca, unlearnt
 from rlhf.data.encoding import PolicyEncoder
 from rlhf.data.fields import BadRow, Defect, has
@@ -33,7 +33,9 @@ class RowFormat(StrEnum):
 
 
 @dataclass(kw_only=True, slots=True)
-class SupervisedDataConfig(DialogueDataConfig):
+class SupervisedDataConfig(DialogueDataConfig, SFTDataConfig):
+    """Dialogues whose assistant turns are learnt."""
+
     format: RowFormat | None = None
     """`prompt_response`, `messages`, `sharegpt` or `alpaca`. None: recognised by the first row's
     fields, which must fit one alone."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from rlhf.data.arrow import DEFAULT_SPLIT
-from rlhf.data.base import OfflineDataConfig, Parts
+from rlhf.data.base import Parts, SFTDataConfig
 from rlhf.data.dialogues import digest
 from rlhf.data.fields import BadRow, Defect, take_text
 from rlhf.data.files import Refuse, Row, read_rows, refuse_splits
@@ -27,7 +27,7 @@ SHORTEST = 3
 
 
 @dataclass(kw_only=True, slots=True)
-class TextDataConfig(OfflineDataConfig):
+class TextDataConfig(SFTDataConfig):
     """Documents, learnt from the second token to the end-of-sequence token.
 
     A .txt file is one document, since blank lines part paragraphs too; a folder of .txt files has one in each.

@@ -24,8 +24,15 @@ def launch(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         (["+foo=1"], "foo: there is no such key; known are model, output, "),
         (["train.foo=1"], "train.foo: there is no such key; known are num_steps, "),
         (["train.num_steps=abc"], "train.num_steps=abc: Value 'abc' of type 'str' could not be converted to Integer"),
-        (["algorithm=foo"], "algorithm=foo: unknown; known are dpo, grpo, ipo, kto, orpo, ppo, process_reward"),
+        (["algorithm=foo"], "algorithm=foo: unknown; known are grpo, ppo"),
         (["reward=foo"], "reward=foo: unknown; known are exact, http, math_verify, math_with_format, numeric"),
+        (["algorithm=dpo"], "algorithm=dpo: it does not work with this command; known are grpo, ppo"),
+        (
+            ["experiment=tiny_dpo"],
+            "experiment=tiny_dpo: it does not work with this command (held_out: there is no such key); known are ",
+        ),
+        (["service=tiny"], "service: this command has nothing of that name to choose; it has algorithm, data, "),
+        (["--help", "optimiser"], "optimiser: there is no such key; did you mean optimizer?"),
         (["output=x"], "model: it must be set, as in model=..."),
         (
             ["algorithm.group_size=1", "model=m", "output=o", "data.path=p"],
@@ -44,10 +51,16 @@ def test_a_mistake_is_one_line_and_exit_code_2(run_script, tmp_path, overrides, 
     assert list(tmp_path.iterdir()) == []  # Hydra leaves no folder of its own
 
 
-def test_the_configuration_is_shown_without_a_runtime(tmp_path):
+@pytest.mark.parametrize(
+    ("option", "shown"),
+    [(["--cfg", "job"], ["group_size: 8", "precision: fp32"]),
+     (["--help"], ["algorithm.group_size=8", "backend.precision=fp32"])],
+    ids=["cfg", "help"],
+)  # fmt: skip
+def test_the_configuration_is_shown_without_a_runtime(tmp_path, option, shown):
     program = (
         "import json, runpy, sys\n"
-        f"sys.argv = [{str(SCRIPT)!r}, '--cfg', 'job', 'experiment=quickstart']\n"
+        f"sys.argv = {[str(SCRIPT), *option, 'experiment=quickstart']!r}\n"
         "try:\n"
         f"    runpy.run_path({str(SCRIPT)!r}, run_name='__main__')\n"
         "except SystemExit as ended:\n"
@@ -57,8 +70,7 @@ def test_the_configuration_is_shown_without_a_runtime(tmp_path):
     finished = launch(tmp_path, sys.executable, "-c", program)
     assert finished.returncode == 0
     assert json.loads(finished.stderr) == []
-    assert "group_size: 8" in finished.stdout
-    assert "precision: fp32" in finished.stdout
+    assert all(line in finished.stdout for line in shown)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,0 +1,172 @@
+"""What `--help` shows: the keys of a command with their documentation, and the choices that work with it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import textwrap
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from hydra import initialize_config_dir
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from rlhf.help.choices import Choices
+from rlhf.help.fields import Key, keys_of
+from rlhf.key_names import unknown_key
+from rlhf.types import InputError
+
+CONF = Path(__file__).parents[2] / "conf"
+RESOLVER = "help_page"
+"""The primary configurations in `conf/` have `${help_page:}` in place of Hydra's text."""
+MIN_WIDTH, MAX_WIDTH = 60, 120
+SHOWING = ("--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i")
+"""Options with which a command prints something and ends."""
+USAGE = """KEY=VALUE sets a key, +KEY.NAME=VALUE adds an entry to a dict. Below are all keys with their values where
+none is set, and the choices; --help WORD shows those alone whose name has WORD in it. With a choice on the command
+line, as in experiment=NAME, the values are those of the choice. --cfg job shows the configuration as YAML."""
+
+
+def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """A command line without the names that follow --help, and these names."""
+    for i, word in enumerate(words):
+        if word in ("--help", "-h"):
+            after = range(i + 1, len(words))
+            stop = next((j for j in after if words[j].startswith("-") or "=" in words[j]), len(words))
+            return [*words[: i + 1], *words[stop:]], list(words[i + 1 : stop])
+    return list(words), []
+
+
+def register_page(searched: Sequence[str]) -> None:
+    """Make the page known to Hydra, which asks for it where a command line has --help."""
+
+    def resolve(*, _root_: DictConfig) -> str:
+        loader = GlobalHydra.instance().config_loader()
+        # Hydra reads the result as a template.
+        return page([(loader, _root_.hydra.job.config_name, _root_)], searched).replace("$", "$$")
+
+    OmegaConf.register_new_resolver(RESOLVER, resolve, replace=True)
+
+
+def show_page(config_names: Sequence[str], searched: Sequence[str]) -> None:
+    """Print the page of a command that is no Hydra main and takes the keys of several primary configurations."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        parts = [(loader, name, loader.load_configuration(name, [], run_mode=RunMode.RUN)) for name in config_names]
+        sys.stdout.write(page(parts, searched) + "\n")
+
+
+@contextmanager
+def until_reader_leaves() -> Iterator[None]:
+    """A block that prints; where whoever reads the output closes it, as `head` does, the rest goes nowhere."""
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def page(parts: Sequence[tuple[ConfigLoader, str, DictConfig]], searched: Sequence[str]) -> str:
+    """All keys, then all choices; with words in `searched` those alone that have one in their names.
+
+    Raises InputError where none has.
+    """
+    width = min(max(shutil.get_terminal_size((100, 24)).columns, MIN_WIDTH), MAX_WIDTH)
+    every = [(Choices(loader, name), composed) for loader, name, composed in parts]
+    lines = [line for choices, composed in every for line in key_lines(choices, composed, searched, width)]
+    lines += [line for choices, _ in every for line in choice_lines(choices, searched, width)]
+    if searched and not lines:
+        raise InputError(unknown_key(searched[0], every[-1][0].schema))
+    about = (sys.modules["__main__"].__doc__ or "").strip().splitlines()
+    head = [] if searched else [*(wrapped(line, width) for line in about), "", wrapped(USAGE, width)]
+    return "\n".join([*head, *lines]).strip("\n")
+
+
+def key_lines(choices: Choices, composed: DictConfig, searched: Sequence[str], width: int) -> Iterator[str]:
+    """The keys by section: those of no section first, then sections with choices, then the others."""
+    keys = [key for key in keys_of(choices.schema, composed) if is_meant(key.path, searched)]
+    sections = list(dict.fromkeys(section_of(key) for key in keys))
+    for section in sorted(sections, key=lambda name: (name != "", name not in choices.chosen)):
+        own = [key for key in keys if section_of(key) == section and not (key.is_section and "." not in key.path)]
+        about = next((key.sentence for key in keys if key.path == section), "") if section else "Keys of the command."
+        yield from ("", wrapped(f"{(section or 'general').upper()}: {about}", width), "")
+        for key in own:
+            yield from shown(key, width)
+        yield from added_keys(choices, section, composed, searched, width)
+
+
+def section_of(key: Key) -> str:
+    section, dot, _ = key.path.partition(".")
+    return section if dot or key.is_section else ""
+
+
+def added_keys(
+    choices: Choices, section: str, composed: DictConfig, searched: Sequence[str], width: int
+) -> Iterator[str]:
+    """Keys that the other choices of a section have, such as other algorithms, and the one that is shown has not."""
+    if section not in choices.chosen:
+        return
+    # Values on the page may be those of a recipe, so they tell no keys apart.
+    known = {valueless(key) for key in keys_of(type_in(composed[section]), composed[section], f"{section}.")}
+    for name in choices.fitting(section):
+        node = choices.loaded(section, name).config
+        if not isinstance(node, DictConfig) or OmegaConf.get_type(node) is dict:
+            continue
+        every = keys_of(type_in(node), node, f"{section}.")
+        added = [key for key in every if is_meant(key.path, searched) and valueless(key) not in known]
+        if added:
+            yield wrapped(f"with {section}={name}:", width, "  ")
+        for key in added:
+            yield from shown(key, width)
+
+
+def valueless(key: Key) -> Key:
+    return replace(key, default=None)
+
+
+def type_in(node: DictConfig) -> type[Any]:
+    schema = OmegaConf.get_type(node)
+    assert schema is not None
+    return schema
+
+
+def choice_lines(choices: Choices, searched: Sequence[str], width: int) -> Iterator[str]:
+    """The choices that work with the command, recipes first."""
+    groups = [group for group in choices.chosen if is_meant(group, searched)]
+    for group in sorted(groups, key=lambda group: not choices.is_recipe(group)):
+        names = choices.fitting(group)
+        about = "Recipes that work with this command." if choices.is_recipe(group) else "Choices that work with it."
+        yield from ("", wrapped(f"{group}=NAME: {about}", width), "")
+        for name in names:
+            yield f"  {group}={name}" + ("  (default)" if choices.chosen[group] == name else "")
+            if description := choices.description(group, name):
+                yield wrapped(description, width, "      ")
+
+
+def is_meant(path: str, searched: Sequence[str]) -> bool:
+    return not searched or any(word in path for word in searched)
+
+
+def shown(key: Key, width: int) -> Iterator[str]:
+    if key.is_section:
+        yield f"  {key.path}"
+    else:
+        value = "..." if key.default is None else key.default
+        must = ", must be set" if key.default is None else ""
+        yield wrapped(f"{key.path}={value}  ({key.type}{must})", width, "  ")
+    yield wrapped(key.sentence, width, "      ")
+
+
+def wrapped(text: str, width: int, indent: str = "") -> str:
+    return textwrap.fill(
+        text, width, initial_indent=indent, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
