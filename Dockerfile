@@ -30,3 +30,5 @@ COPY --chown=rlhf serve serve
 RUN pip install --no-cache-dir --no-deps --no-build-isolation -e .
 COPY --chown=rlhf conf conf
 COPY --chown=rlhf launch launch
+# launch/check.py asks them.
+COPY --chown=rlhf requirements/check_platform.py requirements/check_gpu.py requirements/

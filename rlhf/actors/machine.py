@@ -1,0 +1,253 @@
+"""Whether one machine can run this project, before any cluster: packages, accelerators, memory, disks, ports, settings.
+
+Imports the standard library alone: a missing package is one of the things to report. What a run demands of its nodes is
+judged by `preflight` and `connect`, imported where they are called.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib.metadata
+import os
+import re
+import shutil
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rlhf.actors.accelerators import Device
+    from rlhf.actors.preflight import NodeReport
+
+LOW_MEMORY_BYTES = 8 * 10**9
+"""Free memory below which processes with torch in each may not all fit: an estimate, so it only warns."""
+MIN_CPUS = 2
+NUM_NAMED = 5
+"""Packages that a finding names at most."""
+AUTH_MODE, THREADS = "RAY_AUTH_MODE", "OMP_NUM_THREADS"
+
+
+class State(StrEnum):
+    """How a finding decides."""
+
+    ok = "ok"
+    warning = "warning"
+    """Runs, with a restriction."""
+    problem = "problem"
+    """Does not run before the remedy."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One thing that was looked at."""
+
+    name: str
+    state: State
+    value: str
+    """What this machine has."""
+    remedy: str = ""
+    """What to do where the state is not `ok`."""
+
+
+def ok(name: str, value: str) -> Finding:
+    return Finding(name=name, state=State.ok, value=value)
+
+
+def warning(name: str, value: str, remedy: str) -> Finding:
+    return Finding(name=name, state=State.warning, value=value, remedy=remedy)
+
+
+def problem(name: str, value: str, remedy: str) -> Finding:
+    return Finding(name=name, state=State.problem, value=value, remedy=remedy)
+
+
+def refused(name: str, value: str, sentence: str | None) -> Finding:
+    """A problem where there is a sentence, which says what is wrong and the remedy."""
+    return ok(name, value) if sentence is None else problem(name, value, sentence)
+
+
+def checked(name: str, check: Callable[[], Finding]) -> Finding:
+    """What a check finds; a warning where it needs a package that is missing."""
+    try:
+        return check()
+    except ImportError as error:
+        return warning(name, f"not checked, as the package {error.name} is missing", "install the packages first")
+
+
+def installed_versions() -> dict[str, str]:
+    """Versions of all installed distributions, by name as locks write it."""
+    return {canonical(found.metadata["Name"]): found.version for found in importlib.metadata.distributions()}
+
+
+def canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def pins_of(lock: str) -> dict[str, str]:
+    """Versions in the text of a lock, by name."""
+    lines = [line.strip().partition("==") for line in lock.splitlines()]
+    return {canonical(name): version for name, equals, version in lines if equals and not name.startswith("#")}
+
+
+def check_packages(lock: Path, installed: Mapping[str, str], install: str) -> Finding:
+    """Compare what is installed with a lock; `install` is the command that installs it."""
+    if not lock.is_file():
+        return warning("packages", f"not checked, as {lock} is missing", "run it from a clone of the repository")
+    pins = pins_of(lock.read_text(encoding="utf-8"))
+    missing = [f"{name} {version}" for name, version in pins.items() if name not in installed]
+    other = [
+        f"{name} {installed[name]} (locked {version})"
+        for name, version in pins.items()
+        if installed.get(name, version) != version
+    ]
+    value = f"{len(pins) - len(missing) - len(other)} of {len(pins)} as in {lock.parent.name}/{lock.name}"
+    value += f"; missing: {named(missing)}" if missing else ""
+    value += f"; other versions: {named(other)}" if other else ""
+    if missing:
+        return problem("packages", value, f"{install}, and run with the Python of the environment that it makes")
+    return warning("packages", value, f"{install}; other versions are not tested") if other else ok("packages", value)
+
+
+def named(entries: Sequence[str]) -> str:
+    more = f" and {len(entries) - NUM_NAMED} more" if len(entries) > NUM_NAMED else ""
+    return f"{', '.join(entries[:NUM_NAMED])}{more}"
+
+
+def check_cpus(count: int) -> Finding:
+    """CPUs that this process may use."""
+    if count < MIN_CPUS:
+        return warning("CPUs", str(count), f"use a machine with at least {MIN_CPUS}: roles run side by side and wait")
+    return ok("CPUs", str(count))
+
+
+def check_gpus(devices: Sequence[Device], failure: str | None, driver_refusal: str | None) -> Finding:
+    """GPUs and their driver. `driver_refusal` says why the driver does not do."""
+    from rlhf.actors.preflight import FREE_MEMORY, in_words
+
+    if failure is not None or driver_refusal is not None:
+        return problem("GPUs", failure or f"{len(devices)} found", driver_refusal or "reload the driver or reboot")
+    each = ", ".join(f"{in_words(device.free_bytes)} of {in_words(device.total_bytes)} free" for device in devices)
+    value = f"{len(devices)}: {each}"
+    if taken := [str(device.index) for device in devices if device.free_share < FREE_MEMORY]:
+        return warning(
+            "GPUs", value, f"end the processes that hold memory of {', '.join(taken)} (nvidia-smi shows them)"
+        )
+    return ok("GPUs", value)
+
+
+def free_memory() -> int:
+    """Bytes of memory that processes can still take: those of the machine, or of this container where it has fewer."""
+    available = re.search(r"MemAvailable: *(\d+) kB", Path("/proc/meminfo").read_text(encoding="utf-8"))
+    assert available is not None, "Linux says it since 3.14"
+    free = int(available[1]) * 1024
+    limit, used = (Path("/sys/fs/cgroup", name) for name in ("memory.max", "memory.current"))
+    if limit.is_file() and (text := limit.read_text(encoding="utf-8").strip()) != "max":
+        free = min(free, int(text) - int(used.read_text(encoding="utf-8")))
+    return free
+
+
+def check_memory(free_bytes: int) -> Finding:
+    value = f"{free_bytes / 1e9:.1f} GB free"
+    if free_bytes < LOW_MEMORY_BYTES:
+        return warning("memory", value, "end other processes, or keep to tiny models: each role holds torch of its own")
+    return ok("memory", value)
+
+
+def this_node(**changes: object) -> NodeReport:
+    """A report of this machine for preflight's judge, in which all is well that is not in `changes`."""
+    from rlhf.actors.preflight import NodeReport
+
+    given = {"node": socket.gethostname(), "versions": {}, "shm_bytes": 1 << 62, "free_bytes": {}, **changes}
+    return NodeReport(shares_output=True, **given)  # type: ignore[arg-type]
+
+
+def check_disk(name: str, folder: Path) -> Finding:
+    """Room and permissions where `folder` is or will be made."""
+    from rlhf.actors.preflight import PreflightConfig, in_words, judge_node
+    from rlhf.train.disk import why_not_made_in
+
+    place = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+    if (number := why_not_made_in(place)) is not None:
+        return problem(
+            name, f"{place}: {os.strerror(number)}", "name a folder that this user may write to (output=FOLDER)"
+        )
+    free = shutil.disk_usage(place).free
+    value = f"{in_words(free)} free at {place}"
+    problems = judge_node(this_node(free_bytes={str(place): free}), PreflightConfig())
+    return refused(name, value, problems[0] if problems else None)
+
+
+def check_shared_memory(size: int, *, accelerated: bool) -> Finding:
+    """Size of /dev/shm, by the rule of preflight."""
+    from rlhf.actors.accelerators import AcceleratorReport
+    from rlhf.actors.preflight import PreflightConfig, in_words, judge_node
+
+    gpus = AcceleratorReport(devices=(), failure=None, driver_cuda=None, torch_cuda=None, engine_for_cpu=False)
+    problems = judge_node(
+        this_node(shm_bytes=size, accelerators=gpus if accelerated else None), PreflightConfig()
+    )  # fmt: skip
+    return refused("/dev/shm", in_words(size), problems[0] if problems else None)
+
+
+def check_port(name: str, port: int, remedy: str) -> Finding:
+    """Whether a port of loopback can be listened on."""
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError as error:
+        taken = "taken" if error.errno == errno.EADDRINUSE else os.strerror(error.errno or 0)
+        return warning(name, f"{port} is {taken}", remedy)
+    return ok(name, f"{port} is free")
+
+
+def check_temporary_folder() -> Finding:
+    """Room in Ray's temporary folder, and paths of sockets below it that the system takes."""
+    from rlhf.actors.connect import check_temporary, temporary_folder
+
+    return sentenced("Ray's folder", check_temporary) or check_disk("Ray's folder", Path(temporary_folder()))
+
+
+def check_auth(environment: Mapping[str, str]) -> Finding:
+    """Ray's authentication: its mode, and who may read the token."""
+    from rlhf.actors.connect import check_home, token_file
+
+    mode = environment.get(AUTH_MODE)
+    if mode == "disabled":
+        return warning(
+            AUTH_MODE, mode, "export RAY_AUTH_MODE=token: whoever reaches Ray's ports runs code as this user"
+        )
+    if (refusal := sentenced(AUTH_MODE, check_home)) is not None:
+        return refusal
+    token = token_file()
+    if token is not None and token.is_file() and token.stat().st_mode & 0o077:
+        return warning(AUTH_MODE, f"others may read {token}", f"chmod 600 {token}")
+    if mode is None:
+        return warning(
+            AUTH_MODE, "not set", "export RAY_AUTH_MODE=token (make does): Ray's command line and jobs need it"
+        )
+    return ok(AUTH_MODE, mode)
+
+
+def sentenced(name: str, check: Callable[[], None]) -> Finding | None:
+    """The problem that an InputError of a check says; None where it raises none."""
+    from rlhf.types import InputError
+
+    try:
+        check()
+    except InputError as error:
+        return problem(name, "cannot be used", str(error))
+    return None
+
+
+def check_threads(environment: Mapping[str, str], *, accelerated: bool) -> Finding:
+    """Threads of each process: on a CPU several processes share the cores."""
+    threads = environment.get(THREADS)
+    if threads == "1" or accelerated:
+        return ok(THREADS, threads or "not set")
+    return warning(
+        THREADS,
+        threads or "not set",
+        "export OMP_NUM_THREADS=1 (make does): more threads than cores wait for each other",
+    )
