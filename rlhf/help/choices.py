@@ -14,6 +14,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from rlhf.help.fields import description_of
+
 
 class Unfit(Exception):
     """A choice overrides a group that the command does not have."""
@@ -85,13 +87,12 @@ class Choices:
         return bool(self.loaded(group, name).header.get("package") == "_global_")
 
     def description(self, group: str, name: str) -> str:
-        """The comment at the top of a file up to its first full stop, or the first line of a dataclass's docstring."""
+        """The comment at the top of a file up to its first full stop, or what the source of a dataclass says of it."""
         for place in self.loader.get_search_path().get_path():
             file = Path(place.path.removeprefix("file://"), group, f"{name}.yaml")
             if file.is_file():
                 return first_comment(file.read_text(encoding="utf-8"))
-        documentation = OmegaConf.get_type(self.loaded(group, name).config).__doc__ or ""
-        return " ".join(documentation.partition("\n\n")[0].split())
+        return description_of(type_of(self.loaded(group, name).config))
 
 
 def type_of(composed: DictConfig) -> type[Any]:

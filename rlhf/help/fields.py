@@ -103,7 +103,18 @@ def literals_in(schema: type[Any]) -> dict[str, str]:
     }
 
 
-@functools.cache
+def description_of(schema: type[Any]) -> str:
+    """The first paragraph of the module's docstring where a module has one configuration, else of the class's."""
+    file = inspect.getfile(schema)
+    is_alone = [name for name in classes_in(file) if name.endswith("Config")] == [schema.__name__]
+    text = ast.get_docstring(parsed(file) if is_alone else classes_in(file)[schema.__name__])
+    return " ".join((text or "").partition("\n\n")[0].split())
+
+
 def classes_in(file: str) -> dict[str, ast.ClassDef]:
-    tree = ast.parse(Path(file).read_text(encoding="utf-8"), file)
-    return {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+    return {node.name: node for node in parsed(file).body if isinstance(node, ast.ClassDef)}
+
+
+@functools.cache
+def parsed(file: str) -> ast.Module:
+    return ast.parse(Path(file).read_text(encoding="utf-8"), file)

@@ -144,6 +144,15 @@ def test_each_recipe_has_its_comment(page_of):
     )
 
 
+def test_choices_are_described_by_their_source(page_of):
+    words = " ".join(page_of("launch/ppo.py").split())
+    assert "algorithm=grpo (default) Group relative policy optimisation (Shao et al. 2024, DeepSeekMath). algo" in words
+    assert "reward=exact (default) The completion is the answer, letter by letter. reward=http A server" in words
+    words = " ".join(page_of("launch/dpo.py").split())
+    assert "algorithm=kto Kahneman-Tversky optimisation: learns from single responses" in words
+    assert "data=preferences (default) Pairs as a policy learns them: the tokens of both last turns." in words
+
+
 def test_words_after_help_choose_and_a_recipe_gives_its_values(run_script, tmp_path):
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment/mine.yaml").write_text("# @package _global_\n# My own $1 recipe.\nseed: 3\n")
