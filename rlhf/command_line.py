@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from rlhf.config import all_schemas
 from rlhf.help.choices import choices_at
-from rlhf.help.page import SHOWING, register_page, show_page, split_words, until_reader_leaves
+from rlhf.help.page import asks_for_help, register_page, show_page, shows, split_words, until_reader_leaves
 from rlhf.key_names import unknown_key
 from rlhf.overrides import hydra_arguments
 from rlhf.train.disk import why_not_written
@@ -50,18 +50,20 @@ def drop_scripts_folder() -> None:
 def run_hydra(main: Callable[[], None]) -> None:
     words, searched = split_words(sys.argv[1:])
     sys.argv[1:] = hydra_arguments(words)
-    register_page(searched)
-    with until_reader_leaves() if any(word in SHOWING for word in words) else nullcontext():
+    register_page(words, searched)
+    with until_reader_leaves() if shows(words) else nullcontext():
         main()
 
 
 def run_plain(main: Callable[[], None], configs: Sequence[str]) -> None:
     words, searched = split_words(sys.argv[1:])
-    if configs and ("--help" in words or "-h" in words):
+    if not asks_for_help(words):
+        main()
+    elif configs:
         with until_reader_leaves():
             show_page(configs, searched)
     else:
-        main()
+        sys.stdout.write(f"{(sys.modules['__main__'].__doc__ or '').strip()}\n")
 
 
 def in_one_sentence(function: Callable[P, None]) -> Callable[P, None]:

@@ -44,13 +44,28 @@ def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
     return list(words), []
 
 
-def register_page(searched: Sequence[str]) -> None:
-    """Make the page known to Hydra, which asks for it where a command line has --help."""
+def asks_for_help(words: Sequence[str]) -> bool:
+    return "--help" in words or "-h" in words
+
+
+def shows(words: Sequence[str]) -> bool:
+    """Whether a command line makes Hydra print something and end."""
+    return any(word.partition("=")[0] in SHOWING for word in words)
+
+
+def register_page(words: Sequence[str], searched: Sequence[str]) -> None:
+    """Make the page known to Hydra, which resolves it where a command line has --help."""
 
     def resolve(*, _root_: DictConfig) -> str:
+        if not asks_for_help(words):
+            return ""  # --cfg hydra --resolve
         loader = GlobalHydra.instance().config_loader()
-        # Hydra reads the result as a template.
-        return page([(loader, _root_.hydra.job.config_name, _root_)], searched).replace("$", "$$")
+        text = page([(loader, _root_.hydra.job.config_name, _root_)], searched)
+        # Here already: OmegaConf takes errors of a resolver for its own.
+        with until_reader_leaves():
+            sys.stdout.write(text + "\n")
+        # Hydra would go on to list the choices of every command, which takes seconds.
+        sys.exit(0)
 
     OmegaConf.register_new_resolver(RESOLVER, resolve, replace=True)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import functools
 import inspect
 import itertools
 import os
@@ -19,6 +20,7 @@ from typing import Any
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -95,6 +97,14 @@ def composes(config: str, *overrides: str) -> bool:
     return True
 
 
+@functools.cache
+def composing(config: str) -> dict[str, list[str]]:
+    """By group: the choices with which Hydra composes a primary configuration."""
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return {group: [name for name in names_in(group) if composes(config, f"{group}={name}")] for group in GROUPS}
+
+
 def names_in(group: str) -> list[str]:
     registered = {"algorithm": ALGORITHMS, "data": DATA}.get(group, {})
     return sorted([*registered, *(path.stem for path in (CONF / group).glob("*.yaml"))])
@@ -129,8 +139,7 @@ def test_every_key_is_shown_with_its_sentence(page_of, script):
 @pytest.mark.parametrize("script", MAINS)
 def test_the_choices_are_those_that_compose(page_of, script):
     page, config = page_of(script), MAINS[script]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        working = {group: [name for name in names_in(group) if composes(config, f"{group}={name}")] for group in GROUPS}
+    working = composing(config)
     assert {group: listed(page, group) for group in GROUPS if working[group]} == {
         group: names for group, names in working.items() if names
     }
@@ -166,6 +175,12 @@ def test_words_after_help_choose_and_a_recipe_gives_its_values(run_script, tmp_p
         "mine", "quickstart_sft", "qwen3_06b_pretrain_1gpu", "qwen3_06b_sft_1gpu", "tiny_sft"
     ]  # fmt: skip
     assert "My own $1 recipe." in shown.stdout
+
+
+def test_a_script_without_keys_of_a_configuration_shows_what_it_says_of_itself(run_script):
+    shown = run_script("launch/chat.py", "--help")
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert shown.stdout == "Talk to a model: `python launch/chat.py FOLDER`; an empty line ends it.\n"
 
 
 def test_a_pipe_that_is_closed_ends_in_silence(tmp_path):
