@@ -1,4 +1,4 @@
-"""Whether this machine can run this: `python launch/check.py [output=FOLDER]`. Ends with 0 where it can, else with 2.
+"""Check of this machine: `python launch/check.py [output=FOLDER]` ends with 0 where it can run this, else with 2.
 
 `output` is the folder of runs to come, `outputs` without it. Starts neither Ray nor a model, and needs no package.
 """
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rlhf.actors.machine import Finding
 
 MIN_PYTHON = (3, 11)
-"""What the rest of this check needs itself."""
+"""Oldest Python that the rest of this check runs on."""
 SERVICE_PORT, DASHBOARD_PORT = 8000, 8265
 INDENT = 27
 
@@ -70,7 +70,7 @@ def findings(output: Path) -> "list[Finding]":
     gpu = shutil.which("nvidia-smi") is not None
     shared = shutil.disk_usage("/dev/shm").total if Path("/dev/shm").is_dir() else 0
     ports = [
-        ("service's port", SERVICE_PORT, f"set doors.port to another one, or end what listens on {SERVICE_PORT}"),
+        ("service's port", SERVICE_PORT, f"set http.port to another one, or end what listens on {SERVICE_PORT}"),
         (
             "dashboard's port",
             DASHBOARD_PORT,
@@ -94,7 +94,7 @@ def findings(output: Path) -> "list[Finding]":
 
 
 def platform_findings(gpu: bool) -> "list[Finding]":
-    """Whether a lock serves this machine, and whether it is installed."""
+    """Compare machine and packages with the lock that is for it."""
     from rlhf.actors.machine import check_packages, installed_versions, refused
 
     rules, lock, install = (

@@ -6,6 +6,7 @@ Arguments are those of `launch/ppo.py --multirun` and `sweep.*`; the same comman
 import sys
 from pathlib import Path
 
+import rlhf.sweeps.config  # noqa: F401  registers the schema that --help shows
 from rlhf.command_line import command_line
 
 

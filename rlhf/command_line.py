@@ -145,7 +145,7 @@ def mistake_behind(error: BaseException | None) -> InputError | None:
 
 
 def explain_choice(error: BaseException, text: str) -> str | None:
-    """Why a choice that exists does not work with this command; None where that is not what is wrong."""
+    """Explain why a choice that exists does not work with this command; None where something else is wrong."""
     no_group = re.match(r"Could not override '(\w+)'\. No match in the defaults list", text)
     unfit = re.match(r"In '(\w+)/([^']+)': (.*)", text)
     choices = choices_at(error) if no_group or unfit else None
@@ -163,7 +163,7 @@ def explain_choice(error: BaseException, text: str) -> str | None:
 
 
 def why_unfit(text: str) -> str:
-    """Why a choice does not fit, where that is a key."""
+    """Name the key or the group that a choice has and the command has not, in parentheses; empty where neither does."""
     if match := re.search(r"Key '\w+' not in '\w+' full_key: (\S+)", text):
         return f" ({match[1]}: there is no such key)"
     if match := re.search(r"Could not override '(\w+)'", text):

@@ -1,4 +1,4 @@
-"""Whether one machine can run this project, before any cluster: packages, accelerators, memory, disks, ports, settings.
+"""Checks of one machine before any cluster starts on it: packages, accelerators, memory, disks, ports, settings.
 
 Imports the standard library alone: a missing package is one of the things to report. What a run demands of its nodes is
 judged by `preflight` and `connect`, imported where they are called.
@@ -31,7 +31,7 @@ AUTH_MODE, THREADS = "RAY_AUTH_MODE", "OMP_NUM_THREADS"
 
 
 class State(StrEnum):
-    """How a finding decides."""
+    """Verdict of a finding."""
 
     ok = "ok"
     warning = "warning"
@@ -47,9 +47,9 @@ class Finding:
     name: str
     state: State
     value: str
-    """What this machine has."""
+    """State of this machine."""
     remedy: str = ""
-    """What to do where the state is not `ok`."""
+    """Action that solves it; empty where the state is `ok`."""
 
 
 def ok(name: str, value: str) -> Finding:
@@ -70,7 +70,7 @@ def refused(name: str, value: str, sentence: str | None) -> Finding:
 
 
 def checked(name: str, check: Callable[[], Finding]) -> Finding:
-    """What a check finds; a warning where it needs a package that is missing."""
+    """Run a check; give a warning where it needs a package that is missing."""
     try:
         return check()
     except ImportError as error:
@@ -193,7 +193,7 @@ def check_shared_memory(size: int, *, accelerated: bool) -> Finding:
 
 
 def check_port(name: str, port: int, remedy: str) -> Finding:
-    """Whether a port of loopback can be listened on."""
+    """See that a port of loopback can be listened on."""
     try:
         socket.create_server(("127.0.0.1", port)).close()
     except OSError as error:

@@ -89,7 +89,7 @@ class PairDataConfig(DialogueDataConfig):
             raise InputError(f"grade_range={self.grade_range}: give the lowest and the highest grade, as in [1, 10]")
 
     def encoder(self, tokenizer: PreTrainedTokenizerBase, *, context_tokens: int) -> PolicyEncoder | ScoreEncoder:
-        """What makes a row of one side of a pair."""
+        """Return the function that makes a row of one side of a pair."""
         raise NotImplementedError
 
     def load(self, tokenizer: PreTrainedTokenizerBase, *, context_tokens: int, quarantine: Quarantine) -> list[Unit]:

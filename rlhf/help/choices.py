@@ -1,4 +1,4 @@
-"""What can be chosen with a command: recipes, algorithms and other files of `conf/` that fit its configuration."""
+"""Choices that work with a command: recipes, algorithms and other files of `conf/` that fit its configuration."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Choices:
             for group, name in composed.hydra.runtime.choices.items()
             if not str(group).startswith("hydra/")
         }
-        """By group: the choice without overrides."""
+        """Choice of each group without overrides."""
         self.schema = type_of(composed)
         self.empty = OmegaConf.structured(self.schema)
         self.files: dict[str, Any] = {}
@@ -48,7 +48,7 @@ class Choices:
         return [name for name in sorted(self.loader.get_group_options(group)) if self.fits(group, name)]
 
     def fits(self, group: str, name: str) -> bool:
-        """Whether a choice, with the choices of other groups that it makes, is one of this configuration's."""
+        """Return whether a choice, with the choices of other groups that it makes, merges into this configuration."""
         chosen = {other: choice for other, choice in self.chosen.items() if other != group}
         try:
             own = list(self.layers(group, name, chosen))
@@ -72,7 +72,7 @@ class Choices:
         yield loaded.config if self.is_global(group, name) else OmegaConf.create({group: loaded.config})
 
     def loaded(self, group: str, name: str) -> Any:
-        """What Hydra reads of a choice: `config`, `defaults_list` and `header`."""
+        """Read a choice as Hydra does: `config`, `defaults_list` and `header`."""
         place = f"{group}/{name}"
         if place not in self.files:
             # Hydra has no public function that reads one file.
@@ -80,7 +80,7 @@ class Choices:
         return self.files[place]
 
     def is_recipe(self, group: str) -> bool:
-        """Whether choices of a group set keys of the whole configuration."""
+        """Return whether choices of a group set keys of the whole configuration."""
         return all(self.is_global(group, name) for name in self.loader.get_group_options(group))
 
     def is_global(self, group: str, name: str) -> bool:

@@ -31,9 +31,9 @@ class Key:
     default: str | None
     """The value as an override has it; None where it must be set."""
     sentence: str
-    """Its documentation, on one line."""
+    """Documentation, on one line."""
     is_section: bool = False
-    """Whether it has keys of its own, which follow it."""
+    """True for a key that has keys of its own, which follow it."""
 
 
 def keys_of(schema: type[Any], node: DictConfig, prefix: str = "") -> Iterator[Key]:

@@ -1,4 +1,4 @@
-"""What `--help` shows: the keys of a command with their documentation, and the choices that work with it."""
+"""Page of `--help`: the keys of a command with their documentation, and the choices that work with it."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def asks_for_help(words: Sequence[str]) -> bool:
 
 
 def shows(words: Sequence[str]) -> bool:
-    """Whether a command line makes Hydra print something and end."""
+    """Return whether a command line makes Hydra print something and end."""
     return any(word.partition("=")[0] in SHOWING for word in words)
 
 
@@ -80,7 +80,7 @@ def show_page(config_names: Sequence[str], searched: Sequence[str]) -> None:
 
 @contextmanager
 def until_reader_leaves() -> Iterator[None]:
-    """A block that prints; where whoever reads the output closes it, as `head` does, the rest goes nowhere."""
+    """A block that prints; where the reader closes its end, as `head` does, the rest goes nowhere."""
     try:
         try:
             yield

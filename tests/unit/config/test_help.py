@@ -28,11 +28,11 @@ from omegaconf.errors import OmegaConfBaseException
 from rlhf.config import ALGORITHMS, DATA
 from rlhf.help.choices import first_comment
 from rlhf.help.fields import type_name
-from rlhf.runtimes.base import Precision
+from rlhf.runtimes.configs import Precision
 
 ROOT = Path(__file__).parents[3]
 CONF = ROOT / "conf"
-SOURCES = [*sorted((ROOT / "launch").glob("*.py")), *sorted((ROOT / "serve").glob("*.py"))]
+SOURCES = sorted((ROOT / "launch").glob("*.py"))
 MAINS = {
     str(path.relative_to(ROOT)): found[1]
     for path in SOURCES
