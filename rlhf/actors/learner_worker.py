@@ -20,6 +20,7 @@ from rlhf.models.value_model import ValueReadout
 from rlhf.runtimes.buckets import Bucket
 from rlhf.runtimes.carriers import ObjectStoreCarrier, make_carrier
 from rlhf.runtimes.configs import BackendConfig, OptimizerConfig
+from rlhf.runtimes.imports import paused_collector
 from rlhf.runtimes.memory import peak_memory_bytes
 from rlhf.runtimes.transport import Carrier, Link, Transport
 from rlhf.train.artifact import FileRecords, files_in, files_of_rank, record
@@ -55,7 +56,8 @@ class LearnerWorker:
         ranks = {"RANK": rank, "WORLD_SIZE": num_ranks, "LOCAL_RANK": 0, "MASTER_ADDR": host, "MASTER_PORT": port}
         os.environ.update({name: str(value) for name, value in ranks.items()})
         # Imported here: it takes seconds, and its accelerator is chosen from the environment above.
-        from rlhf.runtimes.deepspeed_backend import DeepSpeedBackend
+        with paused_collector():
+            from rlhf.runtimes.deepspeed_backend import DeepSpeedBackend
 
         self.backend = DeepSpeedBackend(spec.model_path, spec.backend, spec.optimizer, spec.head)
         self.carrier: Carrier = ObjectStoreCarrier()

@@ -16,6 +16,7 @@ from rlhf.rewards.processes import RewardProcesses
 from rlhf.rewards.reward_model import Judge, ModelReward
 from rlhf.runtimes.buckets import Bucket
 from rlhf.runtimes.configs import Precision, SamplerConfig
+from rlhf.runtimes.imports import paused_collector
 from rlhf.runtimes.protocols import Engine
 from rlhf.runtimes.transport import Link
 from rlhf.train.rollouts import RolloutCollector
@@ -43,7 +44,8 @@ class SamplerSpec:
 class SamplerWorker:
     async def start(self, spec: SamplerSpec, reward_workers: Sequence[Any]) -> None:
         # Imported here: it takes ten seconds, of this process alone.
-        from rlhf.runtimes.vllm_sampler import VLLMSampler
+        with paused_collector():
+            from rlhf.runtimes.vllm_sampler import VLLMSampler
 
         # The engine's thread and this event loop take turns on the interpreter: at the default of 5 ms the loop, which
         # needs microseconds per rollout, waits most of a short step.

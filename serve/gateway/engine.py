@@ -12,6 +12,7 @@ from ray.serve import Application
 
 from rlhf.actors.nodes import has_accelerators
 from rlhf.runtimes.configs import ServerConfig
+from rlhf.runtimes.imports import paused_collector
 from rlhf.runtimes.protocols import EngineDied
 from serve.config import ReplicasConfig
 from serve.gateway.coalescing import coalesce
@@ -40,7 +41,8 @@ class Engine:
     async def __init__(self, folder: str, name: str, config: ServerConfig) -> None:  # type: ignore[misc]
         redact_error_messages()
         # Imported here: it takes ten seconds, of this process alone.
-        from rlhf.runtimes.vllm_server import VLLMServer
+        with paused_collector():
+            from rlhf.runtimes.vllm_server import VLLMServer
 
         self.stream_interval_s = config.stream_interval_s
         self.server = VLLMServer(folder, name, config)
