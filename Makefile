@@ -1,5 +1,6 @@
 # `make` lists the targets. They run from .venv, which `install` makes from requirements/cpu.lock; those for GPUs from
-# .venv-gpu, which `install-gpu` makes from requirements/gpu.lock, and where there is no GPU from .venv.
+# .venv-gpu, which `install-gpu` makes from requirements/gpu.lock, and where there is no GPU from .venv. `docs` has
+# .venv-docs, from requirements/docs.lock.
 
 PYTHON ?= $(or $(shell command -v python3.11),python3)
 PYTHON_GPU ?= $(or $(shell command -v python3.12),python3)
@@ -23,7 +24,7 @@ export RAY_USAGE_STATS_ENABLED ?= 0
 export VLLM_NO_USAGE_STATS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart pipeline serve loop test test-unit lint install lock install-gpu gpu-check gpu-first-hour lock-gpu
+.PHONY: help quickstart pipeline serve loop test test-unit lint install lock install-gpu gpu-check gpu-first-hour lock-gpu docs lock-docs
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -88,6 +89,16 @@ gpu-check: $(GPU_VENV)/.installed  ## the tests of what only CUDA reaches; witho
 gpu-first-hour: $(GPU_VENV)/.installed  ## SFT, GRPO, PPO, then Qwen3-0.6B: success, speed and memory in a table; ARGS="..."
 	$(GPU_VENV)/bin/python launch/first_hour.py $(ARGS)
 
+docs: install .venv-docs/.installed  ## build/docs: guides, every key and the API as pages that need no network
+	.venv/bin/python docs/tools/keys.py build/key_pages
+	.venv-docs/bin/mkdocs build --quiet --strict
+	@echo "Open build/docs/index.html"
+
+.venv-docs/.installed: requirements/docs.lock
+	@$(PYTHON) -m venv .venv-docs
+	@.venv-docs/bin/pip -qq --disable-pip-version-check install --no-deps -r requirements/docs.lock
+	@touch $@
+
 # uv rather than pip: it resolves for the lock's platform whatever runs it, and takes overrides.
 lock:  ## rewrite requirements/cpu.lock from pyproject.toml; ARGS=--upgrade takes new versions
 	@scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT && \
@@ -105,3 +116,11 @@ lock-gpu:  ## rewrite requirements/gpu.lock from pyproject.toml; ARGS=--upgrade 
 	"$$scratch/bin/uv" pip compile --quiet pyproject.toml --extra gpu --group test \
 	  --no-emit-index-url --no-emit-find-links --no-annotate --no-header \
 	  --python-version 3.12 --python-platform x86_64-manylinux_2_28 -o requirements/gpu.lock $(ARGS)
+
+lock-docs:  ## rewrite requirements/docs.lock from pyproject.toml; ARGS=--upgrade takes new versions
+	@scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT && \
+	$(PYTHON) -m venv "$$scratch" && \
+	"$$scratch/bin/pip" -qq install uv==$(UV_VERSION) && \
+	"$$scratch/bin/uv" pip compile --quiet --group docs \
+	  --no-emit-index-url --no-emit-find-links --no-annotate --no-header \
+	  --python-version 3.11 --python-platform x86_64-manylinux_2_28 -o requirements/docs.lock $(ARGS)

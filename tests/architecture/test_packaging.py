@@ -13,8 +13,8 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-LOCKS = {name: (ROOT / "requirements" / f"{name}.lock").read_text() for name in ("cpu", "gpu")}
-PINS, GPU_PINS = (dict(line.split("==") for line in lock.splitlines()) for lock in LOCKS.values())
+LOCKS = {name: (ROOT / "requirements" / f"{name}.lock").read_text() for name in ("cpu", "gpu", "docs")}
+PINS, GPU_PINS, DOCS_PINS = (dict(line.split("==") for line in lock.splitlines()) for lock in LOCKS.values())
 
 # Folders of one machine, and hosts of package indexes: whoever installs chooses those.
 PRIVATE = re.compile(r"(?<!\w)/(?:work|opt)/|\bpypi[\w.-]*\.\w+|\bpythonhosted\.org", re.IGNORECASE)
@@ -54,6 +54,13 @@ def test_lock_serves_pyproject(name, pins, target, extra):
         assert requirement.specifier.contains(pin), (
             f"requirements/{name}.lock has {pin}, not {requirement}: run `make {target}`"
         )
+
+
+def test_the_lock_of_the_docs_serves_pyproject():
+    for requirement in map(Requirement, PROJECT["dependency-groups"]["docs"]):
+        pin = DOCS_PINS.get(canonicalize_name(requirement.name))
+        assert pin is not None, f"{requirement} is not in requirements/docs.lock: run `make lock-docs`"
+        assert requirement.specifier.contains(pin), f"requirements/docs.lock has {pin}: run `make lock-docs`"
 
 
 @pytest.mark.parametrize("package", ["torch", "transformers", "ray", "deepspeed", "peft", "datasets", "tokenizers"])

@@ -1,9 +1,11 @@
-"""The README shows the step that runs."""
+"""The READMEs and the page on architecture show the step that runs."""
 
 import ast
 import re
 import textwrap
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[2]
 STEP = re.compile(r"^ *async def step\(self, groups\b", re.MULTILINE)
@@ -21,7 +23,8 @@ def method_source(path: Path, class_name: str, method_name: str) -> str:
     raise AssertionError(f"{path.relative_to(ROOT)} has no {class_name}.{method_name}")
 
 
-def test_readme_step_is_the_code_step():
-    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+@pytest.mark.parametrize("page", ["README.md", "README.zh.md", "docs/architecture.md"])
+def test_readme_step_is_the_code_step(page):
+    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL)
     shown = [textwrap.dedent(block).rstrip() for block in blocks if STEP.search(block)]
     assert shown == [method_source(ROOT / "rlhf/train/online.py", "OnlineTrainer", "step")]

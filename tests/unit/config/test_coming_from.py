@@ -2,57 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 import sys
 import types
-import typing
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from hydra.core.config_store import ConfigStore
-from omegaconf import OmegaConf
 
-from rlhf.config import DATA, OnlineConfig, PreferenceRunConfig, RewardModelRunConfig, SFTRunConfig
 from rlhf.rewards.base import RewardConfig, load_reward
 from rlhf.types import Prompt, Rollout, Score
+from tests.known_keys import TRAINING_KEYS, algorithms, exists
 
 ROOT = Path(__file__).parents[3]
 TEXT = (ROOT / "docs/coming_from.md").read_text(encoding="utf-8")
 GROUPS = ("algorithm", "data", "reward")
-
-
-def algorithms() -> dict[str, type[Any]]:
-    """The registered methods' dataclasses by name: `algorithm=grpo`."""
-    store = ConfigStore.instance()
-    names = [name.removesuffix(".yaml") for name in store.list("algorithm")]
-    return {name: OmegaConf.get_type(store.load(f"algorithm/{name}.yaml").node) for name in names}
-
-
-def dataclass_in(annotation: Any) -> type[Any] | None:
-    """`CriticConfig` of `CriticConfig | None`."""
-    choices = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
-    return next((choice for choice in choices if dataclasses.is_dataclass(choice)), None)
-
-
-def keys_of(schema: type[Any], prefix: str = "") -> Iterator[str]:
-    """Every key of a configuration; `reward.options.*` stands for whatever is in a free dictionary."""
-    for name, annotation in typing.get_type_hints(schema).items():
-        key = f"{prefix}{name}"
-        yield key
-        if typing.get_origin(annotation) is dict:
-            yield f"{key}.*"
-        elif nested := dataclass_in(annotation):
-            yield from keys_of(nested, f"{key}.")
-
-
-RUNS = (OnlineConfig, SFTRunConfig, RewardModelRunConfig, PreferenceRunConfig)
-KNOWN = {key for schema in RUNS for key in keys_of(schema)}
-KNOWN |= {f"data.{key}" for schema in DATA.values() for key in keys_of(schema)}
-KNOWN |= {f"algorithm.{key}" for schema in algorithms().values() for key in keys_of(schema)}
 
 
 def rows() -> Iterator[dict[str, str]]:
@@ -70,13 +35,9 @@ def named_here() -> list[tuple[str, str]]:
     return sorted({(key.removeprefix("+"), value) for key, _, value in found})
 
 
-def exists(key: str) -> bool:
-    return key in KNOWN or any(known.endswith("*") and key.startswith(known[:-1]) for known in KNOWN)
-
-
 def test_every_key_exists():
     assert len(named_here()) > 50
-    missing = sorted({key for key, _ in named_here() if not exists(key)})
+    missing = sorted({key for key, _ in named_here() if not exists(key, TRAINING_KEYS)})
     assert not missing
 
 
@@ -94,10 +55,10 @@ def test_every_row_says_something():
 
 
 def test_a_key_that_is_none_is_found():
-    assert exists("reward.options.http.url")
-    assert exists("optimizer.lr")
-    assert not exists("optimizer.learning_rate")
-    assert not exists("algorithm.optimizer")
+    assert exists("reward.options.http.url", TRAINING_KEYS)
+    assert exists("optimizer.lr", TRAINING_KEYS)
+    assert not exists("optimizer.learning_rate", TRAINING_KEYS)
+    assert not exists("algorithm.optimizer", TRAINING_KEYS)
 
 
 ADAPTED = {

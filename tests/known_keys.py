@@ -1,0 +1,61 @@
+"""Every key that a command takes, for tests of what texts name."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import OmegaConf
+
+from rlhf.config import DATA, CompareConfig, OnlineConfig, PreferenceRunConfig, RewardModelRunConfig, SFTRunConfig
+from rlhf.train.pipeline import FunctionConfig, PipelineConfig
+from rlhf.train.sweep import SweepRunConfig
+from serve.export import ExportRunConfig
+from serve.forget import ForgetConfig
+from serve.keys import AddConfig, RemoveConfig
+from serve.release import PowerConfig, StartConfig
+from serve.release_settings import GuardrailConfig
+from serve.settings import ServeConfig
+
+
+def algorithms() -> dict[str, type[Any]]:
+    """The registered methods' dataclasses by name: `algorithm=grpo`."""
+    store = ConfigStore.instance()
+    names = [name.removesuffix(".yaml") for name in store.list("algorithm")]
+    return {name: OmegaConf.get_type(store.load(f"algorithm/{name}.yaml").node) for name in names}
+
+
+def dataclass_in(annotation: Any) -> type[Any] | None:
+    """`CriticConfig` of `CriticConfig | None`."""
+    choices = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
+    return next((choice for choice in choices if dataclasses.is_dataclass(choice)), None)
+
+
+def keys_of(schema: type[Any], prefix: str = "") -> Iterator[str]:
+    """Every key of a configuration; `reward.options.*` stands for whatever is in a free dictionary."""
+    for name, annotation in typing.get_type_hints(schema).items():
+        key = f"{prefix}{name}"
+        yield key
+        if typing.get_origin(annotation) is dict:
+            yield f"{key}.*"
+        elif nested := dataclass_in(annotation):
+            yield from keys_of(nested, f"{key}.")
+
+
+def keys_in(schemas: Iterable[type[Any]]) -> set[str]:
+    return {key for schema in schemas for key in keys_of(schema)}
+
+
+def exists(key: str, keys: set[str]) -> bool:
+    return key in keys or any(known.endswith("*") and key.startswith(known[:-1]) for known in keys)
+
+
+TRAINING_KEYS = keys_in((OnlineConfig, SFTRunConfig, RewardModelRunConfig, PreferenceRunConfig))
+TRAINING_KEYS |= {f"data.{key}" for schema in DATA.values() for key in keys_of(schema)}
+TRAINING_KEYS |= {f"algorithm.{key}" for schema in algorithms().values() for key in keys_of(schema)}
+ALL_KEYS = TRAINING_KEYS | keys_in((CompareConfig, FunctionConfig, PipelineConfig, SweepRunConfig, ServeConfig))
+ALL_KEYS |= keys_in((ExportRunConfig, ForgetConfig, AddConfig, RemoveConfig, PowerConfig, StartConfig, GuardrailConfig))
