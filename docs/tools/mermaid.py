@@ -19,7 +19,7 @@ CHARACTERS, GAP, LANE, PADDING = 18, 46, 22, 12
 CSS = """
 .flow rect { fill: var(--md-code-bg-color, #f5f5f5); stroke: var(--md-primary-fg-color, #4051b5); }
 .flow text { fill: var(--md-default-fg-color, #222); font-size: 12px; }
-.flow .note { font-size: 11px; }
+.flow .note { font-size: 11px; paint-order: stroke; stroke: var(--md-default-bg-color, #fff); stroke-width: 4px; }
 .flow .edge { fill: none; stroke: var(--md-default-fg-color--light, #666); stroke-width: 1.3; }
 .flow .back { stroke-dasharray: 5 4; }
 .flow .head { fill: var(--md-default-fg-color--light, #666); }"""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
@@ -142,6 +143,27 @@ def test_what_does_not_exist_is_found(tmp_path):
         test_commands_name_scripts_and_keys_that_exist(page)
     with pytest.raises(AssertionError, match="#two"):
         test_links_and_anchors_exist(page)
+
+
+def texts_in_source() -> str:
+    """Every string of rlhf/ and serve/, a placeholder of an f-string as a line end."""
+    texts = []
+    for path in [*(ROOT / "rlhf").rglob("*.py"), *(ROOT / "serve").rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                texts.append("".join(part.value if isinstance(part, ast.Constant) else "\n" for part in node.values))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                texts.append(node.value)
+    return "\n".join(texts)
+
+
+def test_errors_are_quoted_as_they_are():
+    rows = re.findall(r"^\| (.*?) \|", prose(DOCS / "troubleshooting.md"), re.MULTILINE)
+    quoted = [span for row in rows for span in CODE.findall(row) if " " in span and not span.startswith("ray ")]
+    pieces = [piece.strip() for span in quoted for piece in span.split("...") if piece.strip()]
+    source = texts_in_source()
+    assert len(pieces) > 15
+    assert not [piece for piece in pieces if piece not in source]
 
 
 def test_recipes_are_all_listed():
