@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from rlhf.config import DATA
 from rlhf.rewards.base import RewardConfig, load_reward
 from rlhf.types import Prompt, Rollout, Score
 from tests.known_keys import TRAINING_KEYS, algorithms, exists
@@ -44,6 +45,7 @@ def test_every_key_exists():
 def test_every_choice_exists():
     choices = {"algorithm": set(algorithms())}
     choices |= {group: {path.stem for path in (ROOT / "conf" / group).glob("*.yaml")} for group in ("data", "reward")}
+    choices["data"] |= set(DATA)
     chosen = [(key, value) for key, value in named_here() if key in GROUPS]
     assert {key for key, _ in chosen} == set(GROUPS)
     assert not [f"{key}={value}" for key, value in chosen if value not in choices[key]]
@@ -70,6 +72,10 @@ ADAPTED = {
             [float(query == f"{p}{label}") for query, p, label in zip(queries, prompts, labels, strict=True)]
         )
     },
+    "reward_fn": lambda samples, prompts, outputs, **columns: [
+        float(sample == f"{p}{said}" and said == "七")
+        for sample, p, said in zip(samples, prompts, outputs, strict=True)
+    ],
     "reward_function": lambda prompts, completions, answer, **columns: [
         float(c[-1]["content"] == a) for c, a in zip(completions, answer, strict=True)
     ],
