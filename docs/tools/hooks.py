@@ -1,4 +1,4 @@
-"""What mkdocs builds beside the files of docs/: pages of keys, which docs/tools/keys.py wrote, and of the API."""
+"""Pages that mkdocs builds beside the files of docs/: the keys, written by docs/tools/keys.py, and the API."""
 
 from __future__ import annotations
 

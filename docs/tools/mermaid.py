@@ -134,5 +134,5 @@ class Fence:
         try:
             return draw(source, f"flow{self.number}")
         except ValueError as error:
-            # Of an Exception the extension makes a code block, without a word.
+            # The extension turns an Exception into a code block, without a word.
             raise SystemExit(f"a diagram cannot be drawn: {error}") from error

@@ -71,5 +71,5 @@ def path(data: str, name: str, css_class: str = "edge") -> str:
 
 
 def width_of(words: str, per_letter: float = 6.6) -> float:
-    """About how wide a text of 12 pixels is; Chinese characters are as wide as two letters."""
+    """Estimated width of a text of 12 pixels; Chinese characters are as wide as two letters."""
     return per_letter * sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in words)

@@ -1,4 +1,4 @@
-"""What the pages say exists: links, anchors, paths, keys, recipes, targets; and the READMEs have the same content."""
+"""Links, anchors, paths, keys, recipes and targets that the pages name exist; both READMEs have the same content."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_what_code_names_exists(page):
 
 
 def is_key(span: str, key: str) -> bool:
-    """Whether a span names a key: one that is set, or a dotted one below a section that exists."""
+    """Return whether a span names a key: one that is set, or a dotted one below a section that exists."""
     is_file = re.search(r"\.(py|jsonl?|md|png|ya?ml|parquet)\b", span.partition("=")[0])
     return not is_file and (
         span.removeprefix("+").startswith(f"{key}=") or (key.partition(".")[0] in SECTIONS and "." in key)
