@@ -23,20 +23,20 @@ from serve.settings import ServeConfig
 
 
 def algorithms() -> dict[str, type[Any]]:
-    """The registered methods' dataclasses by name: `algorithm=grpo`."""
+    """Return the registered methods' dataclasses by name: `algorithm=grpo`."""
     store = ConfigStore.instance()
     names = [name.removesuffix(".yaml") for name in store.list("algorithm")]
     return {name: OmegaConf.get_type(store.load(f"algorithm/{name}.yaml").node) for name in names}
 
 
 def dataclass_in(annotation: Any) -> type[Any] | None:
-    """`CriticConfig` of `CriticConfig | None`."""
+    """Return `CriticConfig` of `CriticConfig | None`."""
     choices = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
     return next((choice for choice in choices if dataclasses.is_dataclass(choice)), None)
 
 
 def keys_of(schema: type[Any], prefix: str = "") -> Iterator[str]:
-    """Every key of a configuration; `reward.options.*` stands for whatever is in a free dictionary."""
+    """Yield every key of a configuration; `reward.options.*` stands for whatever is in a free dictionary."""
     for name, annotation in typing.get_type_hints(schema).items():
         key = f"{prefix}{name}"
         yield key

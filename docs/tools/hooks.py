@@ -47,7 +47,7 @@ def key_pages() -> list[Path]:
 
 
 def packages() -> list[Path]:
-    """Folders of rlhf/ and serve/ that hold modules, each a page of the API."""
+    """Return the folders of rlhf/ and serve/ that hold modules, each a page of the API."""
     inits = [path for name in ("rlhf", "serve") for path in (ROOT / name).rglob("__init__.py")]
     folders = sorted(init.parent for init in inits)
     return [folder for folder in folders if "migrations" not in folder.parts and modules(folder)]
@@ -70,6 +70,6 @@ def api_page(package: Path) -> str:
 
 
 def api_text(package: Path) -> str:
-    """A page with the documented members of each module, which mkdocstrings reads from the source."""
+    """Return a page with the documented members of each module, which mkdocstrings reads from the source."""
     directives = "\n\n".join(f"::: {dotted(module)}" for module in modules(package))
     return f"# {page_title(package)}\n\nFrom the docstrings of `{package.relative_to(ROOT)}/`.\n\n{directives}\n"

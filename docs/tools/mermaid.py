@@ -34,7 +34,7 @@ class Edge:
 
 
 def parse(source: str) -> tuple[dict[str, list[str]], list[Edge]]:
-    """Lines of text by node, and the edges. Raises ValueError at a line that is not understood."""
+    """Return the lines of text by node, and the edges. Raises ValueError at a line that is not understood."""
     first, *rest = [line for line in source.splitlines() if line.strip()]
     if first.strip() != "flowchart LR":
         raise ValueError(f"{first!r}: docs/tools/mermaid.py draws `flowchart LR` alone")
@@ -52,7 +52,7 @@ def parse(source: str) -> tuple[dict[str, list[str]], list[Edge]]:
 
 
 def ranks(labels: dict[str, list[str]], edges: list[Edge]) -> dict[str, int]:
-    """Column of each node: one after the last of the nodes before it. Edges that go back do not count."""
+    """Return the column of each node: one after the last of the nodes before it. Edges that go back do not count."""
     rank = dict.fromkeys(labels, 0)
     ahead = [edge for edge in edges if not edge.is_back]
     for _ in labels:

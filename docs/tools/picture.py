@@ -132,7 +132,7 @@ def edges(words: dict[str, str]) -> list[str]:
 
 
 def curves(words: dict[str, str]) -> list[str]:
-    """Edges that are not straight, and words beside no edge."""
+    """Draw edges that are not straight, and words beside no edge."""
     return [
         path("M162,251 H232", "picture"),
         text(197, 244, words["start"], "note"),

@@ -38,7 +38,7 @@ class Box:
 
 
 def document(width: float, height: float, parts: Sequence[str], *, title: str, css: str, name: str) -> str:
-    """An SVG whose styles and markers are named after it, so that several may stand on one page."""
+    """Return an SVG whose styles and markers are named after it, so that several may stand on one page."""
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" class="flow {name}" viewBox="0 0 {width:.0f} {height:.0f}" '
         f'width="{width:.0f}" role="img"><title>{escape(title)}</title>\n<style>\n{css}\n</style>\n'
@@ -61,7 +61,7 @@ def text(x: float, y: float, words: str, css_class: str, anchor: str = "middle")
 
 
 def lines_in(box: Box, lines: Sequence[str], css_class: str) -> list[str]:
-    """Lines of text in the middle of a box."""
+    """Draw lines of text in the middle of a box."""
     first = box.y + box.height / 2 - LINE * (len(lines) - 1) / 2 + 4.5
     return [text(box.x + box.width / 2, first + LINE * number, line, css_class) for number, line in enumerate(lines)]
 
@@ -71,5 +71,5 @@ def path(data: str, name: str, css_class: str = "edge") -> str:
 
 
 def width_of(words: str, per_letter: float = 6.6) -> float:
-    """Estimated width of a text of 12 pixels; Chinese characters are as wide as two letters."""
+    """Return the estimated width of a text of 12 pixels; Chinese characters are as wide as two letters."""
     return per_letter * sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in words)

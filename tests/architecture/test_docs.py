@@ -33,12 +33,12 @@ CHOICES = {"experiment", "pipeline", "service"}
 
 
 def prose(page: Path) -> str:
-    """The text without blocks of code."""
+    """Return the text without blocks of code."""
     return FENCE.sub("", page.read_text(encoding="utf-8"))
 
 
 def commands(page: Path) -> Iterator[str]:
-    """Commands of shell blocks, continued lines joined, without comments."""
+    """Yield commands of shell blocks, continued lines joined, without comments."""
     for language, block in FENCE.findall(page.read_text(encoding="utf-8")):
         if language == "bash":
             lines = re.sub(r"\\\n", " ", block).splitlines()
@@ -47,7 +47,7 @@ def commands(page: Path) -> Iterator[str]:
 
 @cache
 def anchors(page: Path) -> set[str]:
-    """Anchors as GitHub and mkdocs make them of headings, and those that the page sets."""
+    """Return anchors as GitHub and mkdocs make them of headings, and those that the page sets."""
     text = page.read_text(encoding="utf-8")
     headings = [re.sub(r"[`*]|\[([^\]]*)\]\([^)]*\)", r"\1", title) for title in headings_of(page)]
     return {slug(title) for title in headings} | set(re.findall(r'<a id="([^"]+)"', text))
@@ -146,7 +146,7 @@ def test_what_does_not_exist_is_found(tmp_path):
 
 
 def texts_in_source() -> str:
-    """Every string of rlhf/ and serve/, a placeholder of an f-string as a line end."""
+    """Return every string of rlhf/ and serve/, a placeholder of an f-string as a line end."""
     texts = []
     for path in [*(ROOT / "rlhf").rglob("*.py"), *(ROOT / "serve").rglob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -186,7 +186,7 @@ def test_both_readmes_have_the_same_sections_figures_and_commands():
 
 
 def numbers(page: Path) -> list[str]:
-    """Numbers of the text in order of size, those of commands and links left out."""
+    """Return the numbers of the text in order of size, those of commands and links left out."""
     text = re.sub(r"\]\([^)]*\)", "]", prose(page))
     return sorted(re.findall(r"\d[\d.,]*\d|\d", text))
 

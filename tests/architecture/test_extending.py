@@ -20,11 +20,11 @@ SAID = {
     "short_rewards.py:short": ({"max_characters": 4}, {"12": 1.0, "12345": 0.0}),
     "word_rewards.py:KnownWords": ({"words": ["yes"]}, {"yes": 1.0, "yes so": 0.5, "": 0.0}),
 }
-"""By reward: its options, and texts with their rewards."""
+"""Options of each reward, and texts with their values."""
 
 
 def files_of(page: str) -> dict[str, str]:
-    """The files that a page shows, by name."""
+    """Return the files that a page shows, by name."""
     blocks = re.findall(
         r"^```python\n(# /path/to/(\w+\.py)\n.*?)^```", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL
     )
