@@ -12,8 +12,8 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
 from rlhf.config import DATA, CompareConfig, OnlineConfig, PreferenceRunConfig, RewardModelRunConfig, SFTRunConfig
-from rlhf.train.pipeline import FunctionConfig, PipelineConfig
-from rlhf.train.sweep import SweepRunConfig
+from rlhf.pipelines.config import FunctionConfig, PipelineConfig
+from rlhf.sweeps.config import SweepRunConfig
 from serve.export import ExportRunConfig
 from serve.forget import ForgetConfig
 from serve.keys import AddConfig, RemoveConfig
