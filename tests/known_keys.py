@@ -14,12 +14,12 @@ from omegaconf import OmegaConf
 from rlhf.config import DATA, CompareConfig, OnlineConfig, PreferenceRunConfig, RewardModelRunConfig, SFTRunConfig
 from rlhf.pipelines.config import FunctionConfig, PipelineConfig
 from rlhf.sweeps.config import SweepRunConfig
-from serve.export import ExportRunConfig
-from serve.forget import ForgetConfig
-from serve.keys import AddConfig, RemoveConfig
-from serve.release import PowerConfig, StartConfig
-from serve.release_settings import GuardrailConfig
-from serve.settings import ServeConfig
+from serve.client import PowerConfig, StartConfig
+from serve.config import ServeConfig
+from serve.feedback.export import ExportRunConfig
+from serve.feedback.forget import ForgetConfig
+from serve.gateway.api_keys import AddConfig, RemoveConfig
+from serve.releases.config import GuardrailConfig
 
 
 def algorithms() -> dict[str, type[Any]]:
