@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ def on_config(config: Any) -> Any:
     for section in config["nav"]:
         if "Reference" in section:
             section["Reference"] = [
-                {"Keys": [f"reference/{page.name}" for page in key_pages()]},
+                {"Keys": ["reference/index.md", *key_navigation()]},
                 {"API": [{page_title(package): api_page(package)} for package in packages()]},
             ]
         for item in section.get("Understand", []):
@@ -44,6 +45,13 @@ def key_pages() -> list[Path]:
     if not pages:
         raise SystemExit(f"{KEY_PAGES} has no pages: run `make docs`, or python docs/tools/keys.py {KEY_PAGES}")
     return pages
+
+
+def key_navigation() -> list[dict[str, str]]:
+    """Return the pages of keys in the order of their index, each under its command."""
+    index = (KEY_PAGES / "index.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([^`]+)` \| \[\w+\]\((\w+\.md)\)", index, re.MULTILINE)
+    return [{command: f"reference/{page}"} for command, page in rows]
 
 
 def packages() -> list[Path]:
