@@ -37,8 +37,9 @@ def dataclass_in(annotation: Any) -> type[Any] | None:
 
 def keys_of(schema: type[Any], prefix: str = "") -> Iterator[str]:
     """Yield every key of a configuration; `reward.options.*` stands for whatever is in a free dictionary."""
-    for name, annotation in typing.get_type_hints(schema).items():
-        key = f"{prefix}{name}"
+    annotations = typing.get_type_hints(schema)
+    for name in (declared.name for declared in dataclasses.fields(schema)):
+        key, annotation = f"{prefix}{name}", annotations[name]
         yield key
         if typing.get_origin(annotation) is dict:
             yield f"{key}.*"
