@@ -33,7 +33,7 @@ class ClientConfig:
 
 @dataclass(kw_only=True, slots=True)
 class StartConfig(ClientConfig):
-    """`start`."""
+    """Start of a release: `launch/release.py start`."""
 
     name: str = MISSING
     """Name of the candidate from now on."""
@@ -43,7 +43,7 @@ class StartConfig(ClientConfig):
 
 @dataclass(kw_only=True, slots=True)
 class PowerConfig:
-    """`power`: how many users the fixed-horizon test needs."""
+    """Users that the fixed-horizon test needs: `launch/release.py power`."""
 
     sd: float = MISSING
     """Standard deviation of a user's value; of a share p of ones it is sqrt(p * (1 - p))."""

@@ -73,7 +73,7 @@ class ExportConfig:
 
 @dataclass(kw_only=True, slots=True)
 class ExportRunConfig(ExportConfig):
-    """The command line."""
+    """Rows made from feedback: `launch/export_feedback.py pairs`, `labelled` or `sft`."""
 
     url: str = MISSING
     """SQLAlchemy URL of the store."""

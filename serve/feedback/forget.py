@@ -39,7 +39,7 @@ Lines = list[tuple[bytes, dict[str, Any]]]
 
 @dataclass(kw_only=True, slots=True)
 class ForgetConfig:
-    """The command line."""
+    """Removal of users' rows from exports: `launch/forget.py`."""
 
     url: str = MISSING
     """SQLAlchemy URL of the store."""

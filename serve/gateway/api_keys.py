@@ -20,7 +20,7 @@ SHOWN = 12
 
 @dataclass(kw_only=True, slots=True)
 class ListConfig:
-    """`list`."""
+    """Keys of the service, listed: `launch/keys.py list`."""
 
     url: str = "sqlite:///outputs/serve/store.sqlite"
     """SQLAlchemy URL of the store."""
@@ -28,7 +28,7 @@ class ListConfig:
 
 @dataclass(kw_only=True, slots=True)
 class AddConfig(ListConfig):
-    """`add`."""
+    """A new API key: `launch/keys.py add`."""
 
     owner: str = MISSING
     """Owner of the key, and of the users that it names."""
@@ -48,7 +48,7 @@ class AddConfig(ListConfig):
 
 @dataclass(kw_only=True, slots=True)
 class RemoveConfig(ListConfig):
-    """`remove`."""
+    """Removal of an API key: `launch/keys.py remove`."""
 
     hash: str = MISSING
     """Beginning of the hash of the key to remove, as `list` shows it."""
