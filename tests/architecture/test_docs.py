@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
-from tests.known_keys import ALL_KEYS, exists
+from tests.known_keys import ALL_KEYS, exists, keys_of
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -20,7 +22,6 @@ READMES = (ROOT / "README.md", ROOT / "README.zh.md")
 PAGES = [*READMES, *sorted(DOCS.rglob("*.md"))]
 OTHERS_KEYS = DOCS / "coming_from.md"
 """Names other systems' keys; tests/unit/config/test_coming_from.py checks ours in it."""
-MADE_BY_MKDOCS = re.compile(r"docs/(reference/\w+|api/[\w.]+)\.md$")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 CODE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -66,6 +67,23 @@ def headings_with_levels(page: Path) -> list[tuple[int, str]]:
     return [(len(marks), title) for marks, title in re.findall(r"^(#+) (.+)$", prose(page), re.MULTILINE)]
 
 
+@cache
+def key_reference() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("key_reference", DOCS / "tools/keys.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def is_made_by_mkdocs(page: Path) -> bool:
+    """Return whether `make docs` makes the page: one of keys, or one of the API of a package."""
+    if page.parent.name == "reference":
+        return page.name in {"index.md", *(f"{name}.md" for name in key_reference().SCHEMAS)}
+    return page.parent.name == "api" and (ROOT / page.stem.replace(".", "/") / "__init__.py").is_file()
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_and_anchors_exist(page):
     broken = []
@@ -74,7 +92,7 @@ def test_links_and_anchors_exist(page):
             continue
         path, _, anchor = target.partition("#")
         place = (page.parent / path).resolve() if path else page
-        if place.is_relative_to(DOCS) and MADE_BY_MKDOCS.search(str(place)) and page not in READMES:
+        if page not in READMES and place.is_relative_to(DOCS) and is_made_by_mkdocs(place):
             continue
         if not place.exists() or (anchor and anchor not in anchors(place)):
             broken.append(target)
@@ -171,6 +189,19 @@ def test_recipes_are_all_listed():
     listed = CODE.findall((DOCS / "recipes.md").read_text(encoding="utf-8"))
     names = [path.stem for path in (ROOT / "conf/experiment").glob("*.yaml")]
     assert not [name for name in names if name not in listed and not name.startswith("tiny_")]
+
+
+def test_every_page_is_in_the_navigation():
+    text = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    pages = [str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md") if page.parent.name != "decisions"]
+    assert not [page for page in pages if page not in text]
+
+
+def test_every_key_is_in_the_reference():
+    pages = key_reference().pages()
+    for name, (_, schema) in key_reference().SCHEMAS.items():
+        keys = {key.removesuffix(".*") for key in keys_of(schema)}
+        assert not [key for key in keys if f"`{key}`" not in pages[f"{name}.md"]]
 
 
 def test_the_readme_is_short():
