@@ -65,7 +65,9 @@ def ranks(labels: dict[str, list[str]], edges: list[Edge]) -> dict[str, int]:
 
 def place(labels: dict[str, list[str]], edges: list[Edge]) -> dict[str, Box]:
     columns: dict[int, list[str]] = defaultdict(list)
-    for name, rank in ranks(labels, edges).items():
+    # Edges that go back leave a box at its bottom, where no other box may lie.
+    returning = {edge.source for edge in edges if edge.is_back}
+    for name, rank in sorted(ranks(labels, edges).items(), key=lambda item: item[0] in returning):
         columns[rank].append(name)
     height = {name: LINE * len(lines) + 2 * PADDING for name, lines in labels.items()}
     column_heights = [sum(height[name] + PADDING for name in names) for names in columns.values()]
