@@ -195,6 +195,8 @@ def test_every_page_is_in_the_navigation():
     text = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
     pages = [str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md") if page.parent.name != "decisions"]
     assert not [page for page in pages if page not in text]
+    listed = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    assert not [page.name for page in (DOCS / "decisions").iterdir() if f"(decisions/{page.name})" not in listed]
 
 
 def test_every_key_is_in_the_reference():
