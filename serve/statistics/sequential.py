@@ -194,7 +194,8 @@ class ComparisonTest:
         return Comparison(
             difference=self.up.total / num if num else None,
             low=self.up.bound.value(lambda: effects(self.users.whole)),
-            high=-self.down.bound.value(lambda: effects(flip(self.users.whole))),
+            # Not -0.0.
+            high=0.0 - self.down.bound.value(lambda: effects(flip(self.users.whole))),
             p_value=min(1.0, 2 * min(rises.p_value, falls.p_value)),
             decided=0 if first is None or rises.rejected == falls.rejected else 1 if first == rises.rejected else -1,
             num_candidate=self.num_candidate,

@@ -259,6 +259,32 @@ def test_only_loopback_is_listened_on(service: Service) -> None:
         assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
 
 
+RAY_METHODS = {
+    "gcs_server": "NodeInfoGcsService/GetAllNodeInfo",
+    "raylet": "NodeManagerService/GetNodeStats",
+    "ray::ServeReplica": "CoreWorkerService/PushTask",
+}
+"""Methods of Ray's own that answer where authentication is off, by the process."""
+
+
+def test_ray_itself_wants_the_clusters_token(service: Service) -> None:
+    codes: dict[str, set[grpc.StatusCode]] = {name: set() for name in RAY_METHODS}
+    for pid in service.run.descendants():
+        process = psutil.Process(pid)
+        title = " ".join(process.cmdline()[:1]).rpartition("/")[2]
+        for name in [name for name in RAY_METHODS if title.startswith(name)]:
+            for connection in process.net_connections("tcp"):
+                if connection.status != psutil.CONN_LISTEN:
+                    continue
+                method = grpc.insecure_channel(f"127.0.0.1:{connection.laddr.port}").unary_unary(
+                    f"/ray.rpc.{RAY_METHODS[name]}"
+                )
+                with pytest.raises(grpc.RpcError) as refused:
+                    method(b"", timeout=RECOVERY_S)
+                codes[name].add(refused.value.code())
+    assert all(grpc.StatusCode.UNAUTHENTICATED in found for found in codes.values()), codes
+
+
 def test_too_many_clients_are_told_to_come_back(service: Service) -> None:
     with ThreadPoolExecutor(10 * ONGOING) as pool:
         answers = list(pool.map(lambda number: service.ask(stream=number % 3 == 0), range(20 * ONGOING)))

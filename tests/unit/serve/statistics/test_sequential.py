@@ -145,6 +145,16 @@ def test_the_interval_holds_exactly_what_is_not_rejected():
     assert found.low < found.difference < found.high
 
 
+def test_of_a_difference_that_is_only_just_significant_the_interval_ends_at_zero():
+    random = generator(5)
+    candidate = random.random(60) < 0.3
+    values = np.where(candidate, random.random(60) < 0.2, random.random(60) < 0.8).astype(float)
+    trial = Trial(candidate=candidate, probability=np.full(60, 0.3), values=values)
+    alpha = compare(trial, alpha_higher=0.05, alpha_lower=0.0125).p_value / 2 * (1 + 1e-9)
+    only_just = compare(trial, alpha_higher=0.05, alpha_lower=alpha)
+    assert (only_just.decided, str(only_just.high)) == (-1, "0.0")
+
+
 def test_worse_by_more_than_allowed():
     for allowed, means in ((0.05, MEANS["flat"]), (0.0, MEANS["outage"] / 2)):
         found = [
