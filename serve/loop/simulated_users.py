@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ import httpx
 from rlhf.types import InputError, RunError
 
 TIMEOUT_S = 60.0
+RETRY_S = 0.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,9 +95,17 @@ class SimulatedUsers:
         if not meant and not right and generator.random() < self.edits:
             events.append({**feedback, "kind": "edit", "text": question.answer})
         for event in events:
-            kept = await client.post("/v1/feedback", json=event)
-            if kept.status_code != 201:
-                raise RunError(f"feedback was refused with {kept.status_code}: {kept.text}")
+            await self.send_feedback(client, event)
+
+    async def send_feedback(self, client: httpx.AsyncClient, event: dict[str, Any]) -> None:
+        """Send feedback, again while a busy store has no record of the answer yet. Raises RunError if it is refused."""
+        end = time.monotonic() + TIMEOUT_S
+        while (kept := await client.post("/v1/feedback", json=event)).status_code in (404, 503):
+            if time.monotonic() > end:
+                break
+            await asyncio.sleep(RETRY_S)
+        if kept.status_code != 201:
+            raise RunError(f"feedback was refused with {kept.status_code}: {kept.text}")
 
 
 def read_questions(path: str) -> list[Question]:

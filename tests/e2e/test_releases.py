@@ -105,7 +105,8 @@ class Service:
             try:
                 while True:
                     status = await asyncio.to_thread(self.operate, "GET", "/release")
-                    if until(status) or time.monotonic() > deadline:
+                    # Users whom an error ended would leave a release undecided.
+                    if until(status) or time.monotonic() > deadline or users.done():
                         return status
                     await asyncio.sleep(0.5)
             finally:
