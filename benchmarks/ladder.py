@@ -218,6 +218,8 @@ def main() -> None:
         rounds = track(range(arguments.releases), description=name)
         ends = Counter(event for _ in rounds for event in climb(random, kind, arguments.effect))
         shares[name] = [ends[one] / arguments.releases for one in ENDS]
+        # The rest takes long, and may be ended before the table is there.
+        print(name, dict(ends), flush=True)
     rows: list[list[object]] = [[name, *(f"{100 * share:.1f} %" for share in found)] for name, found in shares.items()]
     table(
         f"Releases of candidates with an effect of {arguments.effect:g}: shadow, steps {tuple(CONFIG.steps)}, watch, "
