@@ -8,10 +8,15 @@ import typing
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from hydra.core.config_store import ConfigStore
-from omegaconf import OmegaConf
-
-from rlhf.config import DATA, CompareConfig, OnlineConfig, PreferenceRunConfig, RewardModelRunConfig, SFTRunConfig
+from rlhf.config import (
+    ALGORITHMS,
+    DATA,
+    CompareConfig,
+    OnlineConfig,
+    PreferenceRunConfig,
+    RewardModelRunConfig,
+    SFTRunConfig,
+)  # fmt: skip
 from rlhf.pipelines.config import FunctionConfig, PipelineConfig
 from rlhf.sweeps.config import SweepRunConfig
 from serve.client import PowerConfig, StartConfig
@@ -20,13 +25,6 @@ from serve.feedback.export import ExportRunConfig
 from serve.feedback.forget import ForgetConfig
 from serve.gateway.api_keys import AddConfig, RemoveConfig
 from serve.releases.config import GuardrailConfig
-
-
-def algorithms() -> dict[str, type[Any]]:
-    """Return the registered methods' dataclasses by name: `algorithm=grpo`."""
-    store = ConfigStore.instance()
-    names = [name.removesuffix(".yaml") for name in store.list("algorithm")]
-    return {name: OmegaConf.get_type(store.load(f"algorithm/{name}.yaml").node) for name in names}
 
 
 def dataclass_in(annotation: Any) -> type[Any] | None:
@@ -57,6 +55,6 @@ def exists(key: str, keys: set[str]) -> bool:
 
 TRAINING_KEYS = keys_in((OnlineConfig, SFTRunConfig, RewardModelRunConfig, PreferenceRunConfig))
 TRAINING_KEYS |= {f"data.{key}" for schema in DATA.values() for key in keys_of(schema)}
-TRAINING_KEYS |= {f"algorithm.{key}" for schema in algorithms().values() for key in keys_of(schema)}
+TRAINING_KEYS |= {f"algorithm.{key}" for schema in ALGORITHMS.values() for key in keys_of(schema)}
 ALL_KEYS = TRAINING_KEYS | keys_in((CompareConfig, FunctionConfig, PipelineConfig, SweepRunConfig, ServeConfig))
 ALL_KEYS |= keys_in((ExportRunConfig, ForgetConfig, AddConfig, RemoveConfig, PowerConfig, StartConfig, GuardrailConfig))

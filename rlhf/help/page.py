@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from hydra import initialize_config_dir
 from hydra.core.config_loader import ConfigLoader
@@ -18,7 +17,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from rlhf.help.choices import Choices
+from rlhf.help.choices import Choices, type_of
 from rlhf.help.fields import Key, keys_of
 from rlhf.key_names import unknown_key
 from rlhf.types import InputError
@@ -131,12 +130,12 @@ def added_keys(
     if section not in choices.chosen:
         return
     # Values on the page may be those of a recipe, so they tell no keys apart.
-    known = {valueless(key) for key in keys_of(type_in(composed[section]), composed[section], f"{section}.")}
+    known = {valueless(key) for key in keys_of(type_of(composed[section]), composed[section], f"{section}.")}
     for name in choices.fitting(section):
         node = choices.loaded(section, name).config
         if not isinstance(node, DictConfig) or OmegaConf.get_type(node) is dict:
             continue
-        every = keys_of(type_in(node), node, f"{section}.")
+        every = keys_of(type_of(node), node, f"{section}.")
         added = [key for key in every if is_meant(key.path, searched) and valueless(key) not in known]
         if added:
             yield wrapped(f"with {section}={name}:", width, "  ")
@@ -146,12 +145,6 @@ def added_keys(
 
 def valueless(key: Key) -> Key:
     return replace(key, default=None)
-
-
-def type_in(node: DictConfig) -> type[Any]:
-    schema = OmegaConf.get_type(node)
-    assert schema is not None
-    return schema
 
 
 def choice_lines(choices: Choices, searched: Sequence[str], width: int) -> Iterator[str]:

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rlhf.config import DATA
+from rlhf.config import ALGORITHMS, DATA
 from rlhf.rewards.base import RewardConfig, load_reward
 from rlhf.types import Prompt, Rollout, Score
-from tests.known_keys import TRAINING_KEYS, algorithms, exists
+from tests.known_keys import TRAINING_KEYS, exists
 
 ROOT = Path(__file__).parents[3]
 TEXT = (ROOT / "docs/coming_from.md").read_text(encoding="utf-8")
@@ -43,7 +43,7 @@ def test_every_key_exists():
 
 
 def test_every_choice_exists():
-    choices = {"algorithm": set(algorithms())}
+    choices = {"algorithm": set(ALGORITHMS)}
     choices |= {group: {path.stem for path in (ROOT / "conf" / group).glob("*.yaml")} for group in ("data", "reward")}
     choices["data"] |= set(DATA)
     chosen = [(key, value) for key, value in named_here() if key in GROUPS]
