@@ -21,12 +21,12 @@ from ray.serve.handle import DeploymentHandle
 from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive, Scope, Send
 
+from rlhf.protocols.openai.generation import GenerationRequest
 from serve.config import LimitsConfig
 from serve.gateway.engine import DEPLOYMENT
 from serve.gateway.errors import ApiError
 from serve.gateway.log_redaction import describe_error
 from serve.gateway.routing import Deployment
-from serve.gateway.schemas.common import GenerationRequest
 from serve.store.consent import salted_hash
 from serve.store.records import Endpoint, Request, Response
 

@@ -14,6 +14,7 @@ from fastapi.responses import JSONResponse
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.responses import Response
 
+from rlhf.protocols.openai.generation import GenerationRequest
 from rlhf.types import InputError, RunError
 from serve.config import ServeConfig
 from serve.gateway import routing
@@ -22,7 +23,6 @@ from serve.gateway.errors import ApiError
 from serve.gateway.exchange import Call, Exchange, Stream, begin, engine_error
 from serve.gateway.recorder import Recorder
 from serve.gateway.routing import Route, RoutingTable
-from serve.gateway.schemas.common import GenerationRequest
 from serve.gateway.schemas.requests import check_limits
 from serve.statistics.assignment import Split
 from serve.store.database import Erasure, reason
@@ -164,7 +164,7 @@ class Gateway:
         return answer
 
     def body_for(self, exchange: Exchange) -> dict[str, Any]:
-        return {**exchange.request.for_engine(self.config.limits), "model": exchange.deployment.variant}
+        return {**exchange.request.for_engine(self.config.limits.max_tokens), "model": exchange.deployment.variant}
 
     async def finish(self, exchange: Exchange) -> None:
         """Record the end of an exchange, errors included, and free its place. Further calls do nothing."""

@@ -11,11 +11,11 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from serve.gateway.schemas.chat import ChatCompletionRequest
-from serve.gateway.schemas.common import Schema
-from serve.gateway.schemas.completion import CompletionRequest
+from rlhf.protocols.openai.chat import ChatCompletionRequest
+from rlhf.protocols.openai.completion import CompletionRequest
+from rlhf.protocols.openai.responses import ChatCompletionChunk, ErrorBody
+from rlhf.protocols.openai.schema import Schema
 from serve.gateway.schemas.requests import ConsentBody, FeedbackBody, ReasonBody, StartBody
-from serve.gateway.schemas.responses import ChatCompletionChunk, ErrorBody
 from serve.gateway.transport import REQUEST_ID
 from serve.store.records import Role
 

@@ -18,25 +18,22 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
+from rlhf.protocols.openai.chat import ChatCompletionRequest
+from rlhf.protocols.openai.completion import CompletionRequest
+from rlhf.protocols.openai.responses import ChatCompletion, ChatCompletionChunk, Completion, ModelCard, ModelList
+from rlhf.protocols.text import check_plain
 from rlhf.types import InputError, RunError
 from serve.gateway.auth import Caller, authenticate, authorize, is_loopback
 from serve.gateway.body_limits import BodyReader
 from serve.gateway.errors import ApiError
 from serve.gateway.gateway import NOBODY, Gateway
 from serve.gateway.openapi import ENGINE_ERRORS, PATH, document, operation
-from serve.gateway.schemas.chat import ChatCompletionRequest
-from serve.gateway.schemas.completion import CompletionRequest
 from serve.gateway.schemas.requests import REQUEST_SCHEMAS, ConsentBody, FeedbackBody, ReasonBody, StartBody, read
 from serve.gateway.schemas.responses import (
-    ChatCompletion,
-    ChatCompletionChunk,
-    Completion,
     ConsentResponse,
     DeletionResponse,
     FeedbackResponse,
     Health,
-    ModelCard,
-    ModelList,
     Readiness,
     ReleaseStatus,
 )
@@ -44,7 +41,7 @@ from serve.gateway.transport import Transport, request_id_of, respond, until_dis
 from serve.store.database import reason
 from serve.store.records import Endpoint, Feedback, Role
 from serve.store.store import UnknownRequest
-from serve.text import check_plain, excerpt
+from serve.text import excerpt
 
 LOG = logging.getLogger(__name__)
 

@@ -47,6 +47,8 @@ def test_contracts_hold():
         ("rlhf/ops/intruder.py", "import rlhf.train", "Rooms import downwards only"),
         ("rlhf/stages/intruder.py", "import rlhf.pipelines.kinds", "Rooms import downwards only"),
         ("rlhf/data/intruder.py", "import rlhf.algorithms", "Rooms import downwards only"),
+        ("rlhf/protocols/intruder.py", "import rlhf.ops.kl", "Rooms import downwards only"),
+        ("rlhf/protocols/intruder.py", "import serve.text", "rlhf knows nothing of serving"),
         ("rlhf/data/intruder.py", "import serve.config", "rlhf knows nothing of serving"),
         ("serve/store/intruder.py", "import rlhf.stages.chat", "Serving stands on rlhf, beside its stages"),
         ("serve/store/intruder.py", "import serve.statistics.metrics", "Rooms of serving import downwards only"),
@@ -76,3 +78,9 @@ def test_light_rooms_load_no_runtime():
 def test_ops_load_torch_and_nothing_else():
     loaded = loaded_by(["ops"])
     assert loaded.isdisjoint({"ray", "vllm", "deepspeed", "transformers", "datasets", "peft", "hydra", "omegaconf"})
+
+
+def test_protocols_load_pydantic_and_no_server():
+    loaded = loaded_by(["protocols"])
+    assert "pydantic" in loaded
+    assert loaded.isdisjoint({"ray", "vllm", "torch", "transformers", "fastapi", "starlette", "omegaconf", "serve"})

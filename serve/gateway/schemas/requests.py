@@ -6,13 +6,15 @@ from typing import Annotated, TypeVar
 
 from pydantic import Field, ValidationError
 
+from rlhf.protocols.openai.chat import ChatCompletionRequest
+from rlhf.protocols.openai.completion import CompletionRequest
+from rlhf.protocols.openai.generation import GenerationRequest
+from rlhf.protocols.openai.schema import Finite, Schema
+from rlhf.protocols.text import PLAIN, Plain
 from serve.config import LimitsConfig
 from serve.gateway.errors import ApiError
-from serve.gateway.schemas.chat import ChatCompletionRequest
-from serve.gateway.schemas.common import Finite, GenerationRequest, Schema
-from serve.gateway.schemas.completion import CompletionRequest
 from serve.store.records import Endpoint, FeedbackKind
-from serve.text import PLAIN, Plain, excerpt
+from serve.text import excerpt
 
 SchemaT = TypeVar("SchemaT", bound=Schema)
 

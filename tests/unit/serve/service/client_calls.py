@@ -2,7 +2,7 @@
 
 from functools import reduce
 
-from serve.gateway.schemas.common import PATTERN_CHARACTERS, SCHEMA_BYTES, SCHEMA_DEPTH
+from rlhf.protocols.openai.schema import PATTERN_CHARACTERS, SCHEMA_BYTES, SCHEMA_DEPTH
 
 USER = {"role": "user", "content": "7+5="}
 CALL = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": '{"a": 7}'}}

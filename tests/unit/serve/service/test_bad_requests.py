@@ -5,10 +5,10 @@ import json
 import httpx
 import pytest
 
+from rlhf.protocols.openai.generation import STOP_STRINGS
 from rlhf.types import InputError, RunError
 from serve.gateway import routes, routing
 from serve.gateway.auth import hash_key
-from serve.gateway.schemas.common import STOP_STRINGS
 from serve.store.ledger import StaleRelease
 from serve.store.records import Role
 from tests.unit.serve.service.conftest import command, running

@@ -8,11 +8,11 @@ import pytest
 from openai import OpenAI
 from pydantic import create_model
 
+from rlhf.protocols.openai.chat import ChatCompletionRequest
+from rlhf.protocols.openai.completion import CompletionRequest
 from serve.feedback.export import reject_reason
 from serve.gateway.auth import hash_key
 from serve.gateway.routing import read
-from serve.gateway.schemas.chat import ChatCompletionRequest
-from serve.gateway.schemas.completion import CompletionRequest
 from serve.store.records import Role
 from tests.unit.serve.service.client_calls import (
     ANSWERED,
@@ -133,7 +133,7 @@ def test_vllm_reads_what_the_engine_is_sent(make_config, case):
         (ChatCompletionRequest, chats.ChatCompletionRequest) if case in CHATS
         else (CompletionRequest, completions.CompletionRequest)
     )  # fmt: skip
-    body = own.model_validate_json(json.dumps(fields)).for_engine(make_config().limits)
+    body = own.model_validate_json(json.dumps(fields)).for_engine(make_config().limits.max_tokens)
     read_body = vllms.model_validate(copy.deepcopy(body))
     assert not read_body.model_extra
     params = read_body.to_sampling_params(5, {})

@@ -12,13 +12,13 @@ from ray.exceptions import ActorDiedError, RayError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from starlette.responses import Response
 
+from rlhf.protocols.openai.chat import ChatCompletionRequest
 from serve.config import LimitsConfig, ReleaseConfig
 from serve.control.release_manager import ReleaseManager
 from serve.gateway import routes, routing
 from serve.gateway.auth import Caller, hash_key
 from serve.gateway.errors import ApiError
 from serve.gateway.gateway import NOBODY, REFRESH_S, SHADOWS, Gateway
-from serve.gateway.schemas.chat import ChatCompletionRequest
 from serve.releases.state import Release
 from serve.store.consent import salted_hash
 from serve.store.records import Endpoint, Role

@@ -1,4 +1,4 @@
-"""Fields that chat and completion requests share; every field is known and every number has a limit."""
+"""Requests for generated text: the fields that chat and completion requests share."""
 
 from __future__ import annotations
 
@@ -7,70 +7,17 @@ import json
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from serve.config import LimitsConfig
-from serve.text import PLAIN, Plain
+from rlhf.protocols.openai.schema import INT32, PATTERN_CHARACTERS, Finite, JsonSchema, Label, OpenAISchema, TokenId
+from rlhf.protocols.text import PLAIN, Plain
 
-STOP_STRINGS, STOP_CHARACTERS, STOP_TOKENS, LOGPROBS, BIASES, CHOICES = 4, 64, 64, 20, 300, 64
-SCHEMA_BYTES, SCHEMA_DEPTH, PATTERN_CHARACTERS = 1 << 14, 32, 256
-"""Largest JSON schema; the engine compiles it to a grammar, in a time that grows with these."""
-INT32 = 2**31
+STOP_STRINGS, STOP_CHARACTERS, STOP_TOKENS, BIASES, CHOICES = 4, 64, 64, 300, 64
 CONSTRAINTS = {"tools", "tool_choice", "response_format", "structured_outputs"}
-"""Fields that change the prompt or the form of the answer, so they count as part of what was asked."""
+"""Fields that change the prompt or the form of the answer, so they count as part of the prompt."""
 NO_SAMPLING = {"model", "messages", "prompt", "stream", "stream_options", *CONSTRAINTS}
 
-Finite = Annotated[float, Field(allow_inf_nan=False)]
 Stop = Annotated[str, Field(min_length=1, max_length=STOP_CHARACTERS)]
-TokenId = Annotated[int, Field(ge=0, lt=INT32)]
-Label = Annotated[str, Field(max_length=256)]
-
-
-def check_schema_size(schema: dict[str, Any]) -> dict[str, Any]:
-    """Raise ValueError if a JSON schema is larger than an engine should compile."""
-    size = len(json.dumps(schema))
-    if size > SCHEMA_BYTES:
-        raise ValueError(f"a schema of {size} bytes is larger than {SCHEMA_BYTES}; split it")
-    level: list[Any] = [schema]
-    for _ in range(SCHEMA_DEPTH):
-        nested = []
-        for node in level:
-            for key, child in node.items() if isinstance(node, dict) else enumerate(node):
-                if key == "pattern" and isinstance(child, str) and len(child) > PATTERN_CHARACTERS:
-                    raise ValueError(f"a pattern of {len(child)} characters is longer than {PATTERN_CHARACTERS}")
-                if isinstance(child, dict | list):
-                    nested.append(child)
-        if not nested:
-            return schema
-        level = nested
-    raise ValueError(f"a schema nested deeper than {SCHEMA_DEPTH} levels; make it flatter")
-
-
-JsonSchema = Annotated[dict[str, Any], AfterValidator(check_schema_size)]
-
-
-class Schema(BaseModel):
-    """Body of a request, or a part of it."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, serialize_by_alias=True, use_attribute_docstrings=True)
-
-
-def with_nulls(schema: dict[str, Any]) -> None:
-    """Add to a JSON schema that null stands for a field left out."""
-    for name, field in schema["properties"].items():
-        if name not in schema.get("required", ()) and {"type": "null"} not in field.get("anyOf", ()):
-            schema["properties"][name] = {"anyOf": [field, {"type": "null"}]}
-
-
-class OpenAISchema(Schema):
-    """A part of OpenAI's protocol, whose clients send null for what they leave out."""
-
-    model_config = ConfigDict(json_schema_extra=with_nulls)
-
-    @model_validator(mode="before")
-    @classmethod
-    def drop_nulls(cls, data: Any) -> Any:
-        return {key: value for key, value in data.items() if value is not None} if isinstance(data, dict) else data
 
 
 class StreamOptions(OpenAISchema):
@@ -175,10 +122,13 @@ class GenerationRequest(OpenAISchema):
         """Number of user messages."""
         raise NotImplementedError
 
-    def for_engine(self, limits: LimitsConfig) -> dict[str, Any]:
-        """The body that the engine gets; of a stream always with its usage, which is recorded."""
+    def for_engine(self, max_tokens: int) -> dict[str, Any]:
+        """Return the body for an engine behind the server; a stream always reports its usage.
+
+        `max_tokens`: the limit of a request that names none.
+        """
         body = self.model_dump(exclude_none=True, exclude={"stream_options"})
-        body.setdefault("max_tokens", limits.max_tokens)
+        body.setdefault("max_tokens", max_tokens)
         if not self.stream:
             return body
         options = self.stream_options
@@ -188,10 +138,12 @@ class GenerationRequest(OpenAISchema):
 
     @property
     def sampling(self) -> dict[str, Any]:
+        """Fields that the request sets and that change how tokens are drawn."""
         return self.model_dump(exclude_none=True, exclude_unset=True, exclude=NO_SAMPLING)
 
     @property
     def prompt_hash(self) -> str:
+        """Digest of the prompt, and of the tools and the form of the answer, if the request sets them."""
         constraints = self.model_dump(exclude_none=True, exclude_unset=True, include=CONSTRAINTS)
         return digest([self.prompt_content, constraints] if constraints else self.prompt_content)
 
@@ -202,4 +154,5 @@ class GenerationRequest(OpenAISchema):
 
 
 def digest(value: object) -> str:
+    """Return the SHA-256 of a JSON value, in hexadecimal."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationError, ValidationInfo, ValidatorFunctionWrapHandler, field_validator
 
-from serve.gateway.schemas.common import LOGPROBS, GenerationRequest, TokenId
+from rlhf.protocols.openai.generation import GenerationRequest
+from rlhf.protocols.openai.schema import LOGPROBS, TokenId
 
 Text = Annotated[str, Field(min_length=1)]
 TokenIds = Annotated[list[TokenId], Field(min_length=1)]

@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from serve.gateway.schemas.common import LOGPROBS, GenerationRequest, JsonSchema, Label, OpenAISchema
+from rlhf.protocols.openai.generation import GenerationRequest
+from rlhf.protocols.openai.schema import LOGPROBS, JsonSchema, Label, OpenAISchema
 
 TOOLS, TOOL_CALLS = 64, 64
 
