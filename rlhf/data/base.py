@@ -6,12 +6,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from omegaconf import MISSING
-
 from rlhf.data.dialogues import TEMPLATED, Dialogue, dialogue_of
 from rlhf.data.fields import BadRow, Defect, require_positive
-from rlhf.data.files import read_rows, splits_of
+from rlhf.data.files import splits_of
 from rlhf.data.quarantine import BadRows, Quarantine
+from rlhf.data.source import SourceConfig
 from rlhf.data.split import split_held_out
 from rlhf.types import InputError, Message, Unit
 
@@ -33,18 +32,9 @@ class Parts:
 
 
 @dataclass(kw_only=True, slots=True)
-class OfflineDataConfig:
+class OfflineDataConfig(SourceConfig):
     """Rows in a file, and what becomes of bad ones."""
 
-    path: str = MISSING
-    """A .jsonl or .parquet file, a folder that datasets can load, or a data set of the Hub: `owner/name`,
-    `owner/name@REVISION`, or one file or folder in it, `owner/name@REVISION:train.jsonl`."""
-    split: str = "train"
-    """Split of a folder; a file has none."""
-    subset: str | None = None
-    """Configuration of a dataset with several; None: the only one."""
-    limit: int | None = None
-    """Number of rows to read, from the first. None: all."""
     max_tokens: int | None = None
     """Tokens a sequence may have, chat template included; a longer one is a bad row. None: the model's context."""
     bad_rows: BadRows = BadRows.strict
@@ -54,7 +44,8 @@ class OfflineDataConfig:
     """Share of a file's rows that may be left out with `bad_rows=quarantine`; more stop the run."""
 
     def __post_init__(self) -> None:
-        require_positive(limit=self.limit, max_tokens=self.max_tokens)
+        super(OfflineDataConfig, self).__post_init__()
+        require_positive(max_tokens=self.max_tokens)
         if not 0 <= self.max_rejected_fraction < 1:
             raise InputError(
                 f"max_rejected_fraction={self.max_rejected_fraction}: give at least 0 and less than 1, as in 0.05"
@@ -91,8 +82,7 @@ class OfflineDataConfig:
 
     def collect(self, quarantine: Quarantine, make: Callable[[str, Mapping[str, Any]], Iterable[T]]) -> list[T]:
         """Collect the results of `make(where, row)` for each row of the file."""
-        rows = read_rows(self.path, self.split, quarantine.refuse, subset=self.subset)
-        return quarantine.collect(rows, make, self.limit, source=self.path)
+        return quarantine.collect(self.rows(quarantine.refuse), make, self.limit, source=self.path)
 
     def check_length(self, num_tokens: int, context_tokens: int) -> None:
         if self.max_tokens is not None and num_tokens > self.max_tokens:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from rlhf.data.arrow import DEFAULT_SPLIT, FORMS, read_folder, read_parquet
+from rlhf.data.reader import read_with
 from rlhf.types import InputError
 
 Row = dict[str, Any]
@@ -37,14 +38,23 @@ def raise_at(where: str, _row: object, error: InputError) -> None:
 
 
 def read_rows(
-    path: str, split: str = DEFAULT_SPLIT, refuse: Refuse = raise_at, *, subset: str | None = None
+    path: str,
+    split: str = DEFAULT_SPLIT,
+    refuse: Refuse = raise_at,
+    *,
+    subset: str | None = None,
+    reader: str | None = None,
 ) -> Iterator[tuple[str, Row]]:
     """Yields `(where, row)`: `where` is `path:line` of a JSONL file and `path:row N`, from 1, of anything else.
 
-    `split` and `subset` choose among those of a folder; a file has none. A path that holds no row is an `InputError`.
+    `split` and `subset` choose among those of a folder; a file has none. `reader` names a function that reads the path
+    instead (`data.reader`). A path that holds no row is an `InputError`.
     """
     if not Path(path).exists():
         raise InputError(f"{path} does not exist: {FORMS}")
+    if reader is not None:
+        refuse_splits(path, split, subset, remedy=f"let data.reader={reader} choose")
+        return _at_least_one(path, read_with(reader, path, refuse), f"let data.reader={reader} yield")
     if Path(path).is_dir():
         rows: Iterator[tuple[str, Row]] = read_folder(path, split, subset)
     elif path.endswith(".jsonl"):
@@ -55,15 +65,17 @@ def read_rows(
         raise InputError(f"{path} has the suffix '{Path(path).suffix}', which is not read: {FORMS}")
     if not Path(path).is_dir():
         refuse_splits(path, split, subset)
-    return _at_least_one(path, rows)
+    return _at_least_one(path, rows, FORMS + " with")
 
 
-def refuse_splits(path: str, split: str, subset: str | None) -> None:
+def refuse_splits(
+    path: str, split: str, subset: str | None, *, remedy: str = "give a folder that datasets can load"
+) -> None:
     """Refuses a split or subset of files, which have neither."""
     if (split, subset) != (DEFAULT_SPLIT, None):
         raise InputError(
             f"split={split}, subset={subset or 'null'}: {path} has neither; set split={DEFAULT_SPLIT} and subset=null, "
-            "or give a folder that datasets can load"
+            f"or {remedy}"
         )
 
 
@@ -79,10 +91,10 @@ def kind_of(value: object) -> str:
     return "null" if value is None else names.get(type(value), f"a {type(value).__name__}")
 
 
-def _at_least_one(path: str, rows: Iterator[tuple[str, Row]]) -> Iterator[tuple[str, Row]]:
+def _at_least_one(path: str, rows: Iterator[tuple[str, Row]], remedy: str) -> Iterator[tuple[str, Row]]:
     first = next(rows, None)
     if first is None:
-        raise InputError(f"{path} holds no rows: {FORMS} with at least one row")
+        raise InputError(f"{path} holds no rows: {remedy} at least one row")
     yield first
     yield from rows
 

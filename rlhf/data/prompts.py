@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from omegaconf import MISSING
 
 from rlhf.data.arrow import without_padding
 from rlhf.data.chat import render, require_template, tokenize_texts
 from rlhf.data.dialogues import TEMPLATED, Dialogue, dialogue_of
 from rlhf.data.fields import has, require_positive, take
-from rlhf.data.files import errors_at, kind_of, read_rows
+from rlhf.data.files import errors_at, kind_of
 from rlhf.data.left_out import refuse_losses, refuse_unknown
 from rlhf.data.messages import take_prompt
+from rlhf.data.source import SourceConfig
 from rlhf.types import InputError, Message, Prompt
 
 if TYPE_CHECKING:
@@ -28,14 +28,9 @@ if TYPE_CHECKING:
 
 
 @dataclass(kw_only=True, slots=True)
-class PromptDataConfig:
-    path: str = MISSING
-    """A .jsonl or .parquet file, a folder that datasets can load, or a data set of the Hub: `owner/name`,
-    `owner/name@REVISION`, or one file or folder in it, `owner/name@REVISION:train.jsonl`."""
-    split: str = "train"
-    """Split of a folder; a file has none."""
-    subset: str | None = None
-    """Configuration of a dataset with several; None: the only one."""
+class PromptDataConfig(SourceConfig):
+    """Prompts in a file."""
+
     prompt_key: str = "prompt"
     """The field that holds the prompt: text (one user message) or a list of {role, content} messages. Dots go into
     nested fields, here and in `answer_key`: `reward_model.ground_truth`."""
@@ -54,11 +49,10 @@ class PromptDataConfig:
     """Text with `{prompt}` that replaces the last message of every prompt, wrapped around it. None: unwrapped."""
     max_prompt_tokens: int | None = None
     """Tokens a prompt may have, chat template included; a longer one is an error. None: what the context leaves."""
-    limit: int | None = None
-    """Number of rows to read, from the first. None: all."""
 
     def __post_init__(self) -> None:
-        require_positive(limit=self.limit, max_prompt_tokens=self.max_prompt_tokens)
+        super(PromptDataConfig, self).__post_init__()
+        require_positive(max_prompt_tokens=self.max_prompt_tokens)
         if self.template is not None and "{prompt}" not in self.template:
             raise InputError(f"template='{self.template}' has no place for the prompt: write {{prompt}} in it")
         if self.answer_pattern is not None:
@@ -108,7 +102,7 @@ def load_prompts(
 
 
 def _drafts(config: PromptDataConfig, tokenizer: PreTrainedTokenizerBase) -> Iterator[_Draft]:
-    for where, row in islice(read_rows(config.path, config.split, subset=config.subset), config.limit):
+    for where, row in islice(config.rows(), config.limit):
         with errors_at(where):
             asked = _dialogue(config, without_padding(row))
             refuse_losses(tokenizer, asked.messages, asked.tools)

@@ -14,7 +14,7 @@ from rlhf.data.arrow import DEFAULT_SPLIT
 from rlhf.data.base import Parts, SFTDataConfig
 from rlhf.data.dialogues import digest
 from rlhf.data.fields import BadRow, Defect, take_text
-from rlhf.data.files import Refuse, Row, read_rows, refuse_splits
+from rlhf.data.files import Refuse, Row, refuse_splits
 from rlhf.data.quarantine import Quarantine
 from rlhf.data.split import prompt_groups, split_held_out
 from rlhf.types import InputError, TrainingRow, Unit
@@ -104,9 +104,9 @@ class TextDataConfig(SFTDataConfig):
         return domain, quarantine.collect(general.documents(quarantine.refuse), make, None, source=general.path)
 
     def documents(self, refuse: Refuse) -> Iterator[tuple[str, Row]]:
-        files = text_files(Path(self.path))
+        files = [] if self.reader else text_files(Path(self.path))
         if not files:
-            return read_rows(self.path, self.split, refuse, subset=self.subset)
+            return self.rows(refuse)
         refuse_splits(self.path, self.split, self.subset)
         return read_text_files(files, self.text_key, refuse)
 

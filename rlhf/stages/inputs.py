@@ -23,7 +23,7 @@ def paths_of(config: Mapping[str, Any]) -> dict[str, str]:
     """Return the paths that a configuration reads, by key: data, models, and files of functions of one's own."""
     flat = flatten(config)
     functions = {f"reward.functions.{i}": spec for i, spec in enumerate(flat.get("reward.functions") or [])}
-    functions |= {"function": flat["function"]} if "function" in flat else {}
+    functions |= {key: flat[key] for key in ("data.reader", "function") if flat.get(key) is not None}
     sources = {key: source for key, spec in functions.items() if (source := source_of(spec)) is not None}
     return files_of(config) | sources
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from rlhf.data.source import SourceConfig
 from rlhf.lookup import find_function
 from rlhf.rewards.base import RewardConfig, load_reward
 from rlhf.types import Prompt, Rollout, Score
@@ -43,7 +44,8 @@ def test_rewards_run(page, tmp_path):
 
 
 def test_every_reward_is_shown():
-    assert {name.partition(":")[0] for name in SAID} | {"my_data.py"} == set(files_of("docs/extending.md"))
+    others = {"my_data.py", "my_format.py"}
+    assert {name.partition(":")[0] for name in SAID} | others == set(files_of("docs/extending.md"))
 
 
 def test_the_function_of_a_stage_writes_rows(tmp_path):
@@ -51,6 +53,13 @@ def test_the_function_of_a_stage_writes_rows(tmp_path):
     find_function("function", f"{tmp_path}/my_data.py:write_sums")(tmp_path, largest=2)
     rows = [json.loads(line) for line in (tmp_path / "sums.jsonl").read_text().splitlines()]
     assert rows == [{"prompt": f"{a}+{b}=", "answer": str(a + b)} for a in range(2) for b in range(2)]
+
+
+def test_the_reader_reads_rows_of_sft_and_prompts(tmp_path):
+    (tmp_path / "my_format.py").write_text(files_of("docs/extending.md")["my_format.py"], encoding="utf-8")
+    (tmp_path / "sums.tsv").write_text("question\tanswer\n7+5=\t12\n", encoding="utf-8")
+    source = SourceConfig(path=f"{tmp_path}/sums.tsv", reader=f"{tmp_path}/my_format.py:read_table")
+    assert list(source.rows()) == [(f"{tmp_path}/sums.tsv:row 1", {"prompt": "7+5=", "response": "12", "answer": "12"})]
 
 
 def prompt() -> Prompt:

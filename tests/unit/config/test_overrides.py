@@ -77,9 +77,10 @@ def test_options_stand_anywhere():
 
 def test_home_is_put_into_every_path(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
-    words = ["model=~/m", "output=~/o", "data.path=~/d", "+held_out.others.web=~/w"]
+    words = ["model=~/m", "output=~/o", "data.path=~/d", "data.reader=~/r.py:f", "+held_out.others.web=~/w"]
     config = compose(ROOT / "conf", "sft", words, SFTRunConfig)
     assert (config.model, config.output, config.data.path) == tuple(f"{tmp_path}/{name}" for name in "mod")
+    assert config.data.reader == f"{tmp_path}/r.py:f"
     assert config.held_out.others == {"web": f"{tmp_path}/w"}
     rewards = ["reward.functions=[~/r.py:f,exact]", "reward.model=~/judge", "reward.ensemble=[~/judge,~/2]"]
     words = [*REQUIRED, *rewards, "data.template=~/{prompt}"]
