@@ -18,11 +18,11 @@ from rlhf.models.causal_lm import SamplingDistribution, TokenReadout, read_model
 from rlhf.models.heads import Head
 from rlhf.models.value_model import ValueReadout
 from rlhf.runtimes.buckets import Bucket
-from rlhf.runtimes.carriers import ObjectStoreCarrier, make_carrier
+from rlhf.runtimes.carriers import ObjectStoreCarrier, carrier_class, make_carrier
 from rlhf.runtimes.configs import BackendConfig, OptimizerConfig
 from rlhf.runtimes.imports import paused_collector
 from rlhf.runtimes.memory import peak_memory_bytes
-from rlhf.runtimes.transport import Carrier, Link, Transport
+from rlhf.runtimes.transport import Carrier, Link
 from rlhf.train.artifact import FileRecords, files_in, files_of_rank, record
 from rlhf.train.layout import Exactness, measure_exactness
 from rlhf.train.learner import Learner
@@ -81,7 +81,7 @@ class LearnerWorker:
 
     def connect(self, link: Link, rank: int) -> None:
         """Open this rank's end of the way to the engines, where it has one."""
-        if rank == 0 or link.transport is Transport.cuda_ipc:
+        if rank == 0 or carrier_class(link.transport).from_every_rank:
             self.carrier = make_carrier(link, rank=0)
 
     def weights(self, bucket_bytes: int) -> Iterator[Bucket]:

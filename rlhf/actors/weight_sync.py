@@ -7,6 +7,7 @@ import asyncio
 import numpy as np
 
 from rlhf.actors.roles import PolicyRole, SamplerPool
+from rlhf.runtimes.carriers import carrier_class
 from rlhf.runtimes.configs import Precision
 from rlhf.runtimes.transport import Link, Transport, WeightSyncConfig
 from rlhf.train.clock import Clock
@@ -23,7 +24,7 @@ class BucketSync:
     def __init__(
         self,
         config: WeightSyncConfig,
-        transport: Transport,
+        transport: str,
         precision: Precision,
         probe: list[int],
         next_version: int,
@@ -33,7 +34,8 @@ class BucketSync:
         self.config, self.transport, self.probe = config, transport, probe
         self.next_version, self.clock = next_version, clock
         self.tolerance = PROBE_TOLERANCE[precision] if config.probe_tolerance is None else config.probe_tolerance
-        self.connected = transport is Transport.object_store
+        self.from_every_rank = carrier_class(transport).from_every_rank
+        self.connected = transport == Transport.object_store
 
     async def push(self, policy: PolicyRole, samplers: SamplerPool) -> int:
         """Give every engine the policy's weights and see that it has them. Returns their version."""
@@ -57,10 +59,9 @@ class BucketSync:
     async def replace_weights(self, policy: PolicyRole, samplers: SamplerPool, version: int) -> None:
         """Send the policy's weights, which has its accelerators all the while: nobody else takes the memory that the
         engines make room in."""
-        from_every_rank = self.transport is Transport.cuda_ipc
         async with policy.at_work():
             await samplers.load_begin()
-            async for buckets in policy.weights(self.config.bucket_bytes, from_every_rank=from_every_rank):
+            async for buckets in policy.weights(self.config.bucket_bytes, from_every_rank=self.from_every_rank):
                 await samplers.load(buckets)
             await samplers.load_finish(version)
             await policy.release_sent()

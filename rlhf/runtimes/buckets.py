@@ -40,7 +40,7 @@ class Bucket:
     buffer: np.ndarray | None = None  # [num_bytes] uint8
     """The flat bytes, where they travel with the bucket."""
     handle: Any = None
-    """Handle by which another process maps the bytes; None if they do not stay on the accelerator."""
+    """Handle by which a receiver gets the bytes, as its carrier made it; None if it needs none."""
 
 
 def pack(parameters: Sequence[tuple[str, Tensor]]) -> Bucket:

@@ -1,4 +1,4 @@
-"""Carriers of a bucket's bytes from a learner's rank to the engines: one interface, four ways.
+"""Carriers of a bucket's bytes from a learner's rank to the engines: one interface, four ways, and those of users.
 
 `send` runs beside the learner and yields what the driver passes on; `receive` runs in every worker of every engine.
 """
@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import datetime
+import inspect
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,10 +17,12 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.multiprocessing.reductions import reduce_tensor
 
+from rlhf.lookup import find_function
 from rlhf.runtimes.buckets import Bucket, view_of
 from rlhf.runtimes.transport import Carrier, Link, Transport
 from rlhf.types import InputError
 
+KEY = "weight_sync.transport"
 KEPT_ALIVE = 4
 """Buckets whose memory an engine may still map: those that the driver lets the sender run ahead, and the last."""
 
@@ -48,8 +51,8 @@ class GroupCarrier:
         timeout = datetime.timedelta(seconds=link.timeout_s)
         store = dist.TCPStore(link.host, link.port, link.size, rank == 0, timeout, wait_for_workers=False)
         shared = dist.PrefixStore("weights", store)
-        if link.transport is Transport.nccl:
-            self.device = cuda_device(link.transport)
+        if link.transport == Transport.nccl:
+            self.device = cuda_device(Transport.nccl)
             options = dist.ProcessGroupNCCL.Options()
             options._timeout = timeout
             self.group = dist.ProcessGroupNCCL(shared, rank, link.size, options)
@@ -96,13 +99,48 @@ class CudaIPCCarrier:
         torch.cuda.empty_cache()
 
 
+BUILT_IN: dict[str, type[Carrier]] = {
+    Transport.object_store: ObjectStoreCarrier,
+    Transport.gloo: GroupCarrier,
+    Transport.nccl: GroupCarrier,
+    Transport.cuda_ipc: CudaIPCCarrier,
+}
+
+
 def make_carrier(link: Link, rank: int) -> Carrier:
-    """`rank`: 0 beside the learner, from 1 in the engines' workers. Raises InputError where there is no GPU for it."""
-    if link.transport is Transport.object_store:
+    """`rank`: 0 beside the learner, from 1 in the engines' workers. Raises InputError where there is no GPU for it, or
+    a class of the user's own cannot be made."""
+    if link.transport == Transport.object_store:
         return ObjectStoreCarrier()
-    if link.transport is Transport.cuda_ipc:
+    if link.transport == Transport.cuda_ipc:
         return CudaIPCCarrier()
-    return GroupCarrier(link, rank)
+    if link.transport in BUILT_IN:
+        return GroupCarrier(link, rank)
+    place = f"weight_sync.transport={link.transport}: the class"
+    try:
+        carrier = carrier_class(link.transport)(link, rank)  # type: ignore[call-arg]
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(
+            f"{place} cannot be made as Class(link, {rank}), {type(error).__name__}: {error}: correct its __init__"
+        ) from error
+    if not isinstance(getattr(carrier, "device", None), torch.device):
+        raise InputError(f"{place} has no torch.device as `device`: set the one on which buckets are packed")
+    return carrier
+
+
+def carrier_class(transport: str) -> type[Carrier]:
+    """Return the class of a transport. Raises InputError where one of the user's own does not implement `Carrier`."""
+    if transport in BUILT_IN:
+        return BUILT_IN[transport]
+    found = find_function(KEY, transport)
+    methods = [name for name in ("send", "receive", "release") if not callable(getattr(found, name, None))]
+    if not inspect.isclass(found) or methods or not isinstance(getattr(found, "from_every_rank", None), bool):
+        problem = f"has no {methods[0]}()" if methods else "has no class attribute from_every_rank, True or False"
+        problem = problem if inspect.isclass(found) else "is no class"
+        raise InputError(f"{KEY}={transport} {problem}: implement rlhf.runtimes.transport.Carrier")
+    return found
 
 
 def cuda_device(transport: Transport) -> Any:

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from rlhf.runtimes.buckets import Bucket
+from rlhf.types import InputError
 
 
 class Transport(StrEnum):
-    """Carrier of weights from the learner to the engines."""
+    """Transports that are built in."""
 
     object_store = "object_store"
     gloo = "gloo"
@@ -26,11 +27,11 @@ class Transport(StrEnum):
 class WeightSyncConfig:
     """Transport of the policy's weights to the engines."""
 
-    transport: Transport | None = None
+    transport: str | None = None
     """`object_store`: Ray's, through host memory, anywhere. `gloo`, `nccl`: a broadcast in a process group, through
     host memory or between GPUs. `cuda_ipc`: the engine maps the learner's memory; policy and sampler must share
-    accelerators. None chooses: with GPUs `cuda_ipc` where they share and `nccl` where they do not, else
-    `object_store`."""
+    accelerators. Or a carrier of your own: `package.module:Class` or `/path/file.py:Class`. None chooses: with GPUs
+    `cuda_ipc` where they share and `nccl` where they do not, else `object_store`."""
 
     bucket_bytes: int = 1 << 28
     """Parameters are gathered and sent in buckets of about this size."""
@@ -42,12 +43,20 @@ class WeightSyncConfig:
     probe_tolerance: float | None = None
     """Largest mean absolute difference of the probe's logprobs, in nats; None is 1e-4 for fp32 and 0.3 for bf16."""
 
+    def __post_init__(self) -> None:
+        if self.transport is not None and self.transport not in set(Transport) and ":" not in self.transport:
+            raise InputError(
+                f"weight_sync.transport={self.transport}: choose one of {', '.join(Transport)}, or name a carrier of "
+                "your own, package.module:Class or /path/file.py:Class"
+            )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Link:
     """Meeting point of sender and receivers."""
 
-    transport: Transport
+    transport: str
+    """Name of a `Transport`, or of a class of the user's own."""
     host: str
     port: int
     size: int
@@ -56,14 +65,21 @@ class Link:
 
 
 class Carrier(Protocol):
+    """One end of the way of weights. A class of the user's own is made as `Class(link, rank)`: with rank 0 beside the
+    learner, with a rank from 1 in each worker of each engine."""
+
     device: torch.device
     """Device on which a bucket is packed."""
     from_every_rank: bool
-    """True if each learner rank sends to the engine that shares its accelerator, false if rank 0 sends to all."""
+    """True if each learner rank sends to the engine that shares its accelerator, false if rank 0 sends to all. An
+    attribute of the class."""
 
-    def send(self, bucket: Bucket, flat: Tensor) -> Iterator[Bucket]: ...
+    def send(self, bucket: Bucket, flat: Tensor) -> Iterator[Bucket]:
+        """Yield the bucket for the driver to pass on, with what `receive` needs in `buffer` or `handle`. The driver
+        asks for further ones before the engines have received this one."""
+
     def receive(self, bucket: Bucket) -> Tensor:
-        """The flat bytes, to be kept while parameters view them."""
+        """Return the flat bytes, to be kept while parameters view them. Their checksum is compared afterwards."""
 
     def release(self) -> None:
         """Give back what the sender kept for the receivers, once none of them holds any of it."""

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rlhf.paths import NAMED_PATHS, PATH_LISTS, PATHS, repo_type_of
+from rlhf.paths import FUNCTIONS, NAMED_PATHS, PATH_LISTS, PATHS, repo_type_of
 from rlhf.train.artifact import MANIFEST, describe
 from rlhf.train.run_folder import flatten
 from rlhf.train.tracking import METRICS, read_rows
@@ -22,8 +22,10 @@ VOLATILE = ("dry_run", "output", "template_date", "checkpoint.", "log.", "prefli
 def paths_of(config: Mapping[str, Any]) -> dict[str, str]:
     """Return the paths that a configuration reads, by key: data, models, and files of functions of one's own."""
     flat = flatten(config)
-    functions = {f"reward.functions.{i}": spec for i, spec in enumerate(flat.get("reward.functions") or [])}
-    functions |= {key: flat[key] for key in ("data.reader", "function") if flat.get(key) is not None}
+    functions: dict[str, str] = {}
+    for key in FUNCTIONS:
+        given = flat.get(key) or []
+        functions |= {key: given} if isinstance(given, str) else {f"{key}.{i}": spec for i, spec in enumerate(given)}
     sources = {key: source for key, spec in functions.items() if (source := source_of(spec)) is not None}
     return files_of(config) | sources
 

@@ -29,6 +29,7 @@ from rlhf.models.reward_model import check_reward_model, check_vocabulary
 from rlhf.models.tokenizer import load_tokenizer, special_ids_to_ban, stop_token_ids
 from rlhf.rewards.base import ModelInput, RewardConfig, load_reward
 from rlhf.rewards.reward_model import NAME
+from rlhf.runtimes.carriers import carrier_class
 from rlhf.runtimes.transport import Transport
 from rlhf.stages.console import show_table
 from rlhf.types import InputError, Prompt, Sampling
@@ -171,16 +172,16 @@ def check_success_part(config: OnlineConfig) -> None:
 
 def check_transport(config: OnlineConfig, plan: Plan) -> None:
     transport, shared = config.weight_sync.transport, plan.group_of("policy") == plan.group_of("sampler")
-    if transport is Transport.nccl and shared:
+    if transport == Transport.nccl and shared:
         raise InputError(
             f"weight_sync.transport=nccl, placement.colocate={config.placement.colocate}: NCCL joins no two processes "
             "on one GPU, and policy and sampler share theirs; choose cuda_ipc or object_store, or leave it null"
         )
-    if transport is Transport.cuda_ipc and not can_map_memory(config, plan):
+    if transport is not None and carrier_class(transport).from_every_rank and not can_map_memory(config, plan):
         raise InputError(
-            f"weight_sync.transport=cuda_ipc, placement.colocate={config.placement.colocate}: engines map the memory "
-            "of the policy's rank on the same accelerator; let policy and sampler share, with no more engines than "
-            "ranks, or choose nccl"
+            f"weight_sync.transport={transport}, placement.colocate={config.placement.colocate}: engines map the "
+            "memory of the policy's rank on the same accelerator; let policy and sampler share, with no more engines "
+            "than ranks, or choose nccl"
         )
 
 
@@ -189,7 +190,7 @@ def can_map_memory(config: OnlineConfig, plan: Plan) -> bool:
     return plan.group_of("policy") == plan.group_of("sampler") and config.sampler.num_engines <= config.placement.policy
 
 
-def transport_of(config: OnlineConfig, plan: Plan, *, on_gpus: bool) -> Transport:
+def transport_of(config: OnlineConfig, plan: Plan, *, on_gpus: bool) -> str:
     """The transport that was asked for, else the fastest that placement and machines allow. Raises InputError where the
     one asked for needs GPUs and the cluster has none."""
     asked = config.weight_sync.transport

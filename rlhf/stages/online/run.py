@@ -214,7 +214,7 @@ def with_transport(job: Job) -> Job:
     """Choose how weights reach the engines, and say it. The job with the choice in its config."""
     config = job.config
     transport = transport_of(config, job.plan, on_gpus=has_accelerators())
-    CONSOLE.print(f"weights reach the engines by {transport.value}")
+    CONSOLE.print(f"weights reach the engines by {transport}")
     return replace(job, config=replace(config, weight_sync=replace(config.weight_sync, transport=transport)))
 
 

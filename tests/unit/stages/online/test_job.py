@@ -117,6 +117,14 @@ def test_a_transport_between_gpus_needs_some(job):
             ["weight_sync.transport=nccl", TOGETHER],
             "weight_sync.transport=nccl, placement.colocate=[['policy', 'sampler']]: NCCL joins no two processes",
         ),
+        (
+            ["weight_sync.transport=fax"],
+            "weight_sync.transport=fax: choose one of object_store, gloo, nccl, cuda_ipc",
+        ),
+        (
+            ["weight_sync.transport=mine.py:Carrier"],
+            "weight_sync.transport has 'mine.py:Carrier', but there is",
+        ),
         (["reward.functions=[]"], "reward.functions is empty: name at least one, such as exact, or set reward.model"),
         (["success.part=exakt"], "success.part=exakt: the reward has no such part; known are exact"),
         (["reward.model=nowhere"], "model 'nowhere': no config.json there"),
