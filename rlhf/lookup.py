@@ -29,6 +29,12 @@ def find_function(key: str, spec: str) -> Callable[..., Any]:
     return found
 
 
+def with_absolute_path(spec: str) -> str:
+    """Return the same name for processes that work in another folder."""
+    place, _, attribute = spec.rpartition(":")
+    return f"{Path(place).absolute()}:{attribute}" if place.endswith(".py") else spec
+
+
 def _load_file(key: str, spec: str, path: Path) -> ModuleType:
     if not path.is_file():
         raise InputError(f"{key} has '{spec}', but there is no file {path.absolute()}: correct the path")

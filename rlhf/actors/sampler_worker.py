@@ -16,7 +16,7 @@ from rlhf.rewards.processes import RewardProcesses
 from rlhf.rewards.reward_model import Judge, ModelReward
 from rlhf.runtimes.buckets import Bucket
 from rlhf.runtimes.configs import Precision, SamplerConfig
-from rlhf.runtimes.imports import paused_collector
+from rlhf.runtimes.engines import make_engine
 from rlhf.runtimes.protocols import Engine
 from rlhf.runtimes.transport import Link
 from rlhf.train.rollouts import RolloutCollector
@@ -43,10 +43,6 @@ class SamplerSpec:
 
 class SamplerWorker:
     async def start(self, spec: SamplerSpec, reward_workers: Sequence[Any]) -> None:
-        # Imported here: it takes ten seconds, of this process alone.
-        with paused_collector():
-            from rlhf.runtimes.vllm_sampler import VLLMSampler
-
         # The engine's thread and this event loop take turns on the interpreter: at the default of 5 ms the loop, which
         # needs microseconds per rollout, waits most of a short step.
         sys.setswitchinterval(SWITCH_INTERVAL_S)
@@ -55,7 +51,7 @@ class SamplerWorker:
         self.rewards = RewardProcesses(spec.reward) if spec.reward.functions else None
         if self.rewards:
             await self.rewards.start()
-        self.engine: Engine = VLLMSampler(
+        self.engine: Engine = make_engine(
             spec.model_path,
             spec.sampler,
             spec.precision,

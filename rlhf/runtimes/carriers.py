@@ -134,13 +134,18 @@ def carrier_class(transport: str) -> type[Carrier]:
     """Return the class of a transport. Raises InputError where one of the user's own does not implement `Carrier`."""
     if transport in BUILT_IN:
         return BUILT_IN[transport]
-    found = find_function(KEY, transport)
-    methods = [name for name in ("send", "receive", "release") if not callable(getattr(found, name, None))]
-    if not inspect.isclass(found) or methods or not isinstance(getattr(found, "from_every_rank", None), bool):
-        problem = f"has no {methods[0]}()" if methods else "has no class attribute from_every_rank, True or False"
-        problem = problem if inspect.isclass(found) else "is no class"
-        raise InputError(f"{KEY}={transport} {problem}: implement rlhf.runtimes.transport.Carrier")
-    return found
+    found: Any = find_function(KEY, transport)
+    is_class = inspect.isclass(found)
+    missing = [name for name in ("send", "receive", "release") if not callable(getattr(found, name, None))]
+    if not is_class:
+        problem = "is no class"
+    elif missing:
+        problem = f"has no {missing[0]}()"
+    elif not isinstance(getattr(found, "from_every_rank", None), bool):
+        problem = "has no class attribute from_every_rank, True or False"
+    else:
+        return found
+    raise InputError(f"{KEY}={transport} {problem}: implement rlhf.runtimes.transport.Carrier")
 
 
 def cuda_device(transport: Transport) -> Any:

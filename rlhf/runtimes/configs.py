@@ -10,6 +10,9 @@ from importlib.util import find_spec
 from rlhf.models.attention import Attention
 from rlhf.types import InputError
 
+VLLM = "vllm"
+"""Name of the engine that is built in."""
+
 
 class Precision(StrEnum):
     """Precision of parameters and activations; the optimiser's copy is fp32 in either."""
@@ -100,8 +103,11 @@ class BackendConfig:
 
 @dataclass(kw_only=True, slots=True)
 class SamplerConfig:
-    """vLLM engines."""
+    """Engines that sample rollouts."""
 
+    engine: str = VLLM
+    """`vllm`, or what makes an engine of your own: `package.module:Class` or `/path/file.py:Class`. It gets
+    these settings, and those that it does not read have no effect."""
     num_engines: int = 1
     """Engines; each serves whole groups, the least loaded first."""
     tensor_parallel_size: int = 1
@@ -116,6 +122,13 @@ class SamplerConfig:
     """Size of the KV cache; None lets vLLM take what the memory fraction leaves. Set it on CPU."""
     eager: bool = False
     """Skip compilation and CUDA graphs: starts faster, decodes slower on a GPU."""
+
+    def __post_init__(self) -> None:
+        if self.engine != VLLM and ":" not in self.engine:
+            raise InputError(
+                f"sampler.engine={self.engine}: give {VLLM}, or an engine of your own, package.module:Class or "
+                "/path/file.py:Class"
+            )
 
 
 @dataclass(kw_only=True, slots=True)

@@ -70,10 +70,24 @@ class Backend(Protocol):
 
 
 class Engine(Sampler, Protocol):
-    """A sampler whose weights can be replaced."""
+    """A sampler whose weights can be replaced. It lives in a Ray actor, on the event loop of the environment and the
+    rewards: what takes long belongs in a thread.
+
+    One of the user's own is made as `Class(model_path, config, precision, *, banned_token_ids, stop_token_ids,
+    takes_turns)`, with a `SamplerConfig` and a `Precision`, and has version 0 then. `takes_turns`: it shares its
+    accelerators, and is offloaded while others work.
+
+    `generate` is called for many rollouts at once. It draws each token from softmax(logits / temperature) over the ids
+    that are not banned, with neither top-p nor top-k; the first choice at temperature 0. It ends with a stop id, which
+    belongs to the completion (`stop`), or at `max_tokens` (`length`). Equal seed, weights and prompt give equal tokens,
+    whatever is sampled beside them. The `Completion` holds the log probability of each token under the distribution
+    that it was drawn from, and the version of the weights that chose it, which may differ within a completion. Whatever
+    it raises makes that rollout a failure; RunError ends the run, EngineDied where the engine answers no more.
+    """
 
     async def connect(self, link: Link, first_rank: int) -> None:
-        """Meet the sender: this engine's workers have the ranks from `first_rank` on."""
+        """Meet the sender with `make_carrier(link, rank)`: this engine's workers have the ranks from `first_rank` on,
+        one per accelerator. Until then bytes arrive with the buckets, as `ObjectStoreCarrier` receives them."""
 
     async def expect_weights(self) -> None:
         """New weights come before the next request: the next `offload` need not keep the old ones."""
@@ -86,16 +100,21 @@ class Engine(Sampler, Protocol):
         """Take memory and weights again; the bytes of memory in use here."""
 
     async def load_begin(self) -> None:
-        """Stop sampling: from here to `load_finish` the weights are torn. An offloaded engine takes room for them."""
+        """Stop sampling: from here to `load_finish` the weights are torn, and rollouts under way wait. An offloaded
+        engine takes room for the weights."""
 
     async def load(self, bucket: Bucket) -> None:
-        """Check the bucket's bytes against its checksum and take its parameters over."""
+        """Check the bucket's bytes against its checksum and take its parameters over: `unpack(bucket,
+        carrier.receive(bucket))` raises RunError or yields them. Names are those of `named_parameters` in transformers;
+        a tied head is not among them. The bytes are given up as soon as their parameters are copied."""
 
     async def load_finish(self, version: int) -> None:
-        """Complete the new weights, forget what was cached under the old ones, sample on as `version`."""
+        """Complete the new weights, forget what was cached under the old ones, sample on as `version`, rollouts under
+        way too."""
 
     async def logprobs(self, token_ids: Sequence[int]) -> np.ndarray:
-        """Log probability of each token given those before it, [T] float32; 0 for the first."""
+        """Log probability of each token given those before it, [T] float32; 0 for the first. Of the model itself: at
+        temperature 1, no id banned. The run compares it with the learner's after each synchronisation."""
 
     async def memory(self) -> int:
         """The most memory that one of its accelerators has held since it started, in bytes."""

@@ -14,6 +14,7 @@ import torch
 
 from rlhf.config import OnlineConfig
 from rlhf.types import Completion, RunError, Sampling
+from tests.oracles.engine import assert_sampled_from, buckets_of, perturbed
 from tests.oracles.straight_line import logprobs_of
 
 TEMPERATURE = 0.7
@@ -69,40 +70,21 @@ def engine(request: pytest.FixtureRequest, cluster: None, models: dict[str, Path
     ray.kill(actor)
 
 
-def perturbed(model: str, scale: float) -> Any:
-    from transformers import AutoModelForCausalLM
-
-    learner = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in learner.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator) * scale)
-    return learner
-
-
 def test_engine_samples_from_the_loaded_weights(engine: tuple[Any, str]) -> None:
     import ray
-
-    from rlhf.runtimes.buckets import in_buckets, pack
 
     actor, model = engine
     prompts = [[3 + i, 13, 4 + i % 7, 14] for i in range(12)]
     for version in (1, 2):
         learner = perturbed(model, 0.02 * version)
-        named = list(learner.named_parameters())
-        buckets = [pack(run) for run in in_buckets(named, [p.nbytes for _, p in named], 60_000)]
+        buckets = buckets_of(learner, 60_000)
         assert len(buckets) > 2
         ray.get(actor.load.remote(buckets, version))
         sampling = [Sampling(temperature=TEMPERATURE, max_tokens=24, seed=i) for i in range(len(prompts))]
         completions = ray.get([actor.generate.remote(p, s) for p, s in zip(prompts, sampling, strict=True)])
         for prompt, completion in zip(prompts, completions, strict=True):
             assert set(completion.versions.tolist()) == {version}
-            assert not {0, 2} & set(completion.token_ids.tolist()), "banned ids were sampled"
-            ids = torch.tensor([*prompt, *completion.token_ids.tolist()]).unsqueeze(0)
-            logits = learner(input_ids=ids).logits[0, len(prompt) - 1 : -1] / TEMPERATURE
-            logits[:, [0, 2]] = float("-inf")
-            expected = logits.log_softmax(-1)[torch.arange(len(completion.token_ids)), ids[0, len(prompt) :]]
-            np.testing.assert_allclose(completion.logprobs, expected.detach().numpy(), atol=1e-4)
+            assert_sampled_from(learner, prompt, completion, temperature=TEMPERATURE, banned=[0, 2])
 
 
 def test_a_rollout_does_not_depend_on_what_is_sampled_beside_it(engine: tuple[Any, str]) -> None:
@@ -123,11 +105,8 @@ def test_an_engine_holds_no_bucket_longer_than_its_layers_need(engine: tuple[Any
     """Parameters of a layer that is not complete are views; at 32B all buckets at once would be 65 GB beside it."""
     import ray
 
-    from rlhf.runtimes.buckets import in_buckets, pack
-
     actor, model = engine
-    named = list(perturbed(model, 0.02).named_parameters())
-    buckets = [pack(run) for run in in_buckets(named, [p.nbytes for _, p in named], 60_000)]
+    buckets = buckets_of(perturbed(model, 0.02), 60_000)
     assert len(buckets) > 4
     assert ray.get(actor.load_one_by_one.remote(buckets, 3)) <= 2
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 from rlhf.actors.placement import Bundles
 from rlhf.actors.plan import PlacementConfig
@@ -13,6 +14,7 @@ from rlhf.actors.roles import SamplerPool
 from rlhf.actors.sampler_worker import SamplerSpec, SamplerWorker
 from rlhf.actors.workers import Spawner
 from rlhf.environments.single_turn import single_turn
+from rlhf.lookup import with_absolute_path
 from rlhf.stages.online.job import Job
 from rlhf.train.clock import Clock
 from rlhf.types import RunError
@@ -27,7 +29,7 @@ def sampler_spec(job: Job) -> SamplerSpec:
     config = job.config
     return SamplerSpec(
         model_path=config.model,
-        sampler=config.sampler,
+        sampler=replace(config.sampler, engine=with_absolute_path(config.sampler.engine)),
         precision=config.backend.precision,
         banned_token_ids=job.distribution.banned_token_ids,
         stop_token_ids=job.stop_token_ids,

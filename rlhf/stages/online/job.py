@@ -15,6 +15,7 @@ from rlhf.data.encoding import refuse_unscored
 from rlhf.data.files import errors_at
 from rlhf.data.prompts import load_prompts
 from rlhf.data.template_clock import fix_date
+from rlhf.lookup import with_absolute_path
 from rlhf.models.causal_lm import (
     SamplingDistribution,
     check_tensor_parallel,
@@ -30,6 +31,8 @@ from rlhf.models.tokenizer import load_tokenizer, special_ids_to_ban, stop_token
 from rlhf.rewards.base import ModelInput, RewardConfig, load_reward
 from rlhf.rewards.reward_model import NAME
 from rlhf.runtimes.carriers import carrier_class
+from rlhf.runtimes.configs import VLLM
+from rlhf.runtimes.engines import find_engine
 from rlhf.runtimes.transport import Transport
 from rlhf.stages.console import show_table
 from rlhf.types import InputError, Prompt, Sampling
@@ -56,6 +59,8 @@ def prepare(config: OnlineConfig) -> Job:
     """Everything that can be known before accelerators are held."""
     if config.reward.functions:
         load_reward(config.reward)
+    if config.sampler.engine != VLLM:
+        find_engine(config.sampler.engine)
     model_config = read_model_config(config.model)
     check_model(config, model_config)
     tokenizer = load_chat_tokenizer(config.model, config.chat_template, config.chat_template_kwargs)
@@ -199,7 +204,7 @@ def transport_of(config: OnlineConfig, plan: Plan, *, on_gpus: bool) -> str:
             f"weight_sync.transport={asked}: the cluster has no GPU; set it to gloo or object_store, or leave it null"
         )
     if asked is not None:
-        return asked
+        return with_absolute_path(asked)
     if not on_gpus:
         return Transport.object_store
     if can_map_memory(config, plan):

@@ -123,7 +123,7 @@ async def train(job: Job, folder: RunFolder, bundles: Bundles, stop: Stop) -> No
     """Start the roles, train, and commit the final model. Raises Stopped once what was learnt is saved."""
     config, clock = job.config, Clock()
     job = with_transport(job)
-    with CONSOLE.status("starting Ray actors, DeepSpeed learners and vLLM engines"), clock("start"):
+    with CONSOLE.status("starting Ray actors, DeepSpeed learners and engines"), clock("start"):
         roles, checkpoint = await stop.before(start_and_verify(job, folder, bundles, clock))
     CONSOLE.print(f"{job.plan.num_workers} workers ready in {clock.take()['start']:.1f} s")
     job = await lay_out(job, roles)
