@@ -1,4 +1,4 @@
-"""Figures of rollouts and groups, flat, by name."""
+"""Figures of episodes and groups, flat, by name."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rlhf.types import Failure, Group, RolloutInfo, Score
+from rlhf.types import EpisodeInfo, Failure, Group, Score
 
 
-def reward_metrics(infos: Sequence[RolloutInfo]) -> dict[str, float]:
-    """Mean and spread of the reward, and the mean of each part of it, over rollouts that have one."""
+def reward_metrics(infos: Sequence[EpisodeInfo]) -> dict[str, float]:
+    """Mean and spread of the reward, and the mean of each part of it, over episodes that have one."""
     scores = [info.score for info in infos if isinstance(info.score, Score)]
     values = np.array([score.value for score in scores])
     parts = {name: [score.parts[name] for score in scores if name in score.parts] for name in scores[0].parts}
@@ -21,7 +21,7 @@ def reward_metrics(infos: Sequence[RolloutInfo]) -> dict[str, float]:
     }
 
 
-def length_metrics(infos: Sequence[RolloutInfo]) -> dict[str, float]:
+def length_metrics(infos: Sequence[EpisodeInfo]) -> dict[str, float]:
     lengths = [info.num_loss_tokens for info in infos]
     return {
         "completion_tokens": float(np.mean(lengths)),

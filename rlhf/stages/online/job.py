@@ -15,6 +15,7 @@ from rlhf.data.encoding import refuse_unscored
 from rlhf.data.files import errors_at
 from rlhf.data.prompts import load_prompts
 from rlhf.data.template_clock import fix_date
+from rlhf.environments.lookup import find_environment
 from rlhf.models.causal_lm import (
     SamplingDistribution,
     check_tensor_parallel,
@@ -55,6 +56,7 @@ def prepare(config: OnlineConfig) -> Job:
     """Everything that can be known before accelerators are held."""
     if config.reward.functions:
         load_reward(config.reward)
+    find_environment(config.environment, config.environment_options)
     model_config = read_model_config(config.model)
     check_model(config, model_config)
     tokenizer = load_chat_tokenizer(config.model, config.chat_template, config.chat_template_kwargs)

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ import xxhash
 
 from rlhf.environments.single_turn import single_turn
 from rlhf.train.rollouts import RolloutCollector, rollout_seed
-from rlhf.types import Completion, Failure, Prompt, Rollout, RolloutInfo, RunError, Sampling, Score
+from rlhf.types import Completion, Episode, EpisodeInfo, Failure, Prompt, Rollout, Row, RunError, Sampling, Score, Turn
 from tests.unit.train.fakes import make_prompt
 
 PROMPT = make_prompt(7)
@@ -53,12 +54,19 @@ class FakeRewards:
         return score
 
 
+def no_tokenizer() -> Any:
+    pytest.fail("a single turn needs no tokenizer")
+
+
+def make_collector(sampler: FakeSampler, **others: Any) -> RolloutCollector:
+    usual = {"environment": single_turn, "rewards": None, "run_seed": 11, "max_attempts": 1, "context_tokens": 32}
+    return RolloutCollector(engine=sampler, tokenizer=no_tokenizer, **{**usual, **others})
+
+
 def collect(
     sampler: FakeSampler, rewards: FakeRewards, requests: Sequence[Sampling] = REQUESTS, max_attempts: int = 2
-) -> tuple[list[Rollout], list[RolloutInfo]]:
-    collector = RolloutCollector(
-        sampler=sampler, environment=single_turn, rewards=rewards, run_seed=11, max_attempts=max_attempts
-    )
+) -> tuple[list[Rollout], list[EpisodeInfo]]:
+    collector = make_collector(sampler, rewards=rewards, max_attempts=max_attempts)
     return asyncio.run(collector.collect(PROMPT, 3, requests))
 
 
@@ -86,13 +94,15 @@ def test_the_driver_gets_to_know_a_rollout_without_its_tokens():
     for i, (rollout, info) in enumerate(zip(rollouts, infos, strict=True)):
         num_chosen = i + 1
         assert rollout.loss_mask.tolist() == [False, False] + [True] * num_chosen
-        assert rollout.score == Score(value=2.0 + num_chosen)
-        assert info == RolloutInfo(
+        answer = {"role": "assistant", "content": f"answer {num_chosen}"}
+        assert rollout.turns == (Turn(speaker="policy", start=2, stop=2 + num_chosen, messages=(answer,)),)
+        row = Row(group=0, index=i, num_tokens=2 + num_chosen, num_loss_tokens=num_chosen, episode=f"p7/3/{i}")
+        assert (info.num_tokens, info.num_loss_tokens) == (2 + num_chosen, num_chosen)
+        assert info == EpisodeInfo(
             id=f"p7/3/{i}",
             prompt_id="p7",
             source="rows.jsonl:8",
-            num_tokens=2 + num_chosen,
-            num_loss_tokens=num_chosen,
+            rows=(row,),
             score=Score(value=2.0 + num_chosen),
             stop="length",
             versions=(5, 4 + num_chosen),
@@ -144,14 +154,11 @@ async def test_a_judge_sees_the_group_once_all_its_episodes_have_scores():
     seen: list[list[Score | Failure | None]] = []
 
     class GroupJudge:
-        async def judge(self, prompt: Prompt, rollouts: Sequence[Rollout]) -> None:
-            seen.append([rollout.score for rollout in rollouts])
-            for rollout in rollouts:
-                rollout.score = Score(value=9.0)
+        async def judge(self, prompt: Prompt, episodes: Sequence[Episode]) -> None:
+            seen.append([episode.score for episode in episodes])
+            for episode in episodes:
+                episode.score = Score(value=9.0)
 
-    collector = RolloutCollector(
-        sampler=FakeSampler(), environment=single_turn, rewards=None, run_seed=0, max_attempts=1, judge=GroupJudge()
-    )
-    rollouts, infos = await collector.collect(PROMPT, 0, REQUESTS)
+    _, infos = await make_collector(FakeSampler(), judge=GroupJudge()).collect(PROMPT, 0, REQUESTS)
     assert seen == [[Score(value=0.0), Score(value=0.0)]]
-    assert [info.score for info in infos] == [rollout.score for rollout in rollouts] == [Score(value=9.0)] * 2
+    assert [info.score for info in infos] == [Score(value=9.0)] * 2
