@@ -81,7 +81,7 @@ class SamplerWorker:
             takes_turns=spec.takes_turns,
         )
         self.collector = RolloutCollector(
-            engine=self.engine,
+            sampler=self.engine,
             tokenizer=cache(spec.load_tokenizer),
             context_tokens=spec.sampler.context_tokens,
             environment=find_environment(spec.environment, spec.environment_options),

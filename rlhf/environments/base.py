@@ -11,14 +11,14 @@ import numpy as np
 from rlhf.types import Completion, Episode, Message, Prompt, Rollout, Sampling, Speaker, Turn
 
 
-class CompletionSource(Protocol):
+class Sampler(Protocol):
     """Token ids in, token ids out."""
 
     async def generate(self, token_ids: tuple[int, ...], sampling: Sampling) -> Completion: ...
 
 
-class Sampler(CompletionSource, Protocol):
-    """The policy, as one episode sees it."""
+class ChatSampler(Sampler, Protocol):
+    """A sampler that knows the chat template of its model."""
 
     def encode(self, messages: Sequence[Message]) -> tuple[int, ...]:
         """Token ids of a dialogue in the policy's chat template, up to where the policy's turn begins."""
@@ -35,7 +35,7 @@ class Environment(Protocol):
     is tried again with another seed.
     """
 
-    async def __call__(self, prompt: Prompt, sampler: Sampler, sampling: Sampling) -> Episode: ...
+    async def __call__(self, prompt: Prompt, sampler: ChatSampler, sampling: Sampling) -> Episode: ...
 
 
 def start(prompt: Prompt, token_ids: Sequence[int] | None = None) -> Rollout:
@@ -52,12 +52,12 @@ def start(prompt: Prompt, token_ids: Sequence[int] | None = None) -> Rollout:
     )
 
 
-async def act(row: Rollout, sampler: CompletionSource, sampling: Sampling) -> Rollout:
+async def act(row: Rollout, sampler: Sampler, sampling: Sampling) -> Rollout:
     """Return the row with the policy's next turn."""
     return append_completion(row, await sampler.generate(tuple(row.token_ids.tolist()), sampling))
 
 
-def observe(row: Rollout, sampler: Sampler, messages: Sequence[Message]) -> Rollout:
+def observe(row: Rollout, sampler: ChatSampler, messages: Sequence[Message]) -> Rollout:
     """Return the row with a turn of the environment: messages that follow the policy's last turn."""
     return append_observation(row, sampler.encode_turn(messages, closed=row.stop == "stop"), messages)
 

@@ -11,7 +11,7 @@ import numpy as np
 import xxhash
 
 from rlhf.data.next_turn import dialogue_ids, next_turn_ids
-from rlhf.environments.base import CompletionSource
+from rlhf.environments.base import Sampler
 from rlhf.types import Completion, Message, Prompt, Sampling
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class EpisodeSampler:
     """An engine that gives each turn of an episode its own seed, and the chat template of the policy."""
 
-    engine: CompletionSource
+    engine: Sampler
     tokenizer: Callable[[], PreTrainedTokenizerBase]
     """Called once an environment encodes messages: a single turn needs no tokenizer."""
     prompt: Prompt

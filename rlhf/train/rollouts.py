@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import xxhash
 
-from rlhf.environments.base import CompletionSource, Environment, start
+from rlhf.environments.base import Environment, Sampler, start
 from rlhf.environments.sampler import EpisodeSampler
+from rlhf.rewards.base import describe
 from rlhf.types import Episode, EpisodeInfo, Failure, Prompt, Rollout, Row, RunError, Sampling, Score
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def rollout_seed(run_seed: int, prompt_id: str, epoch: int, sample: int, attempt
 class RolloutCollector:
     """Samples and scores groups."""
 
-    engine: CompletionSource
+    sampler: Sampler
     tokenizer: Callable[[], PreTrainedTokenizerBase]
     """Tokenizer of the policy, for environments that write messages."""
     context_tokens: int
@@ -62,7 +63,7 @@ class RolloutCollector:
         rows: list[Rollout] = []
         infos: list[EpisodeInfo] = []
         for i, ((episode, _), request) in enumerate(zip(played, requests, strict=True)):
-            infos.append(describe(episode, f"{prompt.id}/{epoch}/{i}", prompt.source, request.trained, len(rows)))
+            infos.append(info_of(episode, f"{prompt.id}/{epoch}/{i}", prompt.source, request.trained, len(rows)))
             rows += episode.rows
         return rows, infos
 
@@ -70,14 +71,14 @@ class RolloutCollector:
         """One episode with its score, or with the failure of its last attempt; True if the environment scored it."""
         for attempt in range(self.max_attempts):
             seed = rollout_seed(self.run_seed, prompt.id, epoch, sample, attempt)
-            sampler = EpisodeSampler(self.engine, self.tokenizer, prompt)
+            sampler = EpisodeSampler(self.sampler, self.tokenizer, prompt)
             try:
                 episode = await self.environment(prompt, sampler, replace(request, seed=seed))
                 check_episode(episode, prompt, self.context_tokens)
             except RunError:  # the engine is gone: no attempt will help
                 raise
             except Exception as error:  # noqa: BLE001  whatever an environment raises is its failure, not a reward
-                failure = Failure(kind="environment", message=f"{type(error).__name__}: {error}")
+                failure = Failure(kind="environment", message=describe(error))
             else:
                 if episode.score is not None:
                     return episode, True
@@ -106,7 +107,7 @@ def check_episode(episode: Episode, prompt: Prompt, context_tokens: int) -> None
             raise ValueError(f"a row has {num_tokens} tokens, more than sampler.context_tokens={context_tokens}")
 
 
-def describe(episode: Episode, episode_id: str, source: str, trained: bool, first_index: int) -> EpisodeInfo:
+def info_of(episode: Episode, episode_id: str, source: str, trained: bool, first_index: int) -> EpisodeInfo:
     """Return what the driver needs of an episode, whose first row is the group's row `first_index`."""
     assert episode.score is not None
     chosen = np.concatenate([row.versions[row.loss_mask] for row in episode.rows])

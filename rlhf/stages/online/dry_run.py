@@ -7,7 +7,7 @@ import sys
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from rlhf.environments.base import Environment, Sampler, unsampled
+from rlhf.environments.base import ChatSampler, Environment, unsampled
 from rlhf.environments.lookup import find_environment
 from rlhf.rewards.processes import RewardProcesses
 from rlhf.stages.console import show_loss_masks, show_table
@@ -72,7 +72,7 @@ async def play(job: Job, prompt: Prompt, rewards: Rewards | None) -> Episode:
     """The episode, with its score, of a policy that gives the row's own answer."""
     config = job.config
     collector = RolloutCollector(
-        engine=OwnAnswer(job.tokenizer, prompt),
+        sampler=OwnAnswer(job.tokenizer, prompt),
         tokenizer=lambda: job.tokenizer,
         context_tokens=sys.maxsize,  # an answer may be longer than the policy may write
         environment=in_time(find_environment(config.environment, config.environment_options)),
@@ -87,7 +87,7 @@ async def play(job: Job, prompt: Prompt, rewards: Rewards | None) -> Episode:
 def in_time(environment: Environment) -> Environment:
     """The environment under a deadline."""
 
-    async def play(prompt: Prompt, sampler: Sampler, sampling: Sampling) -> Episode:
+    async def play(prompt: Prompt, sampler: ChatSampler, sampling: Sampling) -> Episode:
         try:
             async with asyncio.timeout(TIMEOUT_S) as deadline:
                 return await environment(prompt, sampler, sampling)

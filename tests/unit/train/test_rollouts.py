@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -60,7 +61,7 @@ def no_tokenizer() -> Any:
 
 def make_collector(sampler: FakeSampler, **others: Any) -> RolloutCollector:
     usual = {"environment": single_turn, "rewards": None, "run_seed": 11, "max_attempts": 1, "context_tokens": 32}
-    return RolloutCollector(engine=sampler, tokenizer=no_tokenizer, **{**usual, **others})
+    return RolloutCollector(sampler=sampler, tokenizer=no_tokenizer, **{**usual, **others})
 
 
 def collect(
@@ -124,7 +125,9 @@ def test_an_environment_that_keeps_raising_is_a_failure():
     (rollout,), (info,) = collect(sampler, rewards, REQUESTS[:1], max_attempts=3)
     assert len(sampler.asked) == 3
     assert rewards.asked == 0
-    assert info.score == Failure(kind="environment", message="ValueError: tool broke 3")
+    assert isinstance(info.score, Failure)
+    assert info.score.kind == "environment"
+    assert re.fullmatch(r"ValueError: tool broke 3 \(.*test_rollouts.py:\d+\)", info.score.message)
     assert (info.stop, info.num_tokens, info.num_loss_tokens, info.versions) == ("abort", 2, 0, (-1, -1))
     assert rollout.token_ids.tolist() == [3, 4]
     assert not rollout.loss_mask.any()
