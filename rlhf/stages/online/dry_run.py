@@ -75,7 +75,7 @@ async def play(job: Job, prompt: Prompt, rewards: Rewards | None) -> Episode:
         sampler=OwnAnswer(job.tokenizer, prompt),
         tokenizer=lambda: job.tokenizer,
         context_tokens=sys.maxsize,  # an answer may be longer than the policy may write
-        environment=in_time(find_environment(config.environment, config.environment_options)),
+        environment=in_time(find_environment(config.environment, config.environment_options), TIMEOUT_S),
         rewards=rewards,
         run_seed=config.seed,
         max_attempts=1,
@@ -84,17 +84,17 @@ async def play(job: Job, prompt: Prompt, rewards: Rewards | None) -> Episode:
     return episode
 
 
-def in_time(environment: Environment) -> Environment:
+def in_time(environment: Environment, timeout_s: float) -> Environment:
     """The environment under a deadline."""
 
     async def play(prompt: Prompt, sampler: ChatSampler, sampling: Sampling) -> Episode:
         try:
-            async with asyncio.timeout(TIMEOUT_S) as deadline:
+            async with asyncio.timeout(timeout_s) as deadline:
                 return await environment(prompt, sampler, sampling)
         except TimeoutError as error:
             if not deadline.expired():  # one of its own
                 raise
-            raise TimeoutError(f"no end within {TIMEOUT_S:g} s, with the row's own answer in every turn") from error
+            raise TimeoutError(f"no end within {timeout_s:g} s, with the row's own answer in every turn") from error
 
     return play
 

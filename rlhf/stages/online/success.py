@@ -20,7 +20,7 @@ from rlhf.stages.console import CONSOLE
 from rlhf.train.run_folder import RunFolder, flatten
 from rlhf.train.stream import GroupSource
 from rlhf.train.tracking import PLOT
-from rlhf.types import Group, Prompt, Reference, Sampling, Score
+from rlhf.types import Group, InputError, Prompt, Reference, Sampling, Score
 
 SUCCESS_BEFORE = "success_before.json"
 MEASUREMENT_EPOCH = -1
@@ -54,12 +54,19 @@ async def sample(
 
 def successes(group: Group, config: SuccessConfig) -> list[bool]:
     """Return for each episode whether its reward reached the threshold."""
-    scores = [info.score for info in group.infos]
-    return [
-        isinstance(score, Score)
-        and (score.value if config.part is None else score.parts[config.part]) >= config.threshold
-        for score in scores
-    ]
+    return [isinstance(info.score, Score) and measured(info.score, config) >= config.threshold for info in group.infos]
+
+
+def measured(score: Score, config: SuccessConfig) -> float:
+    """The score, or the part of it that success is measured by. Raises InputError where it has no such part."""
+    if config.part is None:
+        return score.value
+    if config.part not in score.parts:
+        raise InputError(
+            f"success.part={config.part}: the score of an episode has no such part; it has "
+            f"{', '.join(score.parts) or 'none'}; name one of them, or leave it null"
+        )
+    return score.parts[config.part]
 
 
 async def measure_success(

@@ -141,8 +141,8 @@ class Recorder:
 def make_trainer(environment: Any, **algorithm: Any) -> tuple[OnlineTrainer, Recorder, TinyModel]:
     grpo, recorder, backend = GRPOConfig(group_size=GROUP_SIZE, **algorithm).build(SAMPLING), Recorder(), FakeBackend()
     collector = RolloutCollector(
-        sampler=SeededSampler(), tokenizer=no_tokenizer, context_tokens=32, environment=environment, rewards=LastRowRewards(),
-        run_seed=RUN_SEED, max_attempts=1,
+        sampler=SeededSampler(), tokenizer=no_tokenizer, context_tokens=32, environment=environment,
+        rewards=LastRowRewards(), run_seed=RUN_SEED, max_attempts=1,
     )  # fmt: skip
     source, policy = Source(collector), Policy(grpo, Learner(backend, READOUT, packed=True))
     stream = RolloutStream(PromptOrder(PROMPTS, 0), source, grpo, StreamConfig(prompts_per_step=PROMPTS_PER_STEP))
@@ -263,10 +263,11 @@ def test_one_row_per_episode_is_laid_out_bit_for_bit_as_the_completion_after_its
         for i, advantage in enumerate(advantages):
             answer = sampled(rollout_seed(RUN_SEED, group.prompt.id, 0, i, 0))
             asked = np.array(group.prompt.token_ids, dtype=np.int32)
+            logprobs = [np.zeros(2, np.float32), -np.linspace(0.5, 1, len(answer), dtype=np.float32)]
             rows.append({
                 "token_ids": np.concatenate([asked, answer]),
                 "loss_mask": np.arange(2 + len(answer)) >= 2,
-                "logprobs": np.concatenate([np.zeros(2, np.float32), -np.linspace(0.5, 1, len(answer), dtype=np.float32)]),
+                "logprobs": np.concatenate(logprobs),
                 "versions": np.concatenate([np.full(2, -1, np.int32), np.zeros(len(answer), np.int32)]),
             })  # fmt: skip
             scalars.append(Row(group=0, index=i, num_tokens=2 + len(answer), num_loss_tokens=len(answer),
