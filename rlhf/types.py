@@ -168,7 +168,7 @@ class EpisodeInfo:
     prompt_id: str
     source: str
     rows: tuple[Row, ...]
-    """Its rows; `index` counts the rows of the whole group."""
+    """Rows of the episode; `index` counts those of the whole group."""
     score: Score | Failure
     stop: str
     """End of the last row."""
