@@ -51,8 +51,6 @@ def test_success_is_of_episodes_and_of_a_part_that_their_score_has():
     scores = [Score(value=0.5, parts={"solved": 1.0}), Failure(kind="environment", message="x"), Score(value=1.0)]
     group = make_group(0, [make_info(score, sample=i) for i, score in enumerate(scores)])
     assert successes(group, SuccessConfig()) == [False, False, True]
-    with pytest.raises(
-        InputError, match=r"^success.part=solved: the score of an episode has no such part; it has"
-    ):
+    with pytest.raises(InputError, match=r"^success.part=solved: the score of an episode has no such part; it has"):
         successes(group, SuccessConfig(part="solved"))
     assert successes(make_group(0, group.infos[:2]), SuccessConfig(part="solved")) == [True, False]
