@@ -58,7 +58,7 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
-    """Sampling of one episode. There is no top-p or top-k: the learner could not reproduce their logprobs."""
+    """Sampling of an episode's turns. There is no top-p or top-k: the learner could not reproduce their logprobs."""
 
     temperature: float
     max_tokens: int

@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 import torch
 
+from rlhf.algorithms.base import Normalisation
 from rlhf.algorithms.grpo import GRPOConfig
+from rlhf.config import SuccessConfig
 from rlhf.data.prompts import PromptOrder
 from rlhf.environments.base import act, append_observation, start
 from rlhf.environments.sampler import turn_seed
 from rlhf.environments.single_turn import single_turn
+from rlhf.stages.online.success import MEASUREMENT_EPOCH, measure_success
 from rlhf.train.batching import Packing, RowGroup, deal
 from rlhf.train.clock import Clock
 from rlhf.train.learner import Learner
@@ -217,8 +220,6 @@ def straight_line(by_hand: Any, normalisation: str) -> tuple[list[float], TinyMo
     ("environment", "by_hand"), [(single_turn, one_row_by_hand), (two_rows, two_rows_by_hand)]
 )  # fmt: skip
 def test_the_loop_learns_from_every_row_with_its_episode_s_advantage(environment, by_hand, normalisation):
-    from rlhf.algorithms.base import Normalisation
-
     trainer, recorder, model = make_trainer(environment, normalisation=Normalisation(normalisation))
     asyncio.run(trainer.fit())
     losses, expected, played = straight_line(by_hand, normalisation)
@@ -279,6 +280,17 @@ def test_one_row_per_episode_is_laid_out_bit_for_bit_as_the_completion_after_its
         by_hand.append(RowGroup(rows=group.rollouts, scalars=tuple(scalars)))
     packing = Packing(max_tokens=40, packed=True, num_ranks=1)
     assert trainer.pack(ours) == deal(by_hand, step=0, num_minibatches=1, num_epochs=1, packing=packing, seed=0)
+
+
+async def test_success_counts_episodes_and_shows_how_the_first_ended():
+    source = make_trainer(two_rows)[0].samplers
+    config = SuccessConfig(num_prompts=3, samples_per_prompt=4, threshold=3.0, num_shown=2)
+    measured = await measure_success(source, list, PROMPTS, SAMPLING, config)
+    seeds = [[rollout_seed(RUN_SEED, prompt.id, MEASUREMENT_EPOCH, i, 0) for i in range(4)] for prompt in PROMPTS[:3]]
+    rewards = [two_rows_by_hand(PROMPTS[i], seed)[1] for i, each in enumerate(seeds) for seed in each]
+    assert measured.rate == sum(reward is not None and reward >= 3.0 for reward in rewards) / 12
+    last = [str(sampled(turn_seed(each[0], REREAD, 0))) for each in seeds[:2]]
+    assert measured.samples == [("0?", last[0]), ("1?", last[1])]
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from rlhf.train.metrics import mean_parts
 from rlhf.train.report import RoleUse, StepReport
 from rlhf.train.stats import Stats
 from rlhf.train.tracking import (
@@ -215,6 +216,12 @@ def test_step_metrics_in_closed_form():
             "memory_bytes/policy": 7.0,
         }
     )
+
+
+def test_a_part_is_averaged_over_the_scores_that_have_it():
+    """Of episodes that rewards scored, and of those that the environment did."""
+    scores = [Score(value=1.0), Score(value=1.0, parts={"exact": 1.0}), Score(value=0.0, parts={"solved": 0.5})]
+    assert mean_parts([*scores, Score(value=0.0, parts={"exact": 0.0})]) == {"exact": 0.5, "solved": 0.5}
 
 
 def test_a_step_whose_rollouts_are_all_empty_has_metrics():
