@@ -116,6 +116,12 @@ class OnlineConfig(RunConfig):
     """The prompts."""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     """Sampling of rollouts."""
+    environment: str = "single_turn"
+    """Environment of the policy: `single_turn`, in which it answers once, or a coroutine function that returns an
+    `Episode`, as `package.module:function` or `/path/file.py:function`. A class will do: it is made with its options
+    once per engine, its instances are called. See docs/extending.md."""
+    environment_options: dict[str, Any] = field(default_factory=dict)
+    """Keyword arguments of the environment: `{hint: "Check it."}`."""
     stream: StreamConfig = field(default_factory=StreamConfig)
     """Prompts in flight and quotas."""
     train: TrainConfig = field(default_factory=TrainConfig)

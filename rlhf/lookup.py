@@ -1,11 +1,13 @@
-"""Lookup of a function that a configuration names: one of a module, or of a file of the user's own."""
+"""Lookup of a function that a configuration names, one of a module or of a file of the user's own, and its options."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -62,3 +64,52 @@ def _not_importable(key: str, spec: str, error: Exception) -> InputError:
         f"{key} has '{spec}', whose import raises {type(error).__name__}: {error}: "
         "correct it, or install what it needs on every machine"
     )
+
+
+def bind_options(
+    kind: str, name: str, function: Callable[..., Any], given: Sequence[str], key: str, options: Any
+) -> Callable[..., Any]:
+    """The function with its options, once it is sure that `function(*given, **options)` is a call it takes.
+
+    A class is made with its options, once per process; its instance is then called with what is `given`. `kind`, `name`
+    and the `key` of the options are for messages. Raises InputError.
+    """
+    if not isinstance(options, Mapping):
+        raise InputError(f"{key} is {options!r}: give keyword arguments, such as {{key: value}}")
+    is_class = inspect.isclass(function)
+    arguments = () if is_class else given
+    try:
+        signature = inspect.signature(function)
+    except ValueError as error:
+        raise InputError(f"{kind} {name} has no signature ({error}): wrap it in a Python function") from error
+    try:
+        signature.bind(*arguments, **options)
+    except TypeError as error:
+        accepted = ", ".join(list(signature.parameters)[len(arguments) :]) or "none"
+        raise InputError(
+            f"{kind} {name} cannot be called as {name}({', '.join([*arguments, f'**{key}'])}): {error}; "
+            f"its options: {accepted}"
+        ) from error
+    return _make(kind, name, function, given, key, options) if is_class else partial(function, **options)
+
+
+def _make(
+    kind: str, name: str, made: Callable[..., Any], given: Sequence[str], key: str, options: Mapping[str, Any]
+) -> Callable[..., Any]:
+    """An instance of a class, which can be called with what is `given`."""
+    try:
+        instance = made(**options)
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(
+            f"{kind} {name} cannot be made from {key}, {type(error).__name__}: {error}: correct them, or the class"
+        ) from error
+    call = f"__call__(self, {', '.join(given)})"
+    if not callable(instance):
+        raise InputError(f"{kind} {name} is a class without {call}: write that method")
+    try:
+        inspect.signature(instance).bind(*given)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{kind} {name} is a class that lacks {call} ({error}): correct that method") from error
+    return instance

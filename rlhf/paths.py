@@ -15,7 +15,9 @@ PATHS = (*MODELS, *DATA, "chat_template")
 NAMED_MODELS, NAMED_DATA = ("policies.", "models."), ("held_out.others.",)
 NAMED_PATHS = (*NAMED_MODELS, *NAMED_DATA)
 """Keys below which every entry is a path, by names of the user's own."""
-FUNCTIONS = ("reward.functions", "data.reader", "weight_sync.transport", "sampler.engine", "function")
+FUNCTIONS = (
+    "reward.functions", "environment", "data.reader", "weight_sync.transport", "sampler.engine", "function",
+)  # fmt: skip
 """Keys whose values may name a Python file: `/path/file.py:function`."""
 PATH_LISTS = ("reward.ensemble",)
 WRITTEN = ("output",)

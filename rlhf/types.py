@@ -7,7 +7,7 @@ import math
 import signal
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NewType, TypeVar
+from typing import Any, Literal, NewType, TypeVar
 
 import numpy as np
 
@@ -58,13 +58,13 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
-    """Sampling of one rollout. There is no top-p or top-k: the learner could not reproduce their logprobs."""
+    """Sampling of an episode's turns. There is no top-p or top-k: the learner could not reproduce their logprobs."""
 
     temperature: float
     max_tokens: int
     seed: int = 0
     trained: bool = True
-    """False for a rollout that serves as a baseline alone (ReMax's greedy one)."""
+    """False for an episode that serves as a baseline alone (ReMax's greedy one)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,9 +100,27 @@ class Failure:
     message: str
 
 
+Speaker = Literal["policy", "environment"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """Tokens of a row that one side wrote: those from `start` to before `stop`. The prompt is no turn."""
+
+    speaker: Speaker
+    start: int
+    stop: int
+    messages: Sequence[Message] = ()
+    """The turn as messages of the dialogue; empty where an environment wrote tokens alone."""
+
+
 @dataclass(slots=True, kw_only=True)
 class Rollout:
-    """One episode: one token sequence, prompt first. Arrays have the length of `token_ids`."""
+    """One row of an episode: one token sequence, prompt first. Arrays have the length of `token_ids`.
+
+    Tokens are appended, never tokenised again. Most episodes have one row; one whose template drops earlier thinking
+    has a row for each dialogue that the policy read.
+    """
 
     prompt_id: str
     token_ids: np.ndarray  # [T] int32
@@ -110,40 +128,79 @@ class Rollout:
     logprobs: np.ndarray  # [T] float32, the engine's; 0 where loss_mask is False
     versions: np.ndarray  # [T] int32, the policy version that chose the token; -1 where loss_mask is False
     stop: str
+    """End of the policy's last turn: `stop`, `length` or `abort`."""
     text: str
-    """Text of the policy, special tokens dropped."""
-    score: Score | Failure | None = None
+    """Text of the policy's last turn, special tokens dropped."""
+    turns: tuple[Turn, ...] = ()
+    """Turns after the prompt, in their order."""
     token_rewards: np.ndarray | None = None  # [T] float32
 
 
+@dataclass(slots=True, kw_only=True)
+class Episode:
+    """Result of an environment: one score for one or more rows. Each row learns with the episode's advantage."""
+
+    rows: Sequence[Rollout]
+    """Rows in the order in which they ended. Rewards read the last."""
+    score: Score | Failure | None = None
+    """None: the rewards score the episode. Otherwise the environment has, and no reward is asked."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RolloutInfo:
-    """All the driver ever holds of a rollout."""
+class Row:
+    """One sequence: the `index`-th row of its minibatch's `group`-th reference, with the scalars known of it."""
+
+    group: int
+    index: int
+    num_tokens: int
+    num_loss_tokens: int
+    signal: float = 0.0
+    """Learning signal of the row: online the result of `Algorithm.group_advantages`, offline `TrainingRow.score`."""
+    episode: str = ""
+    """Id of the episode it is a row of. Empty offline."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpisodeInfo:
+    """All the driver ever holds of an episode."""
 
     id: str
     prompt_id: str
     source: str
-    num_tokens: int
-    num_loss_tokens: int
+    rows: tuple[Row, ...]
+    """Rows of the episode; `index` counts those of the whole group."""
     score: Score | Failure
     stop: str
+    """End of the last row."""
     versions: tuple[int, int]
     """The oldest and the newest policy version among the tokens."""
     trained: bool
 
+    @property
+    def num_tokens(self) -> int:
+        return sum(row.num_tokens for row in self.rows)
+
+    @property
+    def num_loss_tokens(self) -> int:
+        return sum(row.num_loss_tokens for row in self.rows)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
-    """The rollouts of one prompt: `rollouts` refers to a `list[Rollout]` in the order of `infos`."""
+    """The episodes of one prompt: `rollouts` refers to a `list[Rollout]`, their rows in the order of `infos`."""
 
     prompt: Prompt
     rollouts: Reference
-    infos: Sequence[RolloutInfo]
+    infos: Sequence[EpisodeInfo]
 
     @property
     def survivors(self) -> list[int]:
-        """Indices of the rollouts that have a score."""
+        """Indices of the episodes that have a score."""
         return [i for i, info in enumerate(self.infos) if isinstance(info.score, Score)]
+
+    def episodes(self, rollouts: Sequence[Rollout]) -> list[Episode]:
+        """Return the episodes that the rows in `rollouts` are of."""
+        return [Episode(rows=[rollouts[row.index] for row in info.rows], score=info.score) for info in self.infos]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -177,18 +234,6 @@ class TrainingRow:
 
 Unit = tuple[TrainingRow, ...]
 """Rows that are learnt from together, in one pack: one row, or the chosen and the rejected side of a pair."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """One sequence: the `index`-th row of its minibatch's `group`-th reference, with the scalars known of it."""
-
-    group: int
-    index: int
-    num_tokens: int
-    num_loss_tokens: int
-    signal: float = 0.0
-    """Learning signal of the row: online the result of `Algorithm.group_advantages`, offline `TrainingRow.score`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from ray.exceptions import RayActorError
 
-from rlhf.environments.base import Environment
+from rlhf.data.template_clock import fix_date
+from rlhf.environments.lookup import find_environment
+from rlhf.models.chat_template import load_chat_tokenizer
 from rlhf.rewards.base import RewardConfig
 from rlhf.rewards.processes import RewardProcesses
 from rlhf.rewards.reward_model import Judge, ModelReward
@@ -20,7 +23,10 @@ from rlhf.runtimes.engines import make_engine
 from rlhf.runtimes.protocols import Engine
 from rlhf.runtimes.transport import Link
 from rlhf.train.rollouts import RolloutCollector
-from rlhf.types import Prompt, Rollout, RolloutInfo, RunError, Sampling
+from rlhf.types import EpisodeInfo, Prompt, Rollout, RunError, Sampling
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 SWITCH_INTERVAL_S = 0.0005
 
@@ -34,11 +40,22 @@ class SamplerSpec:
     precision: Precision
     banned_token_ids: tuple[int, ...]
     stop_token_ids: tuple[int, ...]
-    environment: Environment
+    environment: str
+    """Name or path of the environment: its function is loaded where it works."""
+    environment_options: Mapping[str, Any]
     reward: RewardConfig
     seed: int
     takes_turns: bool
     """True if the engine shares its accelerators with roles of other phases."""
+    chat_template: str | None
+    chat_template_kwargs: Mapping[str, Any]
+    template_date: str | None
+
+    def load_tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer that made the prompts."""
+        tokenizer = load_chat_tokenizer(self.model_path, self.chat_template, self.chat_template_kwargs)
+        fix_date(tokenizer, self.template_date)
+        return tokenizer
 
 
 class SamplerWorker:
@@ -61,7 +78,9 @@ class SamplerWorker:
         )
         self.collector = RolloutCollector(
             sampler=self.engine,
-            environment=spec.environment,
+            tokenizer=cache(spec.load_tokenizer),
+            context_tokens=spec.sampler.context_tokens,
+            environment=find_environment(spec.environment, spec.environment_options),
             rewards=self.rewards,
             run_seed=spec.seed,
             max_attempts=spec.reward.max_attempts,
@@ -70,7 +89,7 @@ class SamplerWorker:
 
     async def collect(
         self, prompt: Prompt, epoch: int, requests: Sequence[Sampling]
-    ) -> tuple[list[Rollout], list[RolloutInfo]]:
+    ) -> tuple[list[Rollout], list[EpisodeInfo]]:
         return await self.collector.collect(prompt, epoch, requests)
 
     async def connect(self, link: Link, first_rank: int) -> None:

@@ -164,7 +164,8 @@ class AlgorithmConfig:
     measure_kl: bool = False
     """Load the reference and report the KL to it even where `kl_coef` is 0."""
     normalisation: Normalisation = Normalisation.tokens
-    """`tokens`: the loss is a mean over a minibatch's tokens. `sequences`: a mean over sequences of token means."""
+    """`tokens`: the loss is a mean over a minibatch's tokens. `sequences`: a mean over sequences,
+    the rows of episodes, of token means."""
 
     def __post_init__(self) -> None:
         if not 0 < self.clip_low < 1:

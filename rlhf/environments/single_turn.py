@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from rlhf.environments.base import Sampler, as_rollout
-from rlhf.types import Prompt, Rollout, Sampling
+from rlhf.environments.base import ChatSampler, act, start
+from rlhf.types import Episode, Prompt, Sampling
 
 
-async def single_turn(prompt: Prompt, sampler: Sampler, sampling: Sampling) -> Rollout:
-    return as_rollout(prompt, await sampler.generate(prompt.token_ids, sampling))
+async def single_turn(prompt: Prompt, sampler: ChatSampler, sampling: Sampling) -> Episode:
+    return Episode(rows=[await act(start(prompt), sampler, sampling)])

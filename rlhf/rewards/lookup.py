@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rlhf.lookup import find_function
+from rlhf.lookup import bind_options, find_function
 from rlhf.types import InputError
 
 SHORT_NAMES = {
@@ -19,6 +17,7 @@ SHORT_NAMES = {
     "math_verify": "rlhf.rewards.math:math_verify",
     "numeric": "rlhf.rewards.numeric:numeric",
 }
+GIVEN = ("prompt", "rollout")
 
 
 def find_reward(spec: str, options: Mapping[str, Any]) -> tuple[str, Callable[..., Any]]:
@@ -31,43 +30,5 @@ def find_reward(spec: str, options: Mapping[str, Any]) -> tuple[str, Callable[..
         )
     function = find_function("reward.functions", f"{place}:{attribute}")
     name = f"{Path(place).name}:{attribute}" if place.endswith(".py") else spec
-    return name, _bind(name, function, options.get(name, {}))
-
-
-def _bind(name: str, function: Callable[..., Any], options: Any) -> Callable[..., Any]:
-    """The function with its options, once it is sure that `function(prompt, rollout, **options)` is a call it takes.
-
-    A class is made with its options, once per process; its instance is then called with prompt and rollout.
-    """
-    if not isinstance(options, Mapping):
-        raise InputError(f"reward.options.{name} is {options!r}: give keyword arguments, such as {{key: value}}")
-    is_class = inspect.isclass(function)
-    given = () if is_class else ("prompt", "rollout")
-    try:
-        signature = inspect.signature(function)
-    except ValueError as error:
-        raise InputError(f"reward {name} has no signature ({error}): wrap it in a Python function") from error
-    try:
-        signature.bind(*given, **options)
-    except TypeError as error:
-        accepted = ", ".join(list(signature.parameters)[len(given) :]) or "none"
-        raise InputError(
-            f"reward {name} cannot be called as {name}({', '.join([*given, f'**reward.options.{name}'])}): {error}; "
-            f"its options: {accepted}"
-        ) from error
-    return _make(name, function, options) if is_class else partial(function, **options)
-
-
-def _make(name: str, reward_class: Callable[..., Any], options: Mapping[str, Any]) -> Callable[..., Any]:
-    try:
-        reward = reward_class(**options)
-    except InputError:
-        raise
-    except Exception as error:
-        raise InputError(
-            f"reward {name} cannot be made from reward.options.{name}, {type(error).__name__}: {error}: correct them, "
-            "or the class"
-        ) from error
-    if not callable(reward):
-        raise InputError(f"reward {name} is a class without __call__(self, prompt, rollout): write that method")
-    return reward
+    bound = bind_options("reward", name, function, GIVEN, f"reward.options.{name}", options.get(name, {}))
+    return name, bound

@@ -6,11 +6,12 @@ import asyncio
 import math
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from rlhf.data.dialogues import Dialogue
 from rlhf.rewards.base import ModelInput, RewardConfig, describe
-from rlhf.types import Failure, Prompt, Rollout, RunError, Score
+from rlhf.types import Episode, Failure, Prompt, Rollout, RunError, Score
 
 Judge = Callable[[list[Any]], Awaitable[list[float]]]
 """A copy of the model: rollouts in, one score each. Raises RunError once it is dead."""
@@ -39,18 +40,20 @@ class ModelReward:
         self._num_alive = len(servers)
         self._servers = [asyncio.create_task(self._serve(judge)) for judge in servers]
 
-    async def judge(self, prompt: Prompt, rollouts: Sequence[Rollout]) -> None:
-        """Add the model's score to those that have a score. RunError where no copy is left."""
-        scored = [(rollout, rollout.score) for rollout in rollouts if isinstance(rollout.score, Score)]
+    async def judge(self, prompt: Prompt, episodes: Sequence[Episode]) -> None:
+        """Add the model's score of each episode's last row, where it has a score. RunError where no copy is left."""
+        scored = [(episode, episode.score) for episode in episodes if isinstance(episode.score, Score)]
         if not scored:
             return
         answer: asyncio.Future[list[float] | Failure] = asyncio.get_running_loop().create_future()
-        self._questions.put_nowait(Question([self._as_judged(prompt, rollout) for rollout, _ in scored], answer))
+        self._questions.put_nowait(
+            Question([self._as_judged(prompt, episode.rows[-1]) for episode, _ in scored], answer)
+        )
         if not self._num_alive:
             self._refuse()
         answered = await answer
-        for i, (rollout, score) in enumerate(scored):
-            rollout.score = answered if isinstance(answered, Failure) else self._total(score, answered[i])
+        for i, (episode, score) in enumerate(scored):
+            episode.score = answered if isinstance(answered, Failure) else self._total(score, answered[i])
 
     async def close(self) -> None:
         for server in self._servers:
@@ -60,7 +63,8 @@ class ModelReward:
     def _as_judged(self, prompt: Prompt, rollout: Rollout) -> Any:
         if self._config.model_input is ModelInput.tokens:
             return rollout.token_ids.tolist()
-        return Dialogue([*prompt.messages, {"role": "assistant", "content": rollout.text}], prompt.tools)
+        turns = chain.from_iterable(turn.messages for turn in rollout.turns)
+        return Dialogue([*prompt.messages, *turns], prompt.tools)
 
     async def _serve(self, judge: Judge) -> None:
         """Serve until the copy dies; its unanswered questions go back to the queue, for another."""

@@ -1,4 +1,4 @@
-"""Figures of rollouts and groups, flat, by name."""
+"""Figures of episodes and groups, flat, by name."""
 
 from __future__ import annotations
 
@@ -6,22 +6,27 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rlhf.types import Failure, Group, RolloutInfo, Score
+from rlhf.types import EpisodeInfo, Failure, Group, Score
 
 
-def reward_metrics(infos: Sequence[RolloutInfo]) -> dict[str, float]:
-    """Mean and spread of the reward, and the mean of each part of it, over rollouts that have one."""
+def reward_metrics(infos: Sequence[EpisodeInfo]) -> dict[str, float]:
+    """Mean and spread of the reward, and the mean of each part of it, over episodes that have one."""
     scores = [info.score for info in infos if isinstance(info.score, Score)]
     values = np.array([score.value for score in scores])
-    parts = {name: [score.parts[name] for score in scores if name in score.parts] for name in scores[0].parts}
     return {
         "reward": float(values.mean()),
         "reward_std": float(values.std()),
-        **{f"reward/{name}": float(np.mean(part)) for name, part in parts.items()},
+        **{f"reward/{name}": part for name, part in mean_parts(scores).items()},
     }
 
 
-def length_metrics(infos: Sequence[RolloutInfo]) -> dict[str, float]:
+def mean_parts(scores: Sequence[Score]) -> dict[str, float]:
+    """Mean of each part, over the scores that have it."""
+    names = dict.fromkeys(name for score in scores for name in score.parts)
+    return {name: float(np.mean([score.parts[name] for score in scores if name in score.parts])) for name in names}
+
+
+def length_metrics(infos: Sequence[EpisodeInfo]) -> dict[str, float]:
     lengths = [info.num_loss_tokens for info in infos]
     return {
         "completion_tokens": float(np.mean(lengths)),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from asyncio import gather
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from rlhf.algorithms.base import Algorithm
@@ -151,18 +151,10 @@ class OnlineTrainer:
 
 
 def row_group(group: Group, advantages: Sequence[float]) -> RowGroup:
-    """The trained survivors of a group, each with what `Algorithm.group_advantages` gives it."""
-    rows = []
+    """The rows of a group's trained survivors, each with what `Algorithm.group_advantages` gives its episode."""
+    rows: list[Row] = []
     for index, advantage in zip(group.survivors, advantages, strict=True):
         info = group.infos[index]
         if info.trained:
-            rows.append(
-                Row(
-                    group=0,
-                    index=index,
-                    num_tokens=info.num_tokens,
-                    num_loss_tokens=info.num_loss_tokens,
-                    signal=advantage,
-                )
-            )
+            rows += [replace(row, signal=advantage) for row in info.rows]
     return RowGroup(rows=group.rollouts, scalars=tuple(rows))

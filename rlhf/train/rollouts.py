@@ -1,29 +1,37 @@
-"""Rollouts of one prompt: episodes, each scored as soon as it ends. Runs beside the engine."""
+"""Episodes of one prompt, each scored as soon as it ends. Runs beside the engine."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import reprlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
+import numpy as np
 import xxhash
 
-from rlhf.environments.base import Environment, Sampler, as_rollout, unsampled
-from rlhf.types import Failure, Prompt, Rollout, RolloutInfo, RunError, Sampling, Score
+from rlhf.environments.base import Environment, Sampler, start
+from rlhf.environments.sampler import EpisodeSampler
+from rlhf.rewards.base import describe
+from rlhf.types import Episode, EpisodeInfo, Failure, Prompt, Rollout, Row, RunError, Sampling, Score
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 class Rewards(Protocol):
-    async def score(self, prompt: Prompt, rollout: Rollout) -> Score | Failure: ...
+    async def score(self, prompt: Prompt, rollout: Rollout) -> Score | Failure:
+        """The reward of an episode, from its last row."""
 
 
 class GroupJudge(Protocol):
-    async def judge(self, prompt: Prompt, rollouts: Sequence[Rollout]) -> None:
+    async def judge(self, prompt: Prompt, episodes: Sequence[Episode]) -> None:
         """Add to the scores of a group once all its episodes have ended."""
 
 
 def rollout_seed(run_seed: int, prompt_id: str, epoch: int, sample: int, attempt: int) -> int:
-    """A seed that follows from what the rollout is, whatever ran before it: 63 bits."""
+    """A seed that follows from what the episode is, whatever ran before it: 63 bits."""
     return xxhash.xxh3_64_intdigest(f"{run_seed}/{prompt_id}/{epoch}/{sample}/{attempt}".encode()) >> 1
 
 
@@ -32,6 +40,10 @@ class RolloutCollector:
     """Samples and scores groups."""
 
     sampler: Sampler
+    tokenizer: Callable[[], PreTrainedTokenizerBase]
+    """Tokenizer of the policy, for environments that write messages."""
+    context_tokens: int
+    """Tokens that a row may have."""
     environment: Environment
     rewards: Rewards | None
     """None: the judge alone scores."""
@@ -43,52 +55,78 @@ class RolloutCollector:
 
     async def collect(
         self, prompt: Prompt, epoch: int, requests: Sequence[Sampling]
-    ) -> tuple[list[Rollout], list[RolloutInfo]]:
-        """The group of one prompt, in the order of `requests`."""
-        rollouts = await asyncio.gather(*(self.play(prompt, epoch, i, request) for i, request in enumerate(requests)))
+    ) -> tuple[list[Rollout], list[EpisodeInfo]]:
+        """The group of one prompt: the rows of all its episodes, and the episodes in the order of `requests`."""
+        played = await asyncio.gather(*(self.play(prompt, epoch, i, request) for i, request in enumerate(requests)))
         if self.judge is not None:
-            await self.judge.judge(prompt, rollouts)
-        infos = [
-            describe(rollout, f"{prompt.id}/{epoch}/{i}", prompt.source, request.trained)
-            for i, (rollout, request) in enumerate(zip(rollouts, requests, strict=True))
-        ]
-        return rollouts, infos
+            await self.judge.judge(prompt, [episode for episode, has_own_score in played if not has_own_score])
+        rows: list[Rollout] = []
+        infos: list[EpisodeInfo] = []
+        for i, ((episode, _), request) in enumerate(zip(played, requests, strict=True)):
+            infos.append(info_of(episode, f"{prompt.id}/{epoch}/{i}", prompt.source, request.trained, len(rows)))
+            rows += episode.rows
+        return rows, infos
 
-    async def play(self, prompt: Prompt, epoch: int, sample: int, request: Sampling) -> Rollout:
-        """One episode with its score, or with the failure of its last attempt."""
+    async def play(self, prompt: Prompt, epoch: int, sample: int, request: Sampling) -> tuple[Episode, bool]:
+        """One episode with its score, or with the failure of its last attempt; True if the environment scored it."""
         for attempt in range(self.max_attempts):
             seed = rollout_seed(self.run_seed, prompt.id, epoch, sample, attempt)
+            sampler = EpisodeSampler(self.sampler, self.tokenizer, prompt)
             try:
-                rollout = await self.environment(prompt, self.sampler, replace(request, seed=seed))
+                episode = await self.environment(prompt, sampler, replace(request, seed=seed))
+                check_episode(episode, prompt, self.context_tokens)
             except RunError:  # the engine is gone: no attempt will help
                 raise
             except Exception as error:  # noqa: BLE001  whatever an environment raises is its failure, not a reward
-                failure = Failure(kind="environment", message=f"{type(error).__name__}: {error}")
+                failure = Failure(kind="environment", message=describe(error))
             else:
-                rollout.score = await self.rewards.score(prompt, rollout) if self.rewards else Score(value=0.0)
-                return rollout
-        return failed_rollout(prompt, failure)
+                if episode.score is not None:
+                    return episode, True
+                score = await self.rewards.score(prompt, episode.rows[-1]) if self.rewards else Score(value=0.0)
+                return replace(episode, score=score), False
+        # An episode that never ended: its prompt alone, nothing to learn from.
+        return Episode(rows=[start(prompt)], score=failure), True
 
 
-def failed_rollout(prompt: Prompt, failure: Failure) -> Rollout:
-    """An episode that never ended: its prompt alone, nothing to learn from."""
-    rollout = as_rollout(prompt, unsampled((), stop="abort", text=""))
-    rollout.score = failure
-    return rollout
+def check_episode(episode: Episode, prompt: Prompt, context_tokens: int) -> None:
+    """Refuse what an environment must not return: what rows of another shape would do to the learner comes too late."""
+    if not isinstance(episode, Episode) or not episode.rows:
+        raise TypeError(f"the environment returned {reprlib.repr(episode)}: return an Episode with at least one row")
+    if not isinstance(episode.score, Score | Failure | None):
+        raise TypeError(f"the episode's score is {reprlib.repr(episode.score)}: give a Score, a Failure or None")
+    for row in episode.rows:
+        num_tokens = len(row.token_ids)
+        columns = (row.loss_mask, row.logprobs, row.versions, row.token_rewards)
+        if any(column is not None and column.shape != (num_tokens,) for column in columns):
+            raise ValueError(f"a row has {num_tokens} tokens, and arrays of another length: append turns as a whole")
+        if num_tokens == 0 or row.loss_mask[0]:
+            raise ValueError("a row begins with a token of the policy: let it begin with those of a prompt")
+        if row.prompt_id != prompt.id:
+            raise ValueError(f"a row is of prompt {row.prompt_id}, not of {prompt.id}")
+        if num_tokens > context_tokens:
+            raise ValueError(f"a row has {num_tokens} tokens, more than sampler.context_tokens={context_tokens}")
 
 
-def describe(rollout: Rollout, rollout_id: str, source: str, trained: bool) -> RolloutInfo:
-    """Return what the driver needs of a rollout."""
-    assert rollout.score is not None
-    chosen = rollout.versions[rollout.loss_mask]
-    return RolloutInfo(
-        id=rollout_id,
-        prompt_id=rollout.prompt_id,
+def info_of(episode: Episode, episode_id: str, source: str, trained: bool, first_index: int) -> EpisodeInfo:
+    """Return what the driver needs of an episode, whose first row is the group's row `first_index`."""
+    assert episode.score is not None
+    chosen = np.concatenate([row.versions[row.loss_mask] for row in episode.rows])
+    return EpisodeInfo(
+        id=episode_id,
+        prompt_id=episode.rows[-1].prompt_id,
         source=source,
-        num_tokens=len(rollout.token_ids),
-        num_loss_tokens=len(chosen),
-        score=rollout.score,
-        stop=rollout.stop,
+        rows=tuple(
+            Row(
+                group=0,
+                index=index,
+                num_tokens=len(row.token_ids),
+                num_loss_tokens=int(row.loss_mask.sum()),
+                episode=episode_id,
+            )
+            for index, row in enumerate(episode.rows, start=first_index)
+        ),
+        score=episode.score,
+        stop=episode.rows[-1].stop,
         versions=(int(chosen.min()), int(chosen.max())) if len(chosen) else (-1, -1),
         trained=trained,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from rlhf.train.report import StepReport
-from rlhf.types import Reference, Rollout, Score
+from rlhf.types import Episode, Reference, Score
 
 METRICS, ROLLOUTS, PLOT = "metrics.jsonl", "rollouts.jsonl", "progress.png"
 
@@ -122,7 +122,7 @@ class Tail:
 
 
 class RolloutLog:
-    """Some rollouts of each step as text, with the breakdown of their reward."""
+    """Some episodes of each step as text, a line for each row, with the breakdown of their reward."""
 
     def __init__(
         self, folder: Path, groups_per_step: int, fetch: Callable[[Sequence[Reference]], list[Any]], next_step: int
@@ -134,27 +134,31 @@ class RolloutLog:
         chosen = report.groups[: self.groups_per_step]
         with self.path.open("a", encoding="utf-8") as file:
             for group, rollouts in zip(chosen, self.fetch([group.rollouts for group in chosen]), strict=True):
-                for rollout in rollouts:
-                    line = {"step": report.step, "messages": list(group.prompt.messages), **readable(rollout)}
-                    file.write(json.dumps(line, ensure_ascii=False) + "\n")
+                for info, episode in zip(group.infos, group.episodes(rollouts), strict=True):
+                    start = {"step": report.step, "messages": list(group.prompt.messages), "episode": info.id}
+                    for line in readable(episode):
+                        file.write(json.dumps({**start, **line}, ensure_ascii=False) + "\n")
         return False
 
 
-def readable(rollout: Rollout) -> dict[str, Any]:
-    score = rollout.score
-    versions = rollout.versions[rollout.loss_mask]
-    return {
-        "prompt_id": rollout.prompt_id,
-        "text": rollout.text,
-        **(
-            {"reward": score.value, "parts": dict(score.parts)}
-            if isinstance(score, Score)
-            else {"failure": f"{score.kind}: {score.message}" if score else None}
-        ),
-        "stop": rollout.stop,
-        "num_tokens": int(rollout.loss_mask.sum()),
-        "versions": [int(versions.min()), int(versions.max())] if len(versions) else None,
-    }
+def readable(episode: Episode) -> Iterator[dict[str, Any]]:
+    """Yield a line for each row of an episode, all with its reward."""
+    score = episode.score
+    for row in episode.rows:
+        versions = row.versions[row.loss_mask]
+        yield {
+            "prompt_id": row.prompt_id,
+            "text": row.text,
+            "turns": [message for turn in row.turns for message in turn.messages],
+            **(
+                {"reward": score.value, "parts": dict(score.parts)}
+                if isinstance(score, Score)
+                else {"failure": f"{score.kind}: {score.message}" if score else None}
+            ),
+            "stop": row.stop,
+            "num_tokens": int(row.loss_mask.sum()),
+            "versions": [int(versions.min()), int(versions.max())] if len(versions) else None,
+        }
 
 
 BAR_FIGURES = {"reward": "reward", "train/kl": "kl", "train/entropy": "entropy", "completion_tokens": "length",

@@ -66,11 +66,14 @@ class OracleSide:
         self.order = PromptOrder(job.prompts, config.seed)
         self.sampled: list[Any] = []
 
-    def sample(self, model: Any, step: int) -> list[Any]:
+    def sample(self, model: Any, step: int) -> tuple[list[Any], list[list[float]]]:
         from rlhf.actors.roles import fetch
 
-        self.sampled.append(self.run_async(self.collect(model, step)))
-        return fetch([group.rollouts for group in self.sampled[-1]])
+        groups = self.run_async(self.collect(model, step))
+        self.sampled.append(groups)
+        return fetch([group.rollouts for group in groups]), [
+            [info.score.value for info in group.infos] for group in groups
+        ]
 
     async def collect(self, model: Any, step: int) -> list[Any]:
         import ray
@@ -101,10 +104,11 @@ class OracleSide:
         ]
 
 
-def assert_same_rollouts(recorder: Recorder, history: list[Any]) -> None:
+def assert_same_rollouts(recorder: Recorder, history: list[Any], oracle: OracleSide) -> None:
     for ours, oracles in zip(recorder.rollouts, history, strict=True):
         assert [r.token_ids.tolist() for g in ours for r in g] == [r.token_ids.tolist() for g in oracles for r in g]
-        assert [r.score for g in ours for r in g] == [r.score for g in oracles for r in g]
+    for report, sampled in zip(recorder.reports, oracle.sampled, strict=True):
+        assert [i.score for g in report.groups for i in g.infos] == [i.score for g in sampled for i in g.infos]
 
 
 def assert_same_parameters(weights: dict[str, np.ndarray], model: Any) -> None:
@@ -134,7 +138,7 @@ def test_three_steps_equal_the_straight_line_trainer(
         kl_coef=config.algorithm.kl_coef,
         clipping=config.optimizer.gradient_clipping,
     )
-    assert_same_rollouts(recorder, history)
+    assert_same_rollouts(recorder, history, oracle)
     np.testing.assert_allclose(figures(recorder, "loss"), losses, atol=1e-5)
     assert_same_parameters(weights, model)
     # The rollouts were on-policy, so what the engine gave is what the learner computes.
@@ -171,7 +175,7 @@ def test_ppo_with_its_critic_equals_the_straight_line_trainer(
         value_coef=algorithm.value_coef,
         clipping=config.optimizer.gradient_clipping,
     )
-    assert_same_rollouts(recorder, history)
+    assert_same_rollouts(recorder, history, oracle)
     np.testing.assert_allclose(figures(recorder, "loss"), [loss for loss, _ in losses], atol=1e-5)
     np.testing.assert_allclose(figures(recorder, "critic/loss"), [loss for _, loss in losses], atol=1e-5)
     assert_same_parameters(weights, policy)

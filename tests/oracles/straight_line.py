@@ -20,7 +20,7 @@ def logprobs_of(model: Any, rollout: Rollout, banned: list[int]) -> torch.Tensor
 
 def train(
     model_path: str,
-    sample: Callable[[Any, int], list[list[Rollout]]],  # model and step -> groups
+    sample: Callable[[Any, int], tuple[list[list[Rollout]], list[list[float]]]],  # model and step -> groups, rewards
     membership: Callable[[list[list[Rollout]], int], Sequence[list[tuple[int, int]]]],  # -> minibatches of (group, row)
     *,
     learning_rates: list[float],
@@ -35,10 +35,10 @@ def train(
     losses, history = [], []
     for step, lr in enumerate(learning_rates):
         optimizer.param_groups[0]["lr"] = lr
-        groups = sample(model, step)
+        groups, rewards = sample(model, step)
         history.append(groups)
-        rewards = [torch.tensor([rollout.score.value for rollout in group], dtype=torch.float64) for group in groups]
-        advantages = [(r - r.mean()) / (r.std() + 1e-6) for r in rewards]
+        scores = [torch.tensor(group, dtype=torch.float64) for group in rewards]
+        advantages = [(r - r.mean()) / (r.std() + 1e-6) for r in scores]
         with torch.no_grad():
             old = [[logprobs_of(model, rollout, banned) for rollout in group] for group in groups]
             ref = [[logprobs_of(reference, rollout, banned) for rollout in group] for group in groups]

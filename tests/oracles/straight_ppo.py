@@ -36,7 +36,7 @@ def advantages_of(rewards: torch.Tensor, values: torch.Tensor, gamma: float, gae
 
 def train(
     model_path: str,
-    sample: Callable[[Any, int], list[list[Rollout]]],  # model and step -> groups
+    sample: Callable[[Any, int], tuple[list[list[Rollout]], list[list[float]]]],  # model and step -> groups, rewards
     membership: Callable[[list[list[Rollout]], int], Sequence[list[tuple[int, int]]]],  # -> minibatches of (group, row)
     *,
     learning_rates: list[tuple[float, float]],  # of policy and critic, per step
@@ -58,14 +58,14 @@ def train(
     for step, rates in enumerate(learning_rates):
         for optimizer, lr in zip(optimizers, rates, strict=True):
             optimizer.param_groups[0]["lr"] = lr
-        groups = sample(policy, step)
+        groups, scores = sample(policy, step)
         history.append(groups)
         old, values, advantages, returns = {}, {}, {}, {}
         with torch.no_grad():
             for key, rollout in rows_of(groups):
                 old[key], values[key] = logprobs_of(policy, rollout, banned), values_of(critic, rollout)
                 rewards = -kl_coef * (old[key] - logprobs_of(reference, rollout, banned))
-                rewards[-1] += rollout.score.value
+                rewards[-1] += scores[key[0]][key[1]]
                 advantages[key] = advantages_of(rewards, values[key], gamma, gae_lambda)
                 returns[key] = advantages[key] + values[key]
         together = torch.cat(list(advantages.values())).double()

@@ -23,7 +23,7 @@ from rlhf.stages.online.compare_report import measure_policy, write_comparison
 from rlhf.stages.online.engines import engines, wait_for_start
 from rlhf.stages.online.job import Job, prepare
 from rlhf.stages.online.job import plan_roles as plan_of_run
-from rlhf.stages.online.success import sample
+from rlhf.stages.online.success import first_answers, sample
 from rlhf.stages.start import as_first_started, check_machines
 from rlhf.train.artifact import MANIFEST, Artifact, committing, open_artifact
 from rlhf.train.batching import minibatch, packing_of
@@ -77,13 +77,7 @@ def compare(config: CompareConfig, jobs: Mapping[str, Job], plan: Plan, report: 
         nats, prompts = divergence(batches[name], *logprobs[name])
         figures[name] = measure_policy(config, model, groups[name], nats, prompts)
     samples = {name: each[: config.success.num_shown] for name, each in groups.items()}
-    texts = {
-        name: [
-            (group.prompt.messages[-1]["content"], rollouts[0].text)
-            for group, rollouts in zip(each, fetch([group.rollouts for group in each]), strict=True)
-        ]
-        for name, each in samples.items()
-    }
+    texts = {name: first_answers(each, fetch) for name, each in samples.items()}
     metrics = {f"{name}/{key}": value for name, each in figures.items() for key, value in each.headlines().items()}
     manifest = {"kind": "report", "config": as_plain(config), "metrics": metrics}
     with committing(report, manifest) as staging:

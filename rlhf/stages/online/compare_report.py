@@ -18,6 +18,7 @@ from rlhf.stages.console import CONSOLE, markdown_table, show_table
 from rlhf.stages.inputs import paths_of, read_json, training_cost
 from rlhf.stages.online.success import SHOWN_CHARACTERS, successes
 from rlhf.train.artifact import MANIFEST, without_nan
+from rlhf.train.metrics import mean_parts
 from rlhf.train.run_folder import CONFIG
 from rlhf.types import Group, Score
 
@@ -82,7 +83,7 @@ def measure_policy(
             np.array([score.value for score in scores]),
             np.repeat(np.arange(len(groups)), [len(group.survivors) for group in groups]),
         ),
-        parts={name: float(np.mean([score.parts[name] for score in scores])) for name in scores[0].parts},
+        parts=mean_parts(scores),
         kl_per_sequence=estimate_mean(nats, prompts),
         kl_per_token=float(nats.sum() / num_tokens),
         completion_tokens=num_tokens / len(scored),

@@ -1,62 +1,107 @@
-"""The inputs of a run, shown without starting it."""
+"""The inputs of a run, shown and tried without starting it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+import asyncio
+import sys
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from rlhf.environments.base import as_rollout, unsampled
-from rlhf.rewards.base import RewardConfig
+from rlhf.environments.base import ChatSampler, Environment, unsampled
+from rlhf.environments.lookup import find_environment
 from rlhf.rewards.processes import RewardProcesses
 from rlhf.stages.console import show_loss_masks, show_table
-from rlhf.types import Failure, InputError, Prompt, Rollout, Score
+from rlhf.stages.online.job import Job
+from rlhf.train.rollouts import Rewards, RolloutCollector
+from rlhf.types import Completion, Episode, Failure, InputError, Prompt, Sampling, Score
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 NUM_TOKENISED, NUM_SCORED = 3, 5
+TIMEOUT_S = 120.0
+"""Seconds that an environment may take where nothing is sampled."""
 
 
-def answer_rollout(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> Rollout:
-    """The rollout of a policy that gives the row's own answer."""
-    text = str(prompt.meta.get("answer", ""))
-    answer = [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
-    return as_rollout(prompt, unsampled(answer, stop="stop", text=text))
+@dataclass(frozen=True, slots=True)
+class OwnAnswer:
+    """A policy that gives the row's own answer in every turn."""
+
+    tokenizer: PreTrainedTokenizerBase
+    prompt: Prompt
+
+    async def generate(self, token_ids: tuple[int, ...], sampling: Sampling) -> Completion:
+        await asyncio.sleep(0)  # an environment that goes on for ever can be interrupted
+        text = str(self.prompt.meta.get("answer", ""))
+        answer = [*self.tokenizer(text, add_special_tokens=False)["input_ids"], self.tokenizer.eos_token_id]
+        return unsampled(answer, stop="stop", text=text)
 
 
-def show_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> None:
-    rollouts = [answer_rollout(tokenizer, prompt) for prompt in prompts[:NUM_TOKENISED]]
-    show_loss_masks(tokenizer, [(rollout.token_ids, rollout.loss_mask) for rollout in rollouts])
+async def try_episodes(job: Job, *, show: bool) -> None:
+    """Play the environment with a policy that gives rows' own answers, and score the episodes in a process like those
+    that score a run: of several rows to `show`, else of the first that has a score.
 
-
-async def try_rewards(
-    config: RewardConfig, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], *, show: bool
-) -> None:
-    """The reward of rows' own answers, in a process like those that score a run: of several to `show`, else of the
-    first that has one.
-
-    Raises InputError where all of them fail, so that a reward with a bug, or a server that is down or slow, is reported
-    before accelerators wait for it.
+    Raises InputError where all of them fail, so that an environment or a reward with a bug, or a server that is down or
+    slow, is reported before accelerators wait for it.
     """
-    processes = RewardProcesses(replace(config, num_processes=1, max_attempts=1))
-    await processes.start()
-    rows: list[tuple[str, ...]] = []
-    scores: list[Score | Failure] = []
-    for prompt in prompts[:NUM_SCORED]:
-        rollout = answer_rollout(tokenizer, prompt)
-        scores.append(await processes.score(prompt, rollout))
-        rows.append((prompt.source, rollout.text[:60], *cells(scores[-1])))
-        if not show and isinstance(scores[-1], Score):
+    config = job.config.reward
+    rewards = RewardProcesses(replace(config, num_processes=1, max_attempts=1)) if config.functions else None
+    if rewards:
+        await rewards.start()
+    episodes: list[Episode] = []
+    for prompt in job.prompts[:NUM_SCORED]:
+        episodes.append(await play(job, prompt, rewards))
+        if not show and isinstance(episodes[-1].score, Score):
             break
-    await processes.close()
-    if not any(isinstance(score, Score) for score in scores):
-        raise InputError(f"no reward for the own answers of the first {len(scores)} rows, the last: {rows[-1][2]}")
+    if rewards:
+        await rewards.close()
     if show:
-        show_table("Reward of the rows' own answers", ("row", "answer", "reward", "parts"), rows)
+        rows = [row for episode in episodes[:NUM_TOKENISED] for row in episode.rows]
+        show_loss_masks(job.tokenizer, [(row.token_ids, row.loss_mask) for row in rows])
+    table = [
+        (prompt.source, episode.rows[-1].text[:60], *cells(episode.score))
+        for prompt, episode in zip(job.prompts, episodes, strict=False)
+    ]
+    if not any(isinstance(episode.score, Score) for episode in episodes):
+        raise InputError(f"no reward for the own answers of the first {len(episodes)} rows, the last: {table[-1][2]}")
+    if show and rewards:
+        show_table("Reward of the rows' own answers", ("row", "answer", "reward", "parts"), table)
 
 
-def cells(score: Score | Failure) -> tuple[str, str]:
+async def play(job: Job, prompt: Prompt, rewards: Rewards | None) -> Episode:
+    """The episode, with its score, of a policy that gives the row's own answer."""
+    config = job.config
+    collector = RolloutCollector(
+        sampler=OwnAnswer(job.tokenizer, prompt),
+        tokenizer=lambda: job.tokenizer,
+        context_tokens=sys.maxsize,  # an answer may be longer than the policy may write
+        environment=in_time(find_environment(config.environment, config.environment_options), TIMEOUT_S),
+        rewards=rewards,
+        run_seed=config.seed,
+        max_attempts=1,
+    )
+    episode, _ = await collector.play(prompt, 0, 0, job.sampling)
+    return episode
+
+
+def in_time(environment: Environment, timeout_s: float) -> Environment:
+    """The environment under a deadline."""
+
+    async def play(prompt: Prompt, sampler: ChatSampler, sampling: Sampling) -> Episode:
+        try:
+            async with asyncio.timeout(timeout_s) as deadline:
+                return await environment(prompt, sampler, sampling)
+        except TimeoutError as error:
+            if not deadline.expired():  # one of its own
+                raise
+            raise TimeoutError(f"no end within {timeout_s:g} s, with the row's own answer in every turn") from error
+
+    return play
+
+
+def cells(score: Score | Failure | None) -> tuple[str, str]:
+    """The score and its parts as text."""
     if isinstance(score, Failure):
         return f"{score.kind}: {score.message}", ""
+    assert score is not None, "the collector scores every episode"
     return f"{score.value:g}", ", ".join(f"{name} {value:g}" for name, value in score.parts.items())

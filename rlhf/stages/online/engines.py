@@ -13,7 +13,6 @@ from rlhf.actors.reward_worker import RewardModelSpec, RewardModelWorker
 from rlhf.actors.roles import SamplerPool
 from rlhf.actors.sampler_worker import SamplerSpec, SamplerWorker
 from rlhf.actors.workers import Spawner
-from rlhf.environments.single_turn import single_turn
 from rlhf.lookup import with_absolute_path
 from rlhf.stages.online.job import Job
 from rlhf.train.clock import Clock
@@ -33,10 +32,14 @@ def sampler_spec(job: Job) -> SamplerSpec:
         precision=config.backend.precision,
         banned_token_ids=job.distribution.banned_token_ids,
         stop_token_ids=job.stop_token_ids,
-        environment=single_turn,
+        environment=with_absolute_path(config.environment),
+        environment_options=config.environment_options,
         reward=config.reward,
         seed=config.seed,
         takes_turns=job.plan.group_of("sampler").takes_turns,
+        chat_template=config.chat_template,
+        chat_template_kwargs=config.chat_template_kwargs,
+        template_date=config.template_date,
     )
 
 

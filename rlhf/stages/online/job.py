@@ -15,6 +15,7 @@ from rlhf.data.encoding import refuse_unscored
 from rlhf.data.files import errors_at
 from rlhf.data.prompts import load_prompts
 from rlhf.data.template_clock import fix_date
+from rlhf.environments.lookup import find_environment
 from rlhf.lookup import with_absolute_path
 from rlhf.models.causal_lm import (
     SamplingDistribution,
@@ -61,6 +62,7 @@ def prepare(config: OnlineConfig) -> Job:
         load_reward(config.reward)
     if config.sampler.engine != VLLM:
         find_engine(config.sampler.engine)
+    find_environment(config.environment, config.environment_options)
     model_config = read_model_config(config.model)
     check_model(config, model_config)
     tokenizer = load_chat_tokenizer(config.model, config.chat_template, config.chat_template_kwargs)
@@ -171,7 +173,8 @@ def check_sharing(config: OnlineConfig, plan: Plan) -> None:
 def check_success_part(config: OnlineConfig) -> None:
     parts = [Path(spec).name for spec in config.reward.functions] + ([NAME] if config.reward.model is not None else [])
     part = config.success.part
-    if part is not None and part.partition("/")[0] not in parts:
+    # An environment of the user's own may score its episodes, with parts of its own.
+    if part is not None and config.environment == "single_turn" and part.partition("/")[0] not in parts:
         raise InputError(f"success.part={part}: the reward has no such part; known are {', '.join(parts)}")
 
 

@@ -20,7 +20,7 @@ from rlhf.stages.console import CONSOLE
 from rlhf.train.run_folder import RunFolder, flatten
 from rlhf.train.stream import GroupSource
 from rlhf.train.tracking import PLOT
-from rlhf.types import Group, Prompt, Reference, Sampling, Score
+from rlhf.types import Group, InputError, Prompt, Reference, Sampling, Score
 
 SUCCESS_BEFORE = "success_before.json"
 MEASUREMENT_EPOCH = -1
@@ -29,7 +29,7 @@ MEASUREMENT_EPOCH = -1
 SHOWN_CHARACTERS = 160
 EVALUATED = ("seed", "template_date", "backend.precision", "backend.max_tokens_per_microbatch", "placement.reward",
              "placement.timeout_s", "placement.start_timeout_s", "preflight.", "data.", "reward.", "sampling.",
-             "sampler.", "success.")  # fmt: skip
+             "sampler.", "success.", "environment")  # fmt: skip
 """Keys of a configuration that an evaluation reads. The chat template is in the model's folder."""
 
 
@@ -38,7 +38,7 @@ class Success:
     """Success of a policy on a fixed set of prompts."""
 
     rate: float
-    """Share of rollouts whose reward reached the threshold; a failed rollout is no success."""
+    """Share of episodes whose reward reached the threshold; a failed one is no success."""
     samples: Sequence[tuple[str, str]]
     """Some prompts, each with a completion."""
 
@@ -46,20 +46,27 @@ class Success:
 async def sample(
     source: GroupSource, prompts: Sequence[Prompt], sampling: Sampling, config: SuccessConfig
 ) -> list[Group]:
-    """Rollouts of the first prompts; whatever the policy, the same seeds."""
+    """Episodes of the first prompts; whatever the policy, the same seeds."""
     requests = [sampling] * config.samples_per_prompt
     asked = prompts[: config.num_prompts]
     return await asyncio.gather(*(source.collect(prompt, MEASUREMENT_EPOCH, requests) for prompt in asked))
 
 
 def successes(group: Group, config: SuccessConfig) -> list[bool]:
-    """Return for each rollout whether its reward reached the threshold."""
-    scores = [info.score for info in group.infos]
-    return [
-        isinstance(score, Score)
-        and (score.value if config.part is None else score.parts[config.part]) >= config.threshold
-        for score in scores
-    ]
+    """Return for each episode whether its reward reached the threshold."""
+    return [isinstance(info.score, Score) and measured(info.score, config) >= config.threshold for info in group.infos]
+
+
+def measured(score: Score, config: SuccessConfig) -> float:
+    """The score, or the part of it that success is measured by. Raises InputError where it has no such part."""
+    if config.part is None:
+        return score.value
+    if config.part not in score.parts:
+        raise InputError(
+            f"success.part={config.part}: the score of an episode has no such part; it has "
+            f"{', '.join(score.parts) or 'none'}; name one of them, or leave it null"
+        )
+    return score.parts[config.part]
 
 
 async def measure_success(
@@ -72,11 +79,16 @@ async def measure_success(
     groups = await sample(source, prompts, sampling, config)
     reached = [success for group in groups for success in successes(group, config)]
     shown = groups[: config.num_shown]
-    texts = [rollouts[0].text for rollouts in fetch([group.rollouts for group in shown])]
-    return Success(
-        rate=sum(reached) / len(reached),
-        samples=[(group.prompt.messages[-1]["content"], text) for group, text in zip(shown, texts, strict=True)],
-    )
+    return Success(rate=sum(reached) / len(reached), samples=first_answers(shown, fetch))
+
+
+def first_answers(groups: Sequence[Group], fetch: Callable[[Sequence[Reference]], list[Any]]) -> list[tuple[str, str]]:
+    """Return each group's prompt, and the text with which its first episode ends."""
+    answers = []
+    for group, rollouts in zip(groups, fetch([group.rollouts for group in groups]), strict=True):
+        first = group.episodes(rollouts)[0]
+        answers.append((group.prompt.messages[-1]["content"], first.rows[-1].text))
+    return answers
 
 
 async def success_before(folder: RunFolder, measure: Callable[[], Awaitable[Success]]) -> Success:

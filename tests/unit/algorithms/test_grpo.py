@@ -9,7 +9,7 @@ import pytest
 from rlhf.algorithms.base import AlgorithmConfig
 from rlhf.algorithms.grpo import GRPOConfig
 from rlhf.ops.microbatch import MicroBatch
-from rlhf.types import Failure, Group, InputError, Prompt, Reference, RolloutInfo, Sampling, Score
+from rlhf.types import EpisodeInfo, Failure, Group, InputError, Prompt, Reference, Row, Sampling, Score
 
 PROMPT = Prompt(id="p", messages=[], token_ids=(3, 4), source="rows.jsonl:1", meta={})
 FAILED = Failure(kind="reward_timeout", message="10 s")
@@ -19,12 +19,11 @@ SAMPLING = Sampling(temperature=0.7, max_tokens=5)
 def group(scores: Sequence[float | None]) -> Group:
     """A group with these rewards; None is a failure."""
     infos = [
-        RolloutInfo(
+        EpisodeInfo(
             id=f"p/0/{i}",
             prompt_id="p",
             source=PROMPT.source,
-            num_tokens=4,
-            num_loss_tokens=2,
+            rows=(Row(group=0, index=i, num_tokens=4, num_loss_tokens=2),),
             score=FAILED if score is None else Score(value=score),
             stop="stop",
             versions=(0, 0),

@@ -9,7 +9,7 @@ import pytest
 
 from rlhf.rewards.base import ModelInput, RewardConfig
 from rlhf.rewards.reward_model import ModelReward
-from rlhf.types import Failure, Prompt, Rollout, RunError, Score
+from rlhf.types import Episode, Failure, Prompt, Rollout, RunError, Score, Turn
 
 MODEL = "judge"
 
@@ -18,7 +18,7 @@ def config(**keys: Any) -> RewardConfig:
     return RewardConfig(**{"functions": [], "model": MODEL, **keys})
 
 
-def sample(number: int) -> tuple[Prompt, Rollout]:
+def sample(number: int) -> tuple[Prompt, Episode]:
     ids = np.array([1, 2, number], dtype=np.int32)
     messages = [{"role": "user", "content": f"问题 {number}"}]
     prompt = Prompt(
@@ -28,8 +28,9 @@ def sample(number: int) -> tuple[Prompt, Rollout]:
     rollout = Rollout(
         prompt_id=prompt.id, token_ids=ids, loss_mask=ids > 2, logprobs=ids * 0.0, versions=ids, stop="stop",
         text=str(number),
+        turns=(Turn(speaker="policy", start=2, stop=3, messages=({"role": "assistant", "content": str(number)},)),),
     )  # fmt: skip
-    return prompt, rollout
+    return prompt, Episode(rows=[rollout])
 
 
 class Judge:
@@ -61,18 +62,18 @@ def ask(
         reward = ModelReward(made, config(**keys))
         samples = [[sample(number) for number in group] for group in groups]
         for group in samples:
-            for _, rollout in group:
-                rollout.score = Score(value=0.0)
+            for _, episode in group:
+                episode.score = Score(value=0.0)
         raised = await asyncio.wait_for(
             asyncio.gather(
-                *(reward.judge(group[0][0], [rollout for _, rollout in group]) for group in samples),
+                *(reward.judge(group[0][0], [episode for _, episode in group]) for group in samples),
                 return_exceptions=True,
             ),
             5,
         )
         await reward.close()
         scores = [
-            [error] if error else [rollout.score for _, rollout in group]
+            [error] if error else [episode.score for _, episode in group]
             for group, error in zip(samples, raised, strict=True)
         ]
         return scores, made

@@ -1,5 +1,6 @@
 """A dry run says of `output` what a start would say, and makes nothing."""
 
+import asyncio
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from rlhf.pipelines.config import PipelineConfig, StageConfig
 from rlhf.stages.offline import sft
 from rlhf.stages.online import compare
 from rlhf.stages.online import run as online
+from rlhf.stages.online.dry_run import in_time
 from rlhf.stages.template_date import with_template_date
 from rlhf.train.artifact import committing
 from rlhf.train.run_folder import open_run_folder
@@ -55,6 +57,55 @@ def test_it_says_what_a_start_would_say(models, tmp_path, name, capsys):
         assert "is there already: this run is finished." in " ".join(capsys.readouterr().out.split())
         with pytest.raises(InputError, match=r"its run ended after 100 steps and kept no checkpoint"):
             run(config(tmp_path / "begun", "train.num_steps=200"))
+
+
+ENVIRONMENT = """
+from rlhf.environments.base import act, observe, start
+from rlhf.types import Episode
+
+
+async def asks_twice(prompt, sampler, sampling, *, question="?"):
+    row = await act(start(prompt), sampler, sampling)
+    row = observe(row, sampler, [{"role": "user", "content": question}])
+    return Episode(rows=[await act(row, sampler, sampling)])
+
+
+async def breaks(prompt, sampler, sampling):
+    return Episode(rows=[start(prompt)], score=prompt.meta["score"])
+"""
+
+
+def test_it_plays_the_environment_with_the_rows_own_answers(models, tmp_path, monkeypatch, capsys):
+    rows, file = tmp_path / "rows.jsonl", tmp_path / "my_env.py"
+    rows.write_text("".join(json.dumps({"prompt": f"{a}+1=", "answer": str(a + 1)}) + "\n" for a in range(4)))
+    file.write_text(ENVIRONMENT, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+
+    def run(environment: str, *others: str) -> str:
+        base = [f"model={models['tied']}", f"data.path={rows}", f"output={tmp_path / 'new'}", "dry_run=true"]
+        overrides = [*base, "algorithm=grpo", *ONLINE, f"environment={environment}", *others]
+        online.run(with_template_date(compose(CONF, "online", overrides, OnlineConfig)))
+        return capsys.readouterr().out
+
+    shown = run("my_env.py:asks_twice", "+environment_options.question='#'")
+    assert "9 tokens, 4 learnt: 0·+·1·=·1·<eos>·#·1·<eos>" in shown
+    with pytest.raises(InputError, match=r"^no reward for the own answers of the first 4 rows, the last: environment: "
+                       r"KeyError: 'score' \(.*my_env.py:\d+\)"):  # fmt: skip
+        run("my_env.py:breaks")
+
+
+async def test_an_environment_that_does_not_end_is_interrupted():
+    async def endless(prompt: Any, sampler: Any, sampling: Any) -> Any:
+        while True:
+            await asyncio.sleep(0)
+
+    async def slow_tool(prompt: Any, sampler: Any, sampling: Any) -> Any:
+        raise TimeoutError("the tool")
+
+    with pytest.raises(TimeoutError, match=r"no end within 0.05 s, with the row's own answer in every turn"):
+        await in_time(endless, 0.05)(None, None, None)
+    with pytest.raises(TimeoutError, match="the tool"):
+        await in_time(slow_tool, 5.0)(None, None, None)
 
 
 def test_a_pipeline_is_refused_a_folder_that_it_could_not_have(tmp_path):

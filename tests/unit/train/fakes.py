@@ -19,7 +19,7 @@ from rlhf.runtimes.buckets import Bucket
 from rlhf.train.batching import Packing, RowGroup
 from rlhf.train.report import StepReport
 from rlhf.train.stats import Stats
-from rlhf.types import Failure, Group, Prompt, Reference, Rollout, RolloutInfo, Row, Score, TrainingRow
+from rlhf.types import EpisodeInfo, Failure, Group, Prompt, Reference, Rollout, Row, Score, TrainingRow
 
 T = TypeVar("T")
 VOCAB, LONGEST = 13, 32
@@ -148,7 +148,6 @@ def random_rollout(generator: np.random.Generator, prompt_id: str, version: int 
         versions=np.where(mask, version, -1).astype(np.int32),
         stop="stop",
         text="text",
-        score=Score(value=0.0),
     )
 
 
@@ -170,13 +169,15 @@ def make_info(
     version: int = 0,
     stop: str = "stop",
     num_loss_tokens: int = 3,
-) -> RolloutInfo:
-    return RolloutInfo(
-        id=f"p{number}/0/{sample}",
+) -> EpisodeInfo:
+    """Of an episode with one row."""
+    episode = f"p{number}/0/{sample}"
+    row = Row(group=0, index=sample, num_tokens=2 + num_loss_tokens, num_loss_tokens=num_loss_tokens, episode=episode)
+    return EpisodeInfo(
+        id=episode,
         prompt_id=f"p{number}",
         source=f"rows.jsonl:{number + 1}",
-        num_tokens=2 + num_loss_tokens,
-        num_loss_tokens=num_loss_tokens,
+        rows=(row,),
         score=score,
         stop=stop,
         versions=(version, version) if num_loss_tokens else (-1, -1),
@@ -184,7 +185,7 @@ def make_info(
     )
 
 
-def make_group(number: int, infos: Sequence[RolloutInfo], rollouts: Any = None) -> Group:
+def make_group(number: int, infos: Sequence[EpisodeInfo], rollouts: Any = None) -> Group:
     return Group(prompt=make_prompt(number), rollouts=Reference(rollouts), infos=infos)
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ import xxhash
 
 from rlhf.environments.single_turn import single_turn
 from rlhf.train.rollouts import RolloutCollector, rollout_seed
-from rlhf.types import Completion, Failure, Prompt, Rollout, RolloutInfo, RunError, Sampling, Score
+from rlhf.types import Completion, Episode, EpisodeInfo, Failure, Prompt, Rollout, Row, RunError, Sampling, Score, Turn
 from tests.unit.train.fakes import make_prompt
 
 PROMPT = make_prompt(7)
@@ -53,12 +55,19 @@ class FakeRewards:
         return score
 
 
+def no_tokenizer() -> Any:
+    pytest.fail("a single turn needs no tokenizer")
+
+
+def make_collector(sampler: FakeSampler, **others: Any) -> RolloutCollector:
+    usual = {"environment": single_turn, "rewards": None, "run_seed": 11, "max_attempts": 1, "context_tokens": 32}
+    return RolloutCollector(sampler=sampler, tokenizer=no_tokenizer, **{**usual, **others})
+
+
 def collect(
     sampler: FakeSampler, rewards: FakeRewards, requests: Sequence[Sampling] = REQUESTS, max_attempts: int = 2
-) -> tuple[list[Rollout], list[RolloutInfo]]:
-    collector = RolloutCollector(
-        sampler=sampler, environment=single_turn, rewards=rewards, run_seed=11, max_attempts=max_attempts
-    )
+) -> tuple[list[Rollout], list[EpisodeInfo]]:
+    collector = make_collector(sampler, rewards=rewards, max_attempts=max_attempts)
     return asyncio.run(collector.collect(PROMPT, 3, requests))
 
 
@@ -86,13 +95,15 @@ def test_the_driver_gets_to_know_a_rollout_without_its_tokens():
     for i, (rollout, info) in enumerate(zip(rollouts, infos, strict=True)):
         num_chosen = i + 1
         assert rollout.loss_mask.tolist() == [False, False] + [True] * num_chosen
-        assert rollout.score == Score(value=2.0 + num_chosen)
-        assert info == RolloutInfo(
+        answer = {"role": "assistant", "content": f"answer {num_chosen}"}
+        assert rollout.turns == (Turn(speaker="policy", start=2, stop=2 + num_chosen, messages=(answer,)),)
+        row = Row(group=0, index=i, num_tokens=2 + num_chosen, num_loss_tokens=num_chosen, episode=f"p7/3/{i}")
+        assert (info.num_tokens, info.num_loss_tokens) == (2 + num_chosen, num_chosen)
+        assert info == EpisodeInfo(
             id=f"p7/3/{i}",
             prompt_id="p7",
             source="rows.jsonl:8",
-            num_tokens=2 + num_chosen,
-            num_loss_tokens=num_chosen,
+            rows=(row,),
             score=Score(value=2.0 + num_chosen),
             stop="length",
             versions=(5, 4 + num_chosen),
@@ -114,7 +125,9 @@ def test_an_environment_that_keeps_raising_is_a_failure():
     (rollout,), (info,) = collect(sampler, rewards, REQUESTS[:1], max_attempts=3)
     assert len(sampler.asked) == 3
     assert rewards.asked == 0
-    assert info.score == Failure(kind="environment", message="ValueError: tool broke 3")
+    assert isinstance(info.score, Failure)
+    assert info.score.kind == "environment"
+    assert re.fullmatch(r"ValueError: tool broke 3 \(.*test_rollouts.py:\d+\)", info.score.message)
     assert (info.stop, info.num_tokens, info.num_loss_tokens, info.versions) == ("abort", 2, 0, (-1, -1))
     assert rollout.token_ids.tolist() == [3, 4]
     assert not rollout.loss_mask.any()
@@ -144,14 +157,11 @@ async def test_a_judge_sees_the_group_once_all_its_episodes_have_scores():
     seen: list[list[Score | Failure | None]] = []
 
     class GroupJudge:
-        async def judge(self, prompt: Prompt, rollouts: Sequence[Rollout]) -> None:
-            seen.append([rollout.score for rollout in rollouts])
-            for rollout in rollouts:
-                rollout.score = Score(value=9.0)
+        async def judge(self, prompt: Prompt, episodes: Sequence[Episode]) -> None:
+            seen.append([episode.score for episode in episodes])
+            for episode in episodes:
+                episode.score = Score(value=9.0)
 
-    collector = RolloutCollector(
-        sampler=FakeSampler(), environment=single_turn, rewards=None, run_seed=0, max_attempts=1, judge=GroupJudge()
-    )
-    rollouts, infos = await collector.collect(PROMPT, 0, REQUESTS)
+    _, infos = await make_collector(FakeSampler(), judge=GroupJudge()).collect(PROMPT, 0, REQUESTS)
     assert seen == [[Score(value=0.0), Score(value=0.0)]]
-    assert [info.score for info in infos] == [rollout.score for rollout in rollouts] == [Score(value=9.0)] * 2
+    assert [info.score for info in infos] == [Score(value=9.0)] * 2

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from rlhf.train.metrics import mean_parts
 from rlhf.train.report import RoleUse, StepReport
 from rlhf.train.stats import Stats
 from rlhf.train.tracking import (
@@ -24,15 +25,16 @@ from rlhf.train.tracking import (
     plot,
     readable,
 )
-from rlhf.types import Failure, Rollout, Score
+from rlhf.types import Episode, Failure, Rollout, Score, Turn
 from tests.unit.train.fakes import make_group, make_info, make_report, random_rollout
 
 PNG = b"\x89PNG\r\n\x1a\n"
 BROKEN = Failure(kind="reward_error", message="boom")
 
 
-def make_rollout(text: str, score: Score | Failure, versions: tuple[int, ...] = (4, 5)) -> Rollout:
+def make_rollout(text: str, versions: tuple[int, ...] = (4, 5)) -> Rollout:
     num_chosen = len(versions)
+    turn = Turn(speaker="policy", start=2, stop=2 + num_chosen, messages=({"role": "assistant", "content": text},))
     return Rollout(
         prompt_id="p0",
         token_ids=np.zeros(2 + num_chosen, dtype=np.int32),
@@ -41,7 +43,7 @@ def make_rollout(text: str, score: Score | Failure, versions: tuple[int, ...] = 
         versions=np.array([-1, -1, *versions], dtype=np.int32),
         stop="stop",
         text=text,
-        score=score,
+        turns=(turn,) if versions else (),
     )
 
 
@@ -100,34 +102,38 @@ def test_tensorboard_events_are_written(tmp_path):
 
 def test_rollouts_are_readable():
     score = Score(value=1.5, parts={"exact": 1.0, "format": 0.5})
-    assert readable(make_rollout("4", score)) == {
+    (line,) = readable(Episode(rows=[make_rollout("4")], score=score))
+    assert line == {
         "prompt_id": "p0",
         "text": "4",
+        "turns": [{"role": "assistant", "content": "4"}],
         "reward": 1.5,
         "parts": {"exact": 1.0, "format": 0.5},
         "stop": "stop",
         "num_tokens": 2,
         "versions": [4, 5],
     }
-    failed = readable(make_rollout("", BROKEN, versions=()))
+    (failed,) = readable(Episode(rows=[make_rollout("", versions=())], score=BROKEN))
     assert failed["failure"] == "reward_error: boom"
     assert failed["versions"] is None
     assert "reward" not in failed
 
 
 def report_with_rollouts(step: int, rollouts: list[list[Rollout]]) -> StepReport:
-    groups = [
-        make_group(i, [make_info(Score(value=1.0), number=i, version=step)], group) for i, group in enumerate(rollouts)
-    ]
+    groups = []
+    for i, group in enumerate(rollouts):
+        infos = [make_info(Score(value=1.0), number=i, sample=j, version=step) for j in range(len(group))]
+        groups.append(make_group(i, infos, group))
     return StepReport(step=step, groups=groups, rejected=[], stats=Stats(), seconds={"step": 1.0}, use={})
 
 
 def test_some_groups_are_written_as_text(tmp_path):
     log = RolloutLog(tmp_path, 2, list, next_step=0)
-    groups = [[make_rollout(f"{i}{j}", Score(value=1.0)) for j in range(2)] for i in range(3)]
+    groups = [[make_rollout(f"{i}{j}") for j in range(2)] for i in range(3)]
     assert asyncio.run(log.on_step(report_with_rollouts(0, groups))) is False
     rows = read_lines(tmp_path / ROLLOUTS)
     assert [row["text"] for row in rows] == ["00", "01", "10", "11"]
+    assert [row["episode"] for row in rows] == ["p0/0/0", "p0/0/1", "p1/0/0", "p1/0/1"]
     assert rows[0]["step"] == 0
     assert rows[2]["messages"] == [{"role": "user", "content": "1?"}]
 
@@ -138,7 +144,7 @@ def test_a_resumed_rollout_log_reads_any_text(tmp_path, separator):
     text = f"one{separator}two"
     log = RolloutLog(tmp_path, 1, list, next_step=0)
     for step in range(2):
-        asyncio.run(log.on_step(report_with_rollouts(step, [[make_rollout(text, Score(value=1.0))]])))
+        asyncio.run(log.on_step(report_with_rollouts(step, [[make_rollout(text)]])))
     RolloutLog(tmp_path, 1, list, next_step=1)
     assert [(row["step"], row["text"]) for row in read_lines(tmp_path / ROLLOUTS)] == [(0, text)]
 
@@ -212,6 +218,12 @@ def test_step_metrics_in_closed_form():
     )
 
 
+def test_a_part_is_averaged_over_the_scores_that_have_it():
+    """Of episodes that rewards scored, and of those that the environment did."""
+    scores = [Score(value=1.0), Score(value=1.0, parts={"exact": 1.0}), Score(value=0.0, parts={"solved": 0.5})]
+    assert mean_parts([*scores, Score(value=0.0, parts={"exact": 0.0})]) == {"exact": 0.5, "solved": 0.5}
+
+
 def test_a_step_whose_rollouts_are_all_empty_has_metrics():
     """An engine may answer with no token at all; the reward of nothing is still a reward."""
     infos = [make_info(Score(value=0.0), sample=i, num_loss_tokens=0) for i in range(2)]
@@ -222,8 +234,9 @@ def test_a_step_whose_rollouts_are_all_empty_has_metrics():
 
 def test_random_rollouts_are_readable():
     rollout = random_rollout(np.random.default_rng(0), "p0", version=2)
-    assert readable(rollout)["versions"] == [2, 2]
-    assert readable(rollout)["num_tokens"] == int(rollout.loss_mask.sum())
+    (line,) = readable(Episode(rows=[rollout], score=Score(value=0.0)))
+    assert line["versions"] == [2, 2]
+    assert line["num_tokens"] == int(rollout.loss_mask.sum())
 
 
 def test_a_file_that_is_written_anew_is_followed_without_its_old_lines(tmp_path):

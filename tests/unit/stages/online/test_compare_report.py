@@ -16,7 +16,7 @@ from rlhf.stages.online.compare_report import (
     write_comparison,
 )
 from rlhf.train.artifact import committing
-from rlhf.types import Batch, Failure, Group, InputError, Minibatch, Pack, Prompt, Reference, RolloutInfo, Row, Score
+from rlhf.types import Batch, EpisodeInfo, Failure, Group, InputError, Minibatch, Pack, Prompt, Reference, Row, Score
 
 CONF = Path(__file__).parents[4] / "conf"
 
@@ -26,8 +26,9 @@ def group(number: int, *rewards: float | None) -> Group:
     prompt = Prompt(id=str(number), messages=[{"role": "user", "content": f"{number}="}], token_ids=(1,), source="",
                     meta={})  # fmt: skip
     infos = [
-        RolloutInfo(
-            id=f"{number}-{i}", prompt_id=str(number), source="", num_tokens=3, num_loss_tokens=2,
+        EpisodeInfo(
+            id=f"{number}-{i}", prompt_id=str(number), source="",
+            rows=(Row(group=0, index=i, num_tokens=3, num_loss_tokens=2),),
             score=Failure(kind="reward_error", message="") if reward is None else Score(value=reward,
                                                                                         parts={"exact": reward / 2}),
             stop="stop", versions=(0, 0), trained=True,

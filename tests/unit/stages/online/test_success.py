@@ -5,17 +5,21 @@ from pathlib import Path
 
 import pytest
 
-from rlhf.config import OnlineConfig, as_plain, compose
-from rlhf.stages.online.success import how_to_evaluate
+from rlhf.config import OnlineConfig, SuccessConfig, as_plain, compose
+from rlhf.stages.online.success import how_to_evaluate, successes
 from rlhf.stages.template_date import with_template_date
+from rlhf.types import Failure, InputError, Score
+from tests.unit.train.fakes import make_group, make_info
 
 CONF = Path(__file__).parents[4] / "conf"
-READ = ("seed", "template_date", "data", "reward", "sampling", "sampler", "success", "preflight")
+READ = ("seed", "template_date", "data", "reward", "sampling", "sampler", "success", "preflight", "environment",
+        "environment_options")  # fmt: skip
 ODD = ["data.path=数据/a b.jsonl", "data.template=Solve: {prompt}\n(it's \"easy\", 50% = ½)", "data.system=null",
        r"data.answer_pattern=####\s*(.+)", "data.answer_key=true", "data.prompt_key=a.b", "data.subset='1e3'",
        "reward.functions=[my rewards.py:close,exact]", "reward.weights=[0.5,1e-7]", "+reward.options.exact.by=1.5",
        "sampling.temperature=0.7", "seed=7", "template_date=2026-11-29", "success.part=exact",
-       "preflight.min_shm_bytes=1000", "sampler.eager=true"]  # fmt: skip
+       "preflight.min_shm_bytes=1000", "sampler.eager=true",
+       "environment=my envs.py:turns", "+environment_options.hint='a: b'"]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -41,3 +45,12 @@ def test_it_composes_to_what_the_run_read(overrides, tmp_path):
     assert {key: now[key] for key in READ} == {key: before[key] for key in READ}
     assert now["backend"]["precision"] == before["backend"]["precision"]
     assert now["placement"]["reward"] == before["placement"]["reward"]
+
+
+def test_success_is_of_episodes_and_of_a_part_that_their_score_has():
+    scores = [Score(value=0.5, parts={"solved": 1.0}), Failure(kind="environment", message="x"), Score(value=1.0)]
+    group = make_group(0, [make_info(score, sample=i) for i, score in enumerate(scores)])
+    assert successes(group, SuccessConfig()) == [False, False, True]
+    with pytest.raises(InputError, match=r"^success.part=solved: the score of an episode has no such part; it has"):
+        successes(group, SuccessConfig(part="solved"))
+    assert successes(make_group(0, group.infos[:2]), SuccessConfig(part="solved")) == [True, False]
