@@ -5,9 +5,9 @@ from __future__ import annotations
 import inspect
 
 from rlhf.config import as_plain
+from rlhf.lookup import find_function
 from rlhf.pipelines.config import FunctionConfig
 from rlhf.pipelines.kinds import FILES
-from rlhf.rewards.lookup import find_function
 from rlhf.train.artifact import MANIFEST, Artifact, committing, open_artifact
 from rlhf.train.run_folder import look_at_run_folder, open_run_folder
 from rlhf.types import InputError

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from rlhf.lookup import find_function
 from rlhf.rewards.base import RewardConfig, load_reward
-from rlhf.rewards.lookup import find_function
 from rlhf.types import Prompt, Rollout, Score
 
 ROOT = Path(__file__).parents[2]
