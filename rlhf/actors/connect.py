@@ -11,6 +11,7 @@ from pathlib import Path
 
 import ray
 
+from rlhf.lookup import user_files
 from rlhf.types import InputError, RunError
 
 REACH_S = 10.0
@@ -29,7 +30,8 @@ JOIN = "import ray; ray.init(log_to_driver=False)"
 def start_ray(*, num_cpus: int, num_gpus: int | None = None) -> None:
     """Join the cluster that `RAY_ADDRESS` names, or start one here with `num_cpus` and, unless None, `num_gpus`.
 
-    Raises InputError where the environment hinders it, RunError where the cluster does not answer.
+    What the user's own files define travels to other processes whole: they need not find the files. Raises InputError
+    where the environment hinders it, RunError where the cluster does not answer.
     """
     address = os.environ.get("RAY_ADDRESS")
     if address is not None:
@@ -57,6 +59,8 @@ def start_ray(*, num_cpus: int, num_gpus: int | None = None) -> None:
         raise RunError(
             f"Ray does not start ({first_sentence(str(error))}); see its logs in {temporary_folder()}/ray"
         ) from error
+    for module in user_files():
+        ray.cloudpickle.register_pickle_by_value(module)
     protect_token()
 
 

@@ -194,7 +194,7 @@ class AlgorithmConfig:
 
     def build(self, sampling: Sampling) -> Algorithm:
         """The method, asking for rollouts sampled like `sampling`."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} does not define build")
 
     @property
     def reads_reference(self) -> bool:

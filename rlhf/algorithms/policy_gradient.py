@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Generic, TypeVar
@@ -16,7 +17,7 @@ from rlhf.types import Group, Prompt, Sampling, Score
 ConfigT = TypeVar("ConfigT", bound=AlgorithmConfig)
 
 
-class PolicyGradient(Generic[ConfigT]):
+class PolicyGradient(ABC, Generic[ConfigT]):
     """`group_size` rollouts per prompt, one advantage per rollout on all its tokens, PPO's clipped loss, no critic, and
     a KL coefficient that is fixed or adaptive. A method defines `group_advantages`, and whatever else is its own."""
 
@@ -41,8 +42,9 @@ class PolicyGradient(Generic[ConfigT]):
     def admits(self, group: Group) -> bool:
         return len(group.survivors) >= self.config.min_group_size
 
+    @abstractmethod
     def group_advantages(self, group: Group) -> list[float]:
-        raise NotImplementedError(f"{type(self).__name__} does not define group_advantages")
+        """Return one number per survivor, in their order."""
 
     def rewards(self, group: Group) -> list[float]:
         """Return the rewards of the survivors."""

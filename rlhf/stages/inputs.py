@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rlhf.config import CLASS
 from rlhf.paths import NAMED_PATHS, PATH_LISTS, PATHS, repo_type_of
 from rlhf.train.artifact import MANIFEST, describe
 from rlhf.train.run_folder import flatten
@@ -20,10 +21,11 @@ VOLATILE = ("dry_run", "output", "template_date", "checkpoint.", "log.", "prefli
 
 
 def paths_of(config: Mapping[str, Any]) -> dict[str, str]:
-    """Return the paths that a configuration reads, by key: data, models, and files of functions of one's own."""
+    """Return the paths that a configuration reads, by key: data, models, and files of functions and methods of one's
+    own."""
     flat = flatten(config)
     functions = {f"reward.functions.{i}": spec for i, spec in enumerate(flat.get("reward.functions") or [])}
-    functions |= {"function": flat["function"]} if "function" in flat else {}
+    functions |= {key: flat[key] for key in ("function", f"algorithm.{CLASS}") if key in flat}
     sources = {key: source for key, spec in functions.items() if (source := source_of(spec)) is not None}
     return files_of(config) | sources
 
