@@ -30,8 +30,7 @@ JOIN = "import ray; ray.init(log_to_driver=False)"
 def start_ray(*, num_cpus: int, num_gpus: int | None = None) -> None:
     """Join the cluster that `RAY_ADDRESS` names, or start one here with `num_cpus` and, unless None, `num_gpus`.
 
-    What the user's own files define travels to other processes whole: they need not find the files. Raises InputError
-    where the environment hinders it, RunError where the cluster does not answer.
+    Raises InputError where the environment hinders it, RunError where the cluster does not answer.
     """
     address = os.environ.get("RAY_ADDRESS")
     if address is not None:
@@ -59,9 +58,14 @@ def start_ray(*, num_cpus: int, num_gpus: int | None = None) -> None:
         raise RunError(
             f"Ray does not start ({first_sentence(str(error))}); see its logs in {temporary_folder()}/ray"
         ) from error
+    let_user_files_travel()
+    protect_token()
+
+
+def let_user_files_travel() -> None:
+    """Send what the user's own files define whole: other processes cannot import it, and need not find the files."""
     for module in user_files():
         ray.cloudpickle.register_pickle_by_value(module)
-    protect_token()
 
 
 def check_reachable(address: str) -> None:
