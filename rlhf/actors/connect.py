@@ -11,7 +11,6 @@ from pathlib import Path
 
 import ray
 
-from rlhf.lookup import user_files
 from rlhf.types import InputError, RunError
 
 REACH_S = 10.0
@@ -58,14 +57,7 @@ def start_ray(*, num_cpus: int, num_gpus: int | None = None) -> None:
         raise RunError(
             f"Ray does not start ({first_sentence(str(error))}); see its logs in {temporary_folder()}/ray"
         ) from error
-    let_user_files_travel()
     protect_token()
-
-
-def let_user_files_travel() -> None:
-    """Send what the user's own files define whole: other processes cannot import it, and need not find the files."""
-    for module in user_files():
-        ray.cloudpickle.register_pickle_by_value(module)
 
 
 def check_reachable(address: str) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import ray
 
-from rlhf.actors.connect import let_user_files_travel
+from rlhf.actors.placement import let_user_files_travel
 from rlhf.algorithms.grpo import GRPOConfig
 from rlhf.config import OnlineConfig, PreferenceRunConfig, as_plain, as_read, compose
 from rlhf.pipelines.config import PipelineConfig, StageConfig
