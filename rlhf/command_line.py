@@ -17,6 +17,7 @@ from omegaconf import MissingMandatoryValue
 from omegaconf.errors import OmegaConfBaseException
 
 from rlhf.config import all_schemas
+from rlhf.config_classes import FORM, OPEN_GROUPS
 from rlhf.help.choices import choices_at
 from rlhf.help.page import asks_for_help, register_page, show_page, shows, split_words, until_reader_leaves
 from rlhf.key_names import unknown_key
@@ -131,7 +132,8 @@ def explain(error: BaseException) -> str:
     if match := re.search(r"Could not find '([^']+)/([^'/]+)' Available options in '[^']+': (.*)", text):
         choices = choices_at(error)
         known = choices.fitting(match[1]) if choices else match[3].split()
-        return f"{match[1]}={match[2]}: unknown; known are {', '.join(known)}"
+        own = f", and classes of your own: {FORM}" if match[1] in OPEN_GROUPS else ""
+        return f"{match[1]}={match[2]}: unknown; known are {', '.join(known)}{own}"
     if match := re.search(r"Error merging override (\S+) (.*?)(?: full_key| object_type|$)", text):
         return f"{match[1]}: {match[2]}"
     return text

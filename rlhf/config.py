@@ -14,16 +14,18 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 
-from rlhf.algorithms.base import AlgorithmConfig
+from rlhf.algorithms.base import AlgorithmConfig, ScoreMethodConfig
 from rlhf.algorithms.dpo import DPOConfig
 from rlhf.algorithms.grpo import GRPOConfig
 from rlhf.algorithms.ipo import IPOConfig
 from rlhf.algorithms.kto import KTOConfig
 from rlhf.algorithms.orpo import ORPOConfig
 from rlhf.algorithms.ppo import PPOConfig
+from rlhf.algorithms.preference import PreferenceConfig
 from rlhf.algorithms.process_reward import ProcessRewardConfig
 from rlhf.algorithms.reward_model import RewardModelConfig
 from rlhf.algorithms.simpo import SimPOConfig
+from rlhf.config_classes import LOADED, OPEN_GROUPS
 from rlhf.data.kto import KTODataConfig
 from rlhf.data.preferences import PreferenceDataConfig, RankingDataConfig
 from rlhf.data.prompts import PromptDataConfig
@@ -31,6 +33,7 @@ from rlhf.data.steps import StepDataConfig
 from rlhf.data.supervised import SupervisedDataConfig
 from rlhf.data.text import TextDataConfig
 from rlhf.key_names import unknown_key, unknown_keys
+from rlhf.lookup import spec_of
 from rlhf.offline_config import PreferenceRunConfig, RewardModelRunConfig, RunConfig, SFTRunConfig
 from rlhf.overrides import as_overrides
 from rlhf.paths import expand_home, is_path
@@ -107,7 +110,8 @@ class OnlineConfig(RunConfig):
     """Online reinforcement learning: `launch/ppo.py`."""
 
     algorithm: AlgorithmConfig = MISSING
-    """The method: `algorithm=grpo` or `algorithm=ppo`."""
+    """The method: `algorithm=grpo`, `algorithm=ppo`, or a config class of your own: `algorithm=/path/file.py:Config` or
+    `algorithm=package.module:Config`."""
     critic: CriticConfig = field(default_factory=CriticConfig)
     """The critic, where the algorithm has one."""
     reward: RewardConfig = field(default_factory=RewardConfig)
@@ -177,7 +181,9 @@ DATA: dict[str, type[Any]] = {
     "steps": StepDataConfig,
 }
 """Choices of the groups `algorithm` and `data`."""
-
+OPEN_GROUPS["algorithm"] = (AlgorithmConfig, PreferenceConfig, ScoreMethodConfig)
+CLASS = "class"
+"""Key of a method that is not registered here: the text that names its config class. No field can be called so."""
 
 SCHEMAS: list[type[Any]] = []
 """Dataclasses that whole configurations are made of, in the order in which they became known."""
@@ -255,9 +261,12 @@ def as_plain(config: Any) -> dict[str, Any]:
 
 
 def as_read(config: Any) -> dict[str, Any]:
-    """A configuration as JSON can hold it, with the folders that are read."""
+    """A configuration as JSON can hold it, with the folders that are read, and the class of a method of one's own."""
     plain = OmegaConf.to_container(OmegaConf.structured(config), enum_to_str=True)
     assert isinstance(plain, dict)
+    method = plain.get("algorithm")
+    if isinstance(method, dict) and type(config.algorithm) not in ALGORITHMS.values():
+        method[CLASS] = spec_of(type(config.algorithm))
     return {str(key): value for key, value in plain.items()}
 
 
@@ -275,7 +284,7 @@ def expand_homes(node: DictConfig, prefix: str = "") -> None:
 
 def all_schemas() -> list[type[Any]]:
     """Every dataclass a configuration is made of."""
-    found = [*SCHEMAS, *ALGORITHMS.values(), *DATA.values()]
+    found = [*LOADED, *SCHEMAS, *ALGORITHMS.values(), *DATA.values()]
     for schema in found:
         hints = [declared.default_factory for declared in dataclasses.fields(schema)]
         found += [hint for hint in hints if dataclasses.is_dataclass(hint) and hint not in found]  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""Lookup of a function that a configuration names, one of a module or of a file of the user's own, and its options."""
+"""Lookup of what a configuration names: a function or class of a module, or of the user's own file, with its options."""
 
 from __future__ import annotations
 
@@ -15,20 +15,43 @@ from typing import Any
 from rlhf.paths import expand_home
 from rlhf.types import InputError
 
+USER_FILE = "user_file:"
+"""Prefix of the names of modules that are files of the user's own; the resolved path follows."""
+
 
 def find_function(key: str, spec: str) -> Callable[..., Any]:
     """The function that `package.module:function` or `/path/file.py:function` names. InputError with the `key`."""
+    found: Callable[..., Any] = find_attribute(key, spec, "function")
+    if not callable(found):
+        place, _, attribute = spec.rpartition(":")
+        raise InputError(f"{key} has '{spec}', but {attribute} is not callable in {place}: name one of its functions")
+    return found
+
+
+def find_attribute(key: str, spec: str, kind: str) -> Any:
+    """Return what `package.module:name` or `/path/file.py:name` names. Raises InputError with the `key`; `kind` stands
+    for the name in its sentences, as in `function`."""
     place, _, attribute = spec.rpartition(":")
     if not place or not attribute:
-        raise InputError(f"{key} has '{spec}': give package.module:function or /path/file.py:function")
+        raise InputError(f"{key} has '{spec}': give package.module:{kind} or /path/file.py:{kind}")
     is_file = place.endswith(".py")
     module = _load_file(key, spec, Path(expand_home(key, place))) if is_file else _load_module(key, spec, place)
-    function = getattr(module, attribute, None)
-    if not callable(function):
-        problem = "is not callable" if hasattr(module, attribute) else "does not exist"
-        raise InputError(f"{key} has '{spec}', but {attribute} {problem} in {place}: name one of its functions")
-    found: Callable[..., Any] = function
-    return found
+    try:
+        return getattr(module, attribute)
+    except AttributeError:
+        raise InputError(
+            f"{key} has '{spec}', but {attribute} does not exist in {place}: name one of its {kind.lower()}s"
+        ) from None
+
+
+def user_files() -> list[ModuleType]:
+    """The files of the user's own that this process has loaded: no other process can import them by their name."""
+    return [module for name, module in list(sys.modules.items()) if name.startswith(USER_FILE)]
+
+
+def spec_of(named: type[Any]) -> str:
+    """The text by which `find_attribute` finds a class, with an absolute path where it is in a file."""
+    return f"{named.__module__.removeprefix(USER_FILE)}:{named.__qualname__}"
 
 
 def with_absolute_path(spec: str) -> str:
@@ -40,14 +63,16 @@ def with_absolute_path(spec: str) -> str:
 def _load_file(key: str, spec: str, path: Path) -> ModuleType:
     if not path.is_file():
         raise InputError(f"{key} has '{spec}', but there is no file {path.absolute()}: correct the path")
-    found = importlib.util.spec_from_file_location(f"user_file:{path.absolute()}", path)
+    name = f"{USER_FILE}{path.resolve()}"
+    found = importlib.util.spec_from_file_location(name, path)
     assert found is not None, path
     assert found.loader is not None, path
     module = importlib.util.module_from_spec(found)
-    sys.modules[module.__name__] = module  # dataclasses look their module up
+    sys.modules[name] = module  # dataclasses look their module up
     try:
         found.loader.exec_module(module)
     except Exception as error:
+        del sys.modules[name]
         raise _not_importable(key, spec, error) from error
     return module
 

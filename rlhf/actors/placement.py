@@ -13,6 +13,7 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 from rlhf.actors.connect import start_ray
 from rlhf.actors.nodes import ACCELERATOR, cpus_per_accelerator, nodes
 from rlhf.actors.plan import AcceleratorGroup, Plan, lay_out
+from rlhf.lookup import user_files
 from rlhf.types import InputError, RunError
 
 Bundles = dict[AcceleratorGroup, PlacementGroup]
@@ -28,6 +29,7 @@ def cluster(*plans: Plan) -> Iterator[None]:
     `ray job submit` and `RAY_ADDRESS` name a cluster; without either none is joined, so a run never lands by accident
     on one that happens to run here. Without GPUs as many accelerators as any of the plans needs are pretended.
     """
+    let_user_files_travel()
     if ray.is_initialized():
         yield
         return
@@ -42,6 +44,12 @@ def cluster(*plans: Plan) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def let_user_files_travel() -> None:
+    """Send what the user's own files define whole: other processes cannot import it, and need not find the files."""
+    for module in user_files():
+        ray.cloudpickle.register_pickle_by_value(module)
 
 
 def check_capacity(plan: Plan) -> None:

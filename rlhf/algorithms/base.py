@@ -6,11 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from torch import Tensor
 
-from rlhf.ops.kl import KLEstimator, adaptive_kl_coef
+from rlhf.ops.kl import KLEstimator
 from rlhf.ops.microbatch import MicroBatch
 from rlhf.types import Group, InputError, Prompt, Row, Sampling
 
@@ -148,6 +148,9 @@ class Normalisation(StrEnum):
 class AlgorithmConfig:
     """Keys of every policy-gradient method."""
 
+    min_group_size: ClassVar[int] = 2
+    """Rewards that a group must have: 2 where they are each other's baseline, else 1."""
+
     clip_low: float = 0.2
     """The ratio to the old policy is clipped below 1 - clip_low. Between 0 and 1."""
     clip_high: float = 0.2
@@ -166,6 +169,8 @@ class AlgorithmConfig:
     normalisation: Normalisation = Normalisation.tokens
     """`tokens`: the loss is a mean over a minibatch's tokens. `sequences`: a mean over sequences,
     the rows of episodes, of token means."""
+    group_size: int = 8
+    """Episodes per prompt."""
 
     def __post_init__(self) -> None:
         if not 0 < self.clip_low < 1:
@@ -181,10 +186,16 @@ class AlgorithmConfig:
             )
         if self.kl_horizon < 1:
             raise InputError(f"algorithm.kl_horizon={self.kl_horizon}: give at least 1 rollout; 10000 is usual")
+        if self.group_size < self.min_group_size:
+            name = type(self).__name__.removesuffix("Config")
+            remedy = f"{name}'s baseline is the mean of a group, set at least {self.min_group_size}"
+            if self.min_group_size == 1:
+                remedy = "give at least 1 rollout per prompt"
+            raise InputError(f"algorithm.group_size={self.group_size}: {remedy}")
 
     def build(self, sampling: Sampling) -> Algorithm:
         """The method, asking for rollouts sampled like `sampling`."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} does not define build")
 
     @property
     def reads_reference(self) -> bool:
@@ -200,27 +211,6 @@ class AlgorithmConfig:
     def has_critic(self) -> bool:
         """Return whether critic workers are needed."""
         return False
-
-
-class KLControl:
-    """The KL coefficient of a method, fixed or adaptive."""
-
-    def __init__(self, config: AlgorithmConfig) -> None:
-        self.kl_coef = config.kl_coef
-        self._target, self._horizon = config.kl_target, config.kl_horizon
-
-    def adapt(self, kl: float | None, num_rollouts: int) -> None:
-        """A step whose KL is not finite was skipped, and changes nothing."""
-        if self._target is not None and kl is not None and math.isfinite(kl):
-            self.kl_coef = adaptive_kl_coef(
-                self.kl_coef, kl, target=self._target, num_rollouts=num_rollouts, horizon=self._horizon
-            )
-
-    def state(self) -> Mapping[str, float]:
-        return {"kl_coef": self.kl_coef}
-
-    def restore(self, state: Mapping[str, float]) -> None:
-        self.kl_coef = state["kl_coef"]
 
 
 @dataclass(kw_only=True, slots=True)

@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import ClassVar
 
 import torch
 
-from rlhf.algorithms.base import AlgorithmConfig, KLControl, Loss
+from rlhf.algorithms.base import AlgorithmConfig, Loss
 from rlhf.algorithms.clipped_loss import ClippedLoss
+from rlhf.algorithms.policy_gradient import PolicyGradient
 from rlhf.algorithms.value_loss import ValueLoss
 from rlhf.ops.advantages import generalized_advantages
 from rlhf.ops.kl import KLEstimator, kl_divergence
 from rlhf.ops.microbatch import MicroBatch
-from rlhf.types import Group, InputError, Prompt, Sampling, Score
+from rlhf.types import Group, InputError, Sampling
 
 
 class KLPlace(StrEnum):
@@ -26,6 +28,8 @@ class KLPlace(StrEnum):
 
 @dataclass(kw_only=True, slots=True)
 class PPOConfig(AlgorithmConfig):
+    min_group_size: ClassVar[int] = 1
+
     group_size: int = 1
     """Rollouts per prompt. The critic is the baseline, so one is enough."""
     kl_in: KLPlace = KLPlace.reward
@@ -46,8 +50,6 @@ class PPOConfig(AlgorithmConfig):
     def __post_init__(self) -> None:
         # With slots the zero-argument super() refers to the class before slots were added.
         super(PPOConfig, self).__post_init__()
-        if self.group_size < 1:
-            raise InputError(f"algorithm.group_size={self.group_size}: give at least 1 rollout per prompt")
         for name in ("gamma", "gae_lambda"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"algorithm.{name}={getattr(self, name)}: must lie between 0 and 1")
@@ -73,14 +75,13 @@ class PPOConfig(AlgorithmConfig):
         return True
 
 
-class PPO(KLControl):
+class PPO(PolicyGradient[PPOConfig]):
     """Each token's advantage is what the rollout got from there on, over what the critic expected."""
 
     credit_columns: tuple[str, ...] = ("advantages", "returns")
 
     def __init__(self, config: PPOConfig, sampling: Sampling) -> None:
-        super().__init__(config)
-        self.config, self.sampling = config, sampling
+        super().__init__(config, sampling)
         self.whitens = config.whiten_advantages
 
     @property
@@ -91,14 +92,8 @@ class PPO(KLControl):
     def critic_loss(self) -> Loss:
         return ValueLoss(clip=self.config.clip_value, coef=self.config.value_coef)
 
-    def requests(self, prompt: Prompt) -> list[Sampling]:
-        return [self.sampling] * self.config.group_size
-
-    def admits(self, group: Group) -> bool:
-        return len(group.survivors) >= 1
-
     def group_advantages(self, group: Group) -> list[float]:
-        return [info.score.value for info in group.infos if isinstance(info.score, Score)]
+        return self.rewards(group)
 
     def assign_credit(self, batch: MicroBatch) -> MicroBatch:
         values = batch.left_align(batch.column("values"))

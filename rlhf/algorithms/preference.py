@@ -23,7 +23,7 @@ Measure = Callable[[TokenOutputs, MicroBatch], Tensor]
 class PreferenceConfig:
     """Keys of every preference method."""
 
-    reads_reference: ClassVar[bool]
+    reads_reference: ClassVar[bool] = False
     """True if the batches need the column `ref_logprobs`."""
 
     beta: float = 0.1

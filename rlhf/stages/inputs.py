@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rlhf.config import CLASS
 from rlhf.paths import FUNCTIONS, NAMED_PATHS, PATH_LISTS, PATHS, repo_type_of
 from rlhf.train.artifact import MANIFEST, describe
 from rlhf.train.run_folder import flatten
@@ -20,10 +21,11 @@ VOLATILE = ("dry_run", "output", "template_date", "checkpoint.", "log.", "prefli
 
 
 def paths_of(config: Mapping[str, Any]) -> dict[str, str]:
-    """Return the paths that a configuration reads, by key: data, models, and files of functions of one's own."""
+    """Return the paths that a configuration reads, by key: data, models, and files of functions and methods of one's
+    own."""
     flat = flatten(config)
     functions: dict[str, str] = {}
-    for key in FUNCTIONS:
+    for key in (*FUNCTIONS, f"algorithm.{CLASS}"):
         given = flat.get(key) or []
         functions |= {key: given} if isinstance(given, str) else {f"{key}.{i}": spec for i, spec in enumerate(given)}
     sources = {key: source for key, spec in functions.items() if (source := source_of(spec)) is not None}

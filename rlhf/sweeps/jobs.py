@@ -11,7 +11,7 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 
 from rlhf.actors.jobs import RayJobs
-from rlhf.config import OnlineConfig, as_plain, compose
+from rlhf.config import CLASS, OnlineConfig, as_plain, compose
 from rlhf.overrides import as_overrides, quoted
 from rlhf.paths import PATHS
 from rlhf.stages.console import CONSOLE
@@ -79,7 +79,9 @@ def absolute_paths(config: OnlineConfig) -> list[str]:
     read = [key for key in PATHS if values.get(key) is not None and key not in on_hub]
     paths = [f"{key}={quoted(absolute(values[key]))}" for key in read]
     functions = [quoted(absolute(name) if ".py:" in name else name) for name in config.reward.functions]
-    return [*paths, f"reward.functions=[{','.join(functions)}]"]
+    own = values.get(f"algorithm.{CLASS}")
+    method = [] if own is None else [f"algorithm={quoted(own)}"]
+    return [*paths, *method, f"reward.functions=[{','.join(functions)}]"]
 
 
 def absolute(path: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from asyncio import gather
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -60,6 +61,18 @@ class TrainConfig:
     @property
     def updates_per_step(self) -> int:
         return self.num_minibatches * self.num_epochs
+
+
+def advantages_of(algorithm: Algorithm, group: Group) -> list[float]:
+    """Return one finite number per survivor. Raises RunError where the algorithm gives something else."""
+    advantages = algorithm.group_advantages(group)
+    if len(advantages) != len(group.survivors) or not all(map(math.isfinite, advantages)):
+        raise RunError(
+            f"{type(algorithm).__name__}.group_advantages gives {advantages} for {len(group.survivors)} rollouts of "
+            f"prompt {group.prompt.id} that have a reward: let it return one finite number for each, in their order, "
+            "and resume the run"
+        )
+    return advantages
 
 
 @dataclass(slots=True, kw_only=True)
@@ -127,7 +140,7 @@ class OnlineTrainer:
     def pack(self, groups: Sequence[Group]) -> Batch:
         """Survivors that are trained on, as a batch: references and scalars."""
         return deal(
-            [row_group(group, self.algorithm.group_advantages(group)) for group in groups],
+            [row_group(group, advantages_of(self.algorithm, group)) for group in groups],
             step=self.next_step,
             num_minibatches=self.config.num_minibatches,
             num_epochs=self.config.num_epochs,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from inspect import get_annotations, getattr_static
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlhf.actors.plan import Plan, RolePlan, lay_out, make_plan
-from rlhf.algorithms.base import Algorithm
+from rlhf.algorithms.base import Algorithm, AlgorithmConfig
 from rlhf.config import OnlineConfig
 from rlhf.data.dialogues import Dialogue
 from rlhf.data.encoding import refuse_unscored
@@ -16,7 +17,7 @@ from rlhf.data.files import errors_at
 from rlhf.data.prompts import load_prompts
 from rlhf.data.template_clock import fix_date
 from rlhf.environments.lookup import find_environment
-from rlhf.lookup import with_absolute_path
+from rlhf.lookup import spec_of, with_absolute_path
 from rlhf.models.causal_lm import (
     SamplingDistribution,
     check_tensor_parallel,
@@ -84,7 +85,7 @@ def prepare(config: OnlineConfig) -> Job:
     check_success_part(config)
     stop_ids = stop_token_ids(config.model, tokenizer)
     sampling = Sampling(temperature=config.sampling.temperature, max_tokens=config.sampling.max_tokens)
-    algorithm = config.algorithm.build(sampling)
+    algorithm = build_algorithm(config.algorithm, sampling)
     return Job(
         config=config,
         tokenizer=tokenizer,
@@ -98,6 +99,26 @@ def prepare(config: OnlineConfig) -> Job:
         stop_token_ids=stop_ids,
         plan=plan,
     )
+
+
+def build_algorithm(config: AlgorithmConfig, sampling: Sampling) -> Algorithm:
+    """The method of a configuration. Raises InputError where a class of the user's own does not build one."""
+    has = f"algorithm has '{spec_of(type(config))}'"
+    try:
+        algorithm = config.build(sampling)
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"{has}, whose build raises {type(error).__name__}: {error}: correct it") from error
+    # The critic's loss is looked at, not asked for: a method without one raises.
+    wanted = {name for name in {*vars(Algorithm), *get_annotations(Algorithm)} if not name.startswith("_")}
+    missing = sorted(name for name in wanted if getattr_static(algorithm, name, None) is None)
+    if missing:
+        raise InputError(
+            f"{has}, whose build returns a {type(algorithm).__name__} without {', '.join(missing)}: return an instance "
+            "of a class derived from rlhf.algorithms.policy_gradient.PolicyGradient, which has them"
+        )
+    return algorithm
 
 
 def check_model(config: OnlineConfig, model_config: dict[str, Any]) -> None:

@@ -23,6 +23,7 @@ from rlhf.config import (
     as_plain,
     resolve,
 )  # fmt: skip
+from rlhf.config_classes import FORM
 from rlhf.rewards.base import load_reward
 from rlhf.types import InputError
 
@@ -171,7 +172,7 @@ def test_mistakes_are_told_in_one_sentence(override, expected):
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
-        ("algorithm=foo", "algorithm=foo: unknown; known are grpo, ppo"),
+        ("algorithm=foo", f"algorithm=foo: unknown; known are grpo, ppo, and classes of your own: {FORM}"),
         ("reward=foo", f"reward=foo: unknown; known are {', '.join(REWARDS)}"),
         ("data=foo", "data=foo: unknown; known are verl"),
         ("experiment=foo", f"experiment=foo: unknown; known are {', '.join(ONLINE_RECIPES)}"),

@@ -54,6 +54,36 @@ def test_ppo_has_its_four_roles_where_they_are_placed(job, judges):
     assert [role.role for role in job("algorithm=grpo").plan.roles] == ["policy", "sampler"]
 
 
+OWN = """
+from dataclasses import dataclass
+from rlhf.algorithms.base import AlgorithmConfig
+from rlhf.algorithms.policy_gradient import PolicyGradient
+
+@dataclass(kw_only=True, slots=True)
+class Config(AlgorithmConfig):
+    def build(self, sampling):
+        return {result}
+
+class Unfinished(PolicyGradient):
+    pass
+"""
+
+
+@pytest.mark.parametrize(
+    ("result", "sentence"),
+    [
+        ("Unfinished(self, sampling)", r"whose build raises TypeError: Can't instantiate abstract class Unfinished .*"
+         "group_advantages'?: correct it"),
+        ("1 / 0", "whose build raises ZeroDivisionError: division by zero: correct it"),
+        ("None", "whose build returns a NoneType without adapt, admits, assign_credit, credit_columns, critic_loss, "),
+    ],
+)  # fmt: skip
+def test_a_class_that_builds_no_algorithm_is_refused(job, tmp_path, result, sentence):
+    (tmp_path / "own.py").write_text(OWN.format(result=result))
+    with pytest.raises(InputError, match=f"^algorithm has '{tmp_path}/own.py:Config', {sentence}"):
+        job(f"algorithm={tmp_path}/own.py:Config")
+
+
 def folder_with(models: dict[str, Path], target: Path, **settings: Any) -> Path:
     shutil.copytree(models["tied"], target)
     raw = json.loads((target / "config.json").read_text())
