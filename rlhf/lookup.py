@@ -1,4 +1,4 @@
-"""Lookup of what a configuration names: a function or class of a module, or of the user's own file, with its options."""
+"""Lookup of what a configuration names: a function or class, of a module or of the user's own file, and its options."""
 
 from __future__ import annotations
 
