@@ -221,7 +221,7 @@ def table(found: Mapping[str, Mapping[str, str]], experts: Mapping[str, str], un
         "# Architectures\n\nMade by `python -m benchmarks.architectures --sync docs/architectures.md`: tiny models of "
         "every causal architecture that transformers and vLLM share, in fp32 on a CPU. Figures are the largest "
         f"differences of a {len(PROBE)}-token row's logprobs, in nats.\n\n"
-        "Rows are packed where the model scores rows that lie end to end as it scores them alone, else padded. "
+        "Rows are packed if packing does not change the model's outputs, else padded. "
         "Attention `varlen` is this project's, without a mask (decision 012); `sdpa` and `eager` are transformers'. "
         "Engines of models with state spaces need chunked prefill, which vLLM on a CPU is not given: on a GPU "
         "they may start.\n\n"
