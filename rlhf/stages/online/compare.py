@@ -59,7 +59,7 @@ def run(config: CompareConfig) -> Artifact | None:
     with open_run_folder(config.output, as_plain(config)) as folder:
         report = folder.root / REPORT
         if (report / MANIFEST).is_file():
-            CONSOLE.print(f"{report} is there already: this comparison is finished.", soft_wrap=True)
+            CONSOLE.print(f"{report} exists already: this comparison is finished.", soft_wrap=True)
         else:
             with cluster(plan):
                 check_machines(config, folder.root)

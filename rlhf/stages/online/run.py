@@ -106,7 +106,7 @@ def is_done(job: Job, folder: RunFolder) -> bool:
     check_more_steps(folder, num_steps)
     finished = is_finished(folder, num_steps)
     if finished:
-        CONSOLE.print(f"{folder.model} is there already: this run is finished.")
+        CONSOLE.print(f"{folder.model} exists already: this run is finished.")
     return finished
 
 
