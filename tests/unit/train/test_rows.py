@@ -73,7 +73,7 @@ def test_a_finished_run_goes_on_from_its_checkpoint(tmp_path):
     assert is_finished(folder, 4)
     assert not is_finished(folder, 6)
     check_more_steps(folder, 4)
-    with pytest.raises(InputError, match=r"its run ended after 4 steps and kept no checkpoint .* cannot go on to 6"):
+    with pytest.raises(InputError, match=r"its run ended after 4 steps and kept no checkpoint .* cannot continue to 6"):
         check_more_steps(folder, 6)
     committed(folder.checkpoint(4), 4)
     check_more_steps(folder, 6)

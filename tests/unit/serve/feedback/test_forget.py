@@ -198,7 +198,7 @@ def test_another_export_in_its_place_and_a_damaged_one_are_not_taken_for_it(stor
     store.delete_user("bob", at=50.0)
     assert all("is not what was written" in each.problem or "is another" in each.problem
                for each in forget(store, given(tmp_path)))  # fmt: skip
-    with pytest.raises(InputError, match=r"no manifest.json there"):
+    with pytest.raises(InputError, match=r"it has no manifest.json"):
         forget(store, given(tmp_path, folders=[str(tmp_path)]))
     with pytest.raises(InputError, match="it is no export of feedback"):
         forget(store, given(tmp_path, folders=[str(model(tmp_path / "model", {}))]))
