@@ -34,7 +34,7 @@ class SavedRole(Protocol):
 
 @dataclass(kw_only=True, slots=True)
 class CheckpointConfig:
-    """When to save, and how many checkpoints to keep. The same command continues from the newest checkpoint."""
+    """Interval and number of checkpoints. The same command continues from the newest checkpoint."""
 
     every: int | None = None
     """Training steps between checkpoints; None saves only the final model. A stopped run always saves a checkpoint."""
