@@ -1,4 +1,4 @@
-"""Text that clients send as names, and as much of it as error sentences repeat."""
+"""Checks of names that clients send, and excerpts of them for error messages."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 SHOWN = 200
-"""Characters of a client's text that a sentence repeats."""
+"""Number of characters of a client's text that a message repeats."""
 BREAKS = "\n\t\r"
 
 
@@ -18,9 +18,9 @@ def excerpt(value: object) -> str:
 
 
 def check_plain(text: str) -> str:
-    """Return the text. Raises ValueError where it has control characters or lone surrogates.
+    """Return the text. Raises ValueError if it has control characters or lone surrogates.
 
-    Databases cannot hold some of them, and none belongs in a name.
+    Databases cannot store some of them, and none belongs in a name.
     """
     for character in text:
         if unicodedata.category(character) in ("Cc", "Cs") and character not in BREAKS:
@@ -30,4 +30,4 @@ def check_plain(text: str) -> str:
 
 PLAIN = AfterValidator(check_plain)
 Plain = Annotated[str, PLAIN, Field(json_schema_extra={"pattern": r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]*$"})]
-"""Text without control characters, line breaks and tabs excepted."""
+"""Text without control characters other than line breaks and tabs."""

@@ -216,7 +216,7 @@ def check_auth(environment: Mapping[str, str]) -> Finding:
     mode = environment.get(AUTH_MODE)
     if mode == "disabled":
         return warning(
-            AUTH_MODE, mode, "export RAY_AUTH_MODE=token: whoever reaches Ray's ports runs code as this user"
+            AUTH_MODE, mode, "export RAY_AUTH_MODE=token: anyone who reaches Ray's ports can run code as this user"
         )
     if (refusal := sentenced(AUTH_MODE, check_home)) is not None:
         return refusal

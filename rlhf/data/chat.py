@@ -111,7 +111,7 @@ def continuation(
     """Return the token ids of a text and its continuation, without a chat template, and the loss mask: True for the
     continuation and the end of sequence. The tokenizer puts its own special tokens before the text, as in vLLM.
 
-    Raises InputError where the tokenizer has no end of sequence.
+    Raises InputError if the tokenizer has no end of sequence.
     """
     prompt, answer = (message["content"] for message in messages)
     if tokenizer.eos_token_id is None:

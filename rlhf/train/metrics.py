@@ -1,4 +1,4 @@
-"""Figures of rollouts and groups, flat, by name."""
+"""Metrics of rollouts and groups, as flat dicts by name."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rlhf.types import Failure, Group, RolloutInfo, Score
 
 
 def reward_metrics(infos: Sequence[RolloutInfo]) -> dict[str, float]:
-    """Mean and spread of the reward, and the mean of each part of it, over rollouts that have one."""
+    """Return mean and standard deviation of the reward, and the mean of each part, over rollouts with a reward."""
     scores = [info.score for info in infos if isinstance(info.score, Score)]
     values = np.array([score.value for score in scores])
     parts = {name: [score.parts[name] for score in scores if name in score.parts] for name in scores[0].parts}

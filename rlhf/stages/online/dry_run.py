@@ -1,4 +1,4 @@
-"""The inputs of a run, shown without starting it."""
+"""Display of a run's inputs without a start."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NUM_TOKENISED, NUM_SCORED = 3, 5
 
 
 def answer_rollout(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> Rollout:
-    """The rollout of a policy that gives the row's own answer."""
+    """Return the rollout of a policy whose completion is the row's answer."""
     text = str(prompt.meta.get("answer", ""))
     answer = [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
     return as_rollout(prompt, unsampled(answer, stop="stop", text=text))
@@ -33,10 +33,10 @@ def show_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) 
 async def try_rewards(
     config: RewardConfig, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], *, show: bool
 ) -> None:
-    """The reward of rows' own answers, in a process like those that score a run: of several to `show`, else of the
-    first that has one.
+    """Compute the reward of rows' own answers, in a process like those that score a run: of several rows with `show`,
+    else of the first that has one.
 
-    Raises InputError where all of them fail, so that a reward with a bug, or a server that is down or slow, is reported
+    Raises InputError if all of them fail, so that a reward with a bug, or a server that is down or slow, is reported
     before accelerators wait for it.
     """
     processes = RewardProcesses(replace(config, num_processes=1, max_attempts=1))

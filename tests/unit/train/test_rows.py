@@ -57,7 +57,7 @@ def test_other_rows_are_refused(tmp_path, place):
     check_rows(folder, before, keys)
     sentence = (
         f"output={tmp_path}: data.path gives other rows than {made.name} was made with (1 rows then, 2 now); restore "
-        "them to continue, or name another output for a run on the new ones"
+        "them to continue, or set another output for a run on the new rows"
     )
     with pytest.raises(InputError, match=f"^{re.escape(sentence)}$"):
         check_rows(folder, {**before, "train": digest_of_corpus(corpus(ROW, ROW))}, keys)
