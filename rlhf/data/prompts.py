@@ -51,7 +51,7 @@ class PromptDataConfig:
     system: str | None = None
     """A system message put before every prompt. None: the prompts as they are."""
     template: str | None = None
-    """Text around the last message of every prompt, whose place is `{prompt}`. None: the message as it is."""
+    """Text put around the last message of every prompt, which replaces `{prompt}` in it. None: the message as it is."""
     max_prompt_tokens: int | None = None
     """Tokens a prompt may have, chat template included; a longer one is an error. None: what the context leaves."""
     limit: int | None = None
