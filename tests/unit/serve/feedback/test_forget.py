@@ -202,7 +202,7 @@ def test_another_export_in_its_place_and_a_damaged_one_are_not_taken_for_it(stor
         forget(store, given(tmp_path, folders=[str(tmp_path)]))
     with pytest.raises(InputError, match="it is no export of feedback"):
         forget(store, given(tmp_path, folders=[str(model(tmp_path / "model", {}))]))
-    with pytest.raises(InputError, match=r"roots: .*nowhere is not there"):
+    with pytest.raises(InputError, match=r"roots: .*nowhere does not exist"):
         forget(store, given(tmp_path, roots=["nowhere"]))
 
 
