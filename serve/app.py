@@ -65,9 +65,7 @@ class GatewayReplica:
         try:
             found = await self.controller.command.remote(command, arguments)
         except BROKEN as error:
-            message = (
-                f"the release controller died in this command ({type(error).__name__}): check the status, retry"
-            )
+            message = f"the release controller died in this command ({type(error).__name__}): check the status, retry"
             raise ApiError(503, message, retry_after_s=self.gateway.config.limits.retry_after_s) from None
         if isinstance(found, Exception):
             raise found
