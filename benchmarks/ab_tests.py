@@ -1,7 +1,7 @@
-"""What the tests of `serve/` find and how soon, in simulated experiments.
+"""Power and false decisions of the tests of `serve/`, in simulated experiments.
 
-`python benchmarks/ab_tests.py`: some minutes on one core. `python benchmarks/ab_tests.py --plot FILE.png` draws one
-experiment's confidence sequence beside Welch's interval instead.
+`python benchmarks/ab_tests.py`: some minutes on one core. `python benchmarks/ab_tests.py --plot FILE.png` plots one
+experiment's confidence sequence and Welch's interval instead.
 """
 
 import argparse
@@ -33,7 +33,7 @@ def binary(random: np.random.Generator, mean: float, size: tuple[int, ...]) -> n
 
 
 def graded(random: np.random.Generator, mean: float, size: tuple[int, ...]) -> np.ndarray:
-    """Beta: standard deviation 0.14 at a mean of 0.5."""
+    """Draw from a beta distribution: standard deviation 0.14 at a mean of 0.5."""
     return random.beta(12 * mean, 12 * (1 - mean), size)
 
 
@@ -63,12 +63,12 @@ def percent(hits: np.ndarray | list[bool]) -> str:
 
 
 def first_look(hits: np.ndarray) -> float:
-    """Number of the first true one, from 1; infinite without."""
+    """Return the number of the first True, from 1; infinity without any."""
     return float(hits.argmax() + 1) if hits.any() else math.inf
 
 
 def drawn(random: np.random.Generator, values: Values, num: int, share: float, effect: float = 0.0) -> Trial:
-    """Users in order of exposure."""
+    """Draw users in order of exposure."""
     candidate = random.random(num) < share
     found = np.empty(num)
     for arm, mean in ((candidate, values.mean + effect), (~candidate, values.mean)):
@@ -77,7 +77,7 @@ def drawn(random: np.random.Generator, values: Values, num: int, share: float, e
 
 
 def naive_rejects(ours: np.ndarray, theirs: np.ndarray) -> bool:
-    """Whether Welch's test at 1.96 standard errors rejects after any of the batches."""
+    """Return whether Welch's test at 1.96 standard errors rejects after any batch."""
     moments = []
     for values in (ours, theirs):
         sizes = np.linspace(0, len(values), BATCHES + 1)[1:].astype(int)
@@ -116,7 +116,7 @@ def power() -> None:
         random = np.random.Generator(np.random.PCG64(2))
         other = values.sd if values is GRADED else math.sqrt((values.mean + effect) * (1 - values.mean - effect))
         ratio = (1 - share) / share
-        # The two variances as the t-test weighs them.
+        # Weights the two variances as the t-test does.
         sd = math.sqrt((other**2 + values.sd**2 / ratio) / (1 + 1 / ratio))
         num = users_per_arm(sd=sd, effect=effect, share=share)
         calculated = power_of(num, sd=sd, effect=effect, share=share)
@@ -126,7 +126,7 @@ def power() -> None:
             until = int(np.searchsorted(trial.candidate.cumsum(), num)) + 1
             fixed.append(stratified_welch(trial.only(slice(until)), alpha_higher=ALPHA, alpha_lower=ALPHA).decided == 1)
             estimates, least = effects(trial)
-            # In users of the smaller arm.
+            # Numbers of users of the smaller arm.
             end = first_rejection(log_wealth(estimates - least, -least), ALPHA)
             looks.append(math.inf if end is None else end * min(share, 1 - share))
         looks = np.array(looks)
@@ -170,7 +170,7 @@ def mismatches() -> None:
 
 
 def delay(fires: Callable[[int], bool], num: int) -> float:
-    """The least number of samples at which a test has fired, which it then has for good; infinite without."""
+    """Return the smallest number of samples at which a test has fired (it stays fired); infinity if it never does."""
     if not fires(num):
         return math.inf
     low, high = 1, num
@@ -230,7 +230,7 @@ def guardrails() -> None:
 
 
 def plot(path: str) -> None:
-    """One experiment: what either interval says after every 20 users of each arm."""
+    """Plot one experiment: both intervals after every 20 users of each arm."""
     import matplotlib.pyplot as plt
 
     random = np.random.Generator(np.random.PCG64(6))

@@ -1,10 +1,10 @@
-r"""Prints how the rewards of mathematics score answers, right and wrong, in the forms that models write them in.
+r"""Accuracy of the mathematics rewards on right and wrong answers, in the forms that models write.
 
     python -m benchmarks.answer_forms [GSM8K.jsonl]
 
-The table has a row per form and reward: of so many right answers how many score 1, and of the wrong ones. With a file
-of GSM8K (`{"answer": "... #### 72"}` on each line) its gold answers are put into sentences in both languages after
-working that holds other numbers, right and wrong by one, by a digit and by the sign.
+The table has a row per form and reward: how many right and how many wrong answers score 1. With a file of GSM8K
+(`{"answer": "... #### 72"}` on each line), its gold answers are put into sentences in both languages, after a
+calculation with other numbers: the right answer, and answers wrong by one, by a digit and by the sign.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ EXPRESSIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     r"\frac{\pi}{2}": ((r"\frac{\pi}{2}", r"\pi/2", "π/2"), ("2", r"\pi", r"\frac{\pi}{3}", "1/2")),
     r"\text{even}": (("even", "Even", r"\text{even}"), ("odd", "not even", "neve")),
 }
-"""Answers that are no numbers; `numeric` refuses them."""
+"""Answers that are not numbers; `numeric` refuses them."""
 REFUSED = {"numeric": ("Paris", "3x+2", "1,234,56", "3 or 5", "15-16", "3:4", "x^2"), "math_verify": ("",)}
 
 
@@ -85,7 +85,7 @@ def score(reward: str, gold: str, text: str) -> float:
 
 
 def cases() -> Iterator[tuple[str, str, str, str, str, bool]]:
-    """Form, language, reward, gold answer, completion, and whether it is right."""
+    """Yield form, language, reward, gold answer, completion, and whether it is right."""
     for language, sentences in SENTENCES.items():
         working = WORKING[language].format(a=9, b=15, c=24)
         for sentence in sentences:
@@ -107,7 +107,7 @@ def cases() -> Iterator[tuple[str, str, str, str, str, bool]]:
 
 
 def table() -> list[str]:
-    """Print the table; return what was scored wrongly."""
+    """Print the table; return the wrong scores as sentences."""
     counts: dict[tuple[str, str, str], Counter[str]] = {}
     mistakes = []
     for form, language, reward, gold, text, right in cases():
@@ -134,7 +134,7 @@ def table() -> list[str]:
 
 
 def said_of(gold: str) -> list[tuple[str, bool]]:
-    """A gold number as it is, without separators and with them, and wrong by one, by a digit and by the sign."""
+    """Return a gold number unchanged, without and with separators, and wrong by one, by a digit and by the sign."""
     number = Decimal(gold.replace(",", ""))
     plain = str(number)
     digit = str((int(plain[-1]) + 5) % 10)
@@ -148,7 +148,7 @@ def said_of(gold: str) -> list[tuple[str, bool]]:
 
 
 def gsm8k(path: Path) -> tuple[Counter[str], list[str]]:
-    """Counts by reward and language over all gold answers, and the first mistakes."""
+    """Return counts by reward and language over all gold answers, and the first mistakes."""
     draw = random.Random(0)
     counts: Counter[str] = Counter()
     mistakes: list[str] = []

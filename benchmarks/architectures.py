@@ -1,8 +1,8 @@
-"""Every causal architecture that transformers and vLLM share, tiny, through the project's own pieces.
+"""Compatibility of every causal architecture that transformers and vLLM share, checked on tiny models.
 
 `python -m benchmarks.architectures docs/architectures.md` trains nothing: it loads, lays out, saves, adapts and merges
-each model; with `--sync` it also starts a vLLM engine for each, one after the other, and replaces its weights. Each has
-a process of its own, so that none takes another along. Needs vLLM installed for the list of its architectures.
+each model; with `--sync` it also starts a vLLM engine for each, in sequence, and replaces its weights. Each model runs
+in a separate process, so that a crash affects no other. Needs vLLM for the list of its architectures.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ TIMEOUT_S = 300
 SYNC_TOLERANCE = 1e-4
 NO_SYNC = "not run"
 LONGEST = 200
-"""Characters of a cell of the table."""
+"""Largest number of characters in a cell of the table."""
 ENDS = "a run ends at its first sync"
 COLUMNS = ("architecture", "rows", "attention", "saved = loaded", "LoRA merged = trained", "vLLM before, after a sync")
 PROBE = list(range(3, 35))
 
 
 def check(name: str, *, sync: bool) -> dict[str, str]:
-    """What becomes of one architecture, by column; `verdict` is accepted, refused or wrong."""
+    """Return the results for one architecture, by column; `verdict` is accepted, refused or wrong."""
     from benchmarks.tiny_architectures import TINY, build
 
     with tempfile.TemporaryDirectory() as folder:
@@ -84,7 +84,7 @@ def exactness_of(folder: Path) -> dict[str, str]:
 
 
 def adapted(folder: Path) -> str:
-    """Largest difference of the merged model, or why it takes no adapter."""
+    """Return the largest difference of the merged model, or the reason why it takes no adapter."""
     import torch
 
     from rlhf.models.causal_lm import SamplingDistribution, TokenReadout
@@ -109,7 +109,8 @@ def adapted(folder: Path) -> str:
 
 
 def synced(folder: Path) -> str:
-    """Largest difference of an engine's logprobs before and after its weights were replaced, or why it has none."""
+    """Return the largest difference of an engine's logprobs before and after a weight sync, or the reason why no engine
+    starts."""
     from benchmarks.tiny_architectures import scramble
     from rlhf.runtimes.configs import BackendConfig, Precision, SamplerConfig
     from rlhf.runtimes.vllm_sampler import VLLMSampler
@@ -121,7 +122,7 @@ def synced(folder: Path) -> str:
         context_tokens=64, kv_cache_bytes=64 << 20, accelerator_memory_fraction=0.1, max_concurrent_rollouts=8,
         eager=True,
     )  # fmt: skip
-    learner = Learner(backend, None, packed=False)  # type: ignore[arg-type]  # it is asked for probes alone
+    learner = Learner(backend, None, packed=False)  # type: ignore[arg-type]  # used for probes only
 
     async def ask() -> list[float]:
         engine = VLLMSampler(path, sampler, Precision.fp32, banned_token_ids=[0, 2], stop_token_ids=[1])
@@ -137,7 +138,7 @@ def synced(folder: Path) -> str:
         before, after = asyncio.run(ask())
     except (InputError, RunError) as error:
         return f"refused: {str(error).replace(path, '…')}"
-    # A run measures the same after every sync and ends where it is too much.
+    # A run measures the same difference after every sync, and ends if it is too large.
     return f"{before:.0e}, {after:.0e}" + (f": {ENDS}" if after > SYNC_TOLERANCE else "")
 
 
@@ -149,7 +150,7 @@ def backend_of(path: str, config: Any, lora: Any = None) -> Any:
 
 
 def in_a_process(name: str, *, sync: bool) -> dict[str, str]:
-    """What `check` finds; a traceback or a death is `wrong`, since a user would see it."""
+    """Return the result of `check`; a traceback or a crash is `wrong`, since a user would see it."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -169,7 +170,7 @@ def in_a_process(name: str, *, sync: bool) -> dict[str, str]:
 
 
 def mixtures() -> dict[str, str]:
-    """Shared architectures whose own default is a mixture of experts, with the sentence that refuses them."""
+    """Return the shared architectures that are mixtures of experts by default, with the error that refuses them."""
     from transformers import AutoConfig
 
     from rlhf.models.causal_lm import refuse_experts
@@ -184,7 +185,7 @@ def mixtures() -> dict[str, str]:
 
 
 def shared() -> list[str]:
-    """Model types whose causal model in transformers is one of vLLM's own."""
+    """Return the model types whose causal model in transformers is supported natively by vLLM."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as names
     from vllm.model_executor.models.registry import _TEXT_GENERATION_MODELS as served
 
@@ -221,12 +222,12 @@ def table(found: Mapping[str, Mapping[str, str]], experts: Mapping[str, str], un
         "# Architectures\n\nMade by `python -m benchmarks.architectures --sync docs/architectures.md`: tiny models of "
         "every causal architecture that transformers and vLLM share, in fp32 on a CPU. Figures are the largest "
         f"differences of a {len(PROBE)}-token row's logprobs, in nats.\n\n"
-        "Rows are packed where the model scores rows that lie end to end as it scores them alone, else padded. "
+        "Rows are packed if packing does not change the model's outputs, else padded. "
         "Attention `varlen` is this project's, without a mask (decision 012); `sdpa` and `eager` are transformers'. "
-        "Engines of models with state spaces need chunked prefill, which vLLM on a CPU is not given: on a GPU "
+        "Engines of models with state spaces need chunked prefill, which is off in vLLM on a CPU: on a GPU "
         "they may start.\n\n"
-        f"Accepted {counts['accepted']} models of {len(types)} types, {offline} for offline training alone (vLLM "
-        "starts no engine, or scores otherwise, which ends a run before it learns); refused "
+        f"Accepted {counts['accepted']} models of {len(types)} types, {offline} for offline training only (vLLM "
+        "starts no engine, or its logprobs differ, which ends a run before it learns); refused "
         f"{counts['refused'] + len(experts)}, {len(experts)} of them mixtures of experts; wrong {counts['wrong']}.\n\n"
         f"{markdown_table(header, rows)}\n"
         f"## Refused\n\n{markdown_table(('architecture', 'outcome', 'sentence'), others)}\n"

@@ -26,11 +26,11 @@ from serve.statistics.welch import least_users, stratified_welch, until_planned
 ALPHA = 0.05
 HALVES = {"alpha_higher": ALPHA / 2, "alpha_lower": ALPHA / 2}
 Scenario = Callable[[np.ndarray, np.random.Generator], np.ndarray]
-"""(time of each user in [0, 1], random) -> mean of a user's value then."""
+"""(time of each user in [0, 1], random) -> mean of a user's value at that time."""
 
 
 def bursts(time: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Forty stretches, each with a mean of its own."""
+    """Return the means of forty intervals, each with a random mean."""
     return random.uniform(0.1, 0.9, 40)[(time * 40).astype(int).clip(max=39)]
 
 
@@ -55,7 +55,7 @@ RATES: dict[str, Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]] = {
 def draw(
     random: np.random.Generator, mean: np.ndarray, answering: tuple[np.ndarray, np.ndarray], share: float
 ) -> Trial:
-    """Users with a value of 0 or 1, NaN where they say nothing."""
+    """Draw users with a value of 0 or 1, or NaN without feedback."""
     candidate = random.random(len(mean)) < share
     values = (random.random(len(mean)) < mean).astype(float)
     values[random.random(len(mean)) >= np.where(candidate, *answering)] = np.nan
@@ -63,7 +63,7 @@ def draw(
 
 
 def rejected_at(trial: Trial, alpha: float) -> int | None:
-    """Users after which the arms are called different, half of `alpha` for either direction."""
+    """Return the number of users after which the arms are called different; each direction has half of `alpha`."""
     ends = []
     for values in (trial.values, 1 - trial.values):
         estimates, least = effects(replace(trial, values=values))
@@ -72,16 +72,16 @@ def rejected_at(trial: Trial, alpha: float) -> int | None:
 
 
 def responders_differ(trial: Trial) -> bool:
-    """Whether the values of responders alone call the arms different."""
+    """Return whether the test of responders calls the arms different."""
     some = trial.only(~np.isnan(trial.values))
     return rejected_at(replace(some, probability=earlier_share(some)), ALPHA) is not None
 
 
 def differs(trial: Trial, share: float) -> tuple[bool, bool | None]:
-    """Whether all users, and the fixed test of all users, call the arms different; None: too few users."""
+    """Return whether the sequential and the fixed test of all users call the arms different; None: too few users."""
     everybody = trial.filled(0.5)
     sequential = rejected_at(everybody, ALPHA) is not None
-    # Nine users in ten of those expected, so that they have come.
+    # Plans for 90 % of the expected users, so that enough of them come.
     smaller = int(0.9 * min(share, 1 - share) * len(trial))
     planned = until_planned(everybody, users_per_arm=smaller, share=share)
     if planned is None or least_users(planned.values) > smaller:
@@ -97,7 +97,7 @@ def setting(row: int, experiments: int) -> list[object]:
     name, share, rate = SETTINGS[row]
     random = np.random.Generator(np.random.PCG64([1, row]))
     time = np.linspace(0, 1, 2000 if share >= 0.4 else 10_000)
-    # The declared value of silence makes arms that answer unlike different: finding that is right.
+    # Different response rates make the arms different, through the declared value of silence: detecting it is right.
     alike = rate in ("all answer", "both 0.1 to 0.7")
     everybody, fixed, answers = [], [], []
     for _ in range(experiments):
@@ -136,7 +136,7 @@ GUARDRAILS = {
 def visitors(
     random: np.random.Generator, load: np.ndarray, requests: int, share: float
 ) -> tuple[list[Unit], list[Unit]]:
-    """Latencies and errors of users, each with a line and a luck of their own."""
+    """Draw latencies and errors of users, with a connection speed and an error rate per user."""
     latencies, errors = [], []
     for moment in load:
         arm = "candidate" if random.random() < share else "predecessor"
@@ -174,7 +174,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--experiments", type=int, default=2000)
     parser.add_argument("--part", choices=PARTS)
-    parser.add_argument("--rows", metavar="FROM:TO", help="of the table of tests; each is drawn by itself")
+    parser.add_argument("--rows", metavar="FROM:TO", help="rows of the table of tests; each is drawn independently")
     arguments = parser.parse_args()
     if arguments.part in (None, "tests"):
         start, _, end = (arguments.rows or "").partition(":")

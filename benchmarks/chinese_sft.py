@@ -1,9 +1,9 @@
-"""SFT in Chinese on a CPU: Alpaca-style rows, BLEU-4 and ROUGE-L of what the model writes on held-out ones.
+"""SFT in Chinese on a CPU: Alpaca-style rows, and BLEU-4 and ROUGE-L of the completions of held-out rows.
 
     python benchmarks/chinese_sft.py
 
 Nothing is downloaded: the rows are composed here (numbers in words, because-therefore sentences, words backwards,
-feelings told from reviews), the model is a tiny Qwen3 with a token per character. Arguments are those of launch/sft.py.
+sentiment of reviews), the model is a tiny Qwen3 with a token per character. Arguments are those of launch/sft.py.
 """
 
 import itertools
@@ -52,7 +52,7 @@ RECIPE = (
 
 
 def in_words(number: int) -> str:
-    """From 0 to 99."""
+    """Write a number from 0 to 99 in Chinese."""
     tens, ones = divmod(number, 10)
     if tens == 0:
         return DIGITS[ones]
@@ -60,7 +60,7 @@ def in_words(number: int) -> str:
 
 
 def rows() -> list[dict[str, str]]:
-    """Different rows of four tasks, in random order."""
+    """Return different rows of four tasks, in random order."""
     generator = random.Random(0)
     sums = [
         {"instruction": f"请计算{a}加{b}，用汉字回答。", "input": "", "output": f"{a}加{b}等于{in_words(a + b)}。"}

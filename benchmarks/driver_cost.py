@@ -2,9 +2,9 @@
 
     python benchmarks/driver_cost.py
 
-One set of workers on a tiny model; lengths take turns, and no completion may end early. A micro-batch holds equally
-many rollouts at every length, so the batch has as many packs. The driver's other threads are Ray's: what they burn
-while nothing happens is measured too and taken off.
+One set of workers on a tiny model; lengths alternate, and no completion may end early. A micro-batch holds the same
+number of rollouts at every length, so the number of packs is the same. The driver's other threads are Ray's: their idle
+CPU time is measured too and subtracted.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ ALPHABET = "0123456789+=abcdefghijklmnopqrstuvwxyz "
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """Seconds so far: on the wall, of the loop's thread, of the whole process."""
+    """Seconds so far: wall time, CPU time of the loop's thread, CPU time of the process."""
 
     wall: float
     loop: float
@@ -56,7 +56,7 @@ class Reading:
 
 
 class Meter:
-    """What each step cost, but for the first, which starts before the loop does."""
+    """Cost of each step except the first, which starts before the loop does."""
 
     def __init__(self) -> None:
         self.readings: list[Reading] = []
@@ -73,7 +73,7 @@ class Meter:
 
 
 def make_job(folder: Path) -> Job:
-    """A run whose policy cannot end a completion: it has no token to do so."""
+    """Make a run whose policy cannot end a completion, since it has no token for that."""
     build_tiny_model(folder / "model", alphabet=ALPHABET, hidden_size=64, tied=True, context_tokens=CONTEXT)
     rows = [{"prompt": f"{a}+{b}=", "answer": str(a + b)} for a in range(10) for b in range(10)]
     (folder / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
@@ -103,7 +103,7 @@ async def run_steps(job: Job, roles: Roles, length: int) -> Meter:
 
 
 async def measure(job: Job, roles: Roles) -> tuple[Mapping[int, Sequence[Meter]], Reading]:
-    """Meters by completion length, and an idle stretch."""
+    """Return the meters by completion length, and the reading of an idle period."""
     await run_steps(job, roles, min(LENGTHS))  # first calls import and compile
     start = Reading.now()
     await asyncio.sleep(IDLE_S)

@@ -1,11 +1,11 @@
-"""What the gateway costs, what a killed replica costs, and what overload does, on two engines of a tiny model.
+"""Overhead of the gateway, cost of a killed replica, and behaviour under overload, on two engines of a tiny model.
 
     python benchmarks/gateway.py [overhead] [kill] [overload]
 
-`benchmarks/throughput.py` has how much of its engine's throughput a gateway gives.
+`benchmarks/throughput.py` measures the share of its engine's throughput that a gateway reaches.
 
-Clients are coroutines in this process, each with one request under way at a time. Every request may not end before its
-last token, so that all cost the same. The engines compute on the CPU that gateway and clients run on, too.
+Clients are coroutines in this process, each with one request at a time. No request may end before its last token, so
+that all cost the same. Engines, gateway and clients share the CPU.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ BODY = {"messages": MESSAGES, "temperature": 0, "logit_bias": {"1": -100.0}}
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One request: what came of it, when it began, and how long it took."""
+    """One request: its status, its start and its duration."""
 
     status: int
     began: float
@@ -93,7 +93,7 @@ async def first_of(answers: AsyncIterator[Any]) -> None:
 
 
 async def overhead(url: str, config: ServeConfig, model: Path) -> None:
-    """Requests one at a time, the three ways in turns."""
+    """Measure requests one at a time, alternating between the three ways."""
     from rlhf.runtimes.vllm_server import VLLMServer
 
     server = VLLMServer(str(model), "tiny", config.engine)
@@ -140,7 +140,7 @@ def show_overhead(max_tokens: int, seconds: dict[str, list[float]]) -> None:
 
 
 def engines() -> list[psutil.Process]:
-    """The engines' replicas on this machine."""
+    """Return the processes of the engines' replicas on this machine."""
     found = []
     for child in psutil.Process().children(recursive=True):
         if (command := " ".join(child.cmdline())).startswith("ray::ServeReplica") and ":engine" in command:
@@ -156,7 +156,7 @@ def running(app: str) -> int:
 async def load(
     client: aiohttp.ClientSession, clients: int, more: Callable[[int], bool], *, patience_s: float = 0.0
 ) -> list[Result]:
-    """`more(n)` says whether an n-th request is sent; one that is refused waits for `patience_s`."""
+    """Send requests while `more(n)` is True for the n-th; after a refusal a client waits for `patience_s`."""
     results: list[Result] = []
     sent = 0
 
@@ -265,7 +265,7 @@ def service(*overrides: str) -> Iterator[tuple[str, ServeConfig, Path]]:
         build_tiny_model(folder / "model", alphabet=ALPHABET, hidden_size=64)
         config = config_for(folder, *overrides)
         with serving(config) as url:
-            # Clients are elsewhere: these leave the CPU to the service, whose processes Ray gives a niceness of 15.
+            # Real clients run elsewhere: these yield the CPU to the service, whose processes have Ray's niceness of 15.
             os.nice(19)
             yield url, config, folder / "model"
 

@@ -1,4 +1,4 @@
-"""Memory and time of an output head's logprobs and gradients: all logits at once, and a few rows at a time.
+"""Memory and time of an output head's logprobs and gradients: all logits at once against chunks of rows.
 
 python -m benchmarks.head_memory
 """
@@ -38,7 +38,8 @@ def peak_bytes() -> int:
 
 
 def measure(way: str, num_tokens: int) -> tuple[float, float, float, float]:
-    """Peak beyond the head, its gradient and the states, in GB and in T V float32; seconds; sum of the gradient."""
+    """Return the peak beyond the head, its gradient and the states, in GB and in T V float32; seconds; the gradient's
+    sum."""
     generator = torch.Generator().manual_seed(0)
     states = torch.randn(num_tokens, WIDTH, generator=generator).requires_grad_()
     weight = (torch.randn(VOCAB, WIDTH, generator=generator) / WIDTH**0.5).requires_grad_()
@@ -55,7 +56,7 @@ def measure(way: str, num_tokens: int) -> tuple[float, float, float, float]:
 def main() -> None:
     print(f"V = {VOCAB}, hidden = {WIDTH}, fp32; the peak has the new gradient of the head in it")
     print(f"{'head':>8} {'T':>6} {'peak GB':>8} {'x T V 4':>8} {'seconds':>8}  norm of the states' gradient")
-    context = multiprocessing.get_context("spawn")  # a peak is a process's own
+    context = multiprocessing.get_context("spawn")  # the peak is per process
     for way, num_tokens in CASES:
         with context.Pool(1) as pool:
             gigabytes, ratio, seconds, norm = pool.apply(measure, (way, num_tokens))

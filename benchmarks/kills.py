@@ -1,10 +1,10 @@
-"""What clients lose when one process of a service is killed: requests, streams, records, and how long they wait.
+"""Losses of clients when one process of a service is killed: requests, streams, records, and waiting time.
 
     python benchmarks/kills.py [gateway] [serve_controller] [release_controller] [engine] [engine_core] [raylet]
 
-A service of two engines of a tiny model in a process of its own; `raylet` is that of a second node, with one of them.
-For each process 1,000 requests arrive at a fixed rate, every third streamed; after 300 it gets SIGKILL. A request is
-sent once: stock clients send it again, up to twice, after a connection that was refused or broke, and after a 5xx.
+The service has two engines of a tiny model and runs in a separate process; `raylet` is that of a second node, with one
+of the engines. For each process 1,000 requests arrive at a fixed rate, every third streamed; after 300 it gets SIGKILL.
+A request is sent once: stock clients retry up to twice after a refused or broken connection, and after a 5xx.
 """
 
 from __future__ import annotations
@@ -48,19 +48,19 @@ PROCESSES = {
     "engine_core": "VLLM::EngineCore",
 }
 RAYLET = "raylet"
-"""How their command lines begin."""
+"""Beginnings of the command lines of the processes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One request: when it was sent after the first one, how long it took, and what came of it."""
+    """One request: seconds from the first request to its start, its duration, and its result."""
 
     at: float
     seconds: float
     id: str | None = None
-    """The answer's, where it is whole."""
+    """Id of the answer, if it is complete."""
     begun: bool = False
-    """Whether the first event of a stream came."""
+    """True if the first event of a stream arrived."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ class Service:
     folder: Path
 
     def find(self, beginning: str) -> list[psutil.Process]:
-        """Processes whose command lines begin so, and that have started."""
+        """Return the started processes whose command lines begin with `beginning`."""
         found = []
         for child in psutil.Process().children(recursive=True):
             try:
@@ -135,7 +135,7 @@ async def ask(client: httpx.AsyncClient, number: int, origin: float) -> Result:
 
 
 async def under_load(service: Service, victim: psutil.Process) -> tuple[list[Result], float]:
-    """Results in order, and when the process was killed."""
+    """Return the results in order, and the time of the kill."""
     origin, tasks, killed = time.perf_counter(), [], 0.0
     limits = httpx.Limits(max_connections=None)
     async with httpx.AsyncClient(base_url=service.url, timeout=RECOVERY_S, limits=limits) as client:
@@ -159,7 +159,7 @@ def row(service: Service, name: str, victim: psutil.Process | None = None) -> tu
 
 
 def records_lost(service: Service, results: list[Result]) -> int:
-    """Whole answers of which the store knows nothing."""
+    """Count the complete answers without a record in the store."""
     store = Store(f"sqlite:///{service.folder / 'store.sqlite'}")
     left = {result.id for result in results if result.id is not None}
     end = time.monotonic() + RECORDS_S
@@ -171,7 +171,7 @@ def records_lost(service: Service, results: list[Result]) -> int:
 
 @contextmanager
 def two_nodes() -> Iterator[psutil.Process]:
-    """The second one's raylet; each node has a CPU, for one engine."""
+    """Start two nodes, each with one CPU for one engine; yield the second node's raylet."""
     node = {"num_cpus": 1, "object_store_memory": 100 << 20, "include_dashboard": False}
     cluster = Cluster(initialize_head=True, head_node_args=node)
     second = cluster.add_node(**node)

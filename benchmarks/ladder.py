@@ -1,4 +1,5 @@
-"""How releases end under traffic that changes over time: of candidates that equal their predecessor, or differ.
+"""Outcomes of releases under traffic that changes over time, for candidates equal to or different from their
+predecessor.
 
 The releases' own state machine and verdicts, from the shadow over all steps to the end of the watch after a promotion,
 on a simulated clock and without a store. `python -m benchmarks.ladder`: an hour on one core with 500 releases of each
@@ -29,7 +30,7 @@ from serve.statistics.metrics import end
 from serve.store.records import Exposure, Feedback, FeedbackKind, ObservedRequest, Phase, Traffic
 
 USERS = 3000
-"""Of a step, one a second."""
+"""Users of a step, one per second."""
 LOOK_S = 200.0
 CONFIG = ReleaseConfig(
     min_step_s=USERS,
@@ -54,7 +55,7 @@ def binary(random: np.random.Generator, mean: np.ndarray) -> np.ndarray:
 
 
 def households(random: np.random.Generator, mean: np.ndarray) -> np.ndarray:
-    """Twenty users after another say the same."""
+    """Draw values that are the same for twenty users in sequence."""
     return np.repeat(random.random(len(mean) // 20 + 1), 20)[: len(mean)]
 
 
@@ -67,12 +68,12 @@ class Kind:
     """Traffic of one kind."""
 
     mean: str
-    """Of the values over time, in `SCENARIOS`."""
+    """Mean of the values over time: a name in `SCENARIOS`."""
     load: str
-    """On latency and errors over time, in `LOADS`."""
+    """Load over time, which affects latency and errors: a name in `LOADS`."""
     values: Values = binary
     most_requests: int = 4
-    """Of a user; their number is heavy-tailed."""
+    """Largest number of requests of a user; the number is heavy-tailed."""
 
 
 KINDS = {
@@ -86,7 +87,7 @@ KINDS = {
 
 
 def visitors(random: np.random.Generator, kind: Kind, step: Experiment, effect: float) -> Traffic:
-    """All that happens in a step; `effect` is added to the values of the candidate's users."""
+    """Draw the traffic of a step; `effect` is added to the values of the candidate's users."""
     time = np.linspace(0, 1, int(CONFIG.max_step_s))
     values = kind.values(random, SCENARIOS[kind.mean](time, random))
     load = LOADS[kind.load](time)
@@ -141,7 +142,7 @@ def visitors(random: np.random.Generator, kind: Kind, step: Experiment, effect: 
 
 
 def looks(progress: Progress, traffic: Traffic) -> Iterator[float]:
-    """Times of looks, with all in `progress` that is final by then."""
+    """Yield the times of looks, after adding the records that are final by then to `progress`."""
     step = progress.experiment
     by_user = {exposure.user: exposure for exposure in traffic.exposures}
     ends = np.array([end(request) for request in traffic.requests])
@@ -155,7 +156,7 @@ def looks(progress: Progress, traffic: Traffic) -> Iterator[float]:
         users = {traffic.exposures[one].user: traffic.exposures[one] for one in over}
         said = [event for event in traffic.feedback if event.user in users]
         progress.add_users(progress.users_of(Traffic(exposures=list(users.values()), feedback=said), now))
-        # Of a request and its copy, which stand together, the later end counts.
+        # A request and its copy form one record, which is final at the later end.
         latest = ends.reshape(-1, 2).max(1).repeat(2) if step.shadow else ends
         answered = [traffic.requests[one] for one in np.flatnonzero((latest > before) & (latest <= now))]
         copied = [traffic.requests[one] for one in np.flatnonzero((asked > before) & (asked <= now))]
@@ -168,7 +169,7 @@ def looks(progress: Progress, traffic: Traffic) -> Iterator[float]:
 
 
 def climb(random: np.random.Generator, kind: Kind, effect: float) -> list[str]:
-    """What happened to one release. A person promotes it where it was not decided, so that each has its watch."""
+    """Return the events of one release. A person promotes an undecided release, so that each has a watch."""
     release, happened = state.start("r1", "new", "old", CONFIG, 0.0, salt="salt"), []
     while (step := release.experiment) and release.watch is not Watch.alarm:
         release = after(release, Progress(CONFIG, step), visitors(random, kind, step, effect))
@@ -183,7 +184,7 @@ def climb(random: np.random.Generator, kind: Kind, effect: float) -> list[str]:
 
 
 def after(release: Release, progress: Progress, traffic: Traffic) -> Release:
-    """What a release becomes when one of its steps ends."""
+    """Return the release after the end of one of its steps."""
     for now in looks(progress, traffic):
         moved, transition = state.advance(release, decide(progress, now), now=now, unverified=None)
         if transition is not None:
@@ -218,7 +219,7 @@ def main() -> None:
         rounds = track(range(arguments.releases), description=name)
         ends = Counter(event for _ in rounds for event in climb(random, kind, arguments.effect))
         shares[name] = [ends[one] / arguments.releases for one in ENDS]
-        # The rest takes long, and may be ended before the table is there.
+        # Printed at once: the rest takes long, and may be interrupted before the table is printed.
         print(name, dict(ends), flush=True)
     rows: list[list[object]] = [[name, *(f"{100 * share:.1f} %" for share in found)] for name, found in shares.items()]
     table(

@@ -1,7 +1,7 @@
 """CPU seconds and memory of the release controller's looks at a running step: the first after a start, and later ones.
 
-`python benchmarks/looks.py 150000 1000000` fills a SQLite store with so many requests of three days, a fifth as many
-users, and looks: at all of them, and again after 1,000 requests more, of which 200 users are new.
+`python benchmarks/looks.py 150000 1000000` fills a SQLite store with 150,000, then 1,000,000 requests of three days, by
+a fifth as many users, and looks at all of them, and again after 1,000 more requests by 200 new users.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def fill(store: Store, first: int, last: int, step_s: float) -> None:
 
 
 def begin(manager: ReleaseManager) -> None:
-    """A release in its only step."""
+    """Start a release in its only step."""
     release = state.start("r1", "new", "old", RELEASE, START, salt="s")
     outcome = Outcome.hold
     manager.save(
@@ -106,7 +106,7 @@ def begin(manager: ReleaseManager) -> None:
 
 
 def memory_mb(name: str) -> float:
-    """`VmRSS` or, since the last reset, `VmHWM` of this process."""
+    """Return `VmRSS` of this process, or `VmHWM` since the last reset."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(name))
 

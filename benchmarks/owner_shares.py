@@ -1,7 +1,8 @@
-"""Decisions where one key invents users: equal candidates, and better ones that the invented users speak against.
+"""Decisions when one key invents users: equal candidates, and better candidates that the invented users vote against.
 
-`python benchmarks/owner_shares.py` simulates 2,400 users in order of exposure, 400 of them of one key, who come at once
-after a quarter of the others. Taste moves over time, and invented users either say what they like or know the arm.
+`python benchmarks/owner_shares.py` simulates 2,400 users in order of exposure; 400 of them are of one key, and arrive
+at once after a quarter of the others. Preferences change over time, and invented users either vote freely or know the
+arm.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ SHARES = (1.0, 0.1, 0.02)
 
 
 def owners() -> list[str]:
-    """Of the users in order of exposure: others have a key each."""
+    """Return the owners of the users in order of exposure; every real user has a separate key."""
     persons = [f"person{number}" for number in range(OTHERS)]
     return [*persons[: OTHERS // 4], *["bot"] * INVENTED, *persons[OTHERS // 4 :]]
 
@@ -37,7 +38,7 @@ def admitted(names: list[str], share: float) -> np.ndarray:  # [N] bool
 
 
 def experiment(random: np.random.Generator, invented: np.ndarray, effect: float, *, against: bool) -> Trial:
-    """Thumbs; `against`: invented users vote against the candidate, else all up, whatever they were shown."""
+    """Draw thumbs; `against`: invented users vote against the candidate, otherwise always up, regardless of the arm."""
     num = len(invented)
     candidate = random.random(num) < 0.5
     taste = 0.45 + 0.15 * np.sin(np.linspace(0, 12, num))

@@ -1,4 +1,4 @@
-"""Write into every GPU recipe what memory it takes, computed: python benchmarks/recipe_headers.py"""
+"""Write the computed memory into every GPU recipe: python benchmarks/recipe_headers.py"""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ COMMANDS: dict[str, tuple[str, type[OnlineConfig | OfflineConfig]]] = {
     "_reward_model_": ("reward_model", RewardModelRunConfig),
     "_dpo_": ("preference", PreferenceRunConfig),
 }
-"""The command a recipe is for, by a part of its name; the others are for online training."""
+"""Command of a recipe, by a part of its name; the other recipes are for online training."""
 
 
 def gpu_recipes() -> list[Path]:
@@ -26,7 +26,7 @@ def gpu_recipes() -> list[Path]:
 
 
 def planned(recipe: Path) -> tuple[OnlineConfig | OfflineConfig, Plan]:
-    """A recipe's configuration and the accelerators it takes."""
+    """Return a recipe's configuration and the accelerators it takes."""
     command, schema = next((each for part, each in COMMANDS.items() if part in recipe.stem), ("online", OnlineConfig))
     config = compose(CONF, command, [f"experiment={recipe.stem}"], schema)
     return config, plan_roles(config) if isinstance(config, OnlineConfig) else plan_ranks(config)

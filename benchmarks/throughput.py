@@ -1,9 +1,9 @@
-"""How much of its engine's throughput a gateway gives, and where the CPU time goes.
+"""Share of its engine's throughput that a gateway reaches, and CPU time by process.
 
     python -m benchmarks.throughput
 
-An engine alone and a service with another one, in turns, on a tiny model. Clients are coroutines in this process, each
-with one request under way at a time. Everything computes on the same CPUs.
+An engine alone alternates with a service that has another engine, on a tiny model. Clients are coroutines in this
+process, each with one request at a time. All processes share the CPUs.
 """
 
 from __future__ import annotations
@@ -31,11 +31,12 @@ PROCESSES = {
     ":gateway": "gateway", ":engine": "engine's replica", "EngineCore": "vLLM's core", "ProxyActor": "Serve's proxy",
     "ServeController": "Serve's controller", "raylet": "Ray", "gcs_server": "Ray", "ray": "Ray",
 }  # fmt: skip
-"""What processes are called in the table, by a part of their command line."""
+"""Names of processes in the table, by a part of their command line."""
 
 
 async def throughput(url: str, config: ServeConfig, model: Path) -> None:
-    """The engine alone and through the gateway, whole and streamed, in turns; then where the CPU time went."""
+    """Measure the engine alone and through the gateway in turns, unstreamed and streamed, and the CPU time by
+    process."""
     from rlhf.runtimes.vllm_server import VLLMServer
 
     server = VLLMServer(str(model), "tiny", config.engine)
@@ -72,7 +73,7 @@ async def throughput(url: str, config: ServeConfig, model: Path) -> None:
 
 
 async def keep_asking(ask: Callable[[], Awaitable[None]], clients: int, seconds: float) -> int:
-    """Requests that so many clients made in that time."""
+    """Return the number of requests that `clients` clients made in `seconds`."""
     end, number = time.perf_counter() + seconds, 0
 
     async def one() -> None:
@@ -88,7 +89,7 @@ async def keep_asking(ask: Callable[[], Awaitable[None]], clients: int, seconds:
 
 
 def cpu_seconds() -> Counter[str]:
-    """CPU time of this process and all that it started, by what they are."""
+    """Return the CPU time of this process and its descendants, by name in the table."""
     spent: Counter[str] = Counter({"clients": sum(psutil.Process().cpu_times()[:2])})
     for child in psutil.Process().children(recursive=True):
         with suppress(psutil.Error):

@@ -1,4 +1,4 @@
-"""Causal architectures of transformers as models of a few thousand parameters, with weights that tell layers apart."""
+"""Causal architectures of transformers as models of a few thousand parameters, with weights that differ by layer."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ COMMON: dict[str, Any] = {
     "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": CONTEXT, "pad_token_id": 0,
     "bos_token_id": None, "eos_token_id": 1,
 }  # fmt: skip
-"""vLLM's kernels want heads of 32 or more."""
+"""Common settings; vLLM's kernels need heads of at least 32."""
 ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789 .,?!+-=*/()[]:;'"
 
 
@@ -27,7 +27,7 @@ def build(folder: Path, model_type: str, settings: Mapping[str, Any], *, seed: i
     """Write an untrained model with a tokenizer to `folder`. Raises whatever transformers raises of its config."""
     disable_progress_bar()
     torch.manual_seed(seed)
-    # What an architecture's own config lacks, such as a longest context, its folders lack too.
+    # A setting that an architecture's config lacks, such as the context length, is missing in its folders too.
     defaults = AutoConfig.for_model(model_type)
     common = {key: value for key, value in COMMON.items() if hasattr(defaults, key)}
     config = AutoConfig.for_model(model_type, **{**common, **settings})
@@ -40,7 +40,7 @@ def build(folder: Path, model_type: str, settings: Mapping[str, Any], *, seed: i
 
 
 def scramble(model: torch.nn.Module, seed: int) -> None:
-    """Move every parameter, those too that start at 0 or 1, and every buffer that belongs to the weights."""
+    """Change every parameter, including those that start at 0 or 1, and every buffer that belongs to the weights."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -110,4 +110,4 @@ TINY: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3.5": ("qwen3_5_text", {**HEAD, **LINEAR_ATTENTION}),
     "stablelm": ("stablelm", {}),
 }
-"""By name the model type and its settings beside the common ones."""
+"""Model type, and settings in addition to the common ones, by name."""

@@ -1,10 +1,10 @@
-"""The preference losses beside those of TRL: value and gradient on the same rows under the same two models.
+"""The preference losses compared with TRL's: value and gradient on the same rows under the same two models.
 
     pip install --no-deps --target build/trl trl
     PYTHONPATH=$PWD:build/trl python benchmarks/trl_losses.py
 
-The models are bigrams: a table of logits by the token before. TRL's trainers are made without their constructors and
-given what their loss reads; from there on their own code runs. Where the two define a thing differently, a row says so.
+The models are bigrams: a table of logits by the previous token. TRL's trainers are created without their constructors,
+with only the attributes that their loss reads; their own code then computes the loss. Rows note different definitions.
 """
 
 from __future__ import annotations
@@ -68,17 +68,17 @@ class Rows:
 
     @property
     def by_side(self) -> Rows:
-        """In TRL's order: all the chosen, then all the rejected."""
+        """Return the rows in TRL's order: all chosen rows, then all rejected ones."""
         return self.take([*range(0, len(self.ids), 2), *range(1, len(self.ids), 2)])
 
     @property
     def mismatched(self) -> Rows:
-        """As TRL's KTO makes them: each prompt with the response before."""
+        """Return mismatched rows like TRL's KTO: each prompt with the previous response."""
         return replace(self, responses=[self.responses[-1], *self.responses[:-1]])
 
 
 def draw_rows(seed: int, *, ragged: bool) -> Rows:
-    """Not ragged: prompts of one token and responses of equal length."""
+    """Draw rows; if not `ragged`, prompts have one token and responses equal length."""
     generator = random.Random(seed)
 
     def tokens(least: int, most: int) -> list[int]:
@@ -97,7 +97,7 @@ def padded(rows: Sequence[Sequence[float]], padding: float) -> Tensor:
 
 
 def token_logprobs(table: Tensor, ids: Tensor) -> Tensor:
-    """[B, T] under the bigram model `table` [V, V]; 0 for the first token, which nothing predicts."""
+    """Return logprobs [B, T] under the bigram model `table` [V, V]; 0 for the first token, which is not predicted."""
     chosen = table.log_softmax(-1)[ids[:, :-1], ids[:, 1:]]
     return F.pad(chosen, (1, 0))
 
@@ -110,7 +110,7 @@ def sequence_logprobs(table: Tensor, rows: Rows) -> Tensor:
 
 
 def ours(loss: Loss, rows: Rows, reference: Tensor, baseline: float = 0.0) -> Callable[[Tensor], Tensor]:
-    """The loss of a whole batch as the learner has it: the sum over the count."""
+    """Return the loss of a whole batch as the learner computes it: the sum divided by the count."""
 
     def value(table: Tensor) -> Tensor:
         known = token_logprobs(reference, padded(rows.ids, 0)).numpy()
@@ -130,7 +130,7 @@ def ours(loss: Loss, rows: Rows, reference: Tensor, baseline: float = 0.0) -> Ca
 
 
 def our_scores(loss: Loss, rows: Rows) -> Callable[[Tensor], Tensor]:
-    """A score is the first column of the table in the row of the sequence's last token."""
+    """Return a loss of scores; a score is the first column of the table in the row of the sequence's last token."""
 
     def value(table: Tensor) -> Tensor:
         ids = [np.array(row) for row in rows.ids]
@@ -146,7 +146,7 @@ def our_scores(loss: Loss, rows: Rows) -> Callable[[Tensor], Tensor]:
 
 
 def bare(trainer: type, **attributes: Any) -> Any:
-    """A trainer of one CPU process that nothing was prepared for but its loss."""
+    """Return a trainer for one CPU process with only the attributes that its loss needs."""
     made = object.__new__(trainer)
     alone = SimpleNamespace(device=torch.device("cpu"), gather=lambda x: x, gather_for_metrics=lambda x: x)
     common = {
@@ -164,7 +164,7 @@ def bare(trainer: type, **attributes: Any) -> Any:
 
 
 def fused(table: Tensor) -> Callable[..., SimpleNamespace]:
-    """What TRL's fused head gives: logprobs of the labels alone, and statistics that no loss reads."""
+    """Return a model like TRL's fused head: logprobs of the labels only, and statistics that no loss reads."""
 
     def model(input_ids: Tensor, labels: Tensor, **_: Any) -> SimpleNamespace:
         logprobs = (token_logprobs(table, input_ids) * (labels != IGNORED))[:, 1:]
@@ -201,7 +201,7 @@ def trl_dpo(losses: Mapping[str, float], rows: Rows, reference: Tensor, **keys: 
 
 
 def trl_cpo_of_ratios(loss_type: str, rows: Rows, reference: Tensor, **keys: float) -> Callable[[Tensor], Tensor]:
-    """CPO's objectives are DPO's without a reference; given log ratios they have one."""
+    """Return TRL's CPO loss on log ratios: CPO's objectives are DPO's without a reference, which the ratios add."""
     trainer = bare(CPOTrainer, loss_type=loss_type, alpha=0.0, **{"label_smoothing": 0.0, **keys})
     rows = rows.by_side
 
@@ -213,7 +213,7 @@ def trl_cpo_of_ratios(loss_type: str, rows: Rows, reference: Tensor, **keys: flo
 
 
 def trl_pairs(trainer: Any, rows: Rows) -> Callable[[Tensor], Tensor]:
-    """The whole loss of ORPO or SimPO, from logits on."""
+    """Return the whole loss of ORPO or SimPO, starting from logits."""
     batch: dict[str, Tensor] = {}
     for side, offset in (("chosen", 0), ("rejected", 1)):
         part = rows.take(range(offset, len(rows.ids), 2))
@@ -231,7 +231,7 @@ def trl_pairs(trainer: Any, rows: Rows) -> Callable[[Tensor], Tensor]:
 
 
 def trl_kto(rows: Rows, reference: Tensor, num_microbatches: int, **keys: float) -> Callable[[Tensor], Tensor]:
-    """A mean over micro-batches, as gradient accumulation makes it; each has a reference point of its own."""
+    """Return the mean over micro-batches, as in gradient accumulation; each has its own reference point."""
     trainer = bare(KTOTrainer, loss_type="kto", calculate_KL=True, precompute_ref_logps=True, **keys)
     size = len(rows.ids) // num_microbatches
     parts = [rows.take(range(start, start + size)) for start in range(0, len(rows.ids), size)]
@@ -270,7 +270,7 @@ def trl_reward(rows: Rows, *, margin: bool, centring_coef: float | None) -> Call
 
 
 def baseline_of(rows: Rows, policy: Tensor, reference: Tensor) -> float:
-    """KTO's z0 over the whole batch, as the learner has it."""
+    """Return KTO's z0 over the whole batch, as the learner computes it."""
     gains = sequence_logprobs(policy, rows.mismatched) - sequence_logprobs(reference, rows.mismatched)
     return max(gains.mean().item(), 0.0)
 
@@ -305,7 +305,7 @@ def pairs_with_reference(ragged: Rows, even: Rows, policy: Tensor, reference: Te
         row("DPO", SAME, DPOConfig(beta=0.1), trl_dpo({"sigmoid": 1.0}, ragged, reference, beta=0.1)),
         row(
             "DPO, label smoothing 0.1",
-            "same; by TRL's CPO on log ratios, its DPO has this no more",
+            "same; by TRL's CPO on log ratios, since its DPO no longer has this loss",
             smoothed,
             trl_cpo_of_ratios("sigmoid", ragged, reference, beta=0.1, label_smoothing=0.1),
         ),

@@ -1,7 +1,7 @@
 """Seconds and bytes per second of a whole weight sync by transport, against memcpy in the same run.
 
 `python benchmarks/weight_sync.py`: a Qwen3 of 50M parameters, two ZeRO-3 ranks, one engine, all on this machine. The
-transports take turns, and each figure is the median of the turns but the first.
+transports alternate, and each figure is the median over all turns except the first.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ SETTINGS = [
 
 
 def memcpy_rate(num_bytes: int) -> float:
-    """Bytes per second of copying that much once more, median of five."""
+    """Return the bytes per second of copying `num_bytes`, median of five."""
     source, target = np.ones(num_bytes, dtype=np.uint8), np.empty(num_bytes, dtype=np.uint8)
     seconds = []
     for _ in range(6):
@@ -51,7 +51,7 @@ async def measure(run: OnlineConfig, transports: list[Transport]) -> dict[Transp
         version = 0
         for turn in range(NUM_TURNS):
             for transport in transports:
-                # Connected anew each turn, outside the clock: both ends hold one carrier at a time.
+                # Connects again in each turn, outside the timing: both ends hold one carrier at a time.
                 config = WeightSyncConfig(bucket_bytes=64 << 20)
                 sync = BucketSync(config, transport, Precision.fp32, probe_sequence(job), version, clock)
                 await sync.connect(roles.policy, roles.samplers)

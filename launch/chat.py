@@ -1,4 +1,4 @@
-"""Talk to a model: `python launch/chat.py FOLDER`; an empty line ends it."""
+"""Chat with a model: `python launch/chat.py FOLDER`; an empty line ends the chat."""
 
 import sys
 

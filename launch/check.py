@@ -1,6 +1,6 @@
-"""Check of this machine: `python launch/check.py [output=FOLDER]` ends with 0 where it can run this, else with 2.
+"""Check of this machine: `python launch/check.py [output=FOLDER]` exits with 0 if it can run this project, else with 2.
 
-`output` is the folder of runs to come, `outputs` without it. Starts neither Ray nor a model, and needs no package.
+`output` is the folder of future runs, by default `outputs`. Starts neither Ray nor a model, and needs no package.
 """
 
 import os
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 ROOT = Path(__file__).resolve().parent.parent
-# Neither needs an installation.
+# Both work without an installation.
 sys.path[:0] = [str(ROOT), str(ROOT / "requirements")]
 
 import check_gpu  # noqa: E402
@@ -54,7 +54,7 @@ def main() -> int:
 
 
 def fitted(text: str) -> str:
-    """Text in the right column of the page."""
+    """Wrap a text in the right column of the page."""
     width = min(max(shutil.get_terminal_size((100, 24)).columns, 80), 120)
     indent = " " * INDENT
     return textwrap.fill(text, width, initial_indent=indent, subsequent_indent=indent,
@@ -62,7 +62,7 @@ def fitted(text: str) -> str:
 
 
 def findings(output: Path) -> "list[Finding]":
-    """All findings, a line of the page each. `output` is where runs will write."""
+    """Return all findings, one per line of the page. `output` is the folder that runs will write to."""
     from rlhf.actors import machine
     from rlhf.actors.accelerators import list_devices
     from rlhf.actors.machine import checked
@@ -70,7 +70,7 @@ def findings(output: Path) -> "list[Finding]":
     gpu = shutil.which("nvidia-smi") is not None
     shared = shutil.disk_usage("/dev/shm").total if Path("/dev/shm").is_dir() else 0
     ports = [
-        ("service's port", SERVICE_PORT, f"set http.port to another one, or end what listens on {SERVICE_PORT}"),
+        ("service's port", SERVICE_PORT, f"set http.port to another port, or end the process on {SERVICE_PORT}"),
         (
             "dashboard's port",
             DASHBOARD_PORT,
@@ -94,7 +94,7 @@ def findings(output: Path) -> "list[Finding]":
 
 
 def platform_findings(gpu: bool) -> "list[Finding]":
-    """Compare machine and packages with the lock that is for it."""
+    """Compare machine and packages with the lock for this kind of machine."""
     from rlhf.actors.machine import check_packages, installed_versions, refused
 
     rules, lock, install = (

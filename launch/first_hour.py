@@ -1,8 +1,8 @@
 """The first hour on a GPU machine: SFT, GRPO with its roles apart and together, PPO, then Qwen3-0.6B on GSM8K.
 
-`make gpu-first-hour`, or with words: `model=Qwen/Qwen3-0.6B data=gsm8k/train.jsonl output=outputs/first_hour`. Each
-rung is a command that can be run alone; one that fails is reported in its row, and those that do not need it go on. It
-ends with one table: success on held-out prompts before and after, tokens per second, the most memory a worker held.
+`make gpu-first-hour`, or with keys: `model=Qwen/Qwen3-0.6B data=gsm8k/train.jsonl output=outputs/first_hour`. Each
+rung is a command that can also run alone; a failed rung is reported in its row, and rungs that do not need it still
+run. The result is one table: success on held-out prompts before and after, tokens per second, peak memory of a worker.
 Without a GPU the same ladder runs tiny models in fp32, and the table says so.
 """
 
@@ -36,19 +36,19 @@ QWEN3_06B = {
     "head_dim": 128,
     "tie_word_embeddings": True,
 }
-"""The shape that Qwen3-0.6B's config.json has."""
+"""Shape of Qwen3-0.6B, from its config.json."""
 ON_GPU = ["backend.precision=bf16", "backend.packed=null", "backend.attention=null"]
 ENGINE_ON_GPU = ["sampler.eager=false", "sampler.kv_cache_bytes=null", "sampler.accelerator_memory_fraction=0.3"]
 
 
 @dataclass(kw_only=True, slots=True)
 class FirstHourConfig:
-    """The ladder's last rung, and where everything goes."""
+    """Model and data of the ladder's last rung, and the output folder."""
 
     model: str | None = None
     """Qwen3-0.6B: a folder or a Hub id. None: a model of its shape with random weights, which learns nothing."""
     data: str | None = None
-    """GSM8K as JSONL with `question` and `answer`, the last rows of which are held out. Set together with `model`."""
+    """GSM8K as JSONL with `question` and `answer`; its last rows are held out. Set together with `model`."""
     output: str = "outputs/first_hour"
     """Folder of all runs and of the table, `first_hour.md`."""
 
@@ -59,21 +59,21 @@ class FirstHourConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rung:
-    """One training, and how its model is asked before and after."""
+    """One training, and the evaluation of its model before and after."""
 
     name: str
     script: str
     overrides: Sequence[str]
     accelerators: int
     start: str
-    """The folder, or Hub id, that it starts from."""
+    """Folder or Hub id of the model that it starts from."""
     ask: Sequence[str]
-    """Overrides of `launch/evaluate.py` that ask held-out prompts."""
+    """Overrides of `launch/evaluate.py` for the held-out prompts."""
 
 
 @dataclass(slots=True)
 class Ladder:
-    """Runs rungs below `root`, and remembers each model's success."""
+    """Run rungs in subfolders of `root`, and remember each model's success."""
 
     root: Path
     num_gpus: int
@@ -82,7 +82,7 @@ class Ladder:
     def climb(self, rung: Rung) -> dict[str, str]:
         row = {"rung": rung.name, "accelerators": str(rung.accelerators)}
         if self.num_gpus and rung.accelerators > self.num_gpus:
-            return {**row, "steps": f"not run: {self.num_gpus} GPUs are here"}
+            return {**row, "steps": f"not run: this machine has {self.num_gpus} GPUs"}
         output, before = self.root / rung.name, self.ask(rung, rung.start)
         started = time.monotonic()
         error = self.call(rung.script, [*rung.overrides, f"model={rung.start}", f"output={output}"], rung.name)
@@ -93,7 +93,7 @@ class Ladder:
         return {**row, **figures_of(output), "seconds": f"{seconds:.0f}", "success before": before, "after": after}
 
     def ask(self, rung: Rung, model: str) -> str:
-        """Success on held-out prompts; what was asked of the same model before is not asked again."""
+        """Evaluate a model on held-out prompts; the result of an earlier evaluation is used again."""
         key = f"{model} {rung.ask}"
         if key not in self.success:
             log = f"{rung.name}-{'before' if model == rung.start else 'after'}"
@@ -103,7 +103,7 @@ class Ladder:
         return self.success[key]
 
     def call(self, script: str, overrides: Sequence[str], log: str) -> str | None:
-        """Run a command of this folder; the error it ends with, None where it succeeds."""
+        """Run a script of this folder; return its error, or None if it succeeds."""
         command = [sys.executable, str(LAUNCH / script), *overrides]
         file = self.root / f"{log}.log"
         CONSOLE.print(f"{log}: {script}, log in {file}", soft_wrap=True)
@@ -116,7 +116,7 @@ class Ladder:
 
 
 def figures_of(output: Path) -> dict[str, str]:
-    """Steps, tokens per second over the second half, and the most memory of a worker, from the run's metrics."""
+    """Return steps, tokens per second over the second half, and peak memory of a worker, from the run's metrics."""
     lines = (output / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     rows: list[dict[str, Any]] = [row for row in map(json.loads, lines) if "tokens_per_second" in row]
     settled = rows[len(rows) // 2 :]
@@ -126,7 +126,7 @@ def figures_of(output: Path) -> dict[str, str]:
 
 
 def tiny_rungs(root: Path, on_gpu: bool) -> list[Rung]:
-    """A tiny Qwen3 learns to write words backwards: every kind of run in a minute or two."""
+    """Return rungs in which a tiny Qwen3 learns to write words backwards: every kind of run in a minute or two."""
     from rlhf.models.tiny import build_tiny_model
 
     write_data(root / "words")
@@ -150,7 +150,7 @@ def tiny_rungs(root: Path, on_gpu: bool) -> list[Rung]:
 
 
 def qwen3_rung(config: FirstHourConfig, root: Path, on_gpu: bool) -> Rung:
-    """GRPO at the size of Qwen3-0.6B: of GSM8K where model and data are given, else of words with random weights."""
+    """Return GRPO at the size of Qwen3-0.6B: on GSM8K if model and data are set, else on words with random weights."""
     small = ["train.num_steps=20", "success.num_prompts=1"]
     recipe = ["experiment=qwen3_06b_grpo_math_1gpu"]
     if config.model is not None and config.data is not None:
@@ -176,10 +176,10 @@ def qwen3_rung(config: FirstHourConfig, root: Path, on_gpu: bool) -> Rung:
 
 
 def split_off(rows: Path, root: Path) -> tuple[Path, Path]:
-    """Two files below `root`: all rows but the last, and the last `NUM_HELD_OUT`."""
+    """Write two files in `root`: all rows except the last `NUM_HELD_OUT`, and these."""
     lines = rows.expanduser().read_text(encoding="utf-8").splitlines(keepends=True)
     if len(lines) <= NUM_HELD_OUT:
-        raise InputError(f"data={rows}: it has {len(lines)} rows, the last {NUM_HELD_OUT} are held out; give more")
+        raise InputError(f"data={rows}: it has {len(lines)} rows, the last {NUM_HELD_OUT} are held out; give more rows")
     train, held_out = root / "gsm8k_train.jsonl", root / "gsm8k_held_out.jsonl"
     train.write_text("".join(lines[:-NUM_HELD_OUT]), encoding="utf-8")
     held_out.write_text("".join(lines[-NUM_HELD_OUT:]), encoding="utf-8")
@@ -195,7 +195,7 @@ def main() -> None:
     root, num_gpus = Path(config.output).resolve(), torch.cuda.device_count()
     if root.exists() and any(root.iterdir()):
         raise InputError(
-            f"output={config.output}: it holds an earlier ladder; name a new or empty folder (ARGS=output=FOLDER)"
+            f"output={config.output}: it holds an earlier ladder; set a new or empty folder (ARGS=output=FOLDER)"
         )
     root.mkdir(parents=True, exist_ok=True)
     ladder = Ladder(root, num_gpus)

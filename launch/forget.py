@@ -1,4 +1,4 @@
-"""Take rows of users who were deleted or withdrew consent out of exports: `python launch/forget.py url=...`."""
+"""Removal of the rows of users who were deleted or withdrew consent from exports: `python launch/forget.py url=...`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Stages from a base model to a report, where they are not there yet: `python launch/pipeline.py pipeline=tiny`."""
+"""Pipelines of stages from a base model to a report: `python launch/pipeline.py pipeline=tiny`."""
 
 from pathlib import Path
 

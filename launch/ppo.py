@@ -12,7 +12,7 @@ from rlhf.command_line import command_line, in_one_sentence
 from rlhf.config import OnlineConfig, resolve
 from rlhf.sweeps.multirun import as_member
 
-# Absolute: Hydra would look for a relative path beside the script that imports `main`, as a package.
+# Absolute: Hydra would resolve a relative path against the script that imports `main`, as a package.
 CONF = Path(__file__).resolve().parent.parent / "conf"
 
 

@@ -1,6 +1,7 @@
-"""Make tiny models and their task, warm-start one, train it by a recipe, all on one local cluster: `make quickstart`.
+"""Quickstart: make tiny models and their task, fine-tune one, train it with a recipe on a local cluster.
 
-What is there already is not made again. Arguments are those of launch/ppo.py; without one, experiment=quickstart.
+`make quickstart` runs it. Existing models and data are used again. Arguments are those of launch/ppo.py; without
+arguments, experiment=quickstart.
 """
 
 import json
@@ -15,7 +16,7 @@ CONF = Path(__file__).parent.parent / "conf"
 FOLDER = Path("outputs/quickstart")
 ALPHABET = "0123456789+="
 ODD_ANSWERS = 8
-"""Arbitrary texts per sum that the reward model learns to be wrong: a policy would find what it never saw."""
+"""Arbitrary texts per sum that the reward model learns to be wrong: a policy would exploit texts it never saw."""
 
 
 def sums() -> dict[str, int]:
@@ -29,7 +30,7 @@ def write_additions(path: Path) -> None:
 
 
 def rated_answers() -> dict[str, float]:
-    """Sums with answers, 1 for the right one and 0 for any other."""
+    """Return sums with answers, rated 1 for the right answer and 0 for any other."""
     generator = random.Random(0)
     odd = ["".join(generator.choices(ALPHABET, k=generator.randint(0, 4))) for _ in range(len(sums()) * ODD_ANSWERS)]
     wrong = [f"{prompt}{text}" for i, prompt in enumerate(sums()) for text in odd[i * ODD_ANSWERS :][:ODD_ANSWERS]]

@@ -7,7 +7,7 @@ import threading
 from pathlib import Path
 
 if "RAY_ADDRESS" not in os.environ:
-    # By this a cluster of this machine alone listens on loopback alone, on Linux too. Ray reads it when imported.
+    # With this a cluster on one machine listens on loopback only, on Linux too. Ray reads it when imported.
     os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 
 import hydra
@@ -18,7 +18,7 @@ from rlhf.config import resolve
 
 
 def main() -> None:
-    # Before the configuration is composed: it registers the schema that conf/serve.yaml names.
+    # Imported before the configuration is composed: it registers the schema that conf/serve.yaml names.
     from serve.config import ServeConfig
 
     @hydra.main(version_base="1.3", config_path="../conf", config_name="serve")
@@ -30,7 +30,7 @@ def main() -> None:
 
         stop = threading.Event()
         with serving(config) as url:
-            # Ray takes the handlers while it starts.
+            # Ray replaces the signal handlers while it starts.
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, lambda *_: stop.set())
             key = Path(config.output) / OPERATOR_KEY

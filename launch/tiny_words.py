@@ -1,6 +1,6 @@
-"""A task on which both roads from SFT to an aligned policy can be walked on two CPU cores: write a word backwards.
+"""Tiny task for SFT, preference training and online RL on two CPU cores: write a word backwards.
 
-`write_data` is a stage of `conf/pipeline/tiny.yaml`. Words that are held out are in none of the training files.
+`write_data` is a stage of `conf/pipeline/tiny.yaml`. Held-out words are in none of the training files.
 """
 
 import json
@@ -12,15 +12,15 @@ NUM_WORDS, NUM_HELD_OUT = 800, 100
 
 
 def words() -> list[str]:
-    """Different words of three or four letters, in random order."""
+    """Return different words of three or four letters, in random order."""
     generator = random.Random(0)
     found = {"".join(generator.choices(LETTERS, k=generator.randint(3, 4))): None for _ in range(2 * NUM_WORDS)}
     return list(found)[:NUM_WORDS]
 
 
 def wrong_answers(word: str, generator: random.Random) -> list[str]:
-    """Return what a half-trained model writes (letters of the word in wrong places, one lost, one too many), and what a
-    policy finds that looks for the reward model's blind spots: the word as it was, another one, anything."""
+    """Return mistakes of a half-trained model (letters in wrong places, one missing, one too many), and outputs that
+    exploit blind spots of a reward model: the word itself, another word, random letters."""
     right = word[::-1]
     i = generator.randrange(len(right))
     near = [right[:i] + right[i + 1 :], right[:i] + generator.choice(LETTERS) + right[i:]]
@@ -39,7 +39,7 @@ def write_rows(path: Path, rows: list[dict[str, str]]) -> None:
 
 
 def write_data(folder: Path) -> None:
-    """`examples`, `prompts` and `pairs`, each also of held-out words."""
+    """Write the files of words, examples and pairs, for training and for held-out words."""
     generator = random.Random(1)
     every = words()
     for name, chosen in (("train", every[NUM_HELD_OUT:]), ("held_out", every[:NUM_HELD_OUT])):

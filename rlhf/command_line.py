@@ -1,4 +1,4 @@
-"""Errors of a command: one sentence, and an exit code that says who can fix it."""
+"""Errors of a command: one sentence, and an exit code by kind of error."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ P = ParamSpec("P")
 
 
 def command_line(main: Callable[[], None], *, hydra: bool = False, configs: Sequence[str] = ()) -> None:
-    """Run a script's main, one of Hydra's or not; a mistake ends in one sentence and an exit code.
+    """Run a script's main function, with or without Hydra; an error ends in one sentence and an exit code.
 
-    0: done, 2: the input is wrong, 4: the run cannot go on, 130 or 143: stopped by Ctrl-C or SIGTERM. `configs` are the
-    primary configurations whose keys a main that is none of Hydra's takes; `--help` shows them.
+    0: done, 2: the input is wrong, 4: the run cannot continue, 130 or 143: stopped by Ctrl-C or SIGTERM. `configs` are
+    the primary configurations whose keys a main without Hydra takes; `--help` shows them.
     """
     drop_scripts_folder()
-    # Hydra then raises instead of printing several lines of its own.
+    # Lets Hydra raise errors instead of printing several lines.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     in_one_sentence(functools.partial(run_hydra, main) if hydra else functools.partial(run_plain, main, configs))()
 
 
 def drop_scripts_folder() -> None:
-    """Take `launch/`, which Python puts first, off the import path, here and in workers of Ray, which inherit it:
+    """Remove `launch/`, which Python puts first, from the import path, here and in Ray's workers, which inherit it:
     launch/serve.py would hide the package `serve`."""
     sys.path[:] = [place for place in sys.path if Path(place).resolve() != SCRIPTS]
 
@@ -68,10 +68,10 @@ def run_plain(main: Callable[[], None], configs: Sequence[str]) -> None:
 
 
 def in_one_sentence(function: Callable[P, None]) -> Callable[P, None]:
-    """The function, leaving with a sentence and an exit code if it raises an error that a person can fix.
+    """Wrap a function so that an error that a person can fix exits with one sentence and an exit code.
 
-    Also put between `hydra.main` and its function: of an exception that comes out of it Hydra prints a line of its own,
-    of a SystemExit it does not.
+    Also used between `hydra.main` and its function: Hydra prints an extra line for an exception, but not for a
+    SystemExit.
     """
 
     @functools.wraps(function)
@@ -105,8 +105,8 @@ def refuse(sentence: str, code: int) -> int:
 
 
 def explain(error: BaseException) -> str:
-    """A composition error in one sentence."""
-    # An unknown choice is followed by the search path, which helps nobody.
+    """Explain a composition error in one sentence."""
+    # Hydra appends the search path to the error about an unknown choice, which does not help.
     text = " ".join(f"{error} {error.__cause__ or ''}".partition("Config search path:")[0].split())
     if (mistake := mistake_behind(error)) is not None:
         return str(mistake)
@@ -140,14 +140,14 @@ def explain(error: BaseException) -> str:
 
 
 def mistake_behind(error: BaseException | None) -> InputError | None:
-    """The InputError that a resolver raised: OmegaConf wraps it in errors of its own."""
+    """Return the InputError that a resolver raised, from within OmegaConf's own errors."""
     while error is not None and not isinstance(error, InputError):
         error = error.__cause__ or error.__context__
     return error
 
 
 def explain_choice(error: BaseException, text: str) -> str | None:
-    """Explain why a choice that exists does not work with this command; None where something else is wrong."""
+    """Explain why an existing choice does not work with this command; None for any other error."""
     no_group = re.match(r"Could not override '(\w+)'\. No match in the defaults list", text)
     unfit = re.match(r"In '(\w+)/([^']+)': (.*)", text)
     choices = choices_at(error) if no_group or unfit else None
@@ -155,7 +155,7 @@ def explain_choice(error: BaseException, text: str) -> str | None:
         return None
     if no_group:
         groups = ", ".join(sorted(choices.chosen))
-        return f"{no_group[1]}: this command has nothing of that name to choose; it has {groups}"
+        return f"{no_group[1]}: this command has no choices of that name; it has {groups}"
     assert unfit is not None
     group, name, why = unfit.groups()
     if group not in choices.chosen or choices.fits(group, name):
@@ -165,11 +165,11 @@ def explain_choice(error: BaseException, text: str) -> str | None:
 
 
 def why_unfit(text: str) -> str:
-    """Name the key or the group that a choice has and the command has not, in parentheses; empty where neither does."""
+    """Name the key or the group of a choice that the command lacks, in parentheses; empty if it lacks neither."""
     if match := re.search(r"Key '\w+' not in '\w+' full_key: (\S+)", text):
         return f" ({match[1]}: there is no such key)"
     if match := re.search(r"Could not override '(\w+)'", text):
-        return f" ({match[1]}: there is nothing of that name to choose)"
+        return f" ({match[1]}: there are no choices of that name)"
     return ""
 
 
@@ -179,6 +179,6 @@ def explain_word(word: str, text: str) -> str:
     if not equals:
         return f"{word}: it is neither an option nor key=value; write key=value, as in train.num_steps=50"
     if not key.isascii() or re.search(r"[^\w.~+@/$:-]", key):
-        return f"{key}: keys, and names of one's own in them, have ASCII letters, digits, _ and - alone; rename it"
+        return f"{key}: keys, and your own names in them, may only have ASCII letters, digits, _ and -; rename it"
     reason = text.partition("See https:")[0].strip()
     return f"{word}: it cannot be read ({reason}); names in {{}} are ASCII, a text is quoted, as in {key}=\"'...'\""

@@ -55,9 +55,9 @@ class SamplingConfig:
     """Sampling of rollouts. Learner and engine use the same distribution, so there is no top-p or top-k."""
 
     temperature: float = 1.0
-    """Logits are divided by it, in the engine and in the learner."""
+    """Divisor of the logits, in the engine and in the learner."""
     max_tokens: int = 1024
-    """Longest completion."""
+    """Longest completion, in tokens."""
 
     def __post_init__(self) -> None:
         if self.temperature <= 0 or self.max_tokens < 1:
@@ -71,16 +71,16 @@ class SuccessConfig:
     """Measurement of success before and after training: sampled as in training, on prompts of the training data."""
 
     num_prompts: int = 100
-    """Prompts asked, from the first."""
+    """Number of prompts, from the first."""
     samples_per_prompt: int = 4
-    """Rollouts of each."""
+    """Rollouts per prompt."""
     threshold: float = 1.0
-    """A rollout succeeds whose reward reaches this."""
+    """Reward from which a rollout counts as a success."""
     part: str | None = None
-    """The part of the reward that must reach it: a function's name, which may have weight 0, or `reward_model`. None:
-    the whole."""
+    """The part of the reward that must reach the threshold: a function's name, which may have weight 0, or
+    `reward_model`. None: the whole reward."""
     num_shown: int = 3
-    """Completions shown before and after."""
+    """Number of completions shown before and after."""
 
     def __post_init__(self) -> None:
         for name in ("num_prompts", "samples_per_prompt"):
@@ -93,12 +93,12 @@ class CriticConfig:
     """The critic of algorithms that learn one."""
 
     model: str | None = None
-    """Folder or Hub id it starts from: a policy, whose head is replaced by one that says 0, a reward model, or a
-    critic. None: the run's `model`."""
+    """Folder or Hub id of the critic at the start: a policy, whose head is replaced by a zero head, a reward model, or
+    a critic. None: the run's `model`."""
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=1e-5))
     """Optimiser of the critic; the learning rate is usually several times the policy's."""
     warmup_steps: int = 0
-    """Training steps in which the critic learns alone, before the policy does."""
+    """Training steps at the start in which only the critic learns."""
 
     def __post_init__(self) -> None:
         if self.warmup_steps < 0:
@@ -113,7 +113,7 @@ class OnlineConfig(RunConfig):
     """The method: `algorithm=grpo`, `algorithm=ppo`, or a config class of your own: `algorithm=/path/file.py:Config` or
     `algorithm=package.module:Config`."""
     critic: CriticConfig = field(default_factory=CriticConfig)
-    """The critic, where the algorithm has one."""
+    """The critic, if the algorithm has one."""
     reward: RewardConfig = field(default_factory=RewardConfig)
     """Reward of a rollout."""
     data: PromptDataConfig = field(default_factory=PromptDataConfig)
@@ -139,7 +139,7 @@ class OnlineConfig(RunConfig):
     weight_sync: WeightSyncConfig = field(default_factory=WeightSyncConfig)
     """Transport of weights to the engines."""
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-    """Times at which checkpoints are saved."""
+    """Intervals of checkpoints, and their number."""
     success: SuccessConfig = field(default_factory=SuccessConfig)
     """Measurement of success before and after training."""
 
@@ -150,7 +150,7 @@ class OnlineConfig(RunConfig):
 
 @dataclass(kw_only=True, slots=True)
 class CompareConfig(OnlineConfig):
-    """Policies side by side: `launch/compare.py`. `model` is the reference, `reward` the judge, `data` the prompts."""
+    """Comparison of policies: `launch/compare.py`. `model` is the reference, `reward` the judge, `data` the prompts."""
 
     policies: dict[str, str] = field(default_factory=dict)
     """Folders or Hub ids of the policies by name, one or more."""
@@ -186,18 +186,18 @@ CLASS = "class"
 """Key of a method that is not registered here: the text that names its config class. No field can be called so."""
 
 SCHEMAS: list[type[Any]] = []
-"""Dataclasses that whole configurations are made of, in the order in which they became known."""
+"""Dataclasses of whole configurations, in the order of their registration."""
 
 
 def add_schema(name: str, schema: type[Any], *entries: type[Any]) -> None:
-    """Make a schema known to Hydra, by the name by which `conf/` refers to it; `entries` are the dataclasses that its
-    dicts hold. Rooms above this one add theirs."""
+    """Register a schema with Hydra under the name that `conf/` uses; `entries` are the dataclasses of the values of its
+    dicts. Packages above this one register their own schemas."""
     ConfigStore.instance().store(name=name, node=schema)
     SCHEMAS.extend([schema, *entries])
 
 
 def register() -> None:
-    """Make the schemas known to Hydra; `conf/` refers to them by these names."""
+    """Register the schemas with Hydra under the names that `conf/` uses."""
     store = ConfigStore.instance()
     add_schema("online_schema", OnlineConfig)
     add_schema("sft_schema", SFTRunConfig)
@@ -214,7 +214,7 @@ register()
 
 
 def resolve(composed: DictConfig, schema: type[T]) -> T:
-    """The composed configuration as its dataclass, every key known, every value checked, and `~` in paths expanded.
+    """Convert the composed configuration to its dataclass: check keys and values, and expand `~` in paths.
 
     Raises InputError with the key, the value and the remedy.
     """
@@ -228,9 +228,9 @@ def resolve(composed: DictConfig, schema: type[T]) -> T:
 
 
 def compose(folder: Path, name: str, overrides: list[str], schema: type[T]) -> T:
-    """A configuration composed without a command line: what `--config-name name overrides` would give.
+    """Compose a configuration without a command line, as `--config-name name overrides` would.
 
-    Inside a Hydra main its folders are searched, those of `--config-dir` among them, instead of `folder`.
+    Inside a Hydra main, its folders, including `--config-dir`, are searched instead of `folder`.
     """
     started = GlobalHydra.instance().is_initialized()
     with nullcontext() if started else initialize_config_dir(str(folder.resolve()), version_base="1.3"):
@@ -238,9 +238,9 @@ def compose(folder: Path, name: str, overrides: list[str], schema: type[T]) -> T
 
 
 def from_words(words: list[str], schema: type[T]) -> T:
-    """A configuration from `key=value` words alone, lists as `key=[a,b]`, for commands that are no Hydra mains. Raises
+    """Return a configuration from `key=value` words only, lists as `key=[a,b]`, for commands without Hydra. Raises
     InputError."""
-    # Not read as YAML, to which 007 and 12e4, as hashes begin, are numbers.
+    # Not parsed as YAML, in which 007 and 12e4, possible beginnings of hashes, are numbers.
     given: dict[str, Any] = {key: value for key, _, value in (word.partition("=") for word in words)}
     known = {declared.name: str(declared.type) for declared in dataclasses.fields(schema)}  # type: ignore[arg-type]
     for key, value in given.items():
@@ -253,7 +253,7 @@ def from_words(words: list[str], schema: type[T]) -> T:
 
 
 def as_plain(config: Any) -> dict[str, Any]:
-    """A configuration as JSON can hold it, and as it was given: with ids of the Hub where it has their folders."""
+    """Return a configuration as JSON values, as the user set it: with ids of the Hub instead of their folders."""
     plain = as_read(config)
     for key, snapshot in (plain.get("hub") or {}).items():
         plain = replace_key(plain, key, snapshot["id"])
@@ -261,7 +261,7 @@ def as_plain(config: Any) -> dict[str, Any]:
 
 
 def as_read(config: Any) -> dict[str, Any]:
-    """A configuration as JSON can hold it, with the folders that are read, and the class of a method of one's own."""
+    """Return a configuration as JSON values, with the folders that are read, and the class of a user's own method."""
     plain = OmegaConf.to_container(OmegaConf.structured(config), enum_to_str=True)
     assert isinstance(plain, dict)
     method = plain.get("algorithm")
@@ -271,7 +271,7 @@ def as_read(config: Any) -> dict[str, Any]:
 
 
 def expand_homes(node: DictConfig, prefix: str = "") -> None:
-    """Put the home directory in place of the `~` that a path begins with. Raises InputError where there is none."""
+    """Replace a leading `~` in paths by the home directory. Raises InputError if there is none."""
     for name in map(str, node):
         key, value = f"{prefix}{name}", None if OmegaConf.is_missing(node, name) else node[name]
         if isinstance(value, DictConfig):
@@ -283,7 +283,7 @@ def expand_homes(node: DictConfig, prefix: str = "") -> None:
 
 
 def all_schemas() -> list[type[Any]]:
-    """Every dataclass a configuration is made of."""
+    """Return every dataclass of the configurations."""
     found = [*LOADED, *SCHEMAS, *ALGORITHMS.values(), *DATA.values()]
     for schema in found:
         hints = [declared.default_factory for declared in dataclasses.fields(schema)]

@@ -101,7 +101,7 @@ def find_config_class(group: str, spec: str) -> type[Any]:
 def untyped(schema: type[Any]) -> Iterator[str]:
     """Names that a class assigns without a type, of which a dataclass makes no field, or keeps the default of a base.
 
-    Class variables that a base declares take a value without one. Raises OSError where a class has no source.
+    Class variables that a base declares take a value without one. Raises OSError if a class has no source.
     """
     # With slots, a dataclass forgets such a value of a field that a base declares: only the source still has it.
     (definition,) = ast.parse(textwrap.dedent(inspect.getsource(schema))).body

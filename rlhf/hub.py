@@ -1,4 +1,4 @@
-"""Models and data sets of the Hugging Face Hub, by their ids: folders of its cache, at a commit."""
+"""Models and data sets of the Hugging Face Hub by id, as folders of its cache at a commit."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ ID = re.compile(
     r"(?P<name>[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})(@(?P<revision>[^\s@:]+))?(:(?P<path>[^\s:]+))?",
     re.ASCII,
 )
-"""`owner/name`, `@revision` (a branch, a tag or a commit) and, of data sets, `:path` of a file or folder in there."""
+"""`owner/name`, `@revision` (a branch, a tag or a commit) and, for data sets, `:path` of a file or folder in it."""
 COMMIT = re.compile(r"[0-9a-f]{40}")
 FILE_SUFFIXES = (".jsonl", ".json", ".parquet", ".txt", ".csv", ".jinja", ".py", ".safetensors")
-"""`data/rows.jsonl` looks like an id and is a file; the Hub is not asked for it."""
+"""Suffixes of local files: `data/rows.jsonl` looks like an id, but the Hub is not asked for it."""
 MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "tokenizer*")
 OTHER_MODEL_FILES = ("consolidated*", "original/*", "onnx/*", "openvino/*")
-"""The same weights once more, in forms that are not read."""
+"""Copies of the weights in formats that are not read."""
 TIMEOUT_S = 20.0
-"""Seconds the Hub may take to say what is in a repository; huggingface_hub has no deadline for that."""
+"""Seconds the Hub may take to list the files of a repository; huggingface_hub has no deadline for that."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -31,7 +31,7 @@ class Snapshot:
     """The origin of a folder."""
 
     id: str
-    """The id as it was given."""
+    """The id as the configuration has it."""
     commit: str
     """The commit whose files are in the folder."""
 
@@ -48,7 +48,7 @@ class HubId:
     name: str
     """`owner/name`."""
     revision: str | None
-    """None: the newest of the main branch."""
+    """Branch, tag or commit; None: the newest commit of the main branch."""
     path: str | None
     """A file or folder in the repository; None: all of it."""
 
@@ -64,9 +64,9 @@ class HubId:
 
 
 def parse(key: str, text: str, repo_type: str) -> HubId | None:
-    """The repository that a value names; None where it is a path, as all that exists is.
+    """Return the repository that a value names; None if the value is a path. A value that exists locally is a path.
 
-    Raises InputError where a path in a model's repository is named.
+    Raises InputError if the value names a path in a model's repository.
     """
     match = ID.fullmatch(text)
     if match is None or Path(text).exists():
@@ -82,7 +82,7 @@ def parse(key: str, text: str, repo_type: str) -> HubId | None:
 
 
 def is_folder_of(origin: Snapshot, repo_type: str, path: str) -> bool:
-    """Return whether a path is the cache's place of an id at that commit."""
+    """Return whether `path` is the folder of the cache that holds the id at that commit."""
     from huggingface_hub import constants
     from huggingface_hub.file_download import repo_folder_name
 
@@ -95,11 +95,11 @@ def is_folder_of(origin: Snapshot, repo_type: str, path: str) -> bool:
 
 
 def download(source: HubId, commit: str | None = None) -> tuple[Path, str]:
-    """The file or folder that an id names, in the cache, and its commit: `commit`, if given, else that of the revision.
+    """Return the file or folder of an id in the cache, and its commit: `commit`, if given, else that of the revision.
 
-    A commit that the cache holds as a whole (see `cached`) is used without a request to the Hub, and with
-    HF_HUB_OFFLINE=1 so is the commit that the revision last was. Raises InputError where there is no such repository,
-    revision or file, or nothing in it can be read; RunError where the Hub does not answer.
+    A commit that the cache holds completely (see `cached_folder`) is used without a request to the Hub; with
+    HF_HUB_OFFLINE=1 so is the revision's last known commit. Raises InputError if the repository, revision or file does
+    not exist or cannot be read; RunError if the Hub does not answer.
     """
     from huggingface_hub import HfApi, is_offline_mode
 
@@ -118,7 +118,7 @@ def download(source: HubId, commit: str | None = None) -> tuple[Path, str]:
             check_files(source, [file.rfilename for file in files])
         folder = snapshot(source, revision)
         if snapshot_files(source, folder) is None:
-            # snapshot_download returns what single-file downloads left where the Hub breaks off.
+            # If the Hub breaks off, snapshot_download returns a folder with the files of earlier downloads only.
             raise RunError(
                 f"{source}: {endpoint()} does not list the files of commit {folder.name}; run the same command again, "
                 "or set HF_ENDPOINT to another mirror"
@@ -128,10 +128,10 @@ def download(source: HubId, commit: str | None = None) -> tuple[Path, str]:
 
 
 def cached_folder(source: HubId, revision: str | None) -> Path | None:
-    """The snapshot in the cache, if it is whole: huggingface_hub holds its commit's list of files, which every
-    snapshot_download writes, and all that is read of the list is there. A single file that is named needs no list.
+    """Return the snapshot in the cache if it is complete: huggingface_hub holds the list of files of its commit, which
+    every snapshot_download writes, and all listed files that are read exist. A single named file needs no list.
 
-    Raises InputError where the repository does not have what is read of it.
+    Raises InputError if the repository lacks files that are required.
     """
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -148,7 +148,7 @@ def cached_folder(source: HubId, revision: str | None) -> Path | None:
 
 
 def snapshot_files(source: HubId, folder: Path) -> list[str] | None:
-    """All files of a snapshot's commit, there or not; None where only single files of it were ever downloaded."""
+    """List all files of a snapshot's commit, cached or not; None if only single files of it were ever downloaded."""
     from huggingface_hub import get_cached_repo_tree
     from huggingface_hub.errors import CachedRepoTreeNotFoundError
 
@@ -184,7 +184,7 @@ def files_in(folder: Path) -> list[str]:
 
 
 def check_files(source: HubId, names: Collection[str]) -> None:
-    """Raise InputError where a repository does not have what is read of it."""
+    """Raise InputError if a repository lacks files that are required."""
     if source.repo_type == "model":
         if "adapter_config.json" in names and "config.json" not in names:
             raise InputError(
@@ -212,7 +212,7 @@ def check_files(source: HubId, names: Collection[str]) -> None:
 
 
 def endpoint() -> str:
-    """The address of the Hub, or of the mirror that HF_ENDPOINT names."""
+    """Return the address of the Hub, or of the mirror that HF_ENDPOINT names."""
     from huggingface_hub import constants
 
     return os.environ.get("HF_ENDPOINT", constants.ENDPOINT).rstrip("/")
@@ -231,7 +231,7 @@ def not_cached(source: HubId, revision: str | None) -> str:
 
 @contextmanager
 def explain_errors(source: HubId, revision: str | None) -> Iterator[None]:
-    """A block that asks the Hub; its errors in one sentence."""
+    """Convert the errors of a block that calls the Hub into InputError or RunError of one sentence."""
     from huggingface_hub import errors
 
     hub = endpoint()
@@ -258,9 +258,7 @@ def explain_errors(source: HubId, revision: str | None) -> Iterator[None]:
     except errors.HfHubHTTPError as error:
         status = error.response.status_code
         if status in (401, 403):
-            raise InputError(
-                f"{source}: {hub} does not let this user in ({status}); set HF_TOKEN to a valid token"
-            ) from None
+            raise InputError(f"{source}: {hub} denies access ({status}); set HF_TOKEN to a valid token") from None
         raise RunError(
             f"{source}: {hub} answers with error {status}; try again later, or set HF_ENDPOINT to a mirror"
         ) from None
@@ -272,9 +270,9 @@ def explain_errors(source: HubId, revision: str | None) -> Iterator[None]:
         ) from None
     except (errors.XetDownloadError, OSError, ValueError, KeyError) as error:
         if isinstance(error, OSError) and error.errno is not None:
-            raise  # of the disk
+            raise  # an error of the local disk
         raise RunError(
-            f"{source}: what {hub} sends is not what the Hub sends, or broke off ({one_line(error)}); run the same "
+            f"{source}: {hub} sent an invalid or incomplete answer ({one_line(error)}); run the same "
             "command again, which continues the download, or set HF_ENDPOINT to another mirror"
         ) from None
 

@@ -1,4 +1,4 @@
-"""Keys that no configuration has, and the ones that may be meant."""
+"""Unknown keys, and suggestions for the keys that may be meant."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from omegaconf import DictConfig, OmegaConf
 
 ELSEWHERE = {"learning_rate": "lr", "lr_scheduler_type": "schedule", "max_grad_norm": "gradient_clipping",
              "max_steps": "num_steps"}  # fmt: skip
-"""Names of other libraries for what is called otherwise here; docs/coming_from.md has them all."""
+"""Names of keys in other libraries; docs/coming_from.md has them all."""
 MOST_HINTS = 3
 
 
 def unknown_keys(node: DictConfig, prefix: str = "") -> Iterator[tuple[str, type[Any]]]:
-    """Keys that no dataclass declares, each with the dataclass that should: `+key=value` adds them without a word."""
+    """Yield keys that no dataclass declares, each with the dataclass of its place; `+key=value` adds them silently."""
     schema = OmegaConf.get_type(node)
-    # A dict takes any key; what it holds may be a dataclass.
+    # A dict takes any key; its values may be dataclasses.
     known = names_of(schema) if schema is not None and dataclasses.is_dataclass(schema) else None
     for key in map(str, node):
         if known is not None and schema is not None and key not in known:
@@ -41,7 +41,7 @@ def unknown_key(key: str, schema: type[Any] | None) -> str:
 
 
 def below(schema: type[Any], name: str) -> list[str]:
-    """Find a name below a dataclass, as dotted paths: those of the least depth."""
+    """Find a name below a dataclass; return the dotted paths of the smallest depth."""
     nested = [(f"{key}.", hint) for key, hint in get_type_hints(schema).items() if dataclasses.is_dataclass(hint)]
     while nested:
         if found := [f"{prefix}{name}" for prefix, hint in nested if name in names_of(hint)]:

@@ -35,22 +35,22 @@ class RunConfig:
     output: str = MISSING
     """Folder of the run. Empty or absent to start, the same to continue."""
     seed: int = 0
-    """Seed of the order of the data, of dealing minibatches, and of every rollout."""
+    """Seed of the order of the data, of minibatches, and of every rollout."""
     template_date: str | None = None
-    """The day, as 2026-11-29, that a chat template which writes today's date (Llama 3.1) is given. None: the day on
-    which the run first started, also when it continues later."""
+    """Date, as in 2026-11-29, for chat templates that write today's date (Llama 3.1). None: the day of the run's first
+    start, also when it continues later."""
     dry_run: bool = False
     """Check the input, show some rows, and stop before Ray starts."""
     chat_template: str | None = None
-    """A jinja file that takes the place of the model's chat template, for base models that have none; it is saved with
+    """A jinja file that replaces the model's chat template, for example for base models without one; it is saved with
     the model. None: the model's own."""
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
     """Values for switches that the chat template reads, as in `+chat_template_kwargs.enable_thinking=false` for Qwen3.
-    Every rendering uses them, and they are saved with the model as what the template does by default."""
+    Every rendering uses them, and they are saved with the model as the template's defaults."""
     backend: BackendConfig = field(default_factory=BackendConfig)
     """Settings of the models under DeepSpeed."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    """The optimiser of what is trained."""
+    """Optimiser of the trained model."""
     placement: PlacementConfig = field(default_factory=PlacementConfig)
     """Accelerators of each role; offline training takes those of the policy."""
     preflight: PreflightConfig = field(default_factory=PreflightConfig)
@@ -58,31 +58,31 @@ class RunConfig:
     log: LogConfig = field(default_factory=LogConfig)
     """Logs and plots."""
     inputs: dict[str, str] = field(default_factory=dict)
-    """sha256 of what it is made from, by key: `launch/pipeline.py` fills it in, for the manifest of what is made."""
+    """sha256 of the inputs by key, for the manifest; set by `launch/pipeline.py`."""
     hub: dict[str, Snapshot] = field(default_factory=dict)
-    """Ids of the Hub with their commits, by key: filled in when the run first starts, and kept when it continues."""
+    """Ids of the Hub with their commits, by key; set at the run's first start, and kept when it continues."""
 
 
 @dataclass(kw_only=True, slots=True)
 class HeldOutConfig:
-    """Rows that are not learnt from, on which the model is measured before, during and after training."""
+    """Held-out rows, on which the model is measured before, during and after training."""
 
     path: str | None = None
-    """A file or folder of rows in the form of the data, or a data set of the Hub (see `data.path`). None: they are
-    taken from the data itself."""
+    """A file or folder of rows in the format of the data, or a data set of the Hub (see `data.path`). None: `fraction`
+    of the data is held out."""
     others: dict[str, str] = field(default_factory=dict)
-    """More such files, by the name their figures get: rows of another domain than is trained on."""
+    """Further files of held-out rows, such as rows of other domains, by the prefix of their metrics."""
     fraction: float = 0.0
-    """Share of the data that is held out, where no file is given; 0 measures nothing."""
+    """Share of the data that is held out, if `path` is not set; 0: no held-out rows."""
     every: int | None = None
-    """Training steps between measurements; None measures before and after alone."""
+    """Training steps between measurements; None measures only before and after training."""
     num_samples: int = 3
-    """Held-out prompts that a policy completes, greedily, at each measurement; they go to `samples.jsonl`."""
+    """Number of held-out prompts that a policy completes greedily at each measurement, for `samples.jsonl`."""
     sample_tokens: int = 64
-    """Longest completion of them."""
+    """Longest completion of these prompts, in tokens."""
     sample_language: Language | None = None
-    """`zh` or `en`: BLEU-4, ROUGE-L and exact matches of the completions with the rows' own are measured, in characters
-    or words. None: they are not."""
+    """`zh` or `en`: measure BLEU-4, ROUGE-L and exact matches of the completions against the rows' own, in characters
+    or words. None: not measured."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.fraction < 1:
@@ -93,7 +93,7 @@ class HeldOutConfig:
                 "data; set one of them"
             )
         if self.every is not None and self.every < 1:
-            raise InputError(f"held_out.every={self.every}: give at least 1, or null for before and after alone")
+            raise InputError(f"held_out.every={self.every}: give at least 1, or null for before and after only")
         if self.num_samples < 0 or self.sample_tokens < 1:
             raise InputError(
                 f"held_out.num_samples={self.num_samples}, held_out.sample_tokens={self.sample_tokens}: give at least "
@@ -112,11 +112,11 @@ class OfflineConfig(RunConfig):
     held_out: HeldOutConfig = field(default_factory=HeldOutConfig)
     """Held-out data on which the model is measured."""
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-    """Times at which checkpoints are saved."""
+    """Intervals of checkpoints, and their number."""
     lora: LoRAConfig = field(default_factory=LoRAConfig)
     """Adapters in place of full fine-tuning."""
     rope_scaling: RopeScalingConfig = field(default_factory=RopeScalingConfig)
-    """A longer context than the model was made for."""
+    """Extension of the model's context."""
     neftune_alpha: float | None = None
     """Noise on the embeddings while training (Jain et al. 2023): 5, 10 or 15. None: no noise."""
 
@@ -146,8 +146,8 @@ class RewardModelRunConfig(OfflineConfig):
     algorithm: ScoreMethodConfig = MISSING
     """`algorithm=reward_model` scores whole answers, `algorithm=process_reward` their steps."""
     folds: int | None = None
-    """Cross-validation: so many models are trained first, each without one of as many parts of the pairs, which it is
-    then measured on. None: the model alone."""
+    """Number of folds of a cross-validation before the training: each fold's model is trained without one part of the
+    pairs, and measured on it. None: no cross-validation."""
 
     def __post_init__(self) -> None:
         # With slots the zero-argument super() refers to the class before slots were added.
@@ -165,4 +165,4 @@ class PreferenceRunConfig(OfflineConfig):
     algorithm: PreferenceConfig = MISSING
     """`algorithm=dpo`, `ipo`, `kto`, `orpo` or `simpo`."""
     reference: ReferenceConfig = field(default_factory=ReferenceConfig)
-    """Reference with which DPO, IPO and KTO compare the policy."""
+    """Reference to which DPO, IPO and KTO compare the policy."""

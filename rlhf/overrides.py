@@ -1,4 +1,4 @@
-"""Words of a command line as overrides: what Hydra's grammar refuses, though it is plain text, is put in quotes."""
+"""Conversion of command-line words to overrides: plain text that Hydra's grammar refuses is quoted."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ from rlhf.paths import PATHS, WRITTEN
 from rlhf.types import InputError
 
 REFUSED = re.compile(r"[^\w/\\+.$%*@?|:\- \t()\[\]{},='\"]", re.ASCII)
-"""Characters that no unquoted value may have, as accents, Chinese, `~`, `#` and `&`."""
+"""Characters that an unquoted value may not have, such as accents, Chinese, `~`, `#` and `&`."""
 TYPED = re.compile(r"[+-]?[\d.][\d._e+-]*|[+-]?(inf|nan)|true|false", re.ASCII | re.IGNORECASE)
 """Pattern of values that Hydra reads as a number or a boolean."""
 TEXTS = ("data.labels", *PATHS, *WRITTEN)
-"""Keys whose values are text as it is written: a class `true`, a folder `1e3`."""
+"""Keys whose values are always text, such as a class `true` or a folder `1e3`."""
 ESCAPED = re.compile(r"\\([\\()\[\]{}:=, \t])")
 CALL = re.compile(r"(\w+)\s*\(.*\)\s*", re.ASCII | re.DOTALL)
 
 
 def hydra_arguments(words: Sequence[str]) -> list[str]:
-    """The arguments of a Hydra main: the overrides, then its options, given in any order. Raises InputError."""
+    """Return the arguments of a Hydra main, overrides first, then options; the input may be in any order. Raises
+    InputError."""
     parser = get_args_parser()
 
     def refuse(sentence: str) -> None:
@@ -43,7 +44,8 @@ def hydra_arguments(words: Sequence[str]) -> list[str]:
 
 
 def as_overrides(words: Sequence[str]) -> list[str]:
-    """Each `key=value` as Hydra parses it; lists, dicts, numbers, functions and sweeps keep their meaning."""
+    """Convert each `key=value` so that Hydra parses it; lists, dicts, numbers, functions and sweeps keep their
+    meaning."""
     parser = OverridesParser.create()
     return [as_override(parser, word) for word in words]
 
@@ -58,7 +60,7 @@ def as_override(parser: OverridesParser, word: str) -> str:
 
     if not value or not is_override(parser, f"{key}=x"):
         return word
-    # One letter in place of each refused character keeps every place in the text.
+    # Replaces each refused character by one letter, so that positions in the text stay.
     plain = f"{key}={REFUSED.sub('x', value)}"
     if is_override(parser, plain):
         for start, stop in sorted(values_in(plain), reverse=True):
@@ -66,7 +68,7 @@ def as_override(parser: OverridesParser, word: str) -> str:
                 word = word[:start] + quoted(ESCAPED.sub(r"\1", word[start:stop])) + word[stop:]
         return word
     call = CALL.fullmatch(value)
-    # Of a function that Hydra knows the arguments are wrong, which it says itself.
+    # Hydra itself reports wrong arguments of a function that it knows.
     return word if call and call[1] in parser.functions.functions else f"{key}={quoted(value)}"
 
 
@@ -79,7 +81,7 @@ def is_override(parser: OverridesParser, word: str) -> bool:
 
 
 def values_in(override: str) -> Iterator[tuple[int, int]]:
-    """Yield the start and end of each value in an override: the one, or those of its lists, dicts, functions and
+    """Yield the start and end of each value in an override: a single value, or those in lists, dicts, functions and
     sweeps."""
     lexer = OverrideLexer(InputStream(override))
     parser = OverrideParser(CommonTokenStream(lexer))
@@ -96,7 +98,7 @@ def values_in(override: str) -> Iterator[tuple[int, int]]:
 
 
 def quoted(text: str) -> str:
-    """Text as a quoted value of Hydra's grammar."""
+    """Return a text as a quoted value of Hydra's grammar."""
     return QuotedString(text, Quote.single).with_quotes()
 
 
@@ -105,7 +107,7 @@ PLAIN = re.compile(r"(?!(?:null|true|false|nan|inf)$)[a-z_/.][\w./-]*", re.ASCII
 
 
 def as_value(value: object) -> str:
-    """A text, a number, a boolean, None, or a list of them, as the value of an override."""
+    """Return a text, a number, a boolean, None, or a list of them, as the value of an override."""
     if isinstance(value, list):
         return f"[{','.join(map(as_value, value))}]"
     if isinstance(value, str):

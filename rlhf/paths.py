@@ -14,7 +14,7 @@ PATHS = (*MODELS, *DATA, "chat_template")
 """Keys whose values are folders or files that are read."""
 NAMED_MODELS, NAMED_DATA = ("policies.", "models."), ("held_out.others.",)
 NAMED_PATHS = (*NAMED_MODELS, *NAMED_DATA)
-"""Keys below which every entry is a path, by names of the user's own."""
+"""Keys whose entries, by names of the user's choice, are all paths."""
 FUNCTIONS = (
     "reward.functions", "environment", "data.reader", "weight_sync.transport", "sampler.engine", "function",
 )  # fmt: skip
@@ -24,17 +24,17 @@ WRITTEN = ("output",)
 
 
 def expand_home(key: str, path: str) -> str:
-    """The path with the home directory in place of a `~` or `~user` that it begins with. Raises InputError."""
+    """Replace a leading `~` or `~user` of a path by the home directory. Raises InputError."""
     try:
         return str(Path(path).expanduser()) if path.startswith("~") else path
     except RuntimeError:
         raise InputError(
-            f"{key}={path}: there is no such home directory (HOME is not set, or no such user); write the path out"
+            f"{key}={path}: there is no such home directory (HOME is not set, or no such user); set an absolute path"
         ) from None
 
 
 def repo_type_of(key: str) -> str | None:
-    """The kind of repository on the Hub that a key's value, or an item of it, may name: `model` or `dataset`."""
+    """Return the kind of Hub repository that a key's value, or an item of it, may name: `model` or `dataset`."""
     if key in MODELS or key.startswith((*NAMED_MODELS, *(f"{name}." for name in PATH_LISTS))):
         return "model"
     return "dataset" if key in DATA or key.startswith(NAMED_DATA) else None

@@ -26,7 +26,7 @@ class InputError(ValueError):
 
 
 class RunError(RuntimeError):
-    """A run that cannot go on, though its input was right: what failed, where, what to do. Exit code 4."""
+    """A run that cannot continue although its input was right: what failed, where, what to do. Exit code 4."""
 
 
 class Stopped(Exception):

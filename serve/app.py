@@ -37,13 +37,14 @@ CONF = Path(__file__).parent.parent / "conf"
 APP = "rlhf-service"
 OPERATOR_KEY = "operator.key"
 HEAD_NODE = "node:__internal_head__"
-"""The resource of Ray's that one node has."""
+"""Ray resource that only the head node has."""
 SPARE_REQUESTS = 64
-"""A gateway takes so many more than it answers, to refuse them itself."""
+"""Requests that a gateway accepts beyond its limit, so that it refuses them itself."""
 
 
 class GatewayReplica:
-    """A gateway with its routes, in a replica. It `listens` itself, or stands behind the proxies of Serve."""
+    """A gateway with its routes, in a replica. With `listens` it runs an HTTP server, otherwise it is behind Serve's
+    proxies."""
 
     def __init__(self, config: ServeConfig, store_url: str, controller: DeploymentHandle, *, listens: bool) -> None:
         redact_error_messages()
@@ -52,7 +53,7 @@ class GatewayReplica:
         store = Store(store_url, consent_by_default=consent_by_default, outcomes=outcomes, postgres=postgres)
         self.listens = listens
         if not listens:
-            # Where Serve really listens, whatever was configured.
+            # The address on which Serve really listens.
             config.http.host = _get_global_client().http_config.host or "127.0.0.1"
         require_user_keys(config.http.host, store.all_keys())
         require_ray_auth(config.http.host, authenticated=is_token_auth_enabled())
@@ -64,7 +65,7 @@ class GatewayReplica:
         try:
             found = await self.controller.command.remote(command, arguments)
         except BROKEN as error:
-            message = f"the release controller died over this ({type(error).__name__}): look at the status, try again"
+            message = f"the release controller died in this command ({type(error).__name__}): check the status, retry"
             raise ApiError(503, message, retry_after_s=self.gateway.config.limits.retry_after_s) from None
         if isinstance(found, Exception):
             raise found
@@ -81,17 +82,17 @@ class GatewayReplica:
 
 
 def build(arguments: dict[str, str]) -> Application:
-    """The service by the keys of `settings.ServeConfig`, as on the command line. Raises InputError."""
+    """Return the application for the keys of `ServeConfig`, as on the command line. Raises InputError."""
     words = [f"{key}={value}" for key, value in arguments.items()]
     return assemble(compose(CONF, "serve", words, ServeConfig), listens=False)
 
 
 def assemble(config: ServeConfig, *, listens: bool) -> Application:
-    """`listens`: whether the gateways listen themselves, all on the head node, rather than Serve's proxies for them."""
-    # Before anything is laid down or starts; a replica knows its cluster's, and checks again.
+    """Return the application. `listens`: the gateways run HTTP servers on the head node, instead of Serve's proxies."""
+    # Checked before any file is written or process started; a replica knows its cluster's mode, and checks again.
     require_ray_auth(config.http.host, authenticated=is_token_auth_enabled())
     url = prepare(config)
-    # Once, as for engines: a model that does not start once would not start later.
+    # One attempt, as for engines: a model that does not start once would not start later.
     once = {"max_constructor_retry_count": 1}
     controller = ray_serve.deployment(Controller).options(name="controller", ray_actor_options={"num_cpus": 0}, **once)
     gateway = ray_serve.deployment(ray_serve.ingress()(GatewayReplica)).options(
@@ -118,21 +119,21 @@ def store_url(config: ServeConfig) -> str:
 
 
 def check_parsers_of(config: ServeConfig) -> None:
-    """Raises InputError where vLLM lacks a parser, or a model does not fit one, before any engine starts."""
+    """Raise InputError if vLLM lacks a parser, or a model does not fit one, before any engine starts."""
     if config.engine.tool_call_parser is None and config.engine.reasoning_parser is None:
         return
     # Imported here: it takes ten seconds.
     from rlhf.runtimes.vllm_parsers import check_parsers
 
     for folder in config.models.values():
-        # Adapters have none, and what is no model is refused when it is registered.
+        # Adapters have no parser, and a folder that is no model is refused at its registration.
         if (Path(folder).expanduser() / "config.json").is_file():
             check_parsers(folder, config.engine)
 
 
 def prepare(config: ServeConfig) -> str:
-    """The store's URL, with tables, the configured models and an operator's key in it; the key itself in the service's
-    folder."""
+    """Create the store with its tables, the configured models and an operator's key, which is written to the service's
+    folder. Returns the store's URL."""
     check_parsers_of(config)
     folder, url = folder_of(config), store_url(config)
     folder.mkdir(0o700, parents=True, exist_ok=True)

@@ -16,7 +16,7 @@ from rlhf.types import InputError, RunError
 from serve.statistics.welch import users_per_arm
 
 LONGEST_START_S = 7200.0
-"""A candidate's engines run before its release begins: its files are read, then `replicas.start_s` counts."""
+"""Longest start of a candidate: its files are read, then its engines start within `replicas.start_s`."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -24,7 +24,7 @@ class ClientConfig:
     """Address and credentials of the service."""
 
     url: str = "http://127.0.0.1:8000"
-    """The service."""
+    """Address of the service."""
     key: str = "outputs/serve/operator.key"
     """File with an operator's API key."""
     reason: str = ""
@@ -36,7 +36,7 @@ class StartConfig(ClientConfig):
     """Start of a release: `launch/release.py start`."""
 
     name: str = MISSING
-    """Name of the candidate from now on."""
+    """Name of the candidate."""
     folder: str = MISSING
     """Folder of the candidate, as the service sees it."""
 
@@ -46,13 +46,13 @@ class PowerConfig:
     """Users that the fixed-horizon test needs: `launch/release.py power`."""
 
     sd: float = MISSING
-    """Standard deviation of a user's value; of a share p of ones it is sqrt(p * (1 - p))."""
+    """Standard deviation of a user's value; sqrt(p * (1 - p)) if a share p of the values is 1 and the others are 0."""
     effect: float = MISSING
-    """Difference of means that is to be found, in the same unit."""
+    """Difference of means to detect, in the same unit."""
     alpha: float = 0.05
-    """Probability of finding one where there is none: `release.false_promotions`."""
+    """Probability of a false detection: `release.false_promotions`."""
     power: float = 0.8
-    """Probability of finding it."""
+    """Probability of detecting the difference."""
     share: float = 0.5
     """Share of users who see the candidate."""
 
@@ -107,14 +107,14 @@ def ask(command: str, config: ClientConfig) -> dict[str, Any]:
         found: dict[str, Any] = answer.json()
         problem = found["error"]["message"] if answer.is_error else None
     except (ValueError, TypeError, KeyError):
-        raise RunError(f"url={config.url}: status {answer.status_code} from something else than the service") from None
+        raise RunError(f"url={config.url}: status {answer.status_code} from a server that is not the service") from None
     if problem is not None:
         raise RunError(problem) if answer.is_server_error else InputError(problem)
     return found
 
 
 def describe(status: dict[str, Any]) -> str:
-    """Format production, the release with its audit trail, and the last look for people."""
+    """Format production, the release with its audit trail, and the last look, for readers."""
     lines = [f"in production: {status['production']}"]
     if starting := status.get("starting"):
         state = "is being cancelled" if starting["cancelled_by"] else "starts; a rollback cancels it"

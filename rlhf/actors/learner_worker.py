@@ -1,4 +1,4 @@
-"""One rank of a model, as a Ray actor. It adapts; what it does is in `train.learner` and the backend."""
+"""One rank of a model, as a Ray actor: an adapter of `train.learner` and the backend."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class LearnerSpec:
     model_path: str
     backend: BackendConfig
     optimizer: OptimizerConfig | None
-    """None for a model that is only asked."""
+    """Settings of the optimiser; None for a frozen model."""
     distribution: SamplingDistribution
     """Distribution for policy logprobs; unused by a critic."""
     head: Head = Head.causal_lm
@@ -46,12 +46,12 @@ class LearnerSpec:
 
 class LearnerWorker:
     def address(self) -> tuple[str, int]:
-        """Return an address at which the ranks can meet."""
+        """Return an address for the ranks' rendezvous."""
         return free_address()
 
     def start(self, spec: LearnerSpec, rank: int, num_ranks: int, address: tuple[str, int]) -> Exactness:
-        """Load the model; what was measured of its layouts. `use_layout` comes before any column is computed."""
-        # Ray shows an actor its own accelerators alone, so its device is always the first.
+        """Load the model; return the exactness of its layouts. `use_layout` must precede the first column."""
+        # Ray shows an actor only its own accelerators, so its device is always the first.
         host, port = address
         ranks = {"RANK": rank, "WORLD_SIZE": num_ranks, "LOCAL_RANK": 0, "MASTER_ADDR": host, "MASTER_PORT": port}
         os.environ.update({name: str(value) for name, value in ranks.items()})
@@ -80,7 +80,7 @@ class LearnerWorker:
         return self.learner.update(shard, loss, lr)
 
     def connect(self, link: Link, rank: int) -> None:
-        """Open this rank's end of the way to the engines, where it has one."""
+        """Open this rank's connection to the engines, if it has one."""
         if rank == 0 or carrier_class(link.transport).from_every_rank:
             self.carrier = make_carrier(link, rank=0)
 
@@ -110,7 +110,7 @@ class LearnerWorker:
         self.backend.load(folder)
 
     def save_pretrained(self, folder: Path, probe: list[int] | None) -> SavedModel:
-        """Save the model, and with the token ids of a row see that the folder is the model."""
+        """Save the model, and with `probe`, the token ids of a row, verify the folder."""
         self.backend.save_pretrained(folder)
         verification = None if probe is None else verify_saved(folder, self.backend, self.plain_readout, probe)
         return SavedModel(verification=verification, records=record(files_in(folder)) if self.backend.rank == 0 else {})

@@ -1,7 +1,7 @@
 """Checks of one machine before any cluster starts on it: packages, accelerators, memory, disks, ports, settings.
 
-Imports the standard library alone: a missing package is one of the things to report. What a run demands of its nodes is
-judged by `preflight` and `connect`, imported where they are called.
+Imports only the standard library, since a missing package is one of the things to report. `preflight` and `connect`
+check the requirements of a run; they are imported where they are called.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from rlhf.actors.preflight import NodeReport
 
 LOW_MEMORY_BYTES = 8 * 10**9
-"""Free memory below which processes with torch in each may not all fit: an estimate, so it only warns."""
+"""Free memory below which several processes with torch may not fit: an estimate, so it only warns."""
 MIN_CPUS = 2
 NUM_NAMED = 5
-"""Packages that a finding names at most."""
+"""Largest number of packages that a finding names."""
 AUTH_MODE, THREADS = "RAY_AUTH_MODE", "OMP_NUM_THREADS"
 
 
@@ -42,7 +42,7 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One thing that was looked at."""
+    """Result of one check."""
 
     name: str
     state: State
@@ -65,12 +65,12 @@ def problem(name: str, value: str, remedy: str) -> Finding:
 
 
 def refused(name: str, value: str, sentence: str | None) -> Finding:
-    """A problem where there is a sentence, which says what is wrong and the remedy."""
+    """Return a problem with `sentence`, which has the remedy, or ok if `sentence` is None."""
     return ok(name, value) if sentence is None else problem(name, value, sentence)
 
 
 def checked(name: str, check: Callable[[], Finding]) -> Finding:
-    """Run a check; give a warning where it needs a package that is missing."""
+    """Run a check; return a warning if it needs a missing package."""
     try:
         return check()
     except ImportError as error:
@@ -78,7 +78,7 @@ def checked(name: str, check: Callable[[], Finding]) -> Finding:
 
 
 def installed_versions() -> dict[str, str]:
-    """Versions of all installed distributions, by name as locks write it."""
+    """Return the versions of all installed distributions, by the name that locks use."""
     return {canonical(found.metadata["Name"]): found.version for found in importlib.metadata.distributions()}
 
 
@@ -87,13 +87,13 @@ def canonical(name: str) -> str:
 
 
 def pins_of(lock: str) -> dict[str, str]:
-    """Versions in the text of a lock, by name."""
+    """Return the versions in the text of a lock, by name."""
     lines = [line.strip().partition("==") for line in lock.splitlines()]
     return {canonical(name): version for name, equals, version in lines if equals and not name.startswith("#")}
 
 
 def check_packages(lock: Path, installed: Mapping[str, str], install: str) -> Finding:
-    """Compare what is installed with a lock; `install` is the command that installs it."""
+    """Compare the installed packages with a lock; `install` is the command that installs it."""
     if not lock.is_file():
         return warning("packages", f"not checked, as {lock} is missing", "run it from a clone of the repository")
     pins = pins_of(lock.read_text(encoding="utf-8"))
@@ -117,14 +117,14 @@ def named(entries: Sequence[str]) -> str:
 
 
 def check_cpus(count: int) -> Finding:
-    """CPUs that this process may use."""
+    """Check the number of CPUs that this process may use."""
     if count < MIN_CPUS:
         return warning("CPUs", str(count), f"use a machine with at least {MIN_CPUS}: roles run side by side and wait")
     return ok("CPUs", str(count))
 
 
 def check_gpus(devices: Sequence[Device], failure: str | None, driver_refusal: str | None) -> Finding:
-    """GPUs and their driver. `driver_refusal` says why the driver does not do."""
+    """Check the GPUs and their driver. `driver_refusal` is the reason why the driver is unsuitable."""
     from rlhf.actors.preflight import FREE_MEMORY, in_words
 
     if failure is not None or driver_refusal is not None:
@@ -139,9 +139,9 @@ def check_gpus(devices: Sequence[Device], failure: str | None, driver_refusal: s
 
 
 def free_memory() -> int:
-    """Bytes of memory that processes can still take: those of the machine, or of this container where it has fewer."""
+    """Return the free bytes of memory: those of the machine, or of this container if it has fewer."""
     available = re.search(r"MemAvailable: *(\d+) kB", Path("/proc/meminfo").read_text(encoding="utf-8"))
-    assert available is not None, "Linux says it since 3.14"
+    assert available is not None, "Linux reports it since 3.14"
     free = int(available[1]) * 1024
     limit, used = (Path("/sys/fs/cgroup", name) for name in ("memory.max", "memory.current"))
     if limit.is_file() and (text := limit.read_text(encoding="utf-8").strip()) != "max":
@@ -152,12 +152,12 @@ def free_memory() -> int:
 def check_memory(free_bytes: int) -> Finding:
     value = f"{free_bytes / 1e9:.1f} GB free"
     if free_bytes < LOW_MEMORY_BYTES:
-        return warning("memory", value, "end other processes, or keep to tiny models: each role holds torch of its own")
+        return warning("memory", value, "end other processes, or use tiny models: each role's process loads torch")
     return ok("memory", value)
 
 
 def this_node(**changes: object) -> NodeReport:
-    """A report of this machine for preflight's judge, in which all is well that is not in `changes`."""
+    """Return a report of this machine for `preflight.judge_node`, without problems except those in `changes`."""
     from rlhf.actors.preflight import NodeReport
 
     given = {"node": socket.gethostname(), "versions": {}, "shm_bytes": 1 << 62, "free_bytes": {}, **changes}
@@ -165,14 +165,14 @@ def this_node(**changes: object) -> NodeReport:
 
 
 def check_disk(name: str, folder: Path) -> Finding:
-    """Room and permissions where `folder` is or will be made."""
+    """Check free space and permissions at `folder`, which may not exist yet."""
     from rlhf.actors.preflight import PreflightConfig, in_words, judge_node
     from rlhf.train.disk import why_not_made_in
 
     place = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
     if (number := why_not_made_in(place)) is not None:
         return problem(
-            name, f"{place}: {os.strerror(number)}", "name a folder that this user may write to (output=FOLDER)"
+            name, f"{place}: {os.strerror(number)}", "use a folder that this user may write to (output=FOLDER)"
         )
     free = shutil.disk_usage(place).free
     value = f"{in_words(free)} free at {place}"
@@ -181,7 +181,7 @@ def check_disk(name: str, folder: Path) -> Finding:
 
 
 def check_shared_memory(size: int, *, accelerated: bool) -> Finding:
-    """Size of /dev/shm, by the rule of preflight."""
+    """Check the size of /dev/shm, with preflight's limit."""
     from rlhf.actors.accelerators import AcceleratorReport
     from rlhf.actors.preflight import PreflightConfig, in_words, judge_node
 
@@ -193,7 +193,7 @@ def check_shared_memory(size: int, *, accelerated: bool) -> Finding:
 
 
 def check_port(name: str, port: int, remedy: str) -> Finding:
-    """See that a port of loopback can be listened on."""
+    """Check that a port of loopback is free to listen on."""
     try:
         socket.create_server(("127.0.0.1", port)).close()
     except OSError as error:
@@ -203,20 +203,20 @@ def check_port(name: str, port: int, remedy: str) -> Finding:
 
 
 def check_temporary_folder() -> Finding:
-    """Room in Ray's temporary folder, and paths of sockets below it that the system takes."""
+    """Check the space in Ray's temporary folder, and the length of socket paths in it."""
     from rlhf.actors.connect import check_temporary, temporary_folder
 
     return sentenced("Ray's folder", check_temporary) or check_disk("Ray's folder", Path(temporary_folder()))
 
 
 def check_auth(environment: Mapping[str, str]) -> Finding:
-    """Ray's authentication: its mode, and who may read the token."""
+    """Check Ray's authentication: its mode, and who may read the token."""
     from rlhf.actors.connect import check_home, token_file
 
     mode = environment.get(AUTH_MODE)
     if mode == "disabled":
         return warning(
-            AUTH_MODE, mode, "export RAY_AUTH_MODE=token: whoever reaches Ray's ports runs code as this user"
+            AUTH_MODE, mode, "export RAY_AUTH_MODE=token: anyone who reaches Ray's ports can run code as this user"
         )
     if (refusal := sentenced(AUTH_MODE, check_home)) is not None:
         return refusal
@@ -231,7 +231,7 @@ def check_auth(environment: Mapping[str, str]) -> Finding:
 
 
 def sentenced(name: str, check: Callable[[], None]) -> Finding | None:
-    """The problem that an InputError of a check says; None where it raises none."""
+    """Return the InputError of a check as a problem; None if the check raises none."""
     from rlhf.types import InputError
 
     try:
@@ -242,7 +242,7 @@ def sentenced(name: str, check: Callable[[], None]) -> Finding | None:
 
 
 def check_threads(environment: Mapping[str, str], *, accelerated: bool) -> Finding:
-    """Threads of each process: on a CPU several processes share the cores."""
+    """Check the number of threads per process: on a CPU several processes share the cores."""
     threads = environment.get(THREADS)
     if threads == "1" or accelerated:
         return ok(THREADS, threads or "not set")

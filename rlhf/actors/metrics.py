@@ -9,16 +9,16 @@ from dataclasses import dataclass
 from ray.util.metrics import Counter, Gauge
 
 RUN = "run"
-"""The tag that every metric has."""
+"""Tag of every metric."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metric:
-    """One metric: a gauge that holds the last step's figure or, with `_total` in its name, a counter."""
+    """One metric: a gauge with the last step's value or, with `_total` in its name, a counter."""
 
     name: str
     figure: str
-    """Name of the step's figure that is exported. With a tag, the figures `<figure>/<value of the tag>`."""
+    """Name of the exported metric of the step. With a tag, the metrics `<figure>/<value of the tag>`."""
     unit: str
     description: str
     tag: str | None = None
@@ -28,7 +28,7 @@ class Metric:
         return (RUN, self.tag) if self.tag else (RUN,)
 
     def values(self, figures: Mapping[str, float]) -> Iterator[tuple[dict[str, str], float]]:
-        """Yield the finite values of this metric among the figures, each with its tags."""
+        """Yield the finite values of this metric in `figures`, each with its tags."""
         for name, value in figures.items():
             parent, _, last = name.rpartition("/")
             if not math.isfinite(value):
@@ -90,7 +90,7 @@ METRICS = (
         name="rlhf_staleness_steps",
         figure="staleness_max",
         unit="steps",
-        description="By how many steps the weights that sampled the oldest token lag those that learn from it",
+        description="Training steps by which the weights that sampled the oldest token lag behind the learning ones",
     ),
     Metric(
         name="rlhf_failures_total",
@@ -104,21 +104,21 @@ METRICS = (
         figure="busy",
         tag="role",
         unit="ratio",
-        description="Share of the step in which the role's workers had something to do on their accelerators",
+        description="Share of the step in which the role's workers were busy on their accelerators",
     ),
     Metric(
         name="rlhf_memory_bytes",
         figure="memory_bytes",
         tag="role",
         unit="bytes",
-        description="The most memory that one accelerator of the role has held; RAM of a worker where there is no GPU",
+        description="Peak memory of one accelerator of the role; RAM of a worker without a GPU",
     ),
 )
 UNTAGGED = {metric.figure for metric in METRICS if metric.tag is None}
 
 
 class RayMetrics:
-    """Exports the figures of a run from its driver."""
+    """Exporter of a run's metrics from its driver."""
 
     def __init__(self, run: str) -> None:
         self.tags = {RUN: run}

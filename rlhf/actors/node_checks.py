@@ -1,4 +1,4 @@
-"""Checks of a cluster's machines before a run: each is examined in place, and they exchange tensors."""
+"""Checks of a cluster's machines before a run: a report from each node, and an exchange of tensors between them."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from rlhf.actors.preflight import NONCE, NodeReport, PreflightConfig, examine, j
 from rlhf.types import RunError
 
 MEETING = ".tmp-preflight"
-"""Folder name below the output folder; remains of a killed run are removed like any unfinished folder."""
+"""Name of a folder in the output folder; the folder of a killed run is removed like any unfinished folder."""
 NUM_EXCHANGED = 1 << 20
-"""float32 numbers that two nodes exchange: more than socket buffers hold."""
+"""Number of float32 values that two nodes exchange: more than socket buffers hold."""
 DEVICES_PER_NODE = 2
-"""Accelerators of each node that take part in NCCL's round: two use its links within the node and between nodes."""
+"""Accelerators per node in the NCCL check: two exercise the links within the node and between nodes."""
 
 
 class NodeProbe:
-    """A process on a node that answers for it."""
+    """A process on a node that reports on it."""
 
     def examine(
         self,
@@ -49,12 +49,13 @@ class NodeProbe:
     def meet(
         self, rank: int, num_ranks: int, address: tuple[str, int], timeout_s: float, device: int | None = None
     ) -> None:
-        """Join other processes, reduce with all and send around a ring: by gloo, or between `device`s by NCCL.
+        """Join other processes, reduce over all and send around a ring: by gloo, or between `device`s by NCCL.
 
-        Raises RunError where other numbers arrive than were sent. A process uses one device.
+        Raises RunError if the received numbers differ from the sent ones. A process uses one device.
         """
         if device is not None:
-            # Ray may hide all from a process that reserved none; torch reads these when it first touches a device.
+            # Ray may hide all devices from a process that reserved none; torch reads these variables at its first use
+            # of a device.
             os.environ.update(CUDA_DEVICE_ORDER="PCI_BUS_ID", CUDA_VISIBLE_DEVICES=str(device))
         import torch
         from torch import distributed
@@ -80,22 +81,23 @@ class NodeProbe:
         right = bool((received == num_ranks).all())
         distributed.destroy_process_group()
         if not right:
-            raise RunError("the numbers that arrived are not those that were sent")
+            raise RunError("the received numbers differ from the sent ones")
 
 
 def check_nodes(
     output: Path | None, config: PreflightConfig, engine_share: float | None = None, model_folders: Sequence[str] = ()
 ) -> None:
-    """See that a run can work on the driver's node and on all with accelerators. Raises RunError with what is wrong.
+    """Check that a run can work on the driver's node and on all nodes with accelerators. Raises RunError with the
+    problems.
 
-    `output` is the folder it writes; None where it writes nothing. `model_folders` are absolute paths that
-    workers load. `engine_share` of an accelerator's memory is what an engine takes; None where the run has none. A
-    single node without GPUs answers in this process; others answer through an actor each, which reserves no
+    `output` is the folder that the run writes; None if it writes nothing. `model_folders` are absolute paths that
+    workers load. `engine_share` is the share of an accelerator's memory that an engine takes; None without engines. A
+    single node without GPUs is examined in this process; other nodes through an actor each, which reserves no
     accelerator.
     """
     here = ray.get_runtime_context().get_node_id()
     checked_nodes = [node for node in nodes().values() if node.num_accelerators or node.id == here]
-    checked_nodes.sort(key=lambda node: node.id != here)  # the others are compared with the driver's
+    checked_nodes.sort(key=lambda node: node.id != here)  # the driver's node first: the others are compared with it
     nonce = secrets.token_hex(8)
     with meeting_place(output, nonce) if output else nullcontext() as meeting:
         if len(checked_nodes) == 1 and not checked_nodes[0].accelerated:
@@ -106,7 +108,7 @@ def check_nodes(
 
 @contextmanager
 def meeting_place(output: Path, nonce: str) -> Iterator[Path]:
-    """A folder in the output folder that holds `nonce`, where nodes write too."""
+    """Create a folder in the output folder with a file that holds `nonce`; every node writes its file into it."""
     meeting = output / MEETING
     meeting.mkdir()
     try:
@@ -150,12 +152,12 @@ def probe_on(node_id: str) -> Any:
 
 
 def with_signatures(report: NodeReport, meeting: Path) -> NodeReport:
-    """The report, corrected where what the node wrote did not come here."""
+    """Return the report with `shares_output` False if the node's file has not arrived here."""
     return replace(report, shares_output=report.shares_output and (meeting / report.node).is_file())
 
 
 def check_pairs(names: Sequence[str], probes: Sequence[Any], timeout_s: float) -> None:
-    """Let every two nodes exchange tensors, as learners will. Raises RunError naming the pairs that could not."""
+    """Let pairs of nodes exchange tensors, as learners will. Raises RunError with the pairs that failed."""
     for pairs in pairings(len(names)):
         hosts = {f"node {names[a]} cannot be used": [probes[a].address.remote()] for a, _ in pairs}
         addresses = [address for (address,) in answers(hosts, timeout_s)]
@@ -184,8 +186,8 @@ def check_nccl(checked_nodes: Sequence[Node], reports: Sequence[NodeReport], tim
         ((address,),) = answers({f"accelerator {names} cannot be used": [probes[0].address.remote()]}, timeout_s)
         trouble = (
             f"accelerators {names} cannot exchange tensors by NCCL (NCCL_DEBUG=INFO in the environment of ray start "
-            "says where it fails; NCCL_SOCKET_IFNAME names the network, NCCL_IB_DISABLE=1 and NCCL_P2P_DISABLE=1 do "
-            "without InfiniBand and without direct links)"
+            "shows where it fails; NCCL_SOCKET_IFNAME selects the network, NCCL_IB_DISABLE=1 and NCCL_P2P_DISABLE=1 "
+            "switch InfiniBand and direct links off)"
         )
         ranks = [
             probe.meet.remote(rank, len(chosen), address, timeout_s, device)

@@ -1,4 +1,4 @@
-"""The machines of a cluster: what each has, and which worker is where."""
+"""The machines of a cluster: their resources, and the nodes of workers."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from ray.util.placement_group import PlacementGroup, placement_group_table
 
 ACCELERATOR = "GPU"
 KIND = "accelerator_type:"
-"""Ray's resource of a node with real accelerators begins so and ends with their kind; pretended ones have none."""
+"""Prefix of Ray's resource for the kind of a node's real accelerators; simulated ones have none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
     id: str
     name: str
-    """Address and beginning of the id, as the dashboard shows it."""
+    """Address and beginning of the node's id, as in the dashboard."""
     temporary: Path
     """Ray's folder of this session."""
     num_accelerators: int
@@ -34,12 +34,12 @@ def has_accelerators() -> bool:
 
 
 def names_a_kind(resources: Mapping[str, float]) -> bool:
-    """Return whether Ray names the kind of accelerators among these resources, which it does of real ones alone."""
+    """Return whether these resources name a kind of accelerators, which Ray does only for real ones."""
     return any(resource.startswith(KIND) for resource in resources)
 
 
 def nodes() -> dict[str, Node]:
-    """The nodes that are alive, by their ids."""
+    """Return the live nodes by id."""
     return {
         node["NodeID"]: Node(
             id=node["NodeID"],
@@ -55,19 +55,19 @@ def nodes() -> dict[str, Node]:
 
 
 def cpus_per_accelerator() -> int:
-    """CPUs that a node has for each real accelerator, on the node with fewest; 1 in a cluster that has none."""
+    """Return the CPUs per real accelerator of the node with the fewest; 1 in a cluster without accelerators."""
     return min((node.num_cpus // node.num_accelerators for node in nodes().values() if node.accelerated), default=1)
 
 
 def nodes_of(bundles: PlacementGroup) -> list[str]:
-    """The name of each bundle's node. The placement group must be ready."""
+    """Return the name of each bundle's node. The placement group must be ready."""
     known = nodes()
     placed = placement_group_table(bundles)["bundles_to_node_id"]
     return [known[placed[index]].name for index in range(bundles.bundle_count)]
 
 
 def free_address() -> tuple[str, int]:
-    """Return an address at which others can meet this process: this node and a free port."""
+    """Return an address for connections to this process: this node and a free port."""
     with socket.socket() as probe:
         probe.bind(("", 0))
         return ray.util.get_node_ip_address(), probe.getsockname()[1]

@@ -1,4 +1,4 @@
-"""Plans made real with Ray placement groups."""
+"""Realisation of plans with Ray placement groups."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from rlhf.lookup import user_files
 from rlhf.types import InputError, RunError
 
 Bundles = dict[AcceleratorGroup, PlacementGroup]
-"""Each accelerator group's placement group, a bundle for each of its bundles."""
+"""Placement group of each accelerator group, with one Ray bundle per bundle."""
 
 
 @contextmanager
 def cluster(*plans: Plan) -> Iterator[None]:
-    """The cluster this driver belongs to, or one of its own on this machine; disconnected at the end.
+    """Connect to a cluster, or start one on this machine; disconnect at the end.
 
-    Inside another `cluster` block it is that one.
+    A nested `cluster` block uses the outer block's cluster.
 
-    `ray job submit` and `RAY_ADDRESS` name a cluster; without either none is joined, so a run never lands by accident
-    on one that happens to run here. Without GPUs as many accelerators as any of the plans needs are pretended.
+    `ray job submit` and `RAY_ADDRESS` name a cluster; without either none is joined, so a run never uses a cluster that
+    happens to run here. Without GPUs, as many accelerators are simulated as the largest of the plans needs.
     """
     let_user_files_travel()
     if ray.is_initialized():
@@ -35,7 +35,7 @@ def cluster(*plans: Plan) -> Iterator[None]:
         return
     pretended = None
     if "RAY_ADDRESS" not in os.environ:
-        # Imported here: the driver of a cluster need not have torch see a device.
+        # Imported here, since a driver that joins a cluster does not need torch's devices.
         import torch
 
         pretended = None if torch.cuda.is_available() else max(plan.num_accelerators for plan in plans)
@@ -53,7 +53,7 @@ def let_user_files_travel() -> None:
 
 
 def check_capacity(plan: Plan) -> None:
-    """Raises RunError where the cluster has too few accelerators or CPUs for the plan."""
+    """Raise RunError if the cluster has too few accelerators or CPUs for the plan."""
     try:
         lay_out(plan, [node.num_accelerators for node in nodes().values()])
     except InputError as error:
@@ -68,11 +68,11 @@ def check_capacity(plan: Plan) -> None:
 
 @contextmanager
 def reserved(plan: Plan, timeout_s: float) -> Iterator[Bundles]:
-    """One placement group per accelerator group; given back at the end, with what still runs on them.
+    """Reserve one placement group per accelerator group; release them at the end, with any actors on them.
 
-    The groups of the largest bundles are granted first, one after the other: small ones granted before or beside them
-    could leave no node whole. Raises RunError where the cluster has too few accelerators, or none free within the
-    deadline, which holds for all groups together.
+    Groups are granted in sequence, largest bundles first: small bundles granted earlier could leave no node with enough
+    accelerators. Raises RunError if the cluster has too few accelerators, or too few free ones within the deadline for
+    all groups together.
     """
     check_capacity(plan)
     bundles: Bundles = {}

@@ -1,4 +1,4 @@
-"""Placement as data: which role takes which accelerators, and which it shares. Knows no Ray."""
+"""Placement as data: accelerators of each role, and which roles share them. Without Ray."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ ROLES = ("policy", "reference", "critic", "reward", "sampler")
 class PlacementConfig:
     """Accelerators of each role; engines take `sampler.num_engines * sampler.tensor_parallel_size` more.
 
-    On a machine without GPUs they are pretended: a worker per accelerator, on the CPU.
+    On a machine without GPUs accelerators are simulated: one worker per accelerator, on the CPU.
     """
 
     policy: int = 1
     """Ranks of the policy's learner, one accelerator each."""
     reference: int = 1
-    """Ranks of the frozen reference, where the algorithm reads one."""
+    """Ranks of the frozen reference, if the algorithm reads one."""
     critic: int | None = None
-    """Ranks of the critic's learner, one accelerator each. None: 1 where the algorithm has a critic."""
+    """Ranks of the critic's learner, one accelerator each. None: 1 if the algorithm has a critic."""
     reward: int | None = None
-    """Copies of the reward model, one accelerator each. None: 1 where `reward.model` is set."""
+    """Copies of the reward model, one accelerator each. None: 1 if `reward.model` is set."""
     colocate: list[list[str]] = field(default_factory=list)
-    """Roles that share accelerators, as lists of policy, reference, critic, reward and sampler. They take turns: who
-    is not at work gives its memory back. Roles in no list have accelerators of their own."""
+    """Roles that share accelerators, as lists of policy, reference, critic, reward and sampler. They take turns: an
+    idle role releases its memory. Roles in no list have their own accelerators."""
     num_nodes: int | None = None
-    """Nodes the run is planned for, checked before Ray starts. None: whatever the cluster has, checked there."""
+    """Number of nodes that the run is planned for, checked before Ray starts. None: the cluster's, checked there."""
     accelerators_per_node: int | None = None
     """Accelerators of each of those nodes; set together with `num_nodes`."""
     timeout_s: float = 120.0
@@ -61,13 +61,13 @@ class RolePlan:
 
     @property
     def phase(self) -> str:
-        """Return the phase in which the role works: a reward model scores while engines sample, so they share one."""
+        """Return the role's phase: a reward model scores while engines sample, so they share a phase."""
         return "rollout" if self.role in ("sampler", "reward") else self.role
 
 
 @dataclass(frozen=True, slots=True)
 class AcceleratorGroup:
-    """Bundles of accelerators, each on one node: the i-th worker of every role here has the i-th bundle."""
+    """Bundles of accelerators, each on one node: the i-th worker of every role of the group has the i-th bundle."""
 
     roles: tuple[RolePlan, ...]
 
@@ -77,12 +77,12 @@ class AcceleratorGroup:
 
     @property
     def bundle_size(self) -> int:
-        """Accelerators of a bundle."""
+        """Number of accelerators of a bundle."""
         return self.roles[0].accelerators_per_worker
 
     def cpus(self, per_bundle: int) -> dict[str, int]:
-        """CPUs of each role's workers, of the `per_bundle` of a bundle: one each; optimisers on the CPU share the
-        rest."""
+        """Divide the `per_bundle` CPUs of a bundle among the roles' workers: one each, and optimisers on the CPU share
+        the rest."""
         busy = sum(role.steps_on_cpu for role in self.roles)
         more = max(per_bundle - len(self.roles), 0) // busy if busy else 0
         return {role.role: 1 + more if role.steps_on_cpu else 1 for role in self.roles}
@@ -125,16 +125,16 @@ class Plan:
         return next(group for group in self.groups if role in (member.role for member in group.roles))
 
     def only(self, *names: str) -> Plan:
-        """A run of these roles alone, those of them that it has."""
+        """Return the plan restricted to these roles; names of other roles are ignored."""
         kept = (tuple(role for role in group.roles if role.role in names) for group in self.groups)
         return Plan(tuple(AcceleratorGroup(members) for members in kept if members))
 
 
 def make_plan(roles: Sequence[RolePlan], colocate: Sequence[Sequence[str]] = ()) -> Plan:
-    """Roles in one list of `colocate` share accelerators; a role the run does not have is passed over there.
+    """Make the plan of a run. Roles in one list of `colocate` share accelerators; roles that the run lacks are ignored.
 
-    Raises InputError where a role has no worker, a list names an unknown role or one twice, or roles that share would
-    need bundles of different sizes.
+    Raises InputError if a role has no worker, a list names an unknown role or a role twice, or roles that share need
+    bundles of different sizes.
     """
     for role in roles:
         if role.num_workers < 1 or role.accelerators_per_worker < 1:
@@ -156,7 +156,7 @@ def make_plan(roles: Sequence[RolePlan], colocate: Sequence[Sequence[str]] = ())
             raise InputError(
                 f"placement.colocate has {group.name}: engines of sampler.tensor_parallel_size="
                 f"{max(role.accelerators_per_worker for role in group.roles)} cannot share accelerators with workers "
-                "of one each; set it to 1, or place the sampler apart"
+                "of one each; set it to 1, or remove the sampler from the list"
             )
     return Plan(groups)
 
@@ -164,7 +164,7 @@ def make_plan(roles: Sequence[RolePlan], colocate: Sequence[Sequence[str]] = ())
 def lay_out(plan: Plan, nodes: Sequence[int]) -> list[list[str]]:
     """Assign the groups' bundles to nodes, given as numbers of accelerators: larger bundles first, first fit.
 
-    A bundle never straddles nodes. Raises InputError that says what does not fit.
+    A bundle is on one node. Raises InputError with the group that does not fit.
     """
     free = list(nodes)
     layout: list[list[str]] = [[] for _ in nodes]

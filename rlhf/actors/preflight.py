@@ -1,4 +1,4 @@
-"""Requirements of a node before a run holds its accelerators, without Ray: reports and their judgement."""
+"""Requirements of a node before a run holds its accelerators: reports, and the problems in them. Without Ray."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SHARED_MEMORY = Path("/dev/shm")
 NONCE = "nonce"
 FREE_MEMORY = 0.85
 ALL_PAIRS_UP_TO = 16
-"""Up to so many nodes every two exchange tensors; more do so with their neighbours on a ring."""
+"""Number of nodes up to which every pair exchanges tensors; in larger clusters only neighbours on a ring do."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -36,15 +36,15 @@ class PreflightConfig:
     """Checks of the driver's node and of nodes with accelerators, before any accelerator is held."""
 
     timeout_s: float = 60.0
-    """Seconds that all nodes may take to answer, and then any two of them to exchange tensors."""
+    """Seconds that all nodes may take to answer, and then each pair to exchange tensors."""
     min_shm_bytes: int | None = None
-    """Least size of /dev/shm. None: 1 GiB on nodes with GPUs, for NCCL and engines of several; elsewhere 64 MiB, which
-    is Docker's default."""
+    """Smallest size of /dev/shm. None: 1 GiB on nodes with GPUs, for NCCL and engines on several GPUs; otherwise
+    64 MiB, Docker's default."""
     min_free_memory: float | None = None
-    """Share of its memory that a GPU must have free, from 0 to 1, on as many as Ray would grant. None: what an engine
-    takes, `sampler.accelerator_memory_fraction`; without engines 0.85."""
+    """Share of a GPU's memory that must be free, from 0 to 1, on as many GPUs as Ray would grant. None: an engine's
+    share, `sampler.accelerator_memory_fraction`; 0.85 without engines."""
     min_disk_bytes: int = 1 << 30
-    """Least free space where the output folder and Ray's temporary folder are."""
+    """Smallest free space on the disks of the output folder and of Ray's temporary folder."""
 
     def __post_init__(self) -> None:
         if self.timeout_s <= 0:
@@ -53,13 +53,14 @@ class PreflightConfig:
             raise InputError(f"preflight.min_free_memory={self.min_free_memory}: give a share from 0 to 1")
 
     def shm_bytes(self, *, accelerated: bool) -> int:
-        """Least size of a node's /dev/shm."""
+        """Return the smallest size of a node's /dev/shm."""
         if self.min_shm_bytes is not None:
             return self.min_shm_bytes
         return 1 << 30 if accelerated else 64 << 20
 
     def free_memory(self, engine_share: float | None) -> float:
-        """Share of a GPU's memory that must be free, where engines take `engine_share` of it, if there are any."""
+        """Return the share of a GPU's memory that must be free; `engine_share` is an engine's, None without
+        engines."""
         if self.min_free_memory is not None:
             return self.min_free_memory
         return FREE_MEMORY if engine_share is None else engine_share
@@ -79,9 +80,9 @@ class NodeReport:
     """True if the node read the driver's file in the output folder and wrote one; also true without an output
     folder."""
     unseen: Sequence[str] = ()
-    """Folders that the run reads and that are not there."""
+    """Folders that the run reads and that do not exist on the node."""
     wanted_torch: str | None = None
-    """The torch that its vLLM was built for, if it names one."""
+    """The torch version that the node's vLLM was built for, if vLLM names one."""
     accelerators: AcceleratorReport | None = None
     """None on a node without real accelerators."""
 
@@ -95,7 +96,7 @@ def examine(
     model_folders: Sequence[str] = (),
     accelerated: bool = False,
 ) -> NodeReport:
-    """Report on this node. `meeting` is a folder in the output folder with the driver's `nonce`; None where the run
+    """Report on this node. `meeting` is a folder in the output folder with the driver's `nonce`; None if the run
     writes nothing. `model_folders` are folders that workers load models from."""
     folders = [folder for folder in (*([meeting.parent] if meeting else []), temporary) if folder.is_dir()]
     return NodeReport(
@@ -119,7 +120,7 @@ def versions() -> dict[str, str]:
 
 
 def digest_of_source() -> str:
-    """Return a digest of the running code: a clone that was not updated has the version of one that was."""
+    """Return a digest of the running code, since an outdated clone has the same version as an updated one."""
     digest = hashlib.sha256()
     for path in sorted(SOURCE.rglob("*.py")):
         digest.update(str(path.relative_to(SOURCE)).encode() + path.read_bytes())
@@ -127,7 +128,7 @@ def digest_of_source() -> str:
 
 
 def sign(meeting: Path, nonce: str, node: str) -> bool:
-    """Read what the driver wrote and answer beside it."""
+    """Read the driver's file and write this node's next to it; return whether both worked."""
     try:
         (meeting / node).write_text(nonce, encoding="utf-8")
         return (meeting / NONCE).read_text(encoding="utf-8") == nonce
@@ -138,9 +139,10 @@ def sign(meeting: Path, nonce: str, node: str) -> bool:
 def judge(
     reports: Sequence[NodeReport], config: PreflightConfig, *, engine_share: float | None = None, num_granted: int = 0
 ) -> list[str]:
-    """Return the problems in words; the other reports are compared with the first.
+    """Return the problems as sentences; all reports are compared with the first.
 
-    `engine_share`: of an accelerator's memory, what an engine takes. `num_granted`: accelerators that Ray would grant.
+    `engine_share`: share of an accelerator's memory that an engine takes. `num_granted`: accelerators that Ray would
+    grant.
     """
     problems = []
     for report in reports:
@@ -164,7 +166,7 @@ def judge_versions(report: NodeReport, first: NodeReport) -> list[str]:
 
 
 def judge_node(report: NodeReport, config: PreflightConfig) -> list[str]:
-    """Memory, disk and the output folder of one node."""
+    """Yield the problems of one node's memory, disks and output folder."""
     problems = []
     needed = config.shm_bytes(accelerated=report.accelerators is not None)
     if report.shm_bytes < needed:
@@ -196,13 +198,13 @@ def in_words(num_bytes: int) -> str:
 
 
 def pairings(count: int) -> Iterator[list[tuple[int, int]]]:
-    """The pairs among `count` nodes that exchange tensors, in rounds in which nobody meets twice: all pairs, or where
-    those are too many the neighbours on a ring."""
+    """Yield the pairs among `count` nodes that exchange tensors, in rounds with each node at most once: all pairs, or,
+    in a large cluster, the neighbours on a ring."""
     yield from rounds(count) if count <= ALL_PAIRS_UP_TO else ring(count)
 
 
 def ring(count: int) -> Iterator[list[tuple[int, int]]]:
-    """Neighbours on a ring of more than two, in two rounds, or three where the number is odd."""
+    """Yield the neighbours on a ring of more than two nodes, in two rounds, or three if the number is odd."""
     pairs = [(i, i + 1) for i in range(count - 1)]
     yield pairs[0::2]
     closing = [(0, count - 1)]
@@ -212,7 +214,7 @@ def ring(count: int) -> Iterator[list[tuple[int, int]]]:
 
 
 def rounds(count: int) -> Iterator[list[tuple[int, int]]]:
-    """Every pair of `count` once, in rounds in which nobody meets twice (the circle method of tournaments)."""
+    """Yield every pair of `count` once, in rounds with each node at most once (the circle method of tournaments)."""
     circle = list(range(count + count % 2))
     for _ in circle[1:]:
         pairs = zip(circle[: len(circle) // 2], reversed(circle), strict=False)

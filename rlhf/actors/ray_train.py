@@ -1,4 +1,4 @@
-"""Ranks under Ray Train, restarted if one dies: the launch of offline training."""
+"""Launch of offline training: ranks under Ray Train, which restarts them if one dies."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from rlhf.train.disk import why_not_written
 from rlhf.types import RunError
 
 SNAPSHOT = "checkpoint_manager_snapshot.json"
-"""File in the run folder: Ray Train's record of reported checkpoints, removed ones included."""
+"""Ray Train's record of reported checkpoints in the run folder; it lists removed ones too."""
 WORK = "work"
-"""Name by which ranks get the reference of the function to call and its argument."""
+"""Name under which ranks get the reference to the function and its argument."""
 
 
 def run_on_ranks(
@@ -32,12 +32,12 @@ def run_on_ranks(
     max_restarts: int,
     backend: BackendConfig,
 ) -> None:
-    """`function(argument)` on ranks that have met in a process group, whose checkpoints are in the folder `root`.
+    """Run `function(argument)` on the ranks of a process group, whose checkpoints are in the folder `root`.
 
-    If one dies, all are restarted, at most `max_restarts` times. Raises RunError past that, and at once the error
-    of this project that a rank raised, a full disk among them. On a cluster with GPUs each has one and NCCL connects
-    them, whether or not the driver's own node has any; elsewhere gloo does. With `offload_optimizer` each has its share
-    of the node's CPUs, which compute the optimiser's steps.
+    If a rank dies, all are restarted, at most `max_restarts` times. Raises RunError after that; an error of this
+    project in a rank, a full disk included, is raised at once. On a cluster with GPUs each rank has one and NCCL
+    connects them, even if the driver's node has none; otherwise gloo does. With `offload_optimizer` each rank has its
+    share of the node's CPUs, which compute the optimiser's steps.
     """
     (root / SNAPSHOT).unlink(missing_ok=True)
     num_cpus = cpus_per_accelerator() if backend.offload_optimizer else 1
@@ -46,7 +46,7 @@ def run_on_ranks(
     )
     trainer = TorchTrainer(
         work_on_rank,
-        # Ray Train's controller unpickles what it hands to the ranks. A reference spares it the ranks' imports.
+        # Ray Train's controller unpickles the arguments of the ranks; a reference spares it the ranks' imports.
         train_loop_config={WORK: ray.put((function, argument, root))},
         torch_config=torch_config,
         scaling_config=scaling_config,
@@ -66,9 +66,9 @@ def run_on_ranks(
 
 
 def work_on_rank(references: Mapping[str, ray.ObjectRef]) -> None:
-    """Call the function that `run_on_ranks` was given, on a rank.
+    """Call the function of `run_on_ranks` on a rank.
 
-    Raises RunError in place of what a full disk under the run's folder, or one that refuses, raises.
+    Raises RunError instead of the errors of a full or unwritable disk of the run's folder.
     """
     function, argument, root = ray.get(references[WORK])
     try:
@@ -81,10 +81,11 @@ def work_on_rank(references: Mapping[str, ray.ObjectRef]) -> None:
 
 
 class EndAtOwnError(ray.train.UserCallback):
-    """Ends the run where a rank raised an error of this project: Ray Train restarts nothing once a callback fails."""
+    """Callback that ends the run if a rank raised an error of this project: Ray Train does not restart ranks after a
+    callback fails."""
 
     def after_exception(self, run_context: Any, worker_exceptions: Mapping[int, Exception]) -> None:
-        """Called by Ray Train's controller before it decides whether to restart the ranks."""
+        """Raise the error of this project; Ray Train's controller calls this before it restarts ranks."""
         if own := first_own_error(worker_exceptions):
             raise own
 
@@ -94,7 +95,7 @@ def first_own_error(failures: Mapping[int, Exception]) -> Exception | None:
 
 
 def why_given_up(error: Exception, root: Path) -> Exception:
-    """Return why Ray Train's controller ended the run: a rank's error, a disk, or a failure of its own."""
+    """Return the reason why Ray Train's controller ended the run: a rank's error, a disk, or its own failure."""
     given_up = RunError(f"Ray Train gave up: {first_line(error)}; resume the run")
     return own_error(error) or why_not_written(root, error) or given_up
 
@@ -102,7 +103,7 @@ def why_given_up(error: Exception, root: Path) -> Exception:
 def launch_configs(
     accelerated: bool, num_ranks: int, collective_timeout_s: float, *, num_cpus: int
 ) -> tuple[TorchConfig, ray.train.ScalingConfig]:
-    """Return how Ray Train connects the ranks and what it reserves for each."""
+    """Return Ray Train's settings for connecting the ranks and for their resources."""
     torch_config = TorchConfig(backend="nccl" if accelerated else "gloo", timeout_s=int(collective_timeout_s))
     resources = {"CPU": num_cpus, **({ACCELERATOR: 1} if accelerated else {})}
     return torch_config, ray.train.ScalingConfig(
@@ -111,24 +112,24 @@ def launch_configs(
 
 
 def num_ranks_at_once() -> int:
-    """Return how many ranks the whole cluster has room for."""
+    """Return the number of ranks that fit in the whole cluster."""
     return int(ray.cluster_resources().get(ACCELERATOR if has_accelerators() else "CPU", 1))
 
 
 def as_run_error(failures: Mapping[int, Exception], max_restarts: int) -> Exception:
-    """The failure that tells most: what this project raises, else the first rank's."""
+    """Return the most informative failure: an error of this project, else the first rank's."""
     if own := first_own_error(failures):
         return own
     rank, error = next(iter(failures.items()))
     cause = getattr(error, "cause", None) or error
     return RunError(
-        f"learner rank {rank} failed after {max_restarts} restarts (train.max_restarts): {first_line(cause)}; mend the "
+        f"learner rank {rank} failed after {max_restarts} restarts (train.max_restarts): {first_line(cause)}; fix the "
         "cause and resume the run"
     )
 
 
 def report_checkpoint(folder: Path, rank: int, figures: Mapping[str, float]) -> None:
-    """Hand Ray Train a committed checkpoint as it is. Every rank calls it."""
+    """Report a committed checkpoint to Ray Train without copying it. Every rank calls this."""
     checkpoint = ray.train.Checkpoint(str(folder)) if rank == 0 else None
     ray.train.report(
         dict(figures),

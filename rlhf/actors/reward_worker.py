@@ -18,19 +18,19 @@ class RewardModelSpec:
     """Specification of a copy of the reward model."""
 
     model_paths: tuple[str, ...]
-    """Several are an ensemble."""
+    """Folders of the reward models; several are an ensemble."""
     pessimism: float
-    """Standard deviations over the models that their mean is lowered by."""
+    """Number of standard deviations over the models that is subtracted from their mean."""
     precision: Precision
     max_tokens: int
-    """Tokens of a forward pass at most."""
+    """Largest number of tokens of a forward pass."""
     template_date: str | None
-    """The day that chat templates write, for models that read rollouts as text."""
+    """Date that chat templates write, for models that read rollouts as text."""
 
 
 class RewardModelWorker:
     def start(self, spec: RewardModelSpec) -> None:
-        # Imported here: it takes seconds, of this process alone.
+        # Imported here: it takes seconds, and only this process needs it.
         from rlhf.models.reward_model import RewardModel
 
         dtype = torch.bfloat16 if spec.precision is Precision.bf16 else torch.float32
@@ -56,7 +56,7 @@ class RewardModelWorker:
         for model in self.models:
             model.move(device)
         if torch.cuda.is_available():
-            # PyTorch keeps the memory that the models left until it is asked to release it.
+            # PyTorch caches the models' memory until it is released explicitly.
             torch.cuda.empty_cache()
         return used_bytes()
 
@@ -65,6 +65,7 @@ def ensemble_scores(
     scores: Sequence[Sequence[float]],  # [M, N], NaN where a model gave none
     pessimism: float,
 ) -> list[float]:  # [N]
-    """Mean over models less `pessimism` standard deviations: a lower confidence bound (Coste et al. 2023)."""
+    """Return the mean over models minus `pessimism` standard deviations, a lower confidence bound (Coste et al.
+    2023)."""
     by_model = np.array(scores)
     return (by_model.mean(0) - pessimism * by_model.std(0)).tolist()

@@ -1,4 +1,4 @@
-"""Roles as the loop sees them: they send references to workers and bring back references and figures."""
+"""Roles as the loop uses them: they send references to workers, and return references and metrics."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class ModelRole:
     def __init__(self, workers: Workers, column: str, clock: Clock) -> None:
         self.workers, self.column, self.clock = workers, column, clock
         self.exactness: tuple[str, Exactness]
-        """The model's folder and the exactness of layouts, known once the role has started."""
+        """The model's folder and the exactness of its layouts, set when the role has started."""
 
     async def start(self, spec: LearnerSpec) -> None:
         address = await self.address()
@@ -45,11 +45,11 @@ class ModelRole:
         self.exactness = (spec.model_path, exactness[0])
 
     async def use_layout(self, layout: Layout) -> None:
-        """Lay rows out so from now on. Before any column is computed; it takes no accelerator."""
+        """Set the layout of rows. Must precede the first column; needs no accelerator."""
         await self.workers.all(lambda _, actor: actor.use_layout.remote(layout.packed))
 
     async def address(self) -> tuple[str, int]:
-        """Rank 0's node and a free port there."""
+        """Return rank 0's node and a free port there."""
         return await self.workers.guard(0, self.workers.actors[0].address.remote())
 
     async def compute_columns(self, batch: Batch) -> Mapping[str, Sequence[Reference]]:
@@ -62,7 +62,7 @@ class ModelRole:
     ) -> tuple[dict[str, list[Reference]], list[Any]]:
         """Call a method that returns, for each name, one column per pack of its rank, and then a summary.
 
-        Only the summaries come to the driver; the columns are references, in the order of the batch's packs.
+        Only the summaries are sent to the driver; the columns are references, in the order of the batch's packs.
         """
 
         async def call(rank: int, actor: Any) -> tuple[list[Reference], Any]:
@@ -98,7 +98,7 @@ class LearningRole(ModelRole):
     """A model that learns from batches and computes a column of them."""
 
     prefix = ""
-    """Prefix of the role's figures."""
+    """Prefix of the role's metrics."""
     first_step = 0
     """First training step in which the role learns."""
 
@@ -144,7 +144,7 @@ class CriticRole(LearningRole):
 
 
 class PolicyRole(LearningRole):
-    """The policy: it computes `old_logprobs`, assigns credit, learns, and gives its weights away."""
+    """The policy: it computes `old_logprobs`, assigns credit, learns, and sends its weights to the engines."""
 
     def loss(self) -> Loss:
         return self.algorithm.loss
@@ -159,23 +159,25 @@ class PolicyRole(LearningRole):
         await self.workers.all(lambda rank, actor: actor.connect.remote(link, rank))
 
     def at_work(self) -> AbstractAsyncContextManager[None]:
-        """While it lasts the policy has its accelerators, whatever it is called for."""
+        """Hold the policy's accelerators for a sequence of calls."""
         return self.workers.lease.hold(self.workers.phase)
 
     async def release_sent(self) -> None:
-        """Give back what was kept for the engines, none of which holds any of it now."""
+        """Release the buffers kept for the engines, none of which uses them any more."""
         await self.workers.all(lambda _, actor: actor.release_sent.remote())
 
     def weights(self, bucket_bytes: int, *, from_every_rank: bool = False) -> AsyncIterator[list[Reference]]:
-        """References to the buckets of the whole model, gathered as they are consumed: rank 0's, or each rank's."""
+        """Yield references to the buckets of the whole model, gathered as they are consumed: rank 0's, or each
+        rank's."""
         return self.workers.stream("weights", bucket_bytes, from_every_rank=from_every_rank)
 
 
 class SamplerPool:
-    """The engines. A whole group goes to the least loaded one, which shares the prompt's cache among its rollouts."""
+    """The engines. A whole group goes to the least loaded engine, which shares the prompt's cache among its
+    rollouts."""
 
     def __init__(self, workers: Workers, reward: Workers | None = None) -> None:
-        """`reward`: the workers of a reward model, which the engines' actors ask as rollouts end."""
+        """`reward`: the workers of a reward model, which the engines' actors call when rollouts end."""
         self.workers, self.reward = workers, reward
         leases = [workers.lease, *([reward.lease] if reward else [])]
         self.leases = list(dict.fromkeys(leases))
@@ -193,7 +195,7 @@ class SamplerPool:
         if self.reward.lease is not self.workers.lease:
             await gather(reward, engines())
         else:
-            # An engine measures how much memory is left on its accelerator: what else shall be there is there first.
+            # An engine measures the free memory of its accelerator, so the reward model must be loaded before it.
             await reward
             await engines()
 
@@ -210,24 +212,24 @@ class SamplerPool:
 
     @property
     def num_receivers(self) -> int:
-        """Processes that hold weights: every engine's, one per accelerator."""
+        """Number of processes that hold weights: one per accelerator of every engine."""
         return len(self.workers) * self.workers.accelerators_each
 
     async def connect(self, link: Link) -> None:
         each = self.workers.accelerators_each
         await self.workers.all(lambda rank, actor: actor.connect.remote(link, 1 + rank * each))
 
-    # Weights arrive while the policy has the accelerators, if it shares them: an engine takes room for them alone.
+    # Weights arrive while the policy holds shared accelerators, so an engine allocates memory for weights only.
 
     async def expect_weights(self) -> None:
-        """New weights come before the next rollout: engines that give their memory back need not keep the old."""
+        """Announce that new weights come before the next rollout, so that sleeping engines may drop the old ones."""
         await self.workers.all(lambda _, actor: actor.expect_weights.remote())
 
     async def load_begin(self) -> None:
         await self.workers.all(lambda _, actor: actor.load_begin.remote())
 
     async def load(self, buckets: Sequence[Reference]) -> None:
-        """One bucket for all, or one for each."""
+        """Load one bucket into all engines, or one bucket per engine."""
         await self.workers.all(lambda rank, actor: actor.load.remote(buckets[rank % len(buckets)]))
 
     async def load_finish(self, version: int) -> None:
@@ -237,7 +239,7 @@ class SamplerPool:
         return await self.workers.each(lambda _, actor: actor.logprobs.remote(token_ids))
 
     async def close(self) -> None:
-        """End the engines, wherever their memory is."""
+        """End the engines, also while they sleep."""
         await self.workers.all(lambda _, actor: actor.close.remote())
 
 

@@ -60,8 +60,8 @@ class SamplerSpec:
 
 class SamplerWorker:
     async def start(self, spec: SamplerSpec, reward_workers: Sequence[Any]) -> None:
-        # The engine's thread and this event loop take turns on the interpreter: at the default of 5 ms the loop, which
-        # needs microseconds per rollout, waits most of a short step.
+        # The engine's thread and this event loop share the GIL: at the default switch interval of 5 ms the loop, which
+        # needs microseconds per rollout, would wait for most of a short step.
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         judges = [as_judge(worker) for worker in reward_workers]
         self.judge = ModelReward(judges, spec.reward) if judges else None
@@ -127,7 +127,7 @@ class SamplerWorker:
 
 
 def as_judge(worker: Any) -> Judge:
-    """A reward model's worker as the rewards see it."""
+    """Wrap a reward model's worker for the rewards."""
 
     async def judge(items: list[Any]) -> list[float]:
         try:

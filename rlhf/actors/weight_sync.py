@@ -14,12 +14,12 @@ from rlhf.train.clock import Clock
 from rlhf.types import RunError
 
 PROBE_TOLERANCE = {Precision.fp32: 1e-4, Precision.bf16: 0.3}
-"""Mean absolute difference of logprobs in nats, several times what rounding gives: the checksums see single bits, the
-probe sees weights that are another model's."""
+"""Largest mean absolute difference of logprobs in nats, several times the rounding error: checksums detect single bits,
+the probe detects weights of another model."""
 
 
 class BucketSync:
-    """The driver passes buckets on; a carrier brings their bytes, by whatever transport."""
+    """Weight sync in buckets: the driver passes references on, and a carrier transports the bytes."""
 
     def __init__(
         self,
@@ -30,7 +30,7 @@ class BucketSync:
         next_version: int,
         clock: Clock,
     ) -> None:
-        """`transport` is `config.transport`, or what was chosen in its place."""
+        """`transport` is `config.transport`, or the chosen one if that is None."""
         self.config, self.transport, self.probe = config, transport, probe
         self.next_version, self.clock = next_version, clock
         self.tolerance = PROBE_TOLERANCE[precision] if config.probe_tolerance is None else config.probe_tolerance
@@ -38,7 +38,7 @@ class BucketSync:
         self.connected = transport == Transport.object_store
 
     async def push(self, policy: PolicyRole, samplers: SamplerPool) -> int:
-        """Give every engine the policy's weights and see that it has them. Returns their version."""
+        """Send the policy's weights to every engine and verify them. Returns their version."""
         version = self.next_version
         try:
             async with asyncio.timeout(self.config.timeout_s):
@@ -57,8 +57,8 @@ class BucketSync:
         return version
 
     async def replace_weights(self, policy: PolicyRole, samplers: SamplerPool, version: int) -> None:
-        """Send the policy's weights, which has its accelerators all the while: nobody else takes the memory that the
-        engines make room in."""
+        """Send the policy's weights while the policy holds its accelerators, so that no other role takes the memory
+        that the engines need."""
         async with policy.at_work():
             await samplers.load_begin()
             async for buckets in policy.weights(self.config.bucket_bytes, from_every_rank=self.from_every_rank):

@@ -1,4 +1,4 @@
-"""A role's Ray actors: spawned together, called together, failing together."""
+"""A role's Ray actors, which are spawned and called together, and fail together."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from rlhf.types import InputError, Reference, RunError
 
 T = TypeVar("T")
 STREAM_AHEAD = 2
-"""Items a worker's generator may run ahead of who consumes them: of weight buckets, one is loaded while the next is
-gathered."""
+"""Number of items that a worker's generator may run ahead of its consumer: one weight bucket is loaded while the next
+is gathered."""
 
 
 class Workers:
-    """The actors of one role, in the order of their ranks. They work while their phase holds the lease."""
+    """The actors of one role, in the order of their ranks. Calls run while the role's phase holds the lease."""
 
     def __init__(
         self,
@@ -38,21 +38,21 @@ class Workers:
         clock: Clock,
         names: dict[str, str],
     ) -> None:
-        """`names` says of every actor of the run who it is, by its id; these are added."""
+        """`names` has the name of every actor of the run by its id; these actors are added."""
         self.accelerators_each = plan.accelerators_per_worker
         self.role, self.phase, self.lease, self.clock = plan.role, plan.phase, lease, clock
-        # Ray gives roles that share an accelerator a fraction of it each; it counts in ten-thousandths.
+        # Ray assigns a fraction of an accelerator to each role that shares it, in units of 1/10000.
         share = plan.accelerators_per_worker if len(group.roles) == 1 else int(1e4 / len(group.roles)) / 1e4
         self.nodes, self.busy = nodes_of(bundles), BusyClock(plan.num_workers)
         # Ray gives a process as many OpenMP threads as it has CPUs.
         num_cpus = group.cpus(int(bundles.bundle_specs[0]["CPU"]))[plan.role]
-        # A restarted actor would come back empty: what to do about a dead one is for the run to decide.
+        # A restarted actor would have no state, so Ray must not restart it.
         remote_class = ray.remote(num_cpus=num_cpus, num_gpus=share, max_restarts=0)(actor_class)
         self.actors = [
             remote_class.options(
                 scheduling_strategy=PlacementGroupSchedulingStrategy(bundles, placement_group_bundle_index=index),
                 name=f"{plan.role}-{index}",
-                # The actors of an earlier stage on this cluster, of the same names, may still be ending.
+                # Actors of an earlier stage on this cluster, with the same names, may still be ending.
                 namespace=bundles.id.hex(),
             ).remote()
             for index in range(plan.num_workers)
@@ -64,14 +64,14 @@ class Workers:
         return len(self.actors)
 
     async def start(self, call: Callable[[int, Any], Awaitable[T]]) -> list[T]:
-        """`call` brings each actor up; from then on the role shares its accelerators."""
+        """Start each actor by `call`; after that the role takes part in the lease."""
         async with self.lease.hold(self.phase):
             results = await self.all(call)
             self.lease.admit(self.phase, self)
         return results
 
     async def each(self, call: Callable[[int, Any], Awaitable[T]]) -> list[T]:
-        """`call(rank, actor)` for all at once, on their accelerators."""
+        """Run `call(rank, actor)` for all at once, while the role's phase holds the lease."""
         async with self.lease.hold(self.phase):
             return await self.all(call)
 
@@ -123,16 +123,16 @@ class Workers:
 
     async def use(self) -> RoleUse:
         """Return what the workers used since the last call. An actor class answers `memory()`, in bytes."""
-        # The driver sees its own calls; a reward model is asked by the engines' actors.
+        # The driver only sees its own calls; a reward model is called by the engines' actors.
         busy = None if self.role == "reward" else self.busy.take()
         return RoleUse(busy=busy, memory_bytes=max(await self.all(lambda _, actor: actor.memory.remote())))
 
     async def guard(self, rank: int, result: Awaitable[T]) -> T:
-        """The result, or an error that says which worker failed, and where it is."""
+        """Return the result, or raise an error with the failed worker and its node."""
         try:
             with self.busy(rank):
                 return await result
-        # First: what a worker raises because another died is also a RayActorError.
+        # Checked first: the error of a worker whose peer died is also a RayActorError.
         except RayTaskError as error:
             if own := own_error(error):
                 raise own from None
@@ -151,7 +151,7 @@ class Workers:
 
 
 class Spawner:
-    """Spawns the workers of a plan's roles on its bundles."""
+    """Function that spawns the workers of a plan's roles on its bundles."""
 
     def __init__(self, plan: Plan, bundles: Bundles, clock: Clock) -> None:
         self.plan, self.bundles, self.clock = plan, bundles, clock
@@ -170,18 +170,18 @@ async def exhaust(stream: AsyncIterator[Any]) -> None:
 
 
 class WorkerDied(RunError):
-    """A process or its node is gone; what its peers then say of broken connections is only a consequence."""
+    """A process or its node has died; its peers' errors about broken connections are only a consequence."""
 
 
 def most_telling(errors: Sequence[BaseException]) -> BaseException:
-    """Return the worker's death among errors that happened together, which caused the others, else the first error."""
+    """Return the death of a worker among simultaneous errors, since it caused the others, else the first error."""
     return next((error for error in errors if isinstance(error, WorkerDied)), errors[0])
 
 
 def own_error(error: BaseException) -> RunError | InputError | None:
-    """Return the error of this project that a worker raised, which ends the run: no other attempt cures it.
+    """Return the error of this project that a worker raised, which ends the run, since a retry cannot help.
 
-    None where the worker failed otherwise: its process died, or a library raised something.
+    None if the worker failed otherwise: its process died, or a library raised an error.
     """
     cause = getattr(error, "cause", None) or error
     return cause if isinstance(cause, RunError | InputError) else None

@@ -51,7 +51,7 @@ class TokenOutputs:
 
     logprobs: Tensor  # [B, T] float32
     statistics: TokenStatistics | None = None
-    """None where only a column was asked for."""
+    """None if only a column was asked for."""
 
     @property
     def column(self) -> Tensor:

@@ -21,16 +21,16 @@ _SAVED_BY_DATASETS = ("dataset_info.json", "dataset_dict.json", "state.json")
 class ArrowRow(dict[str, Any]):
     """A row with the Arrow types of its columns."""
 
-    types: ClassVar[Mapping[str, pyarrow.DataType]] = {}  # of an instance, those of its table
+    types: ClassVar[Mapping[str, pyarrow.DataType]] = {}  # set on instances, from the table's schema
 
 
 def without_padding(row: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The row without the nulls that Arrow adds: a struct has the keys of all rows, null where a row has not written
-    one, so that a tool call would get the arguments of every other tool.
+    """Return the row without the nulls that Arrow adds: a struct has the union of the keys of all rows, null where a
+    row lacks the key, so that a tool call would get the arguments of every other tool.
 
-    Arrow cannot tell a key that is absent from one that is null, so that each null of a struct goes. Other nulls were
-    written by the user and stay: those of JSONL files, of JSON text, of the JSON type that `datasets` gives objects
-    which differ, of lists, and of whole columns.
+    Arrow does not distinguish an absent key from a null, so every null inside a struct is dropped. Other nulls were
+    written by the user and stay: nulls in JSONL files, in JSON text, in the JSON type that `datasets` uses for objects
+    with different keys, in lists, and in whole columns.
     """
     if not isinstance(row, ArrowRow):
         return row
@@ -46,14 +46,15 @@ def _without_nulls(value: Any, kind: pyarrow.DataType) -> Any:
 
 
 def _decoded(value: Any, kind: pyarrow.DataType) -> Any:
-    """Arrow's JSON type as the value that its text is."""
+    """Parse the text of a value of Arrow's JSON type; return any other value unchanged."""
     import pyarrow
 
     return json.loads(value) if isinstance(kind, pyarrow.JsonType) and isinstance(value, str) else value
 
 
 def _each_part(value: Any, kind: pyarrow.DataType | None, change: Callable[[Any, pyarrow.DataType], Any]) -> Any:
-    """`value` with each of its parts changed, the inner ones first. `kind` is its Arrow type; None: it has no parts."""
+    """Return `value` with `change` applied to each of its parts, inner parts first. `kind` is the Arrow type of
+    `value`; None if it has no parts."""
     import pyarrow
 
     if kind is None:
@@ -79,7 +80,7 @@ def _has_parts(kind: pyarrow.DataType) -> bool:
 
 
 def _typed(rows: Iterable[dict[str, Any]], schema: pyarrow.Schema) -> Iterator[ArrowRow]:
-    """The rows with the types of the columns that have parts, objects or lists of them."""
+    """Yield the rows with the Arrow types of the columns that hold objects or lists of objects."""
     types = {field.name: field.type for field in schema if _has_parts(field.type)}
     kind = type("TypedRow", (ArrowRow,), {"types": types})
     return (kind(row) for row in rows)
@@ -132,7 +133,7 @@ def _load_folder(path: str, split: str, subset: str | None) -> Any:
         if not is_saved:
             _check_subset(path, subset)
             return datasets.load_dataset(path, name=subset, split=split)
-        saved = datasets.load_from_disk(path).with_format(None)  # it may have been saved as numpy or torch
+        saved = datasets.load_from_disk(path).with_format(None)  # the format may be numpy or torch
     except InputError:
         raise
     except _errors() as error:

@@ -22,24 +22,24 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """A data set in parts."""
+    """A data set split into training and held-out units."""
 
     train: list[Unit]
     held_out: dict[str, list[Unit]] = field(default_factory=dict)
     """Held-out units by the name of their figures; empty if nothing is held out."""
     figures: dict[str, float] = field(default_factory=dict)
-    """Figures about the making of the parts."""
+    """Figures of the split and the mixture, for the run's metrics."""
 
 
 @dataclass(kw_only=True, slots=True)
 class OfflineDataConfig(SourceConfig):
-    """Rows in a file, and what becomes of bad ones."""
+    """Rows of a file, and the treatment of bad rows."""
 
     max_tokens: int | None = None
     """Tokens a sequence may have, chat template included; a longer one is a bad row. None: the model's context."""
     bad_rows: BadRows = BadRows.strict
-    """`strict`: the first bad row stops the run. `quarantine`: bad rows are left out, counted by what is wrong with
-    them, and written with the reasons to `rejects.jsonl` in the run's folder."""
+    """`strict`: the first bad row stops the run. `quarantine`: bad rows are left out, counted by defect, and written
+    with the reasons to `rejects.jsonl` in the run's folder."""
     max_rejected_fraction: float = 0.05
     """Share of a file's rows that may be left out with `bad_rows=quarantine`; more stop the run."""
 
@@ -52,16 +52,16 @@ class OfflineDataConfig(SourceConfig):
             )
 
     def quarantine(self) -> Quarantine:
-        """Return the place for the bad rows of a run."""
+        """Return an empty quarantine for the bad rows of a run."""
         return Quarantine(self.bad_rows, self.max_rejected_fraction)
 
     def at(self, path: str) -> Self:
-        """The same for all rows of another file, one that is held out."""
+        """Return these settings for all rows of another file, the held-out one."""
         split, subset = splits_of(path, self.split, self.subset)
         return replace(self, path=path, split=split, subset=subset, limit=None)
 
     def load(self, tokenizer: PreTrainedTokenizerBase, *, context_tokens: int, quarantine: Quarantine) -> list[Unit]:
-        """All rows, in the order of the file, none cut. Raises InputError with file, line and field of a bad one."""
+        """Return all rows in file order, none truncated. Raises InputError with file, line and field of a bad row."""
         raise NotImplementedError
 
     def load_parts(
@@ -73,7 +73,7 @@ class OfflineDataConfig(SourceConfig):
         held_out_fraction: float,
         seed: int,
     ) -> Parts:
-        """The rows, some of them held out; `seed` says which."""
+        """Return the rows, some of them held out; `seed` determines which."""
         units = self.load(tokenizer, context_tokens=context_tokens, quarantine=quarantine)
         if not held_out_fraction:
             return Parts(train=units)
@@ -94,7 +94,7 @@ class OfflineDataConfig(SourceConfig):
         raise BadRow(f"the row has {num_tokens} tokens, {sentence}", Defect.too_long)
 
 
-# What a run can learn from is a matter of classes: its configuration declares one of the next three for its `data`.
+# Each run's configuration declares one of the next three classes for `data`: the rows that the run can learn from.
 
 
 @dataclass(kw_only=True, slots=True)
@@ -122,11 +122,11 @@ class DialogueDataConfig(OfflineDataConfig):
     """The field that holds the schemas of the functions the assistant may call, where a row has any; the chat template
     gets them. None: they are left out."""
     templated_key: str | None = TEMPLATED
-    """The field that is false where the prompt is a text that the answer goes on from, as in `/v1/completions`: the two
-    are learnt end to end, without the chat template. None: all are dialogues."""
+    """The field that is false where the answer continues the prompt's text, as in `/v1/completions`: both are learnt
+    end to end, without the chat template. None: every row is a dialogue."""
 
     def dialogue(self, row: Mapping[str, Any], messages: Sequence[Message]) -> Dialogue:
-        """The messages with what the row says of all of them."""
+        """Return the messages with the row's system message, tools and turn weights."""
         return dialogue_of(
             row, messages, system_key=self.system_key, tools_key=self.tools_key, templated_key=self.templated_key
         )

@@ -21,10 +21,10 @@ _TEXTS_PER_CALL = 1024  # one call holds the encodings of all its texts
 
 
 def require_template(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Refuses a tokenizer without a chat template."""
+    """Raise InputError if the tokenizer has no chat template."""
     if not tokenizer.chat_template:
         raise InputError(
-            f"{tokenizer.name_or_path} has no chat template: give chat_template a jinja file, add "
+            f"{tokenizer.name_or_path} has no chat template: set chat_template to a jinja file, add "
             f"chat_template.jinja to the model folder, or use the model's variant that has one (-Instruct)"
         )
 
@@ -36,8 +36,8 @@ def render(
     add_generation_prompt: bool,
     tools: Sequence[Any] | None = None,
 ) -> str:
-    """The dialogue as the model reads it; `add_generation_prompt` opens the assistant's next turn. `tools` are schemas
-    of the functions that it may call."""
+    """Return the dialogue as the model reads it; `add_generation_prompt` opens the assistant's next turn. `tools` are
+    the schemas of the functions that the assistant may call."""
     require_template(tokenizer)
     try:
         return tokenizer.apply_chat_template(
@@ -78,12 +78,12 @@ def loss_mask(
     tools: Sequence[Any] | None = None,
     masked: Collection[int] = (),
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Token ids [T] int32 of the dialogue and, [T] bool, which of them the assistant writes and learns: those of
-    `masked`, indices of messages, are not.
+    """Return the token ids [T] int32 of the dialogue and the loss mask [T] bool: True for the tokens of assistant turns
+    whose message index is not in `masked`.
 
-    A turn runs from its prompt's end through the special token that closes it, which may be the one that opens the next
-    turn (GLM-4). A last turn that the template leaves open is closed, else the model would never learn to stop. Before
-    each turn stand the tokens of its prompt, as a rollout has them.
+    A turn runs from its prompt's end through the special token that closes it, which may be the token that opens the
+    next turn (GLM-4). A last turn that the template leaves open is closed, else the model would never learn to stop.
+    The prompt before each turn is tokenised as in a rollout.
     """
     spoken = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
     learnt = [index for index in (spoken[-1:] if last_turn_only else spoken) if index not in masked]
@@ -108,10 +108,10 @@ def loss_mask(
 def continuation(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]
 ) -> tuple[np.ndarray, np.ndarray]:  # [T] int32, [T] bool
-    """Token ids of a text and its continuation, without a chat template, and which of them the model writes: those of
-    the continuation and the end of sequence. The special tokens before a text are the tokenizer's own, as in vLLM.
+    """Return the token ids of a text and its continuation, without a chat template, and the loss mask: True for the
+    continuation and the end of sequence. The tokenizer puts its own special tokens before the text, as in vLLM.
 
-    Raises InputError where the tokenizer has no end of sequence.
+    Raises InputError if the tokenizer has no end of sequence.
     """
     prompt, answer = (message["content"] for message in messages)
     if tokenizer.eos_token_id is None:
@@ -134,8 +134,8 @@ def continuation(
 def through_last_turn(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, tools: Sequence[Any] | None = None
 ) -> tuple[Tokens, str]:
-    """The dialogue's tokens through the one that ends its last turn, the assistant's: where a rollout ends too. And
-    the text they are of."""
+    """Return the dialogue's tokens through the token that ends its last turn, the assistant's, where a rollout ends
+    too; and their text."""
     text = render(tokenizer, messages, add_generation_prompt=False, tools=tools)
     before = render(tokenizer, messages[:-1], add_generation_prompt=True, tools=tools) if len(messages) > 1 else ""
     if not text.startswith(before):
@@ -148,14 +148,15 @@ def through_last_turn(
 
 
 def turn_end_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The token with which the chat template ends the assistant's turn; base models may have another `eos_token`.
+    """Return the token with which the chat template ends the assistant's turn; base models may have another
+    `eos_token`.
 
-    The generation prompt is not looked at: R1-Distill's opens `<think>`, which no turn in a dialogue has.
+    The generation prompt is not read: R1-Distill's opens `<think>`, which no turn in a dialogue has.
     """
     return _turn_end_id(tokenizer, str(tokenizer.chat_template), tokenizer.eos_token_id)
 
 
-@lru_cache(maxsize=8)  # it is asked for once a row
+@lru_cache(maxsize=8)  # called once per row
 def _turn_end_id(tokenizer: PreTrainedTokenizerBase, _template: str, _eos_token_id: int | None) -> int:
     dialogue: list[Message] = [{"role": "user", "content": "1"}, {"role": "assistant", "content": "1"}]
     text = render(tokenizer, dialogue, add_generation_prompt=False)
@@ -165,8 +166,8 @@ def _turn_end_id(tokenizer: PreTrainedTokenizerBase, _template: str, _eos_token_
 
 
 def turn_opener_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    """The special tokens of a prompt that no answer has: those by which the chat template tells who speaks. Empty
-    without a template."""
+    """Return the special tokens of a prompt that no answer contains: those with which the chat template names the
+    speaker. Empty without a template."""
     if not tokenizer.chat_template:
         return set()
     asked: list[Message] = [{"role": "user", "content": "1"}]
@@ -180,15 +181,15 @@ def turn_opener_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
 def open_turn_end_id(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], text: str, tools: Sequence[Any] | None
 ) -> int:
-    """The token that ends the last turn of `messages`, rendered as `text`, which the template leaves open: the one that
-    opens the next turn, if by that alone turns of this role end, else the end of sequence. Raises InputError where the
-    tokenizer has none."""
+    """Return the token that ends the last turn of `messages`, rendered as `text`, which the template leaves open: the
+    token that opens the next turn, if nothing else ends turns of this role, else the end of sequence. Raises InputError
+    if the tokenizer has no end of sequence."""
     role = "tool" if messages[-1].get("tool_calls") else "user"
     following: Message = {"role": role, "content": "1"}
     try:
         longer = render(tokenizer, [*messages, following], add_generation_prompt=False, tools=tools)
     except InputError:
-        longer = ""  # the template takes no such turn there
+        longer = ""  # the template refuses such a turn there
     if longer.startswith(text):
         tokens = Tokens.of(tokenizer, longer)
         opener = tokens.next_opener(tokens.inside(0, len(text)))
@@ -205,8 +206,8 @@ def open_turn_end_id(
 def _turns(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], learnt: Sequence[int], tools: Sequence[Any] | None
 ) -> tuple[str, list[tuple[int, int]]]:
-    """The dialogue as text, and where in it the assistant's turns `learnt`, by index, start and stop, found as the
-    renderings of the messages before them."""
+    """Return the dialogue as text, and the start and stop in it of the assistant's turns whose index is in `learnt`,
+    located by rendering the messages before each turn."""
     text = render(tokenizer, messages, add_generation_prompt=False, tools=tools)
     turns: list[tuple[int, int]] = []
     for index in learnt:
@@ -223,9 +224,9 @@ def _turns(
         kept = shared_turn(tokenizer, text, through)
         if kept is None or kept < len(before):
             raise InputError(
-                f"the chat template of {tokenizer.name_or_path} renders message {index + 1}, an assistant's, otherwise "
-                f"once later messages follow (Qwen3 drops earlier thinking): set last_turn_only=true and end the "
-                f"dialogue with its last assistant message, or split it into one row per assistant message"
+                f"the chat template of {tokenizer.name_or_path} renders message {index + 1}, an assistant's, "
+                f"differently once later messages follow (Qwen3 drops earlier thinking): set last_turn_only=true and "
+                f"end the dialogue with its last assistant message, or split it into one row per assistant message"
             )
         _check_thinking(tokenizer, turn, text[len(before) : kept], before)
         turns.append((len(before), kept))
@@ -233,8 +234,8 @@ def _turns(
 
 
 def shared_turn(tokenizer: PreTrainedTokenizerBase, text: str, through: str) -> int | None:
-    """Return how many characters of `through`, which ends a turn, begin `text`, which goes on after it: all, or all but
-    special tokens that the template writes at the very end (Phi-3). None where a turn is rendered otherwise."""
+    """Return how many characters of `through`, which ends a turn, begin `text`, which continues after it: all, or all
+    but the special tokens that the template writes at the very end (Phi-3). None if a turn is rendered differently."""
     control = tokenizer.convert_ids_to_tokens(sorted(control_ids(tokenizer)))
     while not text.startswith(through):
         end = next((token for token in control if through.rstrip().endswith(token)), None)
@@ -247,9 +248,9 @@ def shared_turn(tokenizer: PreTrainedTokenizerBase, text: str, through: str) -> 
 def begun_as_asked(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], before: str, tools: Sequence[Any] | None
 ) -> str | None:
-    """The dialogue with its last turn, the assistant's, as the generation prompt begins it, where the template renders
-    it otherwise: `before` ends in `<think>`, which R1-Distill's template takes out of every turn, with the thinking.
-    None where the turn's own content does not begin so."""
+    """Return the dialogue with its last turn, the assistant's, as the generation prompt begins it, if the template
+    renders it differently: `before` ends in `<think>`, which R1-Distill's template removes from every turn, with the
+    thinking. None if the turn's own content does not begin that way."""
     message = messages[-1]
     plain: Message = {"role": "assistant", "content": "1"}
     usual = render(tokenizer, [*messages[:-1], plain], add_generation_prompt=False, tools=tools)
@@ -264,20 +265,20 @@ def begun_as_asked(
 def _begins_otherwise(tokenizer: PreTrainedTokenizerBase, before: str, through: str, number: int) -> InputError:
     opened = before[len(commonprefix(before, through)) :]
     return InputError(
-        f"the chat template of {tokenizer.name_or_path} renders message {number}, an assistant's, otherwise than its "
-        f"generation prompt begins it ({opened!r}): begin the last message with that and set last_turn_only=true, or "
-        f"give chat_template a file in which both begin alike"
+        f"the chat template of {tokenizer.name_or_path} renders message {number}, an assistant's, differently from how "
+        f"its generation prompt begins it ({opened!r}): begin the last message with that and set last_turn_only=true, "
+        f"or set chat_template to a file in which both begin alike"
     )
 
 
 def _check_thinking(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], turn: str, before: str) -> None:
-    """Refuses a template that leaves out what the last message, an assistant's, thinks."""
+    """Raise InputError if the template leaves out the thinking of the last message, an assistant's."""
     thinking, closed, _ = messages[-1]["content"].rpartition("</think>")
     thought = thinking.rpartition("<think>")[2].strip()
     if closed and thought not in turn:
         raise InputError(
             f"message {len(messages)} has thinking, which the chat template of {tokenizer.name_or_path} leaves out: "
-            f"remove it, or give chat_template a file that keeps it"
+            f"remove it, or set chat_template to a file that keeps it"
         )
 
 

@@ -1,4 +1,4 @@
-"""The dialogue in a row, in the forms in which public data sets have it."""
+"""Dialogues of rows, in the formats of public data sets."""
 
 from __future__ import annotations
 
@@ -24,13 +24,14 @@ class Dialogue:
     messages: Sequence[Message]
     tools: Sequence[Any] | None = None
     masked: frozenset[int] = frozenset()
-    """Indices of the assistant's messages that are not learnt, whatever is learnt of the others."""
+    """Indices of the assistant's messages that are never learnt."""
     templated: bool = True
-    """True if the chat template renders it. False: a text and its continuation, as a user's and an assistant's turn."""
+    """True if the chat template renders the dialogue. False: a text and its continuation, held as a user's and an
+    assistant's turn."""
 
     @property
     def prompt_id(self) -> str:
-        """A digest of all before the last turn, and of its form."""
+        """Digest of everything before the last turn, and of `templated`."""
         form = [] if self.templated else [TEMPLATED]
         return digest(json.dumps([*map(dict, self.messages[:-1]), self.tools, *form], sort_keys=True, default=str))
 
@@ -47,7 +48,7 @@ def dialogue_of(
     tools_key: str | None,
     templated_key: str | None = None,
 ) -> Dialogue:
-    """The messages of the row after its system message, with its tools, and with the weights of their turns."""
+    """Return the dialogue of a row: its system message before `messages`, its tools, and the weights of the turns."""
     templated = templated_key is None or not has(row, templated_key) or _templated(row, templated_key)
     messages = [*_system(row, messages, system_key), *messages]
     masked = frozenset(index for index, message in enumerate(messages) if WEIGHT in message)
@@ -71,14 +72,14 @@ def _templated(row: Mapping[str, Any], key: str) -> bool:
 
 
 def unlearnt(messages: Sequence[Message]) -> list[Message]:
-    """The same messages, none of which is learnt."""
+    """Return the messages with weight 0, so that none of them is learnt."""
     return [{**message, WEIGHT: 0} if message["role"] == "assistant" else message for message in messages]
 
 
 def check_turns(messages: Sequence[Message], key: str) -> None:
-    """Refuses a dialogue that the assistant opens, in which one speaks twice in a row, or answers nothing.
+    """Raise BadRow if the assistant opens the dialogue, a role has two turns in a row, or an answer is empty.
 
-    `key` is the field that holds it. Tools may answer several calls in a row.
+    `key` is the field that holds the dialogue. Tools may answer several calls in a row.
     """
     roles = [message["role"] for message in messages]
     first = next((role for role in roles if role not in ("system", "developer")), None)
@@ -97,8 +98,8 @@ def check_turns(messages: Sequence[Message], key: str) -> None:
 
 
 def take_alpaca(row: Mapping[str, Any]) -> list[Message]:
-    """`instruction`, `input` on a line below it where there is one, and `output`, after `history`, the pairs of
-    earlier turns."""
+    """Return the messages of an Alpaca row: the pairs of `history`, then `instruction` with `input`, if any, on the
+    next line, and `output`."""
     instruction, given = _text(row, "instruction"), _text(row, "input", optional=True)
     messages: list[Message] = []
     for number, pair in enumerate(row.get("history") or [], start=1):
@@ -114,7 +115,7 @@ def take_alpaca(row: Mapping[str, Any]) -> list[Message]:
 
 
 def _system(row: Mapping[str, Any], messages: Sequence[Message], key: str | None) -> list[Message]:
-    """The row's system message, where the messages do not begin with the same one."""
+    """Return the row's system message; empty if it has none, or the messages already begin with it."""
     if key is None or not has(row, key):
         return []
     text = take(row, key, remedy="set system_key to the field that holds the system message, or to null")

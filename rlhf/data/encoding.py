@@ -1,4 +1,4 @@
-"""Dialogues as training rows: what a policy learns of them, and what a reward model reads."""
+"""Dialogues as training rows of policies and of reward models."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 
 class PolicyEncoder:
-    """Whole dialogues with the assistant's tokens, and the ends of its turns, marked as learnt."""
+    """Encode whole dialogues; the loss mask marks the assistant's tokens and the ends of its turns."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, config: OfflineDataConfig, *, context_tokens: int) -> None:
-        """Raises InputError where the tokenizer has no chat template."""
+        """Raise InputError if the tokenizer has no chat template."""
         require_template(tokenizer)
         self.tokenizer, self.config, self.context_tokens = tokenizer, config, context_tokens
         self.special = control_ids(tokenizer)
@@ -31,7 +31,7 @@ class PolicyEncoder:
     def __call__(
         self, where: str, dialogue: Dialogue, *, key: str, last_turn_only: bool = True, score: float = 0.0
     ) -> TrainingRow:
-        """The row at `where`, whose field `key` holds the dialogue or its answer."""
+        """Return the training row of the row at `where`, whose field `key` holds the dialogue or its answer."""
         check_turns(dialogue.messages, key)
         check_answers(self.tokenizer, self.special, dialogue, key, last_turn_only=last_turn_only)
         if dialogue.templated:
@@ -56,7 +56,7 @@ class PolicyEncoder:
 
 
 class ScoreEncoder:
-    """Dialogues as a reward model reads them, the last token marked: there its score is read."""
+    """Encode dialogues for a reward model; the loss mask marks the last token, whose score is the dialogue's."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, config: OfflineDataConfig, *, context_tokens: int) -> None:
         self.tokenizer, self.config, self.context_tokens = tokenizer, config, context_tokens
@@ -85,7 +85,7 @@ class ScoreEncoder:
 
 
 def refuse_unscored(tokenizer: PreTrainedTokenizerBase, dialogue: Dialogue) -> None:
-    """Refuse what a reward model would leave out of a dialogue without a word."""
+    """Raise InputError for parts of a dialogue that a reward model would ignore silently."""
     if not dialogue.templated:
         return
     if tokenizer.chat_template:
@@ -100,11 +100,11 @@ def refuse_unscored(tokenizer: PreTrainedTokenizerBase, dialogue: Dialogue) -> N
 def score_inputs(
     tokenizer: PreTrainedTokenizerBase, dialogues: Sequence[Dialogue]
 ) -> list[dict[str, np.ndarray]]:  # [T] int32 each
-    """Return what a reward model reads of each dialogue, in training and later: `input_ids`, and `token_type_ids` of
+    """Return a reward model's inputs for each dialogue, in training and later: `input_ids`, and `token_type_ids` for
     pairs.
 
-    With a chat template the dialogue through the token that ends the last turn, where a rollout ends too. An encoder
-    without one reads prompt and answer as a pair, distinguished by token types where its tokenizer does so.
+    With a chat template, the dialogue through the token that ends the last turn, where a rollout ends too. An encoder
+    without a template reads prompt and answer as a pair, distinguished by token types if its tokenizer has them.
     """
     if tokenizer.chat_template:
         return [{"input_ids": _through_answer(tokenizer, dialogue)} for dialogue in dialogues]
@@ -116,7 +116,7 @@ def score_inputs(
         verbose=False,
     )
     return [
-        # Types that are all 0 are what a model without them assumes.
+        # A model without `token_type_ids` assumes zeros, so all-zero types are left out.
         {
             name: np.array(pairs[name][i], dtype=np.int32)
             for name in ("input_ids", "token_type_ids")
@@ -140,7 +140,7 @@ def check_answers(
     *,
     last_turn_only: bool,
 ) -> None:
-    """Refuses an assistant's turn to learn whose text gives no token but special ones."""
+    """Raise BadRow if the text of an assistant's turn to learn has no tokens but special ones."""
     spoken = [
         (index, message)
         for index, message in enumerate(dialogue.messages)

@@ -1,5 +1,5 @@
-"""The fields of a row, through which every loader reads them: what is missing or of the wrong type is said in one
-sentence, and what nothing reads is known."""
+"""Access to the fields of a row, for every loader: one sentence for a field that is missing or of the wrong type, and a
+record of the fields that were read."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Defect(StrEnum):
 
 
 class BadRow(InputError):
-    """A row that cannot be used, for a reason that is counted by itself; any other InputError is `malformed`."""
+    """A row that cannot be used, with its defect; any other InputError of a row counts as `malformed`."""
 
     def __init__(self, sentence: str, defect: Defect) -> None:
         super().__init__(sentence)
@@ -40,7 +40,7 @@ class BadRow(InputError):
 
 
 class Fields(Mapping[str, Any]):
-    """The fields of a row; the names of those whose value is taken are added to `read`."""
+    """The fields of a row; taking a value adds the field's name to `read`."""
 
     __slots__ = ("read", "row")
 
@@ -63,16 +63,16 @@ class Fields(Mapping[str, Any]):
 
 
 def require_positive(**settings: int | None) -> None:
-    """Refuses a setting below 1; None passes."""
+    """Raise InputError for a setting below 1; None passes."""
     for name, value in settings.items():
         if value is not None and value < 1:
             raise InputError(f"{name}={value} leaves nothing: set it to at least 1, or to null for no limit")
 
 
 def take(row: Mapping[str, Any], key: str, *, remedy: str) -> Any:
-    """The field `key`, or, where no field has that name, the nested one: `reward_model.ground_truth`.
+    """Return the field `key` or, if no field has that name, the nested field of that path: `reward_model.ground_truth`.
 
-    `remedy` names the config key to set when there is none.
+    `remedy` ends the error for a missing field: the config key to set.
     """
     if key in row:
         return row[key]
@@ -88,7 +88,7 @@ def take(row: Mapping[str, Any], key: str, *, remedy: str) -> Any:
 
 
 def take_text(row: Mapping[str, Any], key: str, *, remedy: str) -> str:
-    """The field `key`, text that is not blank."""
+    """Return the field `key`, which must be text that is not blank."""
     value = take(row, key, remedy=remedy)
     if not isinstance(value, str):
         raise InputError(f"the field '{key}' is {kind_of(value)}, not text: {remedy}")
@@ -102,15 +102,15 @@ def empty(what: str, why: str = "") -> BadRow:
 
 
 def has(row: Mapping[str, Any], key: str) -> bool:
-    """Return whether the row has the field and it is not null, as missing values of Parquet columns are."""
-    value: Any = row.row if isinstance(row, Fields) else row  # a look reads nothing
+    """Return whether the row has the field and its value is not null; a missing Parquet value is null."""
+    value: Any = row.row if isinstance(row, Fields) else row  # does not count as read
     for part in (key,) if key in row else key.split("."):
         value = value.get(part) if isinstance(value, Mapping) else None
     return value is not None
 
 
 def finite(value: object) -> float | None:
-    """The number that `value` is; None for NaN, infinite and larger ones than a float holds, and all that is none."""
+    """Return `value` as a float; None if it is not a number, NaN, infinite, or larger than a float can hold."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:
@@ -121,12 +121,12 @@ def finite(value: object) -> float | None:
 
 
 def take_number(row: Mapping[str, Any], key: str, *, remedy: str) -> float:
-    """The field `key`, a finite number."""
+    """Return the field `key`, which must be a finite number."""
     return as_number(take(row, key, remedy=remedy), f"the field '{key}' is")
 
 
 def as_number(value: object, subject: str) -> float:
-    """`value` as a finite number; `subject` begins the sentence that says what else it is."""
+    """Return `value` as a finite number; `subject` begins the error for any other value."""
     number = finite(value)
     if number is None:
         found = str(value) if isinstance(value, float) else kind_of(value)

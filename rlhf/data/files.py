@@ -16,7 +16,7 @@ from rlhf.types import InputError
 
 Row = dict[str, Any]
 Refuse = Callable[[str, object, InputError], None]
-"""Handler of a bad row, given its place, its contents and the error: it raises, or notes the row and goes on."""
+"""Handler of a bad row, called with its place, its contents and the error: raises, or records the row and returns."""
 
 _FILES = (".jsonl", ".parquet", ".txt")
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
@@ -24,7 +24,7 @@ _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 @contextmanager
 def errors_at(where: str) -> Iterator[None]:
-    """Puts the row's place in front of an `InputError` raised inside."""
+    """Prefix an `InputError` raised in the block with the row's place."""
     try:
         yield
     except InputError as error:
@@ -32,7 +32,7 @@ def errors_at(where: str) -> Iterator[None]:
 
 
 def raise_at(where: str, _row: object, error: InputError) -> None:
-    """The strict way with bad rows."""
+    """Raise the error of a bad row, prefixed with its place: the handler of `bad_rows=strict`."""
     with errors_at(where):
         raise error
 
@@ -45,10 +45,10 @@ def read_rows(
     subset: str | None = None,
     reader: str | None = None,
 ) -> Iterator[tuple[str, Row]]:
-    """Yields `(where, row)`: `where` is `path:line` of a JSONL file and `path:row N`, from 1, of anything else.
+    """Yield `(where, row)`: `where` is `path:line` for a JSONL file and `path:row N`, from 1, for anything else.
 
-    `split` and `subset` choose among those of a folder; a file has none. `reader` names a function that reads the path
-    instead (`data.reader`). A path that holds no row is an `InputError`.
+    `split` and `subset` select a part of a folder; a file has neither. `reader` names a function that reads the path
+    instead (`data.reader`). Raises InputError for a path without rows.
     """
     if not Path(path).exists():
         raise InputError(f"{path} does not exist: {FORMS}")
@@ -71,7 +71,7 @@ def read_rows(
 def refuse_splits(
     path: str, split: str, subset: str | None, *, remedy: str = "give a folder that datasets can load"
 ) -> None:
-    """Refuses a split or subset of files, which have neither."""
+    """Raise InputError for a split or subset of a file, which has neither."""
     if (split, subset) != (DEFAULT_SPLIT, None):
         raise InputError(
             f"split={split}, subset={subset or 'null'}: {path} has neither; set split={DEFAULT_SPLIT} and subset=null, "
@@ -80,7 +80,7 @@ def refuse_splits(
 
 
 def splits_of(path: str, split: str, subset: str | None) -> tuple[str, str | None]:
-    """The split and the subset with which `path` is read where they were given for another one: a file has none."""
+    """Return the split and subset for `path`, given those of another path: the same for a folder, none for a file."""
     is_file = Path(path).suffix in _FILES and not Path(path).is_dir()
     return (DEFAULT_SPLIT, None) if is_file else (split, subset)
 
@@ -127,7 +127,7 @@ def _parse(line: bytes) -> Row:
     try:
         row = json.loads(text, parse_constant=_refuse_constant)
         if _SURROGATE.search(text):
-            json.dumps(row, ensure_ascii=False).encode("utf-8")  # half a surrogate pair is no text a tokenizer takes
+            json.dumps(row, ensure_ascii=False).encode("utf-8")  # a tokenizer refuses half a surrogate pair
     except json.JSONDecodeError as error:
         raise _malformed(f"{error.msg}, column {error.colno}") from None
     except (ValueError, RecursionError) as error:

@@ -28,7 +28,7 @@ class KTODataConfig(DialogueDataConfig, PolicyPreferenceDataConfig):
     prompt_key: str = "prompt"
     """The field that holds the prompt, text or messages. Dots go into nested fields, here and below."""
     conversations_key: str = "conversations"
-    """The field that holds it in rows without `prompt_key`, as turns {from, value} (LLaMA-Factory)."""
+    """The field that holds the prompt in rows without `prompt_key`, as turns {from, value} (LLaMA-Factory)."""
     completion_key: str = "completion"
     """The field that holds the completion, as text or message."""
     label_key: str = "label"
@@ -39,7 +39,7 @@ class KTODataConfig(DialogueDataConfig, PolicyPreferenceDataConfig):
     """Field of pairs that holds the undesirable answer."""
 
     def load(self, tokenizer: PreTrainedTokenizerBase, *, context_tokens: int, quarantine: Quarantine) -> list[Unit]:
-        """Units of one row, of score 1 where it is desirable, else 0."""
+        """Return units of one row each, with score 1 if the answer is desirable, else 0."""
         encode = PolicyEncoder(tokenizer, self, context_tokens=context_tokens)
 
         def make(where: str, row: Mapping[str, Any]) -> Iterator[Unit]:
@@ -49,7 +49,7 @@ class KTODataConfig(DialogueDataConfig, PolicyPreferenceDataConfig):
         return self.collect(quarantine, make)
 
     def answers(self, row: Mapping[str, Any]) -> Iterator[tuple[str, Dialogue, float]]:
-        """Fields that hold an answer, the dialogues that end with it, and their scores."""
+        """Yield each field that holds an answer, the dialogue that ends with it, and its score."""
         prompt_key = prompt_field(row, self.prompt_key, self.conversations_key)
         if has(row, self.chosen_key) and has(row, self.rejected_key) and not has(row, self.completion_key):
             keys = (self.chosen_key, self.rejected_key)
@@ -71,10 +71,10 @@ class KTODataConfig(DialogueDataConfig, PolicyPreferenceDataConfig):
 
 
 def mismatched_rows(rows: Sequence[TrainingRow], seed: int) -> list[TrainingRow]:
-    """Pair each row's prompt with the completion of another row, on which KTO's z0 is estimated.
+    """Pair each row's prompt with the completion of another row; KTO estimates z0 on these rows.
 
-    A completion ends where the row would be longer than the longest of `rows`: nothing is learnt of these, and the KL
-    of its first tokens is an estimate too.
+    A completion is truncated where its row would be longer than the longest of `rows`: nothing is learnt from these
+    rows, and the KL of the first tokens is an estimate too.
     """
     if len(rows) < 2:
         raise InputError(f"KTO compares rows with each other and has {len(rows)}: give at least 2")

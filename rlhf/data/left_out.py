@@ -19,10 +19,10 @@ _LINKS = {"name", "tool_call_id"}
 def refuse_losses(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], tools: Sequence[Any] | None = None
 ) -> None:
-    """Refuses what the chat template would leave out without a word: tools and their answers, system messages, keys of
-    messages that hold something, and text beside a tool call.
+    """Raise InputError for parts that the chat template would drop silently: tools and their answers, system messages,
+    keys of messages with a value, and text beside a tool call.
 
-    A tool's answer may name its call (`name`, `tool_call_id`); templates that go by the order leave that out.
+    A tool's answer may name its call (`name`, `tool_call_id`); templates that match answers by order may drop these.
     """
     whole = None
     for number, message in enumerate(messages, start=1):
@@ -41,12 +41,13 @@ def refuse_losses(
     ):
         raise InputError(
             f"the row has tools, which the chat template of {tokenizer.name_or_path} leaves out: set tools_key to "
-            "null, or take a model whose template reads them"
+            "null, or use a model whose template reads them"
         )
 
 
 def refuse_unknown(tokenizer: PreTrainedTokenizerBase, token_ids: Collection[int], messages: Sequence[Message]) -> None:
-    """Refuses messages with a character that the tokenizer has no token for: all such would be one to the model."""
+    """Raise InputError for messages with a character that the tokenizer has no token for: the model could not
+    distinguish such characters."""
     unknown = unknown_id(tokenizer)
     if unknown is None or unknown not in token_ids:
         return
@@ -62,10 +63,10 @@ def refuse_unknown(tokenizer: PreTrainedTokenizerBase, token_ids: Collection[int
 
 
 def _without_each(message: Message) -> Iterator[tuple[str, list[Message]]]:
-    """The keys that a template may leave out, and messages that are rendered alike only where it does."""
+    """Yield each key that a template may drop, with messages that render like the original only if it does."""
     content = message["content"]
     if content.strip() and (message["role"] in ("system", "developer", "tool") or message.get("tool_calls")):
-        # A template may have a text of its own for a system message that is empty, and this may be the same one.
+        # A template may have a default text for an empty system message, and the message may equal it.
         yield "content", [{**message, "content": ""}, {**message, "content": f"{content}."}]
     for key in message.keys() - (_READ | _LINKS if message["role"] == "tool" else _READ):
         if message[key] not in ("", [], {}):
@@ -78,4 +79,4 @@ def _renders_as(
     try:
         return render(tokenizer, messages, add_generation_prompt=False, tools=tools) == text
     except InputError:
-        return False  # the template cannot do without
+        return False  # the template requires the key

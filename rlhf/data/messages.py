@@ -1,4 +1,4 @@
-"""The messages of a row, in OpenAI's form and in ShareGPT's, and the schemas of tools."""
+"""Messages of rows, in OpenAI's and ShareGPT's formats, and tool schemas."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ SPEAKERS = {
 }  # fmt: skip
 """ShareGPT's names of the roles."""
 WEIGHT = "weight"
-"""The key of an assistant's message that is not learnt, 0; no other message has it."""
+"""The key, of value 0, of an assistant's message that is not learnt; no other message has it."""
 _WEIGHTS = (WEIGHT, "train", "loss")
 """Names of a turn's weight: OpenAI and ShareGPT, axolotl, ms-swift."""
 
 
 def take_prompt(row: Mapping[str, Any], key: str, *, remedy: str) -> list[Message]:
-    """The field `key`, text (one user message) or messages that leave the next turn to the assistant."""
+    """Return the field `key`: text (one user message), or messages that do not end with the assistant's."""
     value = take(row, key, remedy=remedy)
     if isinstance(value, str):
         return [{"role": "user", "content": take_text(row, key, remedy=remedy)}]
@@ -40,7 +40,7 @@ def take_prompt(row: Mapping[str, Any], key: str, *, remedy: str) -> list[Messag
 
 
 def take_reply(row: Mapping[str, Any], key: str, *, remedy: str) -> list[Message]:
-    """The field `key`, what follows a prompt: text, one message, or a list of them."""
+    """Return the field `key`, the reply to a prompt: text, one message, or a list of messages."""
     value = take(row, key, remedy=remedy)
     if isinstance(value, list):
         return take_messages(row, key, remedy=remedy)
@@ -50,8 +50,8 @@ def take_reply(row: Mapping[str, Any], key: str, *, remedy: str) -> list[Message
 
 
 def take_messages(row: Mapping[str, Any], key: str, *, remedy: str) -> list[Message]:
-    """The field `key`, a list of at least one `{"role", "content"}`, or of ShareGPT's `{"from", "value"}`. Other keys
-    of a message are kept: the chat template reads them, or the row is refused."""
+    """Return the field `key`, a list of at least one `{"role", "content"}`, or of ShareGPT's `{"from", "value"}`. Other
+    keys of a message are kept: the chat template reads them, or the row is refused."""
     value = take(row, key, remedy=remedy)
     if not isinstance(value, list):
         raise InputError(f"the field '{key}' is {kind_of(value)}, not a list of messages: {remedy}")
@@ -61,7 +61,7 @@ def take_messages(row: Mapping[str, Any], key: str, *, remedy: str) -> list[Mess
 
 
 def as_messages(items: Sequence[object], key: str) -> list[Message]:
-    """The items of the field `key`, in the form of the first one."""
+    """Return the items of the field `key` as messages; the first item determines the format."""
     if not _is_turn(items[0]):
         return [as_message(item, f"message {number} of '{key}'") for number, item in enumerate(items, start=1)]
     messages: list[Message] = []
@@ -77,7 +77,7 @@ def as_messages(items: Sequence[object], key: str) -> list[Message]:
 
 
 def as_message(item: object, name: str) -> Message:
-    """`item` as a message, called `name` where it is none."""
+    """Return `item` as a message; `name` is its name in errors."""
     if not isinstance(item, dict):
         raise InputError(f'{name} is {kind_of(item)}, not an object: write {{"role": ..., "content": ...}}')
     message = {key: value for key, value in item.items() if value is not None}
@@ -99,8 +99,8 @@ def as_message(item: object, name: str) -> Message:
 
 
 def take_tools(row: Mapping[str, Any], key: str) -> list[Any] | None:
-    """The field `key`, a list of function schemas, also as JSON text (a Parquet column cannot hold unlike objects).
-    None where the row has none."""
+    """Return the field `key`, a list of function schemas, also as JSON text (a Parquet column cannot hold objects of
+    different schemas). None if the row has no tools."""
     if not has(row, key):
         return None
     tools = take(row, key, remedy="set tools_key to the field that holds the tools")
@@ -138,7 +138,7 @@ def _as_turn(item: object, name: str) -> Message:
 
 
 def _joined(said: Message, called: Message, names: str) -> Message:
-    """ShareGPT's text and the call that follows it, which are one turn."""
+    """Join ShareGPT's text and the tool call that follows it into one turn."""
     others = [
         {key: value for key, value in each.items() if key not in ("content", "tool_calls")} for each in (said, called)
     ]
@@ -150,11 +150,11 @@ def _joined(said: Message, called: Message, names: str) -> Message:
 
 
 def _weighed(message: dict[str, Any], name: str) -> Message:
-    """The message with the key `weight`, 0, alone where it is an assistant's that is not to be learnt."""
+    """Return the message without its weight keys, and with `weight` 0 if it is an assistant's that is not learnt."""
     given = {key: message.pop(key) for key in _WEIGHTS if key in message}
     for key, weight in given.items():
         if weight not in (0, 1):
-            raise InputError(f"{name} has a {key} that is {weight!r:.40}: give 1 to learn the turn, or 0 not to")
+            raise InputError(f"{name} has a {key} that is {weight!r:.40}: give 1 to learn the turn, or 0 to mask it")
     if len(set(given.values())) > 1:
         raise InputError(f"{name} has {' and '.join(given)}, which differ: keep one of them")
     is_learnt = all(given.values())
@@ -167,7 +167,7 @@ def _weighed(message: dict[str, Any], name: str) -> Message:
 
 
 def _part(part: object, name: str) -> str:
-    """OpenAI's content in parts."""
+    """Return the text of one part of OpenAI's content lists."""
     if isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str):
         return str(part["text"])
     found = f"of type '{part['type']}'" if isinstance(part, dict) and "type" in part else f"that is {kind_of(part)}"
@@ -175,7 +175,7 @@ def _part(part: object, name: str) -> str:
 
 
 def _tool_call(call: object, name: str) -> dict[str, Any]:
-    """A call as chat templates expect it: with its arguments as an object, where OpenAI writes them as JSON text."""
+    """Return a call as chat templates expect it: with arguments as an object, which OpenAI writes as JSON text."""
     function = call.get("function") if isinstance(call, dict) else None
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
         raise InputError(
@@ -186,7 +186,7 @@ def _tool_call(call: object, name: str) -> dict[str, Any]:
 
 
 def _calls(text: str, name: str) -> list[dict[str, Any]]:
-    """ShareGPT's call, or list of calls, as JSON text."""
+    """Parse ShareGPT's tool call, or list of calls, from JSON text."""
     called = _parsed(text, name, remedy='write {"name": ..., "arguments": ...}')
     functions = called if isinstance(called, list) else [called]
     return [{"type": "function", "function": function} for function in functions]

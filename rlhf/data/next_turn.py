@@ -59,7 +59,7 @@ def next_turn_ids(
 
 
 def closing_index(tokenizer: PreTrainedTokenizerBase, tokens: Tokens, end: int) -> int | None:
-    """The index of the token that closes the turn whose text stops at the character `end`; None where the template
+    """The index of the token that closes the turn whose text stops at the character `end`; None if the template
     writes none, so that the model's own end of sequence does."""
     inside = tokens.inside(end - 1, end)
     following = np.arange(inside[-1] + 1, len(tokens.ids))

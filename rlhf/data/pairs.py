@@ -1,4 +1,4 @@
-"""The pairs in a row, in the forms in which public data sets have them."""
+"""Pairs of rows, in the formats of public data sets."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _HH_ROLES = {"Human": "user", "Assistant": "assistant"}
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Two dialogues that differ in their last turn, and how good it is, where that is known."""
+    """Two dialogues that differ in their last turn, and the quality of that turn, if known."""
 
     chosen: Sequence[Message]
     rejected: Sequence[Message]
@@ -32,7 +32,7 @@ def make_pair(prompt: Sequence[Message], chosen: str, rejected: str, scores: tup
 
 
 def check_pair(pair: Pair) -> Pair:
-    """Refuses sides that do not differ, or not in the last turn alone."""
+    """Raise BadRow unless the sides differ in their last turn and nowhere else."""
     chosen, rejected = pair.chosen, pair.rejected
     for side, messages in (("chosen", chosen), ("rejected", rejected)):
         if messages[-1]["role"] != "assistant":
@@ -42,7 +42,7 @@ def check_pair(pair: Pair) -> Pair:
             )
     if chosen[:-1] != rejected[:-1]:
         raise BadRow(
-            "the prompts of 'chosen' and 'rejected' differ, their last turns alone may: correct or remove the row",
+            "the prompts of 'chosen' and 'rejected' differ, only their last turns may: correct or remove the row",
             Defect.prompts_differ,
         )
     if chosen[-1] == rejected[-1]:
@@ -51,7 +51,8 @@ def check_pair(pair: Pair) -> Pair:
 
 
 def take_answer(row: Mapping[str, Any], key: str, prompt_key: str) -> list[Message]:
-    """The dialogue in the field `key`: an answer to the row's prompt, as text or message, or all of it as messages."""
+    """Return the dialogue in the field `key`: an answer to the row's prompt, as text or message, or the whole dialogue
+    as messages."""
     remedy = f"set {key}_key to the field that holds it" if not has(row, key) else "write text, or messages"
     messages = take_reply(row, key, remedy=remedy)
     # A whole dialogue; the row's prompt, as UltraFeedback has it, is its beginning.
@@ -63,12 +64,13 @@ def take_answer(row: Mapping[str, Any], key: str, prompt_key: str) -> list[Messa
 
 
 def prompt_field(row: Mapping[str, Any], prompt_key: str, conversations_key: str) -> str:
-    """The field that holds the prompt: the one of that name, or LLaMA-Factory's `conversations` in rows without."""
+    """Return the field that holds the prompt: `prompt_key` or, in rows without it, `conversations_key`
+    (LLaMA-Factory)."""
     return conversations_key if has(row, conversations_key) and not has(row, prompt_key) else prompt_key
 
 
 def take_hh(row: Mapping[str, Any], key: str) -> list[Message]:
-    r"""The field `key`, a dialogue of HH-RLHF (Bai et al. 2022): `\n\nHuman: ...\n\nAssistant: ...`."""
+    r"""Return the field `key`, a dialogue of HH-RLHF (Bai et al. 2022): `\n\nHuman: ...\n\nAssistant: ...`."""
     text = take_text(row, key, remedy="give the dialogue as text")
     before, *parts = _HH_TURN.split(text)
     if before.strip() or not parts:
@@ -82,7 +84,7 @@ def take_hh(row: Mapping[str, Any], key: str) -> list[Message]:
 
 
 def take_comparison(row: Mapping[str, Any]) -> Pair:
-    """Two summaries of a post and the better one, as in summarize-from-feedback (Stiennon et al. 2020, appendix B)."""
+    """Return the pair of two summaries of a post, as in summarize-from-feedback (Stiennon et al. 2020, appendix B)."""
     remedy = "give 'info', 'summaries' and 'choice'"
     info, summaries, choice = (take(row, key, remedy=remedy) for key in ("info", "summaries", "choice"))
     if not isinstance(info, Mapping):
@@ -111,7 +113,7 @@ def take_graded(
     grade_range: tuple[float, float],
     best_only: bool,
 ) -> Iterator[Pair]:
-    """Pairs of a prompt's graded completions: the best with each worse one, or each two of different grades."""
+    """Yield pairs of a prompt's graded completions: the best with each worse one, or each two of different grades."""
     prompt = take_prompt(row, prompt_key, remedy="set prompt_key to the field that holds the prompt")
     completions = take(row, completions_key, remedy="set completions_key to the field that holds the completions")
     if not isinstance(completions, list) or len(completions) < 2:
@@ -127,7 +129,7 @@ def take_graded(
                 f"{grade_range[1]:g}: correct or remove the row, or set grade_range"
             )
         graded.append((text, grade))
-    graded.sort(key=lambda item: -item[1])  # stable: of equals the first is the best
+    graded.sort(key=lambda item: -item[1])  # stable: the first of equal grades counts as the best
     pairs = [(better, worse) for better, worse in combinations(graded, 2) if better[1] > worse[1]]
     if best_only:
         pairs = [(better, worse) for better, worse in pairs if better is graded[0]]

@@ -1,4 +1,4 @@
-"""Pairs of answers, the better one first: as policies learn them, and as reward models read them."""
+"""Pairs of a better and a worse answer, for policies and for reward models."""
 
 from __future__ import annotations
 
@@ -49,21 +49,22 @@ class PairDataConfig(DialogueDataConfig):
     """Pairs of a better and a worse answer."""
 
     format: PairFormat | None = None
-    """`pairs`, `hh`, `comparisons` or `graded`. None: from the first row's fields, which must fit one alone."""
+    """`pairs`, `hh`, `comparisons` or `graded`. None: inferred from the first row's fields, which must fit exactly one
+    format."""
     prompt_key: str = "prompt"
-    """The field that holds the prompt, text or messages, where `chosen` and `rejected` are answers alone, and of
-    graded completions (UltraFeedback: `instruction`). Dots go into nested fields, here and below."""
+    """The field that holds the prompt, text or messages, if `chosen` and `rejected` are answers only, or completions
+    are graded (UltraFeedback: `instruction`). Dots go into nested fields, here and below."""
     conversations_key: str = "conversations"
-    """The field that holds it in rows without `prompt_key`, as turns {from, value} (LLaMA-Factory)."""
+    """The field that holds the prompt in rows without `prompt_key`, as turns {from, value} (LLaMA-Factory)."""
     chosen_key: str = "chosen"
     """The field that holds the better answer, as text or message, or the dialogue that ends with it."""
     rejected_key: str = "rejected"
-    """The field that holds the worse one."""
+    """The field that holds the worse answer."""
     chosen_score_key: str | None = None
-    """The field that says how good the better answer is, a number (UltraFeedback binarized: `score_chosen`). None:
+    """The field that holds the quality of the better answer, a number (UltraFeedback binarized: `score_chosen`). None:
     unknown, unless completions are graded."""
     rejected_score_key: str | None = None
-    """The same of the worse one; both are set or none."""
+    """The field that holds the quality of the worse answer; set both or neither."""
     completions_key: str = "completions"
     """The field that holds graded completions, a list of objects."""
     completion_key: str = "response"
@@ -71,8 +72,8 @@ class PairDataConfig(DialogueDataConfig):
     grade_key: str = "overall_score"
     """The field of a completion that holds its grade, a number."""
     grade_range: list[float] | None = None
-    """The lowest and the highest grade there is, as in [1, 5]; another one is a bad row. None: UltraFeedback's, 1 to 10
-    for `overall_score` and 1 to 5 for `fine-grained_score`, and any number for other names."""
+    """The lowest and the highest possible grade, as in [1, 5]; a grade outside makes a bad row. None: UltraFeedback's
+    1 to 10 for `overall_score` and 1 to 5 for `fine-grained_score`, and any number for other names."""
     pairing: Pairing = Pairing.best
     """`best`: the best completion with each that is worse. `all`: each two of different grades."""
 
@@ -81,7 +82,7 @@ class PairDataConfig(DialogueDataConfig):
         if (self.chosen_score_key is None) != (self.rejected_score_key is None):
             raise InputError(
                 f"chosen_score_key={self.chosen_score_key}, rejected_score_key={self.rejected_score_key}: set both, or "
-                "none"
+                "neither"
             )
         if self.grade_range is not None and not (
             len(self.grade_range) == 2 and self.grade_range[0] < self.grade_range[1]
@@ -89,11 +90,11 @@ class PairDataConfig(DialogueDataConfig):
             raise InputError(f"grade_range={self.grade_range}: give the lowest and the highest grade, as in [1, 10]")
 
     def encoder(self, tokenizer: PreTrainedTokenizerBase, *, context_tokens: int) -> PolicyEncoder | ScoreEncoder:
-        """Return the function that makes a row of one side of a pair."""
+        """Return the function that encodes one side of a pair as a training row."""
         raise NotImplementedError
 
     def load(self, tokenizer: PreTrainedTokenizerBase, *, context_tokens: int, quarantine: Quarantine) -> list[Unit]:
-        """Units of the chosen and the rejected row; a row of graded completions gives several."""
+        """Return units of the chosen and the rejected row; a row of graded completions gives several."""
         encode = self.encoder(tokenizer, context_tokens=context_tokens)
         form = self.format
 
@@ -162,7 +163,7 @@ class PairDataConfig(DialogueDataConfig):
         return chosen, rejected
 
     def grades(self) -> tuple[float, float]:
-        """The lowest and the highest grade there is."""
+        """Return the lowest and the highest possible grade."""
         if self.grade_range is None:
             return _ULTRAFEEDBACK.get(self.grade_key, (-math.inf, math.inf))
         low, high = self.grade_range
@@ -171,7 +172,7 @@ class PairDataConfig(DialogueDataConfig):
 
 @dataclass(kw_only=True, slots=True)
 class PreferenceDataConfig(PairDataConfig, PolicyPreferenceDataConfig):
-    """Pairs as a policy learns them: the tokens of both last turns."""
+    """Pairs for a policy, which learns the tokens of both last turns."""
 
     def encoder(self, tokenizer: PreTrainedTokenizerBase, *, context_tokens: int) -> PolicyEncoder:
         return PolicyEncoder(tokenizer, self, context_tokens=context_tokens)
@@ -179,7 +180,7 @@ class PreferenceDataConfig(PairDataConfig, PolicyPreferenceDataConfig):
 
 @dataclass(kw_only=True, slots=True)
 class RankingDataConfig(PairDataConfig, ScoreDataConfig):
-    """Pairs as a reward model reads them: through the end of the last turn, where its score is."""
+    """Pairs for a reward model, which scores each side at the end of the last turn."""
 
     def encoder(self, tokenizer: PreTrainedTokenizerBase, *, context_tokens: int) -> ScoreEncoder:
         return ScoreEncoder(tokenizer, self, context_tokens=context_tokens)

@@ -1,4 +1,4 @@
-"""The prompts of a run, and the order in which they are asked."""
+"""The prompts of a run, and their order."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class PromptDataConfig(SourceConfig):
     system: str | None = None
     """A system message put before every prompt. None: the prompts as they are."""
     template: str | None = None
-    """Text with `{prompt}` that replaces the last message of every prompt, wrapped around it. None: unwrapped."""
+    """Text put around the last message of every prompt, which replaces `{prompt}` in it. None: the message as it is."""
     max_prompt_tokens: int | None = None
     """Tokens a prompt may have, chat template included; a longer one is an error. None: what the context leaves."""
 
@@ -79,7 +79,7 @@ class _Draft(NamedTuple):
 def load_prompts(
     config: PromptDataConfig, tokenizer: PreTrainedTokenizerBase, *, context_tokens: int, max_completion_tokens: int
 ) -> list[Prompt]:
-    """All prompts, in the order of the file; each leaves `max_completion_tokens` of the model's `context_tokens`."""
+    """Return all prompts in file order; each leaves `max_completion_tokens` of the model's `context_tokens`."""
     require_template(tokenizer)
     drafts = list(_drafts(config, tokenizer))
     prompts = []
@@ -116,8 +116,8 @@ def _dialogue(config: PromptDataConfig, row: Mapping[str, Any]) -> Dialogue:
     )
     if has(row, TEMPLATED) and row[TEMPLATED] is False:
         raise InputError(
-            f"the field '{TEMPLATED}' is false, so its prompt is a text without a chat template, and rollouts answer "
-            "dialogues alone: remove the row"
+            f"the field '{TEMPLATED}' is false, so its prompt is a text without a chat template, and rollouts need "
+            "dialogues: remove the row"
         )
     if config.template is not None:
         last = messages[-1]
@@ -175,17 +175,17 @@ def _check_length(num_tokens: int, limit: int | None, max_completion_tokens: int
 
 @dataclass(frozen=True, slots=True)
 class PromptOrder:
-    """Every epoch asks every prompt once, in its own order. A pure function of the position, so resuming is free."""
+    """Every epoch has every prompt once, in its own order. A pure function of the position, so resuming is free."""
 
     prompts: Sequence[Prompt]
     seed: int
 
     def prompt_at(self, position: int) -> tuple[int, Prompt]:
-        """The epoch and the prompt at `position`, which counts from 0 over all epochs."""
+        """Return the epoch and the prompt at `position`, which counts from 0 over all epochs."""
         epoch, index = divmod(position, len(self.prompts))
         return epoch, self.prompts[int(_permutation(len(self.prompts), self.seed, epoch)[index])]
 
 
-@lru_cache(maxsize=4)  # prompts in flight lie in two epochs; training and evaluation each have an order
+@lru_cache(maxsize=4)  # prompts in flight span two epochs; training and evaluation each have an order
 def _permutation(num_prompts: int, seed: int, epoch: int) -> np.ndarray:  # [num_prompts] int64
     return np.random.Generator(np.random.PCG64([seed, epoch])).permutation(num_prompts)

@@ -1,4 +1,4 @@
-"""Bad rows: the first one is an error, or they are set aside, counted, and few of them allowed."""
+"""Bad rows: the first one is an error, or they are set aside and counted, up to a maximum share."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Quarantine:
 
     bad_rows: BadRows = BadRows.strict
     max_rejected_fraction: float = 0.0
-    """Largest share of one file's rows; more of them are an InputError."""
+    """Largest share of one file's rows that may be bad; a larger share is an InputError."""
     rejects: list[Reject] = field(default_factory=list)
     unread: dict[str, list[str]] = field(default_factory=dict)
     """Unread fields of the rows, by file."""
@@ -70,7 +70,7 @@ class Quarantine:
     ) -> list[T]:
         """Collect the results of `make(where, row)` for the rows of the file `source`, at most `limit`, in order.
 
-        Raises InputError where one is bad, or, in quarantine, too many are or all.
+        Raises InputError at the first bad row or, in quarantine, if too many rows or all of them are bad.
         """
         made: list[T] = []
         num_rows, before = 0, len(self.rejects)
@@ -80,14 +80,14 @@ class Quarantine:
             num_rows += 1
             there.update(dict.fromkeys(key for key, value in row.items() if value is not None))
             try:
-                # All of a row or none of it.
+                # `list` first: a row that fails midway adds nothing.
                 made += list(make(where, Fields(without_padding(row), read)))
             except InputError as error:
                 self.refuse(where, row, error)
         if unread := [key for key in there if key not in read]:
             self.unread[source] = unread
         rejected = self.rejects[before:]
-        # Lines that are no JSON object were refused by who read them, and never came here.
+        # `read_rows` has refused the lines that are no JSON object, so `rows` did not contain them.
         num_rows += sum(not isinstance(reject.row, dict) for reject in rejected)
         if len(rejected) > self.max_rejected_fraction * num_rows:
             first = rejected[0]
@@ -98,11 +98,11 @@ class Quarantine:
         return made
 
     def summary(self) -> dict[str, int]:
-        """Count the rows that are left out, by defect."""
+        """Count the rejected rows by defect."""
         return dict(Counter(str(reject.defect) for reject in self.rejects))
 
     def write(self, folder: Path) -> None:
-        """Write the rows that are left out, if any, each with its place and the reason, to `rejects.jsonl`."""
+        """Write the rejected rows, if any, each with its place and the reason, to `rejects.jsonl`."""
         if not self.rejects:
             return
         with (folder / REJECTS).open("w", encoding="utf-8") as file:

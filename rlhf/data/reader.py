@@ -16,7 +16,7 @@ def read_with(
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield `(path:row N, row)` for each row that the function `spec` yields for `path`; N counts from 1.
 
-    A row that is no dict is refused. Raises InputError where the function cannot be found, raises, or returns no rows.
+    A row that is no dict is refused. Raises InputError if the function cannot be found, raises, or returns no rows.
     """
     for number, row in enumerate(_rows(spec, path), start=1):
         where = f"{path}:row {number}"

@@ -1,4 +1,4 @@
-"""Rows that are held out, or dealt to folds: those of one prompt stay together."""
+"""Held-out splits and folds in which the rows of one prompt stay together."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def prompt_groups(units: Sequence[Unit]) -> list[int]:
 
 
 def split_held_out(units: Sequence[Unit], fraction: float, seed: int) -> tuple[list[Unit], list[Unit]]:
-    """Units to train on and units held out, each in the given order; units of one prompt are on one side.
+    """Return training units and held-out units, each in the given order; units of one prompt are on one side.
 
-    `fraction` of them are held out, rounded, at least one, and fewer where prompts with several units do not add up to
-    it. Raises InputError where there is no such split.
+    `fraction` of the units are held out, rounded, at least one, and fewer if no set of prompts adds up to that number.
+    Raises InputError if no such split exists.
     """
     assert 0 < fraction < 1
     groups = prompt_groups(units)

@@ -31,16 +31,16 @@ class StepDataConfig(DialogueDataConfig, ScoreDataConfig):
     prompt_key: str = "prompt"
     """The field that holds the prompt, text or messages. Dots go into nested fields, here and below."""
     steps_key: str | None = None
-    """The field that holds the steps, a list of texts. None: `steps`, or, as TRL has it, `completions`."""
+    """The field that holds the steps, a list of texts. None: `steps` or, as in TRL, `completions`."""
     labels_key: str = "labels"
     """The field that holds a label for each step: from 0, wrong, to 1, right, or true and false; -1 and null are
-    unknown. PRM800K's ratings, whose -1 is wrong, are not that."""
+    unknown. PRM800K's ratings differ: their -1 is wrong."""
     separator: str = "\n"
     """Text between two steps."""
 
     def load(self, tokenizer: PreTrainedTokenizerBase, *, context_tokens: int, quarantine: Quarantine) -> list[Unit]:
-        """Units of one row; its loss mask is True at the last token of each labelled step, `targets` has the label
-        there. The last step ends with its turn, as a rollout does."""
+        """Return units of one row each: the loss mask is True at the last token of each labelled step, where `targets`
+        has the label. The last step ends with its turn, as a rollout does."""
         require_template(tokenizer)
 
         def make(where: str, row: Mapping[str, Any]) -> Iterator[Unit]:
@@ -69,7 +69,7 @@ class StepDataConfig(DialogueDataConfig, ScoreDataConfig):
         return self.collect(quarantine, make)
 
     def steps(self, row: Mapping[str, Any]) -> tuple[list[str], np.ndarray]:
-        """The texts, without blanks around them, and their labels [N] float32."""
+        """Return the texts of the steps, without surrounding blanks, and their labels [N] float32."""
         key = self.steps_key or ("completions" if has(row, "completions") and not has(row, "steps") else "steps")
         steps = take(row, key, remedy="set steps_key to the field that holds the steps")
         labels = take(row, self.labels_key, remedy="set labels_key to the field that holds a label for each step")
@@ -81,7 +81,7 @@ class StepDataConfig(DialogueDataConfig, ScoreDataConfig):
         if len(steps) != len(labels):
             raise InputError(
                 f"the field '{key}' has {len(steps)} steps and '{self.labels_key}' {len(labels)} labels: give each "
-                "step one, -1 where it is unknown"
+                "step one label, -1 for unknown"
             )
         for number, step in enumerate(steps, start=1):
             if not isinstance(step, str):
@@ -91,8 +91,7 @@ class StepDataConfig(DialogueDataConfig, ScoreDataConfig):
         values = np.array([self.label(label, number) for number, label in enumerate(labels, start=1)], dtype=np.float32)
         if (values == UNKNOWN).all():
             raise BadRow(
-                f"the field '{self.labels_key}' has no label that is known, all is masked: label a step, or remove the "
-                "row",
+                f"the field '{self.labels_key}' has no known label, so all is masked: label a step, or remove the row",
                 Defect.unlearnable,
             )
         return [step.strip() for step in steps], values
@@ -112,7 +111,8 @@ class StepDataConfig(DialogueDataConfig, ScoreDataConfig):
 def find_ends(
     tokenizer: PreTrainedTokenizerBase, dialogue: Dialogue, steps: list[str], separator: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Token ids [T] int32 of the dialogue, and [N] int64 where in them the steps end: the last at T - 1."""
+    """Return the token ids [T] int32 of the dialogue, and the index [N] int64 of each step's last token: the last is
+    T - 1."""
     tokens, text = through_last_turn(tokenizer, dialogue.messages, tools=dialogue.tools)
     content = dialogue.messages[-1]["content"]
     start = text.rfind(content, 0, int(tokens.starts[-1]))
@@ -129,6 +129,7 @@ def find_ends(
     ends.append(len(tokens.ids) - 1)
     if len(set(ends)) < len(ends):
         raise BadRow(
-            "two steps end within one token: join them, or set separator to one that parts them", Defect.unlearnable
+            "two steps end within one token: join them, or set separator to a text between two tokens",
+            Defect.unlearnable,
         )
     return tokens.ids, np.array(ends)

@@ -37,23 +37,23 @@ class SupervisedDataConfig(DialogueDataConfig, SFTDataConfig):
     """Dialogues whose assistant turns are learnt."""
 
     format: RowFormat | None = None
-    """`prompt_response`, `messages`, `sharegpt` or `alpaca`. None: recognised by the first row's
-    fields, which must fit one alone."""
+    """`prompt_response`, `messages`, `sharegpt` or `alpaca`. None: inferred from the first row's fields, which must fit
+    exactly one format."""
     prompt_key: str = "prompt"
-    """The field that holds the prompt: text (one user message) or a list of {role, content} messages; has no loss.
+    """The field that holds the prompt: text (one user message) or a list of {role, content} messages; not learnt.
     Dots go into nested fields, here and below: `extra_info.question`."""
     response_key: str | None = None
-    """The field that holds the assistant's response to the prompt, as text or messages. None: `response`, or, as TRL
-    has it, `completion`."""
+    """The field that holds the assistant's response to the prompt, as text or messages. None: `response` or, as in
+    TRL, `completion`."""
     messages_key: str = "messages"
     """The field that holds a whole dialogue with `format=messages`."""
     conversations_key: str = "conversations"
     """The field that holds a whole dialogue with `format=sharegpt`."""
     last_turn_only: bool = False
-    """True trains on the last assistant turn of a dialogue alone, false on all assistant turns. A prompt never has,
-    whatever its roles, nor a turn with `weight` 0 (`train` or `loss` false)."""
+    """True trains on the last assistant turn of a dialogue only, false on all assistant turns. A prompt is never
+    learnt, whatever its roles, nor a turn with `weight` 0 (`train` or `loss` false)."""
     labels: list[str] | None = None
-    """The responses there are: classes, of which every row's last answer must be one. None: any text."""
+    """The possible responses (classes); every row's last answer must be one of them. None: any text."""
 
     def __post_init__(self) -> None:
         super(SupervisedDataConfig, self).__post_init__()
@@ -102,7 +102,7 @@ class SupervisedDataConfig(DialogueDataConfig, SFTDataConfig):
         return self.response_key or ("completion" if is_trl else "response")
 
     def key_of(self, row: Mapping[str, Any], form: RowFormat) -> str:
-        """The field that holds what is learnt."""
+        """Return the field that holds the learnt text, in a row of format `form`."""
         keys = {
             RowFormat.prompt_response: self.response_field(row),
             RowFormat.messages: self.messages_key,

@@ -1,4 +1,4 @@
-"""The day that chat templates write where they ask for the present."""
+"""The date that chat templates write as today's."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
 
 def fix_date(tokenizer: PreTrainedTokenizerBase, date: str | None) -> None:
-    """Let the chat template write this day, as 2026-11-29, where it asks for the present; None leaves the clock.
+    """Let the chat template write `date`, as in 2026-11-29, as today's date; None leaves the clock.
 
-    The tokenizer's files, and so served models, stay as they are. Raises InputError where it is no date.
+    The tokenizer's files, and so served models, stay as they are. Raises InputError if `date` is no date.
     """
     try:
         tokenizer.template_date = date and datetime.datetime.fromisoformat(date)

@@ -1,4 +1,4 @@
-"""Documents for continued pretraining: a domain's, mixed with general ones so that less is forgotten."""
+"""Documents for continued pretraining: a domain's documents, mixed with general ones so that less is forgotten."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 SHORTEST = 3
-"""Tokens of the shortest chunk limit: any document is then cut into chunks of 2 or more, each with one to learn."""
+"""Smallest `max_tokens`: with it every chunk of a document has at least 2 tokens, so that one can be learnt."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -34,16 +34,16 @@ class TextDataConfig(SFTDataConfig):
     """
 
     max_tokens: int | None = None
-    """Tokens of the longest row. A longer document is cut into rows of about equal length that follow each other, with
-    nothing lost; rows never hold more than one document. None: the model's context."""
+    """Tokens of the longest row. A longer document is cut into consecutive rows of about equal length, and no token is
+    lost; a row never holds more than one document. None: the model's context."""
     text_key: str = "text"
     """The field that holds a document in .jsonl, .parquet and folders that datasets can load."""
     general_path: str | None = None
-    """Documents to mix in, against forgetting, of the same forms as `path`. None: the domain's alone."""
+    """Documents to mix in, against forgetting, in the same formats as `path`. None: only the domain's."""
     ratio: float = 5.0
     """General tokens for each token of the domain, which is read once."""
     seed: int = 0
-    """Seed of the draw of general documents; all are drawn again, and counted, if there are too few."""
+    """Seed of the draw of general documents; if there are too few, all are drawn again, which a metric counts."""
 
     def __post_init__(self) -> None:
         super(TextDataConfig, self).__post_init__()
@@ -55,12 +55,12 @@ class TextDataConfig(SFTDataConfig):
             raise InputError(f"max_tokens={self.max_tokens}: rows of a document have at least {SHORTEST}; raise it")
 
     def at(self, path: str) -> Self:
-        """The documents of another file alone, with none mixed in."""
+        """Return the settings for the documents of another file, with none mixed in."""
         alone = replace(super(TextDataConfig, self).at(path), general_path=None)
         return replace(alone, split=DEFAULT_SPLIT, subset=None) if text_files(Path(path)) else alone
 
     def load(self, tokenizer: PreTrainedTokenizerBase, *, context_tokens: int, quarantine: Quarantine) -> list[Unit]:
-        """The mixture: the domain's rows in the order of the file, then the general ones."""
+        """Return the mixture: the domain's rows in file order, then the general ones."""
         domain, general = self.corpora(tokenizer, context_tokens, quarantine)
         return self.mix(domain, general)[0]
 
@@ -73,9 +73,9 @@ class TextDataConfig(SFTDataConfig):
         held_out_fraction: float,
         seed: int,
     ) -> Parts:
-        """The mixture of what is not held out; `held_out_domain` and `held_out_general` are apart.
+        """Return the mixture of the training rows, and `held_out_domain` and `held_out_general` separately.
 
-        Of the general rows no more are held out than of the domain's.
+        At most as many general rows are held out as domain rows.
         """
         domain, general = self.corpora(tokenizer, context_tokens, quarantine)
         held_out: dict[str, list[Unit]] = {}
@@ -90,7 +90,7 @@ class TextDataConfig(SFTDataConfig):
     def corpora(
         self, tokenizer: PreTrainedTokenizerBase, context_tokens: int, quarantine: Quarantine
     ) -> tuple[list[Unit], list[Unit]]:
-        """The rows of the domain, and the general ones."""
+        """Return the rows of the domain, and the general rows."""
         if tokenizer.eos_token_id is None:
             raise InputError(
                 f"{tokenizer.name_or_path} has no end-of-sequence token to end documents with: set eos_token in "
@@ -115,13 +115,13 @@ class TextDataConfig(SFTDataConfig):
     ) -> Callable[[str, Mapping[str, Any]], Iterator[Unit]]:
         def make(where: str, row: Mapping[str, Any]) -> Iterator[Unit]:
             text = take_text(row, self.text_key, remedy="set text_key to the field that holds the document")
-            # With what the tokenizer puts in front of every text, which the model was trained with.
+            # Includes the tokens that the tokenizer puts before every text, as in the model's own training.
             token_ids = np.array(tokenizer(text, verbose=False)["input_ids"], dtype=np.int32)
             if not len(token_ids) or token_ids[-1] != tokenizer.eos_token_id:
                 token_ids = np.append(token_ids, tokenizer.eos_token_id).astype(np.int32)
             if len(token_ids) < 2:
                 raise BadRow(
-                    f"the field '{self.text_key}' is an end of sequence alone: fill it in, or remove the row",
+                    f"the field '{self.text_key}' is only an end of sequence: fill it in, or remove the row",
                     Defect.unlearnable,
                 )
             for chunk in chunks(token_ids, size):
@@ -145,12 +145,12 @@ def num_tokens(units: Sequence[Unit]) -> int:
 
 
 def chunks(token_ids: np.ndarray, size: int) -> list[np.ndarray]:
-    """The tokens in as few pieces of at most `size` as there can be, of equal length to one token."""
+    """Split the tokens into the fewest pieces of at most `size` tokens, whose lengths differ by at most one."""
     return np.array_split(token_ids, -(-len(token_ids) // size))
 
 
 def sample_documents(units: Sequence[Unit], wanted: float, seed: int) -> list[Unit]:
-    """Whole documents in permuted order, and again in another, until they have `wanted` tokens."""
+    """Return whole documents in a random order, and again in another, until they have `wanted` tokens."""
     documents: dict[int, list[Unit]] = {}
     for number, unit in zip(prompt_groups(units), units, strict=True):
         documents.setdefault(number, []).append(unit)
@@ -167,7 +167,7 @@ def sample_documents(units: Sequence[Unit], wanted: float, seed: int) -> list[Un
 
 
 def text_files(path: Path) -> list[Path]:
-    """A .txt file, or those of a folder that has nothing else; none of any other path."""
+    """Return a .txt file, or the files of a folder that has only .txt files; none for any other path."""
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if not file.name.startswith("."))
         return files if all(file.suffix == ".txt" for file in files) else []

@@ -1,4 +1,4 @@
-"""Turns of a rendered dialogue among its tokens, and the tokens that open and end them."""
+"""Location of turns in the tokens of a rendered dialogue, and the tokens that open and end turns."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ def named_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
 
 
 def control_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """Ids of the special tokens that are no content. Pairs of tags (`<think>`, `</think>`, `<tool_call>`) are content:
-    some tokenizers flag them special, though answers contain them."""
+    """Ids of the special tokens that are not content. Pairs of tags (`<think>`, `</think>`, `<tool_call>`) are content:
+    some tokenizers flag them as special, though answers contain them."""
     return _control_ids(tokenizer, len(tokenizer))
 
 
 def unknown_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """The token that stands for text the tokenizer has no token for; None where there is none, or it is another
-    special token too (Qwen2's `<|endoftext|>`)."""
+    """Return the token for text that the tokenizer has no token for; None if it has no such token, or the token has
+    another meaning too (Qwen2's `<|endoftext|>`)."""
     others = {getattr(tokenizer, name) for name in _NAMED if name != "unk_token_id"}
     return None if tokenizer.unk_token_id in others else tokenizer.unk_token_id
 
 
 @lru_cache(maxsize=8)
 def _control_ids(tokenizer: PreTrainedTokenizerBase, _num_tokens: int) -> frozenset[int]:
-    """The same, found once; `_num_tokens` tells a tokenizer from itself before tokens were added."""
+    """Compute `control_ids` once; `_num_tokens` changes the cache's key when tokens are added."""
     special, named = special_ids(tokenizer), named_ids(tokenizer)
     added = {token.content for token in tokenizer.added_tokens_decoder.values()}
     tokens = tokenizer.convert_ids_to_tokens(list(special))
@@ -85,10 +85,11 @@ class Tokens(NamedTuple):
 
     @classmethod
     def after_prompts(cls, tokenizer: PreTrainedTokenizerBase, text: str, starts: Sequence[int]) -> Tokens:
-        """The tokens of `text`, in which an answer begins at each of `starts`, after the tokens of its prompt.
+        """Return the tokens of `text`, in which an answer begins at each of `starts`, after the tokens of its prompt.
 
         A prompt that ends in a blank, or in `<think>` and a newline, may share its last token with the answer's
-        beginning. A rollout never does: it goes on after the prompt's own tokens. There the text is cut.
+        beginning. In a rollout it never does, since the answer continues after the prompt's own tokens, so the text is
+        cut there.
         """
         whole = cls.of(tokenizer, text)
         cuts = [start for start in starts if not whole.begin_with(cls.of(tokenizer, text[:start]))]
@@ -100,8 +101,8 @@ class Tokens(NamedTuple):
         if tokenizer.decode(joined.ids) != tokenizer.decode(whole.ids):
             raise InputError(
                 f"the chat template of {tokenizer.name_or_path} ends its prompts within a token, and its tokenizer "
-                f"cannot go on from there: let the generation prompt end in a special token or a newline (give "
-                f"chat_template a file)"
+                f"cannot continue from there: set chat_template to a file whose generation prompt ends in a special "
+                f"token or a newline"
             )
         return joined
 
@@ -113,12 +114,12 @@ class Tokens(NamedTuple):
 
     def inside(self, start: int, stop: int) -> np.ndarray:  # [N] int64
         """Indices of the tokens that hold some of the characters from `start` to before `stop`."""
-        # By ends: a byte-level tokenizer with trim_offsets gives leading blanks no width, at the place where they end.
+        # Compares ends: a byte-level tokenizer with trim_offsets gives leading blanks no width, where they end.
         return np.flatnonzero((self.ends > start) & (self.starts < stop))
 
     def closing(self, inside: np.ndarray, known: Collection[int] = ()) -> int | None:
-        """The index of the special token that closes a turn, after what is written of the tokens `inside`: the first
-        that is one of the `known` ends, else the first."""
+        """Return the index of the special token that closes a turn, after the written tokens of `inside`: the first of
+        the `known` ends, else the first special token."""
         written = inside[~self.is_control[inside] & ~self.is_blank[inside]]
         tail = inside[inside > written[-1]] if written.size else inside
         closing = tail[self.is_control[tail]]
@@ -126,8 +127,8 @@ class Tokens(NamedTuple):
         return int((ends or closing)[0]) if closing.size else None
 
     def next_opener(self, inside: np.ndarray) -> int | None:
-        """The index of the special token that opens the turn after the one `inside`, where it ends that one, as GLM's
-        `<|user|>` does. None where there is none, or it opens any turn, this one too (`<|im_start|>`)."""
+        """Return the index of the special token that opens the next turn and thereby ends the turn `inside`, as GLM's
+        `<|user|>` does. None if there is no such token, or it opens every turn, this one too (`<|im_start|>`)."""
         following = int(inside[-1]) + 1 if inside.size else len(self.ids)
         if following >= len(self.ids) or not self.is_control[following]:
             return None
@@ -135,6 +136,6 @@ class Tokens(NamedTuple):
         return None if openers.size and self.ids[openers[-1]] == self.ids[following] else following
 
     def closed_by(self, token_id: int, text: str) -> Tokens:
-        """The same with a token at the end that is not in the text."""
+        """Return these tokens with one more at the end, which is not in the text."""
         end = (token_id, len(text), len(text), True, True)
         return Tokens(*(np.append(column, value).astype(column.dtype) for column, value in zip(self, end, strict=True)))

@@ -19,13 +19,13 @@ NUM_BINS = 10
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bin:
-    """Pairs that the model was about equally sure of."""
+    """Pairs of similar confidence."""
 
     num_pairs: int
     confidence: float
     """Mean probability of the side it prefers."""
     accuracy: float
-    """Share of them where that is the chosen side."""
+    """Share of the pairs in which the preferred side is the chosen one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +43,7 @@ class PreferenceReport:
     """Expected calibration error of sigmoid(margin) (Guo et al. 2017), in ten bins of confidence."""
     bins: Sequence[Bin]
     length_slope: float
-    """Least squares of the margin on the difference in tokens: score that a token more is worth."""
+    """Least-squares slope of the margin on the difference in tokens: score gained per extra token."""
     length_slope_error: float
     """Standard error of the slope."""
     longer_wins: float
@@ -81,7 +81,7 @@ def preference_report(
 ) -> PreferenceReport:
     """Measure a model by its scores; P is at least 1. Rank correlations are over both sides of all pairs.
 
-    Raises RunError where scores are not finite.
+    Raises RunError if scores are not finite.
     """
     margins = np.asarray(chosen, dtype=np.float64) - rejected
     if num_wrong := int((~np.isfinite(margins)).sum()):
@@ -130,7 +130,7 @@ def share_won(
 def reliability(
     margins: np.ndarray,  # [P]
 ) -> list[Bin]:
-    """Pairs in ten bins of the probability of the side the model prefers, from 0.5 to 1; empty bins are left out."""
+    """Sort pairs into ten bins by the probability of the preferred side, from 0.5 to 1; empty bins are left out."""
     confidence = 1 / (1 + np.exp(-np.abs(margins)))
     right = points(margins)
     places = np.minimum(((confidence - 0.5) * 2 * NUM_BINS).astype(int), NUM_BINS - 1)
@@ -169,9 +169,10 @@ def agreement(
 
 
 def folds(groups: Sequence[int], num_folds: int, seed: int) -> list[tuple[list[int], list[int]]]:
-    """Indices to train on and held out, for each fold. Each index is held out once, equal groups in the same fold.
+    """Return the training and the held-out indices of each fold. Every index is held out once, equal groups in the same
+    fold.
 
-    Raises InputError where there are fewer groups than folds.
+    Raises InputError if there are fewer groups than folds.
     """
     sizes: dict[int, int] = {}
     for group in groups:
@@ -193,7 +194,7 @@ def folds(groups: Sequence[int], num_folds: int, seed: int) -> list[tuple[list[i
 
 
 def reliability_plot(reports: Mapping[str, PreferenceReport], path: Path) -> None:
-    """Plot, for each set of pairs, how often the model is right at each confidence, with counts, and its margins."""
+    """Plot accuracy by confidence, with counts, and the margins, for each set of pairs."""
     import matplotlib
 
     matplotlib.use("Agg")

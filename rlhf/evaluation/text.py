@@ -1,4 +1,4 @@
-"""Similarity of texts to the expected ones, in Chinese or English."""
+"""Similarity of texts to reference texts, in Chinese or English."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ BLEU_TOKENIZERS = {Language.zh: "zh", Language.en: "13a"}
 def bleu4(hypotheses: Sequence[str], references: Sequence[str], language: Language) -> float:
     """BLEU of the whole corpus with n-grams up to 4, from 0 to 100 (Papineni et al. 2002; sacrebleu, Post 2018).
 
-    Counts of no match are smoothed exponentially. 0 where no hypothesis has four tokens, even if each is as expected.
+    Zero match counts are smoothed exponentially. 0 if no hypothesis has four tokens, even if each equals its reference.
     """
     import sacrebleu
 
-    assert len(hypotheses) == len(references)  # sacrebleu drops what is left over
+    assert len(hypotheses) == len(references)  # sacrebleu silently drops the surplus
     return sacrebleu.corpus_bleu(list(hypotheses), [list(references)], tokenize=BLEU_TOKENIZERS[language]).score
 
 
@@ -35,13 +35,13 @@ def rouge_l(hypotheses: Sequence[str], references: Sequence[str], language: Lang
 
 
 def exact_match(hypotheses: Sequence[str], references: Sequence[str]) -> float:
-    """Share of texts that are as expected but for blanks around them."""
+    """Share of texts that equal their reference, except for surrounding blanks."""
     same = [a.strip() == b.strip() for a, b in zip(hypotheses, references, strict=True)]
     return sum(same) / max(len(same), 1)
 
 
 def tokens(text: str, language: Language) -> list[str]:
-    """Characters without blanks of Chinese; lower-case words without punctuation of English."""
+    """Split Chinese into characters without blanks, English into lower-case words without punctuation."""
     return list("".join(text.split())) if language is Language.zh else re.findall(r"\w+", text.lower())
 
 

@@ -1,4 +1,4 @@
-"""Two systems on the same prompts: which wins how often, and whether that could be chance."""
+"""Win rate of two systems on the same prompts, with its interval and significance."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ class WinRate:
     rate: float
     """Share of prompts won; ties count half."""
     interval: tuple[float, float]
-    """95 %: `ops.intervals.share_interval`. It holds one half where the p-value is at least 0.05, and else lies on one
-    side of it."""
+    """95 %: `ops.intervals.share_interval`. It contains one half if the p-value is at least 0.05, and excludes one half
+    otherwise."""
     p_value: float
-    """Exact two-sided sign test over the prompts that are no ties; 1 where all are."""
+    """Exact two-sided sign test over the prompts without ties; 1 if all are ties."""
     num_wins: int
     num_ties: int
     num_losses: int
 
 
 def win_rate(ours: Sequence[float], theirs: Sequence[float]) -> WinRate:
-    """Compare finite scores, one each per prompt, in the same order."""
+    """Compare the finite scores of two systems, one per prompt, in the same order."""
     margins = np.array([our - their for our, their in zip(ours, theirs, strict=True)])
     wins, ties, losses = (int(count) for count in ((margins > 0).sum(), (margins == 0).sum(), (margins < 0).sum()))
     found = estimate_share(points(margins), np.arange(len(margins)))
@@ -43,7 +43,7 @@ def win_rate(ours: Sequence[float], theirs: Sequence[float]) -> WinRate:
 
 
 def agreeing(interval: tuple[float, float], p_value: float, lead: int) -> tuple[float, float]:
-    """Move an end that contradicts the sign test at 0.05 to one half: an interval holds what no test rejects."""
+    """Move an end that contradicts the sign test at 0.05 to one half, so that interval and p-value agree."""
     low, high = interval
     if p_value >= 0.05:
         return min(low, 0.5), max(high, 0.5)

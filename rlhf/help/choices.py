@@ -24,7 +24,7 @@ class Unfit(Exception):
 class Choices:
     """The groups of a primary configuration (`online`, `sft`, ...) and the choices in each that fit it.
 
-    A choice fits where its content merges into the configuration's dataclass: every key is declared there, and an
+    A choice fits if its content merges into the configuration's dataclass: every key is declared there, and an
     algorithm or data set is of the class that its field declares. Merging costs a tenth of a composition by Hydra.
     """
 
@@ -36,19 +36,19 @@ class Choices:
             for group, name in composed.hydra.runtime.choices.items()
             if not str(group).startswith("hydra/")
         }
-        """Choice of each group without overrides."""
+        """Default choice of each group."""
         self.schema = type_of(composed)
         self.empty = OmegaConf.structured(self.schema)
         self.files: dict[str, Any] = {}
 
     def fitting(self, group: str) -> list[str]:
-        """Names in a group, in alphabetical order; none where the configuration has no such group."""
+        """Return the fitting names of a group in alphabetical order; none if the configuration has no such group."""
         if group not in self.chosen:
             return []
         return [name for name in sorted(self.loader.get_group_options(group)) if self.fits(group, name)]
 
     def fits(self, group: str, name: str) -> bool:
-        """Return whether a choice, with the choices of other groups that it makes, merges into this configuration."""
+        """Return whether a choice, with its overrides of other groups, merges into this configuration."""
         chosen = {other: choice for other, choice in self.chosen.items() if other != group}
         try:
             own = list(self.layers(group, name, chosen))
@@ -59,7 +59,8 @@ class Choices:
         return True
 
     def layers(self, group: str, name: str, chosen: dict[str, str | None]) -> Iterator[DictConfig]:
-        """The content of a choice where it belongs, after what it builds on; its overrides of groups go to `chosen`."""
+        """Yield the content of a choice at its place in the configuration, after the files in its defaults; its
+        overrides of groups are written to `chosen`."""
         loaded = self.loaded(group, name)
         for default in loaded.defaults_list or ():
             if isinstance(default, ConfigDefault) and not default.is_self():
@@ -87,7 +88,7 @@ class Choices:
         return bool(self.loaded(group, name).header.get("package") == "_global_")
 
     def description(self, group: str, name: str) -> str:
-        """The comment at the top of a file up to its first full stop, or what the source of a dataclass says of it."""
+        """Return the comment at the top of a file up to its first full stop, or the docstring of a dataclass."""
         for place in self.loader.get_search_path().get_path():
             file = Path(place.path.removeprefix("file://"), group, f"{name}.yaml")
             if file.is_file():
@@ -102,7 +103,7 @@ def type_of(composed: DictConfig) -> type[Any]:
 
 
 def first_comment(text: str) -> str:
-    """The first sentence or sentences of a file's comment, to the end of a line; empty where it has none."""
+    """Return the first sentence or sentences of a file's comment, to the end of a line; empty if it has none."""
     lines: list[str] = []
     for line in text.splitlines():
         if line.startswith("# @package"):
@@ -114,9 +115,9 @@ def first_comment(text: str) -> str:
 
 
 def choices_at(error: BaseException) -> Choices | None:
-    """The choices of the configuration whose composition failed; None where Hydra did not begin to compose one.
+    """Return the choices of the configuration whose composition failed; None if Hydra did not begin to compose one.
 
-    Hydra's errors do not name it, but its functions on the way have it in their variables.
+    Hydra's errors do not name the configuration, so it is read from the local variables in the traceback.
     """
     loader = name = None
     for frame, _ in traceback.walk_tb(error.__traceback__):

@@ -1,4 +1,4 @@
-"""The keys of a configuration, each with the sentence that its source has under the field."""
+"""The keys of a configuration, each with the docstring under its field in the source."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from rlhf.overrides import as_value
 
 ANY_NAME = "NAME"
-"""Stands in a key for the names that a user gives to the entries of a dict."""
+"""Placeholder in a key for the names that a user gives to the entries of a dict."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,15 +29,15 @@ class Key:
     path: str
     type: str
     default: str | None
-    """The value as an override has it; None where it must be set."""
+    """The value in the syntax of an override; None if the key must be set."""
     sentence: str
     """Documentation, on one line."""
     is_section: bool = False
-    """True for a key that has keys of its own, which follow it."""
+    """True for a key with subkeys, which follow it."""
 
 
 def keys_of(schema: type[Any], node: DictConfig, prefix: str = "") -> Iterator[Key]:
-    """All keys of a dataclass, with their values in `node`, depth first; entries of dicts are called NAME."""
+    """Yield all keys of a dataclass, with their values in `node`, depth first; entries of dicts are called NAME."""
     hints, sentences = get_type_hints(schema), sentences_of(schema)
     values = plain(node)
     for name in (declared.name for declared in dataclasses.fields(schema)):
@@ -61,14 +61,14 @@ def plain(node: DictConfig) -> Mapping[str, Any]:
 
 
 def shown(value: Any) -> str:
-    """A value as an override has it."""
+    """Return a value in the syntax of an override."""
     if isinstance(value, Mapping):
         return f"{{{','.join(f'{key}: {shown(entry)}' for key, entry in value.items())}}}"
     return as_value(value)
 
 
 def type_name(hint: Any) -> str:
-    """A type in words: `int`, `fp32 or bf16`, `list of str`, `float or null`."""
+    """Return a type in words: `int`, `fp32 or bf16`, `list of str`, `float or null`."""
     if get_origin(hint) in (types.UnionType, Union):
         return " or ".join(type_name(choice) for choice in get_args(hint))
     if hint is type(None):
@@ -85,7 +85,7 @@ def type_name(hint: Any) -> str:
 
 
 def sentences_of(schema: type[Any]) -> dict[str, str]:
-    """The string literal under each field of a dataclass, on one line; a class replaces what its bases say."""
+    """Return the string literal under each field of a dataclass, on one line; a class overrides its bases."""
     sentences: dict[str, str] = {}
     for base in reversed(schema.__mro__):
         if dataclasses.is_dataclass(base):
@@ -104,7 +104,7 @@ def literals_in(schema: type[Any]) -> dict[str, str]:
 
 
 def description_of(schema: type[Any]) -> str:
-    """The first paragraph of the module's docstring where a module has one configuration, else of the class's."""
+    """Return the first paragraph of the module's docstring if the module has one configuration, else of the class's."""
     file = inspect.getfile(schema)
     is_alone = [name for name in classes_in(file) if name.endswith("Config")] == [schema.__name__]
     text = ast.get_docstring(parsed(file) if is_alone else classes_in(file)[schema.__name__])

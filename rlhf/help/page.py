@@ -24,17 +24,17 @@ from rlhf.types import InputError
 
 CONF = Path(__file__).parents[2] / "conf"
 RESOLVER = "help_page"
-"""The primary configurations in `conf/` have `${help_page:}` in place of Hydra's text."""
+"""Name of the resolver: the primary configurations in `conf/` have `${help_page:}` in place of Hydra's text."""
 MIN_WIDTH, MAX_WIDTH = 60, 120
 SHOWING = ("--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i")
-"""Options with which a command prints something and ends."""
-USAGE = """KEY=VALUE sets a key, +KEY.NAME=VALUE adds an entry to a dict. Below are all keys with their values where
-none is set, and the choices; --help WORD shows those alone whose name has WORD in it. With a choice on the command
-line, as in experiment=NAME, the values are those of the choice. --cfg job shows the configuration as YAML."""
+"""Options with which a command only prints and exits."""
+USAGE = """KEY=VALUE sets a key, +KEY.NAME=VALUE adds an entry to a dict. Below are all keys with their defaults,
+and the choices; --help WORD shows only those whose name contains WORD. With a choice on the command line, as in
+experiment=NAME, the values are those of the choice. --cfg job shows the configuration as YAML."""
 
 
 def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """A command line without the names that follow --help, and these names."""
+    """Split a command line into the words without the names that follow --help, and these names."""
     for i, word in enumerate(words):
         if word in ("--help", "-h"):
             after = range(i + 1, len(words))
@@ -48,29 +48,29 @@ def asks_for_help(words: Sequence[str]) -> bool:
 
 
 def shows(words: Sequence[str]) -> bool:
-    """Return whether a command line makes Hydra print something and end."""
+    """Return whether a command line makes Hydra only print and exit."""
     return any(word.partition("=")[0] in SHOWING for word in words)
 
 
 def register_page(words: Sequence[str], searched: Sequence[str]) -> None:
-    """Make the page known to Hydra, which resolves it where a command line has --help."""
+    """Register the page as a resolver, which Hydra evaluates for a command line with --help."""
 
     def resolve(*, _root_: DictConfig) -> str:
         if not asks_for_help(words):
             return ""  # --cfg hydra --resolve
         loader = GlobalHydra.instance().config_loader()
         text = page([(loader, _root_.hydra.job.config_name, _root_)], searched)
-        # Here already: OmegaConf takes errors of a resolver for its own.
+        # Printed here already: OmegaConf would report an error of the resolver as its own.
         with until_reader_leaves():
             sys.stdout.write(text + "\n")
-        # Hydra would go on to list the choices of every command, which takes seconds.
+        # Hydra would next list the choices of every command, which takes seconds.
         sys.exit(0)
 
     OmegaConf.register_new_resolver(RESOLVER, resolve, replace=True)
 
 
 def show_page(config_names: Sequence[str], searched: Sequence[str]) -> None:
-    """Print the page of a command that is no Hydra main and takes the keys of several primary configurations."""
+    """Print the page of a command that is not a Hydra main and takes the keys of several primary configurations."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
         parts = [(loader, name, loader.load_configuration(name, [], run_mode=RunMode.RUN)) for name in config_names]
@@ -79,7 +79,7 @@ def show_page(config_names: Sequence[str], searched: Sequence[str]) -> None:
 
 @contextmanager
 def until_reader_leaves() -> Iterator[None]:
-    """A block that prints; where the reader closes its end, as `head` does, the rest goes nowhere."""
+    """Let a block print; if the reader closes the pipe, as `head` does, discard the rest."""
     try:
         try:
             yield
@@ -90,9 +90,9 @@ def until_reader_leaves() -> Iterator[None]:
 
 
 def page(parts: Sequence[tuple[ConfigLoader, str, DictConfig]], searched: Sequence[str]) -> str:
-    """All keys, then all choices; with words in `searched` those alone that have one in their names.
+    """Return all keys, then all choices; with words in `searched`, only those with one of the words in their names.
 
-    Raises InputError where none has.
+    Raises InputError if no name has one.
     """
     width = min(max(shutil.get_terminal_size((100, 24)).columns, MIN_WIDTH), MAX_WIDTH)
     every = [(Choices(loader, name), composed) for loader, name, composed in parts]
@@ -106,7 +106,7 @@ def page(parts: Sequence[tuple[ConfigLoader, str, DictConfig]], searched: Sequen
 
 
 def key_lines(choices: Choices, composed: DictConfig, searched: Sequence[str], width: int) -> Iterator[str]:
-    """The keys by section: those of no section first, then sections with choices, then the others."""
+    """Yield the keys by section: keys without a section first, then sections with choices, then the others."""
     keys = [key for key in keys_of(choices.schema, composed) if is_meant(key.path, searched)]
     sections = list(dict.fromkeys(section_of(key) for key in keys))
     for section in sorted(sections, key=lambda name: (name != "", name not in choices.chosen)):
@@ -126,10 +126,10 @@ def section_of(key: Key) -> str:
 def added_keys(
     choices: Choices, section: str, composed: DictConfig, searched: Sequence[str], width: int
 ) -> Iterator[str]:
-    """Keys that the other choices of a section have, such as other algorithms, and the one that is shown has not."""
+    """Yield the keys of a section's other choices, such as other algorithms, that the choice shown does not have."""
     if section not in choices.chosen:
         return
-    # Values on the page may be those of a recipe, so they tell no keys apart.
+    # Values on the page may come from a recipe, so keys are compared without them.
     known = {valueless(key) for key in keys_of(type_of(composed[section]), composed[section], f"{section}.")}
     for name in choices.fitting(section):
         node = choices.loaded(section, name).config
@@ -148,7 +148,7 @@ def valueless(key: Key) -> Key:
 
 
 def choice_lines(choices: Choices, searched: Sequence[str], width: int) -> Iterator[str]:
-    """The choices that work with the command, recipes first."""
+    """Yield the choices that work with the command, recipes first."""
     groups = [group for group in choices.chosen if is_meant(group, searched)]
     for group in sorted(groups, key=lambda group: not choices.is_recipe(group)):
         names = choices.fitting(group)

@@ -1,4 +1,4 @@
-"""LoRA adapters on models of transformers, and what is saved of them. peft does the work."""
+"""LoRA adapters on transformers models, attached, merged and saved through peft."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ TASKS = {Head.causal_lm: TaskType.CAUSAL_LM, Head.value: TaskType.TOKEN_CLS, Hea
 
 
 def attach_adapter(model: nn.Module, config: LoRAConfig, head: Head, *, in_fp32: bool = False) -> PeftModel:
-    """`model` with adapters of `config` that change nothing yet; it alone is trainable, with the head trained whole.
+    """Attach the adapters of `config`, which do not change the outputs yet, to `model`. Only the adapters are
+    trainable, and the whole head.
 
-    The adapters have the model's precision unless `in_fp32`. Raises InputError where peft refuses the layers.
+    The adapters have the model's precision unless `in_fp32`. Raises InputError if peft refuses the layers.
     """
     assert config.rank is not None
     heads = [] if head is Head.causal_lm else head_names(model)
@@ -35,7 +36,7 @@ def attach_adapter(model: nn.Module, config: LoRAConfig, head: Head, *, in_fp32:
         lora_alpha=config.alpha,  # type: ignore[arg-type]  # any number to peft, annotated int
         lora_dropout=config.dropout,
         target_modules=ALL_LINEAR if everywhere else list(config.target_modules),
-        # Layers inside a head that is trained whole get no adapter of their own.
+        # Layers inside a head that is trained whole get no adapter.
         exclude_modules=rf"({'|'.join(heads)})(\..*)?" if heads else None,
         modules_to_save=heads or None,
         task_type=TASKS[head],
@@ -45,7 +46,7 @@ def attach_adapter(model: nn.Module, config: LoRAConfig, head: Head, *, in_fp32:
         try:
             return get_peft_model(model, settings, autocast_adapter_dtype=in_fp32)
         except ValueError as error:
-            # Such as layers whose weights a fused kernel reads past their adapters.
+            # peft refuses, for example, layers whose weights a fused kernel reads directly, bypassing adapters.
             raise InputError(
                 f"lora.target_modules={config.target_modules}: a {model.config.model_type} cannot have an adapter "
                 f"there ({error}); name layers of its attention or feed-forward, such as q_proj, or set lora.rank=null"
@@ -53,7 +54,7 @@ def attach_adapter(model: nn.Module, config: LoRAConfig, head: Head, *, in_fp32:
 
 
 def head_names(model: nn.Module) -> list[str]:
-    """The model's parts beside its body that have parameters."""
+    """Return the names of the model's submodules outside its body that have parameters."""
     parts = model.named_children()
     return [name for name, part in parts if name != model.base_model_prefix and any(True for _ in part.parameters())]
 

@@ -1,4 +1,4 @@
-"""Implementations of attention, and what a model asks that not all of them compute."""
+"""Implementations of attention, and the model features that only some of them support."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class Attention(StrEnum):
 
 
 def choose_attention(attention: Attention | None, config: PreTrainedConfig, head: Head, path: str) -> Attention:
-    """Return the one asked for, or with None the first of varlen, sdpa and eager that computes all the model asks.
+    """Return `attention` or, if None, the first of varlen, sdpa and eager that supports all features of the model.
 
-    Raises InputError where the one asked for would leave something out: PyTorch's kernels know neither a soft cap on
-    attention logits (Gemma 2) nor attention sinks, and transformers drops the cap without a word.
+    Raises InputError if `attention` does not: PyTorch's kernels support neither a soft cap on attention logits
+    (Gemma 2) nor attention sinks, and transformers drops the cap silently.
     """
     lacks = lacking_in_sdpa(config, head)
     fixed = attention_is_fixed(config, head)
@@ -35,7 +35,7 @@ def choose_attention(attention: Attention | None, config: PreTrainedConfig, head
         )
     if attention is Attention.varlen and fixed:
         raise InputError(
-            f"backend.attention=varlen: model {path!r} has attention of its own, into which none is put; set "
+            f"backend.attention=varlen: model {path!r} has its own attention code, which cannot be replaced; set "
             "backend.attention=sdpa"
         )
     if attention is not None:
@@ -46,7 +46,7 @@ def choose_attention(attention: Attention | None, config: PreTrainedConfig, head
 
 
 def attention_is_fixed(config: PreTrainedConfig, head: Head) -> bool:
-    """Return whether the model's code calls attention functions of its own choice (Falcon, BLOOM)."""
+    """Return whether the model's code has its own attention, which cannot be replaced (Falcon, BLOOM)."""
     return not model_class(config, head)._can_set_attn_implementation()
 
 
@@ -54,6 +54,6 @@ def lacking_in_sdpa(config: PreTrainedConfig, head: Head) -> str | None:
     softcap = getattr(config.get_text_config(), "attn_logit_softcapping", None)
     if softcap is not None:
         return f"a soft cap on attention logits (attn_logit_softcapping={softcap})"
-    # Models with sinks, or with biases that only their own attention adds, declare it.
+    # Models with sinks, or with biases that only their own attention code adds, declare that sdpa is unsupported.
     supported: bool = model_class(config, head)._supports_sdpa
-    return None if supported else "attention of its own, such as sinks"
+    return None if supported else "its own attention, such as sinks"

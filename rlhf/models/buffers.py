@@ -1,4 +1,4 @@
-"""Tensors of a model that are no parameters: some belong to it as its weights do, the others follow from its config."""
+"""Buffers of a model: persistent ones are saved with the weights, the others are derived from the config."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from transformers import PreTrainedModel
 
 
 def persistent_buffers(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Buffers that are part of a model's weights, by their names: Gemma 4's layer scalars, Apertus' activations."""
+    """Yield the names and values of buffers that belong to a model's weights: Gemma 4's layer scalars, Apertus'
+    activations."""
     for prefix, module in model.named_modules():
         for name, buffer in module.named_buffers(prefix, recurse=False):
             if name.rpartition(".")[2] not in module._non_persistent_buffers_set:
@@ -20,14 +21,14 @@ def persistent_buffers(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 def restore_derived_buffers(model: PreTrainedModel) -> None:
     """Recompute what a model derives from its config, such as rotary frequencies, as `from_pretrained` does.
 
-    While ZeRO-3 shards a model as it is built, every floating-point tensor is made in the training precision, the
-    steps of its computation too: in bf16 frequencies and tables of positions come out wrong.
+    While ZeRO-3 shards a model during construction, every floating-point tensor is created in the training precision,
+    intermediate results too: in bf16, frequencies and position tables come out wrong.
     """
     with torch.device("meta"):
         plain = type(model)._from_config(model.config, dtype=model.dtype)
     dtypes = {name: buffer.dtype for name, buffer in plain.named_buffers()}
     for tensor in (*model.parameters(), *(buffer for _, buffer in persistent_buffers(model))):
-        # transformers' initialisers pass over tensors that are marked so.
+        # transformers' initialisers skip tensors with this mark.
         tensor._is_hf_initialized = True
     for prefix, module in model.named_modules():
         for name in module._non_persistent_buffers_set:
@@ -35,7 +36,7 @@ def restore_derived_buffers(model: PreTrainedModel) -> None:
                 dtype = dtypes[f"{prefix}.{name}" if prefix else name]
                 setattr(module, name, getattr(module, name).to(dtype))
     for prefix, module in model.named_modules():
-        # Most are computed by their module's own initialisation, some by that of the whole.
+        # Most buffers are computed by the initialisation of their module, some by that of the whole model.
         if isinstance(module, PreTrainedModel) or any(map(is_floating, module._buffers.values())):
             owner_of(model, prefix)._init_weights(module)
 
@@ -45,7 +46,7 @@ def is_floating(buffer: Tensor | None) -> bool:
 
 
 def owner_of(model: PreTrainedModel, name: str) -> PreTrainedModel:
-    """The innermost of transformers' models that holds the module `name`, which knows how to initialise it."""
+    """Return the innermost PreTrainedModel that contains the module `name` and can initialise it."""
     owner, module = model, model
     for part in filter(None, name.split(".")):
         module = getattr(module, part)

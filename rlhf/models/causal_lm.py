@@ -1,4 +1,4 @@
-"""Causal language models: what they are loaded from and what they say of a micro-batch."""
+"""Causal language models: checks of the model folder, and the readout of logprobs from a micro-batch."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class TokenReadout:
     """Logprobs and statistics of a micro-batch's tokens, under the distribution they are sampled from."""
 
     def __init__(self, distribution: SamplingDistribution, *, statistics: bool = True) -> None:
-        """`statistics`: compute entropies and first choices, which losses report and columns do not hold."""
+        """`statistics`: also compute entropies and first choices, which losses report and columns do not need."""
         self.distribution, self.statistics = distribution, statistics
 
     def __call__(self, model: nn.Module, batch: MicroBatch) -> TokenOutputs:
@@ -43,7 +43,7 @@ class TokenReadout:
         return TokenOutputs(logprobs=logprobs, statistics=statistics)
 
     def from_logits(self, model: nn.Module, batch: MicroBatch) -> TokenOutputs:
-        """The same from all the logits at once, of a model whose head is not known to be a plain product."""
+        """Compute the outputs from all logits at once, for a model whose head is not known to be a plain product."""
         # use_cache=False: with a cache transformers does not look for packed sequences, and they would see each other.
         logits = model(input_ids=batch.token_ids, position_ids=batch.position_ids, use_cache=False).logits
         banned = self.distribution.banned_token_ids
@@ -52,7 +52,7 @@ class TokenReadout:
             temperature=self.distribution.temperature,
             banned_token_ids=torch.tensor(banned, device=logits.device) if banned else None,
         )
-        # A prompt may hold banned tokens, of logprob minus infinity: 0 where nothing is learnt.
+        # A prompt may contain banned tokens, with a logprob of minus infinity: 0 where nothing is learnt.
         logprobs = next_token_logprobs(logits, batch.token_ids).masked_fill(~batch.loss_mask, 0.0)
         if not self.statistics:
             return TokenOutputs(logprobs=logprobs)
@@ -62,14 +62,14 @@ class TokenReadout:
 
 
 def for_columns(readout: Any) -> Any:
-    """Return the readout without the statistics that columns do not hold; any but a TokenReadout as it is."""
+    """Return a TokenReadout without the statistics, which columns do not need; any other readout unchanged."""
     return TokenReadout(readout.distribution, statistics=False) if isinstance(readout, TokenReadout) else readout
 
 
 def read_model_config(path: str) -> dict[str, Any]:
-    """The `config.json` of a local model folder.
+    """Read the `config.json` of a local model folder.
 
-    Raises InputError where there is none, it holds no weights, or it needs code of its own.
+    Raises InputError if the folder has no config.json or no weights, or the model needs remote code.
     """
     folder = Path(path)
     if not (folder / "config.json").is_file():
@@ -96,8 +96,8 @@ EXPERT_KEYS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_
 
 
 def refuse_experts(path: str, model_config: dict[str, Any]) -> None:
-    """InputError where a mixture of experts is to be trained: ranks whose tokens choose other experts would wait for
-    each other's collectives for ever (DeepSpeed issue 7461)."""
+    """Raise InputError for a mixture of experts, which cannot be trained: ranks whose tokens choose different experts
+    would wait for each other's collectives for ever (DeepSpeed issue 7461)."""
     settings = model_config.get("text_config", model_config)
     for key in EXPERT_KEYS:
         if (settings.get(key) or 0) > 1:
@@ -108,7 +108,7 @@ def refuse_experts(path: str, model_config: dict[str, Any]) -> None:
 
 
 def check_tensor_parallel(path: str, model_config: dict[str, Any], size: int) -> None:
-    """InputError where an engine cannot be spread over `size` accelerators."""
+    """Raise InputError if an engine cannot be spread over `size` accelerators."""
     heads = text_setting(model_config, "num_attention_heads", "n_head")
     if size > 1 and heads % size:
         divisors = ", ".join(str(n) for n in range(1, heads + 1) if heads % n == 0)
@@ -119,23 +119,22 @@ def check_tensor_parallel(path: str, model_config: dict[str, Any], size: int) ->
 
 
 def context_length(model_config: dict[str, Any]) -> int:
-    """Longest sequence the model was made for, in tokens."""
+    """Return the longest sequence that the model was trained for, in tokens."""
     positions = text_setting(model_config, "max_position_embeddings", "n_positions", "seq_length", "max_seq_len")
     return int(positions * context_factor(model_config.get("text_config", model_config)))
 
 
 def vocab_size(model_config: dict[str, Any]) -> int:
-    """Rows of the embedding, which may be more than the tokenizer knows."""
+    """Return the number of rows of the embedding, which may exceed the tokenizer's vocabulary."""
     return text_setting(model_config, "vocab_size")
 
 
 def text_setting(model_config: dict[str, Any], *names: str) -> int:
-    """The first of `names` that the config, or its text part, has."""
+    """Return the value of the first of `names` that the config, or its text part, has."""
     settings = model_config.get("text_config", model_config)
     for name in names:
         if name in settings:
             return int(settings[name])
     raise InputError(
-        f"the model's config.json has no {' or '.join(names)}; use a model that says how long its context is, such as "
-        "Qwen3 or Llama"
+        f"the model's config.json has no {' or '.join(names)}; use a model that declares it, such as Qwen3 or Llama"
     )

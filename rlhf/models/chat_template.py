@@ -1,4 +1,4 @@
-"""A chat template of the user's own, and values for the switches that a template reads."""
+"""Custom chat templates, and values for the switches that a template reads."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _NAMES_OF_RENDERING = ("messages", "tools", "documents", "add_generation_prompt"
 
 
 def load_chat_tokenizer(model: str, template: str | None, switches: Mapping[str, Any]) -> PreTrainedTokenizerBase:
-    """The tokenizer of the folder `model`, with the template in the file `template` in place of its own, if any, and
-    `switches` as what the template reads where a rendering does not say otherwise.
+    """Return the tokenizer of the folder `model`, with the template of the file `template`, if any, in place of its
+    own, and with `switches` as defaults of the template's variables.
 
-    All of it is in the tokenizer's template, so that it reaches every rendering, is saved with the model, and holds
-    where the model is served. Raises InputError where the file is no template, or a switch is not read.
+    Both become part of the tokenizer's template, so that they apply to every rendering, are saved with the model, and
+    hold in serving. Raises InputError if the file is no template, or the template does not read a switch.
     """
     tokenizer = load_tokenizer(model)
     if template is not None:
@@ -51,18 +51,18 @@ def read_template(file: str) -> str:
 
 
 def check_template(file: str, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Refuse the file whose template the tokenizer has now, where it does not render what a user says."""
+    """Raise InputError if the tokenizer's template, which comes from `file`, does not render the user's message."""
     try:
         asked: list[Message] = [{"role": "user", "content": _PROBE}]
         rendered = render(tokenizer, asked, add_generation_prompt=True) if tokenizer.chat_template else ""
     except InputError as error:
         raise InputError(f"chat_template={file}: it is no chat template ({error.__cause__}); {_REMEDY}") from None
     if _PROBE not in rendered:
-        raise InputError(f"chat_template={file}: it leaves out what a user says, so it is no chat template; {_REMEDY}")
+        raise InputError(f"chat_template={file}: it omits the user's message, so it is no chat template; {_REMEDY}")
 
 
 def with_switches(template: str, switches: Mapping[str, Any], model: str) -> str:
-    """The template with a value for each switch that the caller of a rendering does not set."""
+    """Return the template with a default for each switch, used if the caller of a rendering does not set it."""
     for name in switches:
         if name in _NAMES_OF_RENDERING or not name.isidentifier():
             raise InputError(f"chat_template_kwargs.{name}: it is no switch of a template; remove it")
@@ -71,7 +71,7 @@ def with_switches(template: str, switches: Mapping[str, Any], model: str) -> str
                 f"chat_template_kwargs.{name}: the chat template of {model} does not read it; correct the name, as in "
                 "enable_thinking for Qwen3, or remove it"
             )
-    # A printed empty text, not a bare block, stands at the end: a newline after a block would be trimmed.
+    # Ends with an empty expression, not a bare block: jinja would trim a newline after a block.
     defaults = "".join(
         f"{{% if {name} is not defined %}}{{% set {name} = {value!r} %}}{{% endif %}}{{{{ '' }}}}"
         for name, value in switches.items()

@@ -1,4 +1,4 @@
-"""Dropout of loaded models is off: with it the numbers would depend on how rows are dealt to ranks."""
+"""Dropout of loaded models is off: otherwise the results would depend on the assignment of rows to ranks."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from torch import nn
 
 
 def disable_dropout(model: nn.Module) -> None:
-    """Set every dropout probability in `model` to 0, modules' and those passed to functions. Its config stays."""
+    """Set every dropout probability in `model` to 0, in modules and in arguments of functions. The config stays."""
     for module in model.modules():
         if isinstance(module, nn.modules.dropout._DropoutNd):
             module.p = 0.0

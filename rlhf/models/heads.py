@@ -1,4 +1,4 @@
-"""Kinds of heads as which a model folder is loaded."""
+"""Heads with which a model folder can be loaded."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Head(StrEnum):
 
 
 def config_for(path: str, head: Head) -> PreTrainedConfig:
-    """The config a model is trained with: one label for a critic or a reward model, no dropout for a critic.
+    """Return the config for training a model: one label for a critic or a reward model, no dropout for a critic.
 
-    Raises InputError where transformers has no such model of the folder's architecture.
+    Raises InputError if transformers has no model of the folder's architecture with such a head.
     """
     config = read_config(path, head)
     if head is not Head.causal_lm:
@@ -33,13 +33,14 @@ def config_for(path: str, head: Head) -> PreTrainedConfig:
     if head is Head.value:
         config.classifier_dropout = 0.0
     if head is Head.score and config.pad_token_id is None:
-        # By it transformers finds a sequence's last token, whose score is the sequence's.
+        # transformers finds a sequence's last token, whose score is the sequence's, through pad_token_id.
         config.pad_token_id = load_tokenizer(path).pad_token_id
     return config
 
 
 def read_config(path: str, head: Head) -> PreTrainedConfig:
-    """The folder's own config. InputError where transformers has no model of its architecture with such a head."""
+    """Read the folder's own config. Raises InputError if transformers has no model of its architecture with such a
+    head."""
     import transformers
 
     config = transformers.AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
@@ -52,7 +53,7 @@ def read_config(path: str, head: Head) -> PreTrainedConfig:
 
 
 def model_class(config: PreTrainedConfig, head: Head) -> Any:
-    """The transformers class that has such a head over such a config."""
+    """Return the transformers class for the config with the head."""
     import transformers
 
     return getattr(transformers, f"MODEL_FOR_{MAPPINGS[head]}_MAPPING")[type(config)]

@@ -1,4 +1,4 @@
-"""Low-rank adapters (Hu et al. 2021) and 4-bit base weights (QLoRA, Dettmers et al. 2023): what is asked for."""
+"""Configuration of low-rank adapters (Hu et al. 2021) and 4-bit base weights (QLoRA, Dettmers et al. 2023)."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class LoRAConfig:
     alpha: float = 16.0
     """The adapter's product is scaled by `alpha / rank`."""
     dropout: float = 0.0
-    """Probability with which an adapter's input is dropped in training. Above 0 the numbers depend on how rows are
-    dealt to ranks, and a resumed run's differ from an undisturbed one's."""
+    """Probability with which an adapter's input is dropped in training. Above 0 the results depend on the assignment of
+    rows to ranks, and a resumed run differs from an uninterrupted one."""
     target_modules: list[str] = field(default_factory=lambda: [ALL_LINEAR])
     """Names of the linear layers that get an adapter, such as `q_proj`; `all-linear` for all but the head."""
     quantize: bool = False
@@ -40,7 +40,7 @@ class LoRAConfig:
         if not self.target_modules:
             raise InputError(f"lora.target_modules=[]: name linear layers, or [{ALL_LINEAR}]")
         if ALL_LINEAR in self.target_modules and len(self.target_modules) > 1:
-            raise InputError(f"lora.target_modules={self.target_modules}: {ALL_LINEAR} stands alone")
+            raise InputError(f"lora.target_modules={self.target_modules}: {ALL_LINEAR} must be the only entry")
         if self.quantize and self.rank is None:
             raise InputError("lora.quantize=true: set lora.rank, 4-bit weights cannot be trained themselves")
 
@@ -50,7 +50,8 @@ class LoRAConfig:
 
 
 def check_lora(config: LoRAConfig, model_path: str, *, zero_stage: int) -> None:
-    """InputError where the model in `model_path` cannot be trained as `config` says. Before any accelerator is held."""
+    """Raise InputError if the model in `model_path` cannot be trained with `config`; runs before accelerators are
+    held."""
     if not config.enabled:
         return
     if "quantization_config" in read_model_config(model_path):
@@ -63,8 +64,9 @@ def check_lora(config: LoRAConfig, model_path: str, *, zero_stage: int) -> None:
         for target in config.target_modules:
             if not any(name == target or name.endswith(f".{target}") for name in names):
                 raise InputError(
-                    f"lora.target_modules has {target!r}, which no layer of model {model_path!r} is called; its layers "
-                    f"end in {', '.join(sorted({name.rpartition('.')[2] for name in names}))}"
+                    f"lora.target_modules has {target!r}, but no layer of model {model_path!r} is named that; set "
+                    "names of its layers, which end in "
+                    f"{', '.join(sorted({name.rpartition('.')[2] for name in names}))}"
                 )
         check_tied_embedding(config.target_modules, model_path)
     if config.quantize and zero_stage == 3:
@@ -76,9 +78,9 @@ def check_lora(config: LoRAConfig, model_path: str, *, zero_stage: int) -> None:
 
 
 def check_tied_embedding(targets: Sequence[str], model_path: str) -> None:
-    """InputError where an adapter would be put on an embedding that is the output head too.
+    """Raise InputError if a target is an embedding that is also the output head.
 
-    Training adds it to the one, merging to both: the saved model would be another.
+    Training would adapt the embedding only, merging would change both, so the saved model would differ.
     """
     import torch
     from transformers import AutoConfig, AutoModel
@@ -100,7 +102,7 @@ def check_tied_embedding(targets: Sequence[str], model_path: str) -> None:
 
 
 def check_bitsandbytes() -> None:
-    """InputError where 4-bit weights cannot be held. The versions transformers takes do it on GPUs and on CPUs."""
+    """Raise InputError without a bitsandbytes that transformers accepts; those versions support GPUs and CPUs."""
     from transformers.utils import is_bitsandbytes_available
     from transformers.utils.import_utils import BITSANDBYTES_MIN_VERSION
 
@@ -112,7 +114,7 @@ def check_bitsandbytes() -> None:
 
 
 def module_names(model_path: str) -> Iterator[str]:
-    """Return the names of the modules that have a weight of two dimensions in the folder's safetensors."""
+    """Yield the names of the modules that have a weight of two dimensions in the folder's safetensors."""
     from safetensors import safe_open
 
     for file in sorted(Path(model_path).glob("*.safetensors")):

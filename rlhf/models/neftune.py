@@ -17,14 +17,14 @@ SEED_BITS = 63
 
 
 class NEFTune(Generic[OutputsT]):
-    """A readout that asks the model with noise on its embeddings where gradients are wanted, and without elsewhere.
+    """A readout that adds noise to the embeddings when gradients are enabled, and none otherwise.
 
-    A sequence's noise follows from the seed, the step and its tokens, so it is the same on any number of ranks, packed
-    or padded, and in a resumed run.
+    A sequence's noise is a function of the seed, the step and the tokens, so it is the same on any number of ranks,
+    packed or padded, and in a resumed run.
     """
 
     def __init__(self, readout: Callable[[nn.Module, MicroBatch], OutputsT], alpha: float | None, seed: int) -> None:
-        """`alpha`: the paper's 5, 10 or 15; None for no noise."""
+        """`alpha`: 5, 10 or 15 in the paper; None for no noise."""
         self.readout, self.alpha, self.seed = readout, alpha, seed
         self.step = 0
         """The training step, which the loop sets: every epoch has its own noise."""
@@ -47,7 +47,7 @@ class NEFTune(Generic[OutputsT]):
         batch: MicroBatch,
         embedded: Tensor,  # [B, T, D]
     ) -> Tensor:  # [B, T, D]
-        """Uniform in (-1, 1), times alpha / sqrt(L D) with L the sequence's own length; 0 on padding."""
+        """Draw noise, uniform in (-1, 1), times alpha / sqrt(L D) with L the sequence's length; 0 on padding."""
         assert self.alpha is not None
         noise = torch.zeros_like(embedded)
         for row in range(batch.num_rows):

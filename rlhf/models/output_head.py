@@ -1,4 +1,4 @@
-"""A causal language model's output head, asked for logprobs instead of logits."""
+"""Logprobs instead of logits from the output head of a causal language model."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from rlhf.ops.chunked_head import ChunkedLogprobs, LogitShape
 from rlhf.ops.microbatch import MicroBatch
 
 PROBE_TOLERANCE = 0.02
-"""Largest difference, in units of the largest logit, of a model's own logits from its head's: rounding, in bf16."""
+"""Largest rounding difference in bf16 between a model's own logits and its head's, in units of the largest logit."""
 
 known: WeakKeyDictionary[nn.Module, LogitShape | None] = WeakKeyDictionary()
-"""Shape of each model's logits; None if only the model itself knows."""
+"""Shape of each model's logits; None if only the model's own forward pass computes them."""
 
 
 def shape_of(model: nn.Module, batch: MicroBatch) -> LogitShape | None:
-    """Return how the model shapes its head's product, by its config, if its own logits of the first two tokens agree.
+    """Return the transformation of the head's product that the config declares, if the model's own logits of the first
+    two tokens agree.
 
-    None: a head of another kind, or one whose model does with its logits what no key here says. Every rank of a model
-    asks at its first micro-batch, since the check is a forward pass.
+    None: another kind of head, or a model that transforms its logits in a way no key here describes. Every rank of a
+    model calls this at its first micro-batch, since the check is a forward pass.
     """
     module = unwrapped(model)
     if module not in known:
@@ -33,13 +34,14 @@ def shape_of(model: nn.Module, batch: MicroBatch) -> LogitShape | None:
 
 
 def computes_all_logits(model: nn.Module, batch: MicroBatch) -> bool:
-    """Return whether a model has a head whose shape only itself knows. A readout, for `Backend`."""
+    """Return whether the model has a head but `shape_of` is None, so that all logits are computed at once. A readout,
+    for `Backend`."""
     module = unwrapped(model)
     return module in known and known[module] is None
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The transformers model within an engine and an adapter."""
+    """Return the transformers model inside an engine and an adapter."""
     module = getattr(model, "module", model)
     return module.get_base_model() if hasattr(module, "get_base_model") else module
 
@@ -50,10 +52,10 @@ def checked_shape(model: nn.Module, module: nn.Module, batch: MicroBatch) -> Log
         return None
     shape = config_shape(module)
 
-    def forward(states: Tensor) -> Tensor:  # of the whole micro-batch two rows of logits
+    def forward(states: Tensor) -> Tensor:  # the logits of two tokens of the micro-batch
         return F.linear(states[:1, :2], head.weight, head.bias)
 
-    # The random numbers of dropout are the training's.
+    # Restores the random state, so that the check does not change the dropout of the training.
     with torch.no_grad(), torch.random.fork_rng():
         product, own = through_head(model, batch, head, forward)
     if own.shape != product.shape:
@@ -63,7 +65,7 @@ def checked_shape(model: nn.Module, module: nn.Module, batch: MicroBatch) -> Log
 
 
 def config_shape(module: nn.Module) -> LogitShape:
-    """Gemma caps its logits, Cohere multiplies them, Granite divides them."""
+    """Read the shape of the logits from the config: Gemma caps them, Cohere multiplies them, Granite divides them."""
     config = module.config.get_text_config()
     softcap = getattr(config, "final_logit_softcapping", None)
     multiplier = getattr(config, "logit_scale", None) or 1.0
@@ -73,9 +75,9 @@ def config_shape(module: nn.Module) -> LogitShape:
 def head_logprobs(
     model: nn.Module, batch: MicroBatch, shape: LogitShape, *, statistics: bool
 ) -> tuple[Tensor, TokenStatistics | None]:  # [B, T] float32 and the same shape; 0 where nothing is learnt
-    """Logprob and, if wanted, statistics of each token that is learnt, at its own position.
+    """Compute the logprob and, if wanted, the statistics of each learnt token, at its own position.
 
-    The head's own `forward` computes them, so that ZeRO-3 gathers its weight for both passes.
+    They are computed inside the head's `forward`, so that ZeRO-3 gathers its weight for both passes.
     """
     head = unwrapped(model).get_output_embeddings()
     learnt = batch.loss_mask[:, 1:]
@@ -97,7 +99,7 @@ def head_logprobs(
 def through_head(
     model: nn.Module, batch: MicroBatch, head: nn.Module, forward: Callable[[Tensor], Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """Run the model with another `forward` of its head; return the head's output and the model's."""
+    """Run the model with `forward` in place of its head's; return the outputs of the head and of the model."""
     found: list[Tensor] = []
     own_forward = head.__dict__.get("forward")
     hook = head.register_forward_hook(lambda module, inputs, output: found.append(output))
@@ -114,7 +116,7 @@ def through_head(
 
 
 def spread(values: Tensor, loss_mask: Tensor) -> Tensor:  # [N], to [B, T]
-    """Values of the learnt tokens, but for a row's first, in their places; 0 elsewhere."""
+    """Put the values of the learnt tokens, except a row's first token, in their places; 0 elsewhere."""
     places = loss_mask.clone()
     places[:, 0] = False
     return values.new_zeros(loss_mask.shape).masked_scatter(places, values)

@@ -1,4 +1,4 @@
-"""A model in its own words: transformers' forward pass of one row, with nothing passed but the row's tokens."""
+"""Reference outputs: transformers' own forward pass of one row, given only the row's tokens."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from rlhf.ops.microbatch import MicroBatch
 
 
 class OwnForward:
-    """Outputs of rows that stand alone, as a reference for readouts, which pass positions and lay rows out.
+    """Outputs of each row alone, as a reference for readouts, which pass positions and pack or pad rows.
 
-    [B, T], in the places where readouts put them: a token's logprob and the value before it at the token. A score
-    stands at the last token alone.
+    [B, T], in the places where readouts put them: a token's logprob and the value before it are at the token, a score
+    is at the last token only.
     """
 
     def __init__(self, head: Head) -> None:
@@ -37,7 +37,7 @@ class OwnForward:
 class HiddenStates:
     """Inputs of a model's head, [B, T, H] float32, while `ask` reads a micro-batch.
 
-    A head that knows nothing yet says 0 of every row; its inputs tell rows apart.
+    An untrained head outputs 0 for every row; its inputs differ between rows.
     """
 
     def __init__(self, ask: Callable[[nn.Module, MicroBatch], Any]) -> None:
@@ -54,5 +54,5 @@ class HiddenStates:
 
 
 def body_of(model: nn.Module) -> nn.Module:
-    """The model below its head, within an engine and an adapter too."""
+    """Return the model below its head, also inside an engine and an adapter."""
     return unwrapped(model).base_model.get_decoder()

@@ -21,14 +21,15 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1}
-"""Difference of a score by rounding, in units of its size."""
+"""Largest relative rounding error of a score."""
 
 JudgeInput = Sequence[int] | Dialogue
 """A rollout as its token ids, or as the dialogue that ends with it."""
 
 
 def check_reward_model(path: str) -> int:
-    """The longest sequence the model in the folder `path` reads. InputError where it gives no single score."""
+    """Return the longest sequence that the model in the folder `path` reads. Raises InputError if the model has no
+    single score."""
     raw = read_model_config(path)
     architecture = (raw.get("architectures") or ["none"])[0]
     if not architecture.endswith("ForSequenceClassification"):
@@ -44,14 +45,14 @@ def check_reward_model(path: str) -> int:
         )
     if config.pad_token_id is None:
         raise InputError(
-            f"reward.model={path}: its config.json has no pad_token_id, by which it finds a sequence's end; set the "
-            "one it was trained with"
+            f"reward.model={path}: its config.json has no pad_token_id, through which it finds a sequence's end; set "
+            "the id it was trained with"
         )
     return context_length(raw)
 
 
 def check_vocabulary(key: str, path: str, policy_path: str, tokenizer: PreTrainedTokenizerBase) -> None:
-    """InputError where token ids of the policy would mean something else to the model in `path`."""
+    """Raise InputError if the policy's token ids have another meaning in the model in `path`."""
     differing = dict(load_tokenizer(path).get_vocab().items() ^ tokenizer.get_vocab().items())
     if differing or vocab_size(read_model_config(path)) < len(tokenizer):
         example = f", {min(differing)!r} for one" if differing else ""
@@ -67,8 +68,8 @@ class RewardModel:
     """A whole copy of a reward model on one device."""
 
     def __init__(self, path: str, *, dtype: torch.dtype, max_tokens: int, template_date: str | None = None) -> None:
-        """`max_tokens`: of a forward pass, padding included; a longer sequence goes alone. `template_date`: the day
-        that its chat template writes, None for the present."""
+        """`max_tokens`: tokens of a forward pass, padding included; a longer sequence runs alone. `template_date`: the
+        date that the chat template writes as today's; None for the clock."""
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.longest = check_reward_model(path)
         self.tokenizer = load_tokenizer(path)
@@ -82,7 +83,7 @@ class RewardModel:
         self.check_padding(path, TOLERANCE[dtype])
 
     def score(self, items: Sequence[JudgeInput]) -> list[float]:
-        """[N] float, NaN for a sequence longer than the model reads: the logit of the model's own forward pass."""
+        """Return the logits of the model's own forward pass, [N] float; NaN for a sequence that is too long for it."""
         rows = self.encode(items)
         scores = [float("nan")] * len(rows)
         readable = [i for i, row in enumerate(rows) if 0 < len(row["input_ids"]) <= self.longest]
@@ -94,7 +95,7 @@ class RewardModel:
         return scores
 
     def check_padding(self, path: str, tolerance: float) -> None:
-        """InputError where a score depends on the rows beside it: two random rows are scored together and alone."""
+        """Raise InputError if a score depends on other rows of the batch: scores two random rows together and alone."""
         generator = np.random.default_rng(0)
         known = [
             i for i in range(self.model.config.get_text_config().vocab_size) if i != self.model.config.pad_token_id
@@ -110,7 +111,7 @@ class RewardModel:
             )
 
     def encode(self, items: Sequence[JudgeInput]) -> list[dict[str, Any]]:
-        """The model's inputs for each; dialogues as in training."""
+        """Return the model's inputs for each item; dialogues are encoded as in training."""
         dialogues = [each for each in items if isinstance(each, Dialogue)]
         if not dialogues:
             return [{"input_ids": ids} for ids in items]
@@ -120,7 +121,7 @@ class RewardModel:
         return [{"input_ids": each["input_ids"]} for each in inputs]
 
     def batches(self, order: Sequence[int], lengths: Mapping[int, int]) -> list[list[int]]:
-        """Rows that are scored together; `order` has them in rising length."""
+        """Group rows into batches that are scored together; `order` sorts them by rising length."""
         batches: list[list[int]] = []
         for i in order:
             if batches and lengths[i] * (len(batches[-1]) + 1) <= self.max_tokens:

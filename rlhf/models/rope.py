@@ -16,8 +16,8 @@ UNSCALED = "default"
 
 
 class RopeScaling(StrEnum):
-    """Scaling of positions. Dynamic NTK is left out: its frequencies follow the longest sequence of a forward pass, so
-    what a model says of a row would depend on the rows beside it, and vLLM computes it differently."""
+    """Scaling of positions. Dynamic NTK is not supported: its frequencies depend on the longest sequence of a forward
+    pass, so a row's outputs would depend on the other rows, and vLLM computes it differently."""
 
     none = "none"
     linear = "linear"
@@ -32,7 +32,7 @@ class RopeScalingConfig:
     """`linear`: positions divided by the factor (Chen et al. 2023). `yarn`: frequency by frequency (Peng et al. 2023).
     `none`: as the model's folder has it."""
     factor: float = 1.0
-    """The context becomes so many times as long."""
+    """Factor by which the context grows."""
 
     def __post_init__(self) -> None:
         if self.type is RopeScaling.none and self.factor != 1:
@@ -42,7 +42,8 @@ class RopeScalingConfig:
 
 
 def with_rope_scaling(path: str, model_config: dict[str, Any], rope: RopeScalingConfig) -> dict[str, Any]:
-    """The `config.json` of the model in `path` as it is with `rope`. InputError as of `apply_rope_scaling`."""
+    """Return the `config.json` of the model in `path` with `rope` applied. Raises InputError as `apply_rope_scaling`
+    does."""
     if rope.type is RopeScaling.none:
         return model_config
     from transformers import AutoConfig
@@ -56,9 +57,9 @@ def with_rope_scaling(path: str, model_config: dict[str, Any], rope: RopeScaling
 def apply_rope_scaling(config: PreTrainedConfig, rope: RopeScalingConfig, path: str) -> None:
     """Write `rope` into the config of the model in `path`, in place.
 
-    YaRN counts `max_position_embeddings` scaled and remembers the original; linear leaves it as it was, and
-    its readers multiply it by the factor: so do transformers and vLLM. InputError for models without rotary
-    embeddings, with others for some layers, or scaled already.
+    YaRN stores the scaled `max_position_embeddings` and the original; linear leaves it unchanged, and readers
+    (transformers and vLLM) multiply it by the factor. Raises InputError for models without rotary embeddings, with
+    different ones for some layers, or scaled already.
     """
     if rope.type is RopeScaling.none:
         return

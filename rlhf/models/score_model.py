@@ -1,4 +1,4 @@
-"""Reward models in training: the head's logit where the loss mask is."""
+"""Reward models in training: the head's logit where the loss mask is True."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from rlhf.ops.microbatch import MicroBatch
 class ScoreReadout:
     """Scores of a sequence classifier with one label.
 
-    Of a decoder at any token, packed or padded: its head is applied to every token, of which transformers' own forward
-    then keeps the last. Of an encoder, which sees the whole row at once, the one score of a padded row.
+    A decoder has a score at every token, packed or padded: its head is applied to all tokens, of which transformers'
+    own forward keeps the last. An encoder, which sees the whole row at once, has one score per padded row.
     """
 
     def __call__(self, model: nn.Module, batch: MicroBatch) -> ScoreOutputs:
-        module = getattr(model, "module", model)  # of an engine the model within it
-        # Decoders call their head so, encoders do not.
+        module = getattr(model, "module", model)  # the model inside an engine
+        # Decoders name their head `score`, encoders do not.
         if hasattr(module, "score"):
             scores = decoder_scores(model, module.score, batch)
         else:

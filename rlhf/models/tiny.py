@@ -1,4 +1,4 @@
-"""Qwen3s small enough to learn in a minute on a CPU, with a character-level tokenizer, made on the spot."""
+"""Tiny Qwen3 models with a character-level tokenizer, built on the fly, that learn in a minute on a CPU."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ CHAT_TEMPLATE = (
 
 
 def character_tokenizer(alphabet: str) -> PreTrainedTokenizerFast:
-    """One token per character; the chat template is the turns end to end, `<eos>` after the assistant's."""
+    """Return a tokenizer with one token per character; the chat template joins the turns, with `<eos>` after the
+    assistant's."""
     vocabulary = {token: i for i, token in enumerate([PAD, EOS, UNKNOWN, *dict.fromkeys(alphabet)])}
     tokenizer = Tokenizer(WordLevel(vocabulary, unk_token=UNKNOWN))
     tokenizer.pre_tokenizer = Split("", "isolated")
@@ -52,7 +53,7 @@ def build_tiny_model(
 ) -> None:
     """Write an untrained Qwen3 with its tokenizer to `folder`, as `from_pretrained` and vLLM read it.
 
-    `shape`: further settings of its config, as those of a large model whose speed and memory are to be seen.
+    `shape`: further settings of its config, such as those of a large model for measurements of speed and memory.
     """
     disable_progress_bar()
     tokenizer = character_tokenizer(alphabet)
@@ -78,9 +79,9 @@ def fit_tiny_reward_model(
     rows_per_step: int = 128,
     seed: int = 0,
 ) -> float:
-    """Write a Qwen3 that scores texts as `rated` does, ended by `<eos>`; the mean absolute error over all of them.
+    """Write a Qwen3 that scores texts, ended by `<eos>`, as `rated` does; return the mean absolute error over all.
 
-    Regression on plain scores, with plain torch: there is nothing of a preference model in it.
+    It is fitted by plain regression on the scores in torch, without a preference loss.
     """
     disable_progress_bar()
     tokenizer = character_tokenizer(alphabet)

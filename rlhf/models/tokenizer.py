@@ -1,4 +1,4 @@
-"""The tokenizer of a local model folder, and the ids a sampler must stop at or never choose."""
+"""The tokenizer of a local model folder, and the ids that end or never appear in a completion."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rlhf.types import InputError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# Without any of these transformers 5 builds an empty tokenizer of the class config.json names, silently.
+# Without any of these files transformers 5 silently builds an empty tokenizer of the class that config.json names.
 _TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model",
     "tekken.json",
@@ -25,11 +25,11 @@ _NO_CONTENT = re.compile(
     r"(?<![a-z])(image|img|video|audio|vision|speech|reserved|unused|fim|pad)|(begin|end|start).?of.?(text|sentence)|endoftext",
     re.IGNORECASE,
 )
-"""Placeholders of what is no text, tokens kept for later, those of code infilling, ends and beginnings of texts."""
+"""Tokens that are not content: placeholders of images and sound, reserved tokens, code infilling, text boundaries."""
 
 
 def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
-    """The tokenizer in the folder `path`. Nothing is downloaded, no code of the folder is run."""
+    """Load the tokenizer of the folder `path`. Nothing is downloaded, and no code of the folder is run."""
     folder = Path(path)
     if not folder.is_dir():
         found = "is a file, not a folder" if folder.exists() else "does not exist"
@@ -55,8 +55,8 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
 def special_ids_to_ban(
     tokenizer: PreTrainedTokenizerBase, vocab_size: int, eos_token_ids: Collection[int]
 ) -> list[int]:
-    """Ids below `vocab_size` that no completion can contain, but not the ends: ids without a token, and of the special
-    tokens those with a name (`pad_token`), those that open a turn, and placeholders of images and the like.
+    """Return the ids below `vocab_size` that no completion may contain, except end tokens: ids without a token, special
+    tokens with a name (`pad_token`), tokens that open a turn, and placeholders of images and the like.
 
     Other special tokens are content: a completion may think between `<think>` and `</think>`, or call a tool.
     """
@@ -71,13 +71,14 @@ def special_ids_to_ban(
 def completion_text(
     tokenizer: PreTrainedTokenizerBase, token_ids: Iterable[int], stop_token_ids: Collection[int]
 ) -> str:
-    """A completion as rewards read it: without the tokens that end it, with `<think>` also where it is special."""
+    """Return a completion as rewards read it: without end tokens, and with `<think>` even if that token is special."""
     kept = [token_id for token_id in map(int, token_ids) if token_id not in stop_token_ids]
     return str(tokenizer.decode(kept, skip_special_tokens=False))
 
 
 def eos_token_ids(path: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Every id that ends a sequence, by the tokenizer, generation_config.json or config.json; at least one."""
+    """Return every id that ends a sequence according to the tokenizer, generation_config.json or config.json; at least
+    one."""
     ids: set[int] = set() if tokenizer.eos_token_id is None else {tokenizer.eos_token_id}
     for name in ("generation_config.json", "config.json"):
         value = _read_json(Path(path, name)).get("eos_token_id")
@@ -91,7 +92,7 @@ def eos_token_ids(path: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 
 def stop_token_ids(path: str, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """Every id that ends a rollout: the ends of a sequence and the end of the assistant's turn, in order."""
+    """Return every id that ends a rollout, in rising order: the ends of a sequence and of the assistant's turn."""
     return tuple(sorted({*eos_token_ids(path, tokenizer), turn_end_id(tokenizer)}))
 
 
@@ -106,7 +107,7 @@ def _refuse_remote_code(folder: Path) -> None:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    """The object in the file, empty if there is no such file."""
+    """Read the JSON object in the file; empty if the file does not exist."""
     if not path.is_file():
         return {}
     try:

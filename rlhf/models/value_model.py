@@ -10,7 +10,7 @@ from rlhf.ops.microbatch import MicroBatch
 
 
 class ValueReadout:
-    """The value before each token was chosen, at the token's own position, as logprobs are; 0 where none is learnt."""
+    """Values before each token was chosen, at the token's own position like logprobs; 0 where nothing is learnt."""
 
     def __call__(self, model: nn.Module, batch: MicroBatch) -> ValueOutputs:
         # use_cache=False: with a cache transformers does not look for packed sequences, and they would see each other.

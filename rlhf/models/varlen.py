@@ -19,9 +19,9 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 MAX_HEAD_DIM, HEAD_DIM_STEP = 256, 8
-"""Largest head that the variable-length kernels compute, and what its size must divide by: only sdpa pads heads."""
+"""Largest head that the variable-length kernels support, and the number that divides its size: only sdpa pads heads."""
 AMPERE = (8, 0)
-"""Compute capability from which there are kernels."""
+"""Lowest compute capability that has these kernels."""
 
 
 class PackedRows(NamedTuple):
@@ -30,7 +30,7 @@ class PackedRows(NamedTuple):
 
     offsets: Tensor  # [N + 1] int32: the first token of each sequence, and the number of tokens
     lengths: tuple[int, ...]  # tokens of each sequence
-    window: int | None  # tokens that a token sees, itself included; None: all before it
+    window: int | None  # tokens that a token attends to, itself included; None: all before it
 
 
 def packed_rows(
@@ -45,11 +45,11 @@ def packed_rows(
     device: torch.device | str = "cpu",
     **others: Any,
 ) -> PackedRows | Tensor | None:
-    """Make what a model's layers get as their mask; called once per forward pass and kind of layer.
+    """Build the mask for a model's layers; called once per forward pass and kind of layer.
 
-    Whatever is no single row of causal sequences (padded rows, encoders, masks with parts that look ahead) gets sdpa's
-    own mask, which is None where plain causal attention does. A sequence begins where a token does not see the one
-    before it; a sliding window is as wide as what the last token of the longest sequence sees.
+    Any layout but a single row of causal sequences (padded rows, encoders, masks that look ahead) gets sdpa's own mask,
+    which is None if plain causal attention suffices. A sequence begins where a token does not attend to the token
+    before it; a sliding window is as wide as the span that the last token of the longest sequence attends to.
     """
     is_one_row = batch_size == 1 and q_length == kv_length and attention_mask is None
     if not is_one_row or use_vmap or allow_is_bidirectional_skip:
@@ -110,10 +110,10 @@ def fits_kernel(dtype: torch.dtype, key_dim: int, value_dim: int) -> bool:
 
 
 def by_kernel(query: Tensor, key: Tensor, value: Tensor, rows: PackedRows, scaling: float | None) -> Tensor:
-    """The same by PyTorch's kernels, on a GPU in half precision."""
+    """Attend by PyTorch's variable-length kernels, on a GPU in half precision."""
     longest = max(rows.lengths)
     flat = (states[0].transpose(0, 1) for states in (query, key, value))  # [T, heads, D] each
-    # Tokens that are seen to the left of a token's own place.
+    # Tokens attended to on the left of a token's own place.
     window = (-1 if rows.window is None else rows.window - 1, 0)
     made = varlen_attn(
         *flat, rows.offsets, rows.offsets, longest, longest, scale=scaling, window_size=window, enable_gqa=True
@@ -125,8 +125,8 @@ def by_kernel(query: Tensor, key: Tensor, value: Tensor, rows: PackedRows, scali
 def by_sequence(
     query: Tensor, key: Tensor, value: Tensor, rows: PackedRows, scaling: float | None, dropout: float = 0.0
 ) -> Tensor:
-    """The same by one sdpa per sequence, on any device and in any precision."""
-    band = None  # [longest, longest], of which shorter sequences take a corner
+    """Attend by one sdpa per sequence, on any device and in any precision."""
+    band = None  # [longest, longest]; a shorter sequence uses its upper left corner
     if rows.window is not None:
         places = torch.arange(max(rows.lengths), device=query.device)
         distance = places[:, None] - places[None, :]

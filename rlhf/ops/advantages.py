@@ -34,8 +34,8 @@ def generalized_advantages(
 ) -> Tensor:  # [R, L]
     """Generalised advantage estimation (Schulman et al. 2016, eq. 16); the value after the last token is 0.
 
-    Each row's tokens are those the policy chose, left-aligned: what lies between them is the environment's, and takes
-    no time. `advantages + values` are the returns a critic learns (TD(lambda)).
+    Each row has only the tokens that the policy chose, left-aligned: tokens of the environment between them count as no
+    time step. `advantages + values` are the returns a critic learns (TD(lambda)).
     """
     next_values = F.pad(values[:, 1:], (0, 1))
     deltas = rewards + gamma * next_values - values

@@ -1,4 +1,4 @@
-"""Log probabilities straight from hidden states: the logits of a few rows at a time, never of all."""
+"""Log probabilities computed from hidden states in chunks of rows, so that the full logits never exist."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 ROWS, FEWEST_ROWS, PARTS = 512, 64, 16
-"""Rows whose logits exist at once: at most, at least, and between them this part of all."""
+"""Rows per chunk: at most ROWS, at least FEWEST_ROWS, and between them one PARTS-th of all rows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +23,7 @@ class LogitShape:
     temperature: float = 1.0
 
     def apply(self, logits: Tensor) -> Tensor:  # [N, V] in the model's precision, to [N, V] float32
-        """Overwrites `logits` where it is float32 already."""
+        """Apply the steps, in place if `logits` is float32 already."""
         logits = logits.float()
         if self.multiplier != 1.0:
             logits.mul_(self.multiplier)
@@ -65,7 +65,7 @@ class ChunkedLogprobs(torch.autograd.Function):
             if statistics:
                 first_choice[rows] = logits.argmax(-1) == wanted
                 probabilities = logits.sub_(normalisers[rows, None]).exp()
-                if shape.banned_token_ids:  # 0 times minus infinity
+                if shape.banned_token_ids:  # 0 times minus infinity is NaN
                     logits.index_fill_(-1, shape.banned(logits), 0.0)
                 entropy[rows] = -probabilities.mul_(logits).sum(-1)
                 del probabilities
@@ -87,7 +87,7 @@ class ChunkedLogprobs(torch.autograd.Function):
         for rows in chunks(len(states)):
             logits = ctx.shape.apply(torch.nn.functional.linear(states[rows], weight, bias))
             slope = logit_slope(logits, ctx.shape)
-            # A target of logprob minus infinity has no gradient, as in the whole computation masked there.
+            # A target of logprob minus infinity has no gradient, as if it were masked in the unchunked computation.
             share = grad[rows].masked_fill(logits.gather(-1, targets[rows, None]).squeeze(-1).isneginf(), 0.0)
             logits.sub_(normalisers[rows, None]).exp_().mul_(-share[:, None])
             logits.scatter_add_(-1, targets[rows, None], share[:, None])

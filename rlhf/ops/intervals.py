@@ -14,16 +14,16 @@ from scipy import special
 Z = 1.959963984540054
 """Standard deviations around the mean that hold 95 % of a normal distribution."""
 PSEUDO = Z * Z / 2
-"""Samples of value 0, and as many of value 1, that Agresti and Coull add."""
+"""Number of pseudo-samples of value 0, and of value 1, that Agresti and Coull add."""
 PRIOR = 2.0
-"""Prompts with the rarer outcome below which the correlation within prompts is taken for mostly unknown."""
+"""Number of prompts with the rarer outcome below which the correlation within prompts counts as mostly unknown."""
 LEAST_FOR_SKEWNESS = 5
-"""Prompts from which the skewness of their means is used."""
+"""Smallest number of prompts whose means' skewness is used."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """A figure and its 95 % interval; the ends are NaN where the data says nothing of its uncertainty."""
+    """A figure and its 95 % interval; the ends are NaN if the data does not determine the uncertainty."""
 
     mean: float
     low: float
@@ -52,8 +52,8 @@ def estimate_mean(
 ) -> Estimate:
     """Return the mean over prompts of each prompt's mean, and its interval; N is at least 1.
 
-    Values that are all one of two numbers, as rewards that are 0 or 1, get the interval of a share. Infinite ones, as
-    the KL to a model that rules a token out, have no interval.
+    If all values are one of two numbers, such as rewards of 0 or 1, the interval is that of a share. Infinite values,
+    such as the KL to a model that excludes a token, have no interval.
     """
     totals, sizes, _ = by_prompt(values, prompts)
     means = totals / sizes
@@ -110,11 +110,11 @@ def effective_samples(
     mean: np.ndarray,  # [...]
     variance: np.ndarray,  # [...], of single values
 ) -> np.ndarray:  # [...]
-    """Independent samples that say as much as these: n / (1 + (m - 1) rho) (Kish 1965, section 5.4).
+    """Return the effective number of independent samples, n / (1 + (m - 1) rho) (Kish 1965, section 5.4).
 
-    rho, the correlation within prompts, follows from the variance between them. It is moved towards 1, by
-    (PRIOR / (PRIOR + J))^2 of the way, where only J prompts have a sample of the rarer outcome: three right samples of
-    three prompts do not show that right ones come singly. J = 0, all right or all wrong: prompts count, not samples.
+    rho, the correlation within prompts, is estimated from the variance between them. If only J prompts have a sample of
+    the rarer outcome, rho moves (PRIOR / (PRIOR + J))^2 of the way towards 1: three right samples of three prompts do
+    not show that right samples come singly. At J = 0, all right or all wrong, prompts count instead of samples.
     """
     count, num_prompts = sizes.sum(-1), sizes.shape[-1]
     per_prompt = (sizes**2).sum(-1) / count
@@ -135,8 +135,7 @@ def mean_interval(
     """95 % interval of the expectation of independent values, which may be skewed; NaN where K is 1 or all are equal.
 
     The hull of Student's t and, from 5 values, Hall 1992 ("On the removal of skewness by transformation", the cubic).
-    Few values show too little of their skewness: it is taken 1 + 2 / K times as large, and its t has two degrees of
-    freedom fewer.
+    Few values underestimate the skewness, so it is multiplied by 1 + 2 / K, and its t has two degrees of freedom fewer.
     """
     num = means.shape[-1]
     centre = means.mean(-1)

@@ -23,8 +23,8 @@ def kl_divergence(
     """Estimate the KL per token. With r = reference / policy: k1 = -log r, k2 = (log r)^2 / 2, k3 = r - 1 - log r
     (Schulman 2020).
 
-    As a loss, differentiated on tokens of the policy itself: k2 has the gradient of the KL, k3 that of the reverse KL,
-    and k1 has zero gradient in expectation: use k1 in a reward, not in a loss. In k3 a log r above 20 counts as 20.
+    As a loss on tokens sampled from the policy itself, k2 has the gradient of the KL, k3 that of the reverse KL, and k1
+    has zero gradient in expectation: use k1 in a reward, not in a loss. In k3 a log r above 20 counts as 20.
     """
     if estimator is KLEstimator.k1:
         return logprobs - ref_logprobs
@@ -42,7 +42,7 @@ def adaptive_kl_coef(
     num_rollouts: int,  # of this step
     horizon: int,  # rollouts
 ) -> float:
-    """The next step's KL coefficient: proportional control in log space (Ziegler et al. 2019, section 2.2).
+    """Return the next step's KL coefficient: proportional control in log space (Ziegler et al. 2019, section 2.2).
 
     A KL of 1.2 times the target or more, held for `horizon` rollouts, multiplies the coefficient by about e^0.2.
     """

@@ -11,7 +11,7 @@ def sampling_logits(
     temperature: float,
     banned_token_ids: Tensor | None,  # [K] int64
 ) -> Tensor:  # [..., V] float32
-    """The logits a sampler draws from: banned ids at minus infinity, the rest divided by the temperature."""
+    """Return the logits a sampler draws from: banned ids at minus infinity, the rest divided by the temperature."""
     logits = logits.float()
     if banned_token_ids is not None:
         logits = logits.index_fill(-1, banned_token_ids, float("-inf"))

@@ -7,7 +7,7 @@ def masked_sum(
     values: Tensor,  # [B, T]
     mask: Tensor,  # [B, T] bool
 ) -> Tensor:  # scalar
-    """Sum of `values` where `mask` is True; what lies outside, NaN included, neither counts nor gets a gradient."""
+    """Sum of `values` where `mask` is True; other values, NaN included, neither count nor get a gradient."""
     return values.masked_fill(~mask, 0.0).sum()
 
 

@@ -1,4 +1,4 @@
-"""Rows of tokens as tensors: packed end to end in one row, or padded to the longest."""
+"""Rows of tokens as tensors: packed end to end in one row, or padded to the longest row."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class MicroBatch:
     ref_logprobs: Tensor | None = None  # [B, T] float32, of the reference
     values: Tensor | None = None  # [B, T] float32, of the critic: the return expected before the token was chosen
     advantages: Tensor | None = None  # [B, T] float32
-    returns: Tensor | None = None  # [B, T] float32, what the critic learns
+    returns: Tensor | None = None  # [B, T] float32, the critic's targets
     kl_baseline: Tensor | None = None  # [B, T] float32, KTO's z0: the same everywhere in a batch
-    targets: Tensor | None = None  # [B, T] float32, what a score is to say, from 0 to 1
+    targets: Tensor | None = None  # [B, T] float32, the target of a score, from 0 to 1
     token_types: Tensor | None = None  # [B, T] float32, the segment an encoder sees a token in: 0 or 1
 
     @classmethod
@@ -67,7 +67,7 @@ class MicroBatch:
 
     @classmethod
     def empty(cls) -> MicroBatch:
-        """Two tokens nothing is learnt from, for a rank that has fewer packs than the others."""
+        """Return a batch of two masked tokens, for a rank that has fewer packs than the others."""
         zeros = torch.zeros(1, 2)
         columns = {field.name: zeros for field in fields(cls) if field.default is None}
         return cls(
@@ -88,7 +88,7 @@ class MicroBatch:
         return int(self.loss_mask.sum())
 
     def column(self, name: str) -> Tensor:
-        """The column `name`, which must have been computed."""
+        """Return the column `name`, which must have been computed."""
         value = getattr(self, name)
         if value is None:
             raise AssertionError(f"the batch has no column {name!r} yet: no role computes it")
@@ -102,14 +102,14 @@ class MicroBatch:
         self,
         values: Tensor,  # [R]
     ) -> Tensor:  # [B, T]
-        """Each sequence's value at each of its tokens; 0 on padding."""
+        """Spread each sequence's value over its tokens; 0 on padding."""
         return torch.cat([values, values.new_zeros(1)])[self.row_ids]
 
     def per_row(
         self,
         values: Tensor,  # [B, T]
     ) -> Tensor:  # [R]
-        """Sum of a sequence's tokens."""
+        """Sum the values of each sequence's tokens."""
         sums = values.new_zeros(self.num_rows + 1)
         return sums.index_add(0, self.row_ids.flatten(), values.flatten())[: self.num_rows]
 
@@ -117,7 +117,7 @@ class MicroBatch:
         self,
         values: Tensor,  # [B, T]
     ) -> Tensor:  # [R, L]
-        """The values at each sequence's loss tokens, left-aligned, 0 after the last."""
+        """Return the values at each sequence's loss tokens, left-aligned, 0 after the last."""
         rows, places, longest = self._loss_token_places()
         dense = values.new_zeros(self.num_rows, longest)
         dense[rows, places] = values[self.loss_mask]
@@ -127,14 +127,15 @@ class MicroBatch:
         self,
         dense: Tensor,  # [R, L]
     ) -> Tensor:  # [B, T]
-        """The inverse of `left_align`: 0 where nothing is learnt."""
+        """Invert `left_align`: put the values at the loss tokens, 0 where nothing is learnt."""
         rows, places, _ = self._loss_token_places()
         values = dense.new_zeros(self.loss_mask.shape)
         values[self.loss_mask] = dense[rows, places]
         return values
 
     def _loss_token_places(self) -> tuple[Tensor, Tensor, int]:
-        """Return each loss token's sequence [N] and its number in it [N], and the most of any sequence, at least 1."""
+        """Return each loss token's sequence [N] and index within it [N], and the longest sequence's count, at least
+        1."""
         rows = self.row_ids[self.loss_mask]
         counts = torch.bincount(rows, minlength=self.num_rows)
         places = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[rows]
@@ -144,5 +145,5 @@ class MicroBatch:
         self,
         values: Tensor,  # [B, T]
     ) -> np.ndarray:  # [sum of T_r] float32
-        """The tokens of all sequences end to end: the form in which a column travels."""
+        """Return the values of all sequences' tokens end to end: the format in which columns are sent."""
         return values[self.row_ids < self.num_rows].float().cpu().numpy()

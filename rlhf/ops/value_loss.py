@@ -11,8 +11,9 @@ def clipped_value_error(
     *,
     clip: float | None,
 ) -> Tensor:  # [B, T], not reduced
-    """Half the squared error to the returns; with `clip` the larger of it and that of values kept within `clip` of the
-    old ones (Schulman et al.'s PPO2 implementation; Huang et al. 2022, "The 37 implementation details", detail 9).
+    """Half the squared error to the returns; with `clip`, the larger of it and the error of the values clipped to
+    within `clip` of the old ones (Schulman et al.'s PPO2 implementation; Huang et al. 2022, "The 37 implementation
+    details", detail 9).
     """
     error = (values - returns).square()
     if clip is not None:
@@ -28,6 +29,6 @@ def clipped_values(
     *,
     clip: float,
 ) -> Tensor:  # [B, T] bool
-    """Tokens whose gradient the clip removes: outside it, and the clipped error is the larger."""
+    """Tokens whose gradient the clip removes: outside the range, where the clipped error is larger."""
     near = torch.clamp(values, old_values - clip, old_values + clip)
     return (near - returns).square() > (values - returns).square()

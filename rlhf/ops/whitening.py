@@ -1,4 +1,4 @@
-"""Zero mean and unit variance over tokens that lie on several ranks."""
+"""Normalisation to zero mean and unit variance over tokens of several ranks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 @dataclass(frozen=True, slots=True)
 class Moments:
-    """Moments of some values in float64, which merge so exactly that the split does not show."""
+    """Moments of values in float64, precise enough that merged parts equal the moments of the whole."""
 
     count: float = 0.0
     mean: float = 0.0
@@ -33,8 +33,8 @@ def moments(values: np.ndarray) -> Moments:  # [N]
 
 
 def merge_moments(parts: Iterable[Moments]) -> Moments:
-    """Merge into the moments of all values together (Chan, Golub and LeVeque 1979). The order matters in the last bits
-    only."""
+    """Merge into the moments of all values together (Chan, Golub and LeVeque 1979). The order affects only the last
+    bits."""
     total = Moments()
     for part in parts:
         count = total.count + part.count
@@ -49,5 +49,5 @@ def whiten(
     values: np.ndarray,  # [N] float32
     over: Moments,
 ) -> np.ndarray:  # [N] float32
-    """Zero mean and unit variance by the moments of all values."""
+    """Normalise to zero mean and unit variance with the moments of all values."""
     return ((values - over.mean) / (over.std + 1e-8)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""A stage that is a function of one's own: it makes data, or a model to start from."""
+"""A stage that calls a user's function, which writes data or a model to start from."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rlhf.types import InputError
 
 
 def run(config: FunctionConfig) -> Artifact | None:
-    """Call the function, or with `dry_run` only see that it can be."""
+    """Call the function, or with `dry_run` only check that it can be called."""
     function = find_function("function", config.function)
     try:
         inspect.signature(function).bind("folder", **config.arguments)

@@ -13,21 +13,22 @@ from rlhf.pipelines.config import FunctionConfig
 from rlhf.train.run_folder import MODEL, REPORT
 
 FILES = "files"
-"""Folder below a function stage's that holds what it made."""
+"""Subfolder of a function stage with the files that the function wrote."""
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """Configuration and function of a kind of stage. The function is imported when it runs, which takes seconds."""
+    """Configuration and function of a kind of stage. The function is imported only when it runs, since that takes
+    seconds."""
 
     config_name: str
     schema: type[Any]
     run: str
-    """`module:function` of a configuration; it commits an artifact, or with `dry_run` only checks."""
+    """`module:function`, called with the configuration; commits an artifact, or with `dry_run` only checks."""
     plan: str | None
-    """`module:function` of a configuration: the accelerators it takes. None: none."""
+    """`module:function`, called with the configuration; returns the accelerators it takes. None: it takes none."""
     artifact: str = MODEL
-    """Place of the artifact in the stage's folder."""
+    """Path of the artifact in the stage's folder."""
 
 
 OFFLINE, ONLINE = "rlhf.stages.offline", "rlhf.stages.online"

@@ -1,4 +1,4 @@
-"""The stages of a pipeline as they are to be run: each with its configuration, folder and fingerprint."""
+"""The planned stages of a pipeline, each with its configuration, folder and fingerprint."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from rlhf.types import InputError, RunError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """A stage as it is to be run."""
+    """A stage that is ready to run."""
 
     name: str
     kind_name: str
     parents: tuple[str, ...]
-    """The stages it needs."""
+    """Names of the stages it needs."""
     needs: tuple[str, ...]
-    """Keys of its configuration that they give."""
+    """Keys of its configuration whose values are artifacts of these stages."""
     folder: Path
     config: Any
 
@@ -43,17 +43,17 @@ class Step:
 
     @property
     def artifact(self) -> Path:
-        """The artifact."""
+        """Path of the artifact."""
         return self.folder / self.kind.artifact
 
     @property
     def reads(self) -> dict[str, str]:
-        """Paths of all that it is made from, by key."""
+        """Paths of the stage's inputs, by key."""
         config = as_read(self.config)
         return paths_of(config) | {key: flatten(config)[key] for key in self.needs}
 
     def with_inputs(self) -> Step:
-        """The same with the hashes of all that it reads, which must be there."""
+        """Return the step with the hashes of its inputs, which must exist."""
         origins = as_read(self.config).get("hub", {})
         with errors_of_stage(self.name):
             hashes = hashes_of(self.reads, {key: origin["commit"] for key, origin in origins.items()})
@@ -65,12 +65,12 @@ class Step:
 
     @property
     def is_made(self) -> bool:
-        """Return whether the artifact exists, of this configuration and these inputs."""
+        """Return whether the artifact exists and has this configuration and these inputs."""
         return (self.artifact / MANIFEST).is_file() and self.is_of(read_json(self.artifact / MANIFEST)["config"])
 
     @property
     def is_of_another(self) -> bool:
-        """Return whether the folder holds, in part or whole, what was made from something else."""
+        """Return whether the folder holds results, complete or not, of another configuration or other inputs."""
         return (self.folder / CONFIG).is_file() and not self.is_of(read_json(self.folder / CONFIG))
 
     def is_of(self, config: Mapping[str, Any]) -> bool:
@@ -78,7 +78,8 @@ class Step:
 
 
 def steps_of(config: PipelineConfig, conf: Path) -> list[Step]:
-    """All stages in the order in which they are made. Raises InputError where one is wrong, or misses an input."""
+    """Return all stages in the order in which they run. Raises InputError for a stage that is invalid or lacks an
+    input."""
     steps = [step_of(config, name, conf) for name in in_order(config.stages)]
     for step in steps:
         check_inputs(step)
@@ -112,13 +113,13 @@ def kind_of(config: PipelineConfig, name: str) -> Kind:
 
 
 def made_by(config: PipelineConfig, need: str) -> str:
-    """The path of what a stage makes, or of a file in there."""
+    """Return the path of the artifact that `need` names, or of a file in it."""
     name, _, file = need.partition("/")
     return str(Path(config.output, name, kind_of(config, name).artifact, file))
 
 
 def check_inputs(step: Step) -> None:
-    """See that what no stage makes is there."""
+    """Raise InputError if an input that no stage makes does not exist."""
     for key, path in step.reads.items():
         if key not in step.needs and not Path(path).exists():
             raise InputError(
@@ -129,7 +130,7 @@ def check_inputs(step: Step) -> None:
 
 @contextmanager
 def errors_of_stage(name: str) -> Iterator[None]:
-    """A block whose errors say which stage they are of."""
+    """Prefix errors of the block with the stage's name."""
     try:
         yield
     except (HydraException, OmegaConfBaseException) as error:

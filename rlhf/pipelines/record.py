@@ -27,7 +27,7 @@ class State(StrEnum):
     """The stage was interrupted or failed; the same command continues it."""
     made = "made"
     kept = "kept"
-    """An earlier call had made it from the same configuration and inputs."""
+    """An earlier call has made the artifact from the same configuration and inputs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,20 +36,20 @@ class Stage:
 
     kind: str
     parents: tuple[str, ...]
-    """The stages it needs."""
+    """Names of the stages it needs."""
     state: State = State.waiting
     fingerprint: str | None = None
     """sha256 of its kind, its configuration and its inputs' contents."""
     seconds: float = 0.0
-    """Wall time of all calls that worked on it; what a killed one spent is not known."""
+    """Wall time of all calls that worked on it, except killed ones, whose time is unknown."""
     tokens: float | None = None
-    """Tokens it was trained on, prompts included; of other stages None."""
+    """Tokens of its training, prompts included; None for a stage that does not train."""
     metrics: Mapping[str, Any] = field(default_factory=dict)
     """Metrics of the artifact's manifest."""
 
 
 class Pipeline:
-    """The folder of a pipeline and what is known of its stages, in `pipeline.json` at every moment."""
+    """The folder of a pipeline and the record of its stages; `pipeline.json` is always up to date."""
 
     def __init__(self, root: Path, stages: Mapping[str, Stage]) -> None:
         self.root, self.stages = root, dict(stages)
@@ -63,7 +63,7 @@ class Pipeline:
         replace_file(self.root / PIPELINE, json.dumps({"stages": stages}, indent=1))
 
     def set_aside(self, name: str) -> Path:
-        """Move the folder of a stage out of the way of another; where it is now."""
+        """Move the folder of a stage aside, so that other results can take its place; return its new path."""
         replaced = self.root / REPLACED
         replaced.mkdir(exist_ok=True)
         aside = replaced / f"{name}-{sum(1 for _ in replaced.glob(f'{name}-*'))}"
@@ -73,9 +73,9 @@ class Pipeline:
 
 @contextmanager
 def open_pipeline(path: str, stages: Mapping[str, Stage]) -> Iterator[Pipeline]:
-    """The pipeline's folder, held by this process alone until the block ends; seconds spent before are kept.
+    """Open and lock the pipeline's folder until the block ends; seconds of earlier calls are kept.
 
-    Raises InputError where another process holds it, or it is the folder of a single run.
+    Raises InputError if another process holds the lock, or the folder is that of a single run.
     """
     root = root_of_pipeline(path)
     with hold_folder(root, path):
@@ -87,7 +87,7 @@ def open_pipeline(path: str, stages: Mapping[str, Stage]) -> Iterator[Pipeline]:
 
 
 def root_of_pipeline(path: str) -> Path:
-    """The folder that `output` names. Raises InputError where it is that of a single run."""
+    """Return the folder that `output` names. Raises InputError if it is that of a single run."""
     root = root_of(path)
     if (root / CONFIG).exists():
         raise InputError(f"output={path}: it holds a single run; name another folder for the pipeline")
@@ -95,7 +95,7 @@ def root_of_pipeline(path: str) -> Path:
 
 
 def read_seconds(file: Path) -> dict[str, dict[str, Any]]:
-    """Read what an earlier call recorded of each stage beyond its folder."""
+    """Read what earlier calls recorded of each stage outside the stage's folder."""
     if not file.is_file():
         return {}
     try:

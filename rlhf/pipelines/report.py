@@ -1,4 +1,4 @@
-"""Report of a pipeline: each stage with its inputs, its cost and its figures."""
+"""Report of a pipeline: each stage with its inputs, cost and metrics."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ HEADLINES = (
     "success_before",
     "success_after",
 )
-"""Figures of a model's manifest that the table has; the record has all."""
+"""Metrics of a model's manifest that the table shows; the record has all."""
 COLUMNS = ("stage", "kind", "state", "seconds", "tokens", "from", "fingerprint", "figures")
 NUM_SHOWN = 5
 """Columns that a terminal has room for."""
 LEGEND = (
-    "Seconds: wall time of what was made, start included. Tokens: of all training steps, prompts included. A stage is "
-    "kept where its fingerprint, of its configuration and its inputs' contents, is what it was."
+    "Seconds: wall time of the stage, start included. Tokens: sum over all training steps, prompts included. A stage "
+    "is kept if its fingerprint, computed from its configuration and its inputs' contents, is unchanged."
 )
 
 
 def figures_of(step: Step) -> dict[str, Any]:
-    """Tokens and figures of a stage, as far as its folder says."""
+    """Return tokens and metrics of a stage, as far as its folder has them."""
     manifest = step.artifact / MANIFEST
     return {
         "tokens": training_cost(step.folder)[1],

@@ -1,4 +1,4 @@
-"""A pipeline from its configuration to what its stages make: what `launch/pipeline.py` calls."""
+"""Execution of a pipeline's stages, called by `launch/pipeline.py`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from rlhf.train.run_folder import check_free
 
 
 def run(config: PipelineConfig, conf: Path) -> None:
-    """Make every stage that is not there yet, in their order. Raises InputError before the first where one is wrong."""
+    """Run every stage whose artifact does not exist yet, in order. Raises InputError before the first stage if any is
+    invalid."""
     steps = steps_of(config, conf)
     if config.dry_run:
         check_free(root_of_pipeline(config.output), config.output)
@@ -33,7 +34,7 @@ def run(config: PipelineConfig, conf: Path) -> None:
 
 
 def make(pipeline: Pipeline, step: Step, start_cluster: Callable[[], None]) -> None:
-    """Make a stage, or keep what an earlier call made of the same."""
+    """Run a stage, or keep the artifact that an earlier call made from the same configuration and inputs."""
     name = step.name
     spent = seconds_before(pipeline.stages[name], step.fingerprint)
     pipeline.record(name, fingerprint=step.fingerprint, seconds=spent)
@@ -45,7 +46,7 @@ def make(pipeline: Pipeline, step: Step, start_cluster: Callable[[], None]) -> N
         return
     if step.is_of_another:
         aside = pipeline.set_aside(name)
-        CONSOLE.print(f"what was made from other inputs is in {aside} now, and may be removed", soft_wrap=True)
+        CONSOLE.print(f"the results of other inputs are in {aside} now, and may be removed", soft_wrap=True)
     pipeline.record(name, state=State.running)
     start, state = time.perf_counter(), State.stopped
     try:
@@ -59,14 +60,14 @@ def make(pipeline: Pipeline, step: Step, start_cluster: Callable[[], None]) -> N
 
 
 def one_cluster(steps: Sequence[Step]) -> AbstractContextManager[None]:
-    """A cluster that every stage fits; inside another it is that one."""
+    """Start a cluster that is large enough for every stage; inside an existing cluster, use that one."""
     from rlhf.actors.placement import cluster
 
     return cluster(*(load(step.kind.plan)(step.config) for step in steps if step.kind.plan is not None))
 
 
 def dry_run(steps: Sequence[Step]) -> None:
-    """Say of each stage whether it would be made, and check those whose inputs are there."""
+    """Print for each stage whether it would run, and check the stages whose inputs exist."""
     stale: dict[str, str] = {}
     checked = []
     for step in steps:
@@ -79,7 +80,7 @@ def dry_run(steps: Sequence[Step]) -> None:
     show_stages([(step, stale.get(step.name, "kept")) for step in steps])
     for step in checked:
         CONSOLE.rule(f"{step.name} ({step.kind_name})", align="left")
-        # What was made from other inputs would be set aside first.
+        # Results of other inputs would be set aside first.
         folder = step.folder.with_name(f".new-{step.name}") if step.is_of_another else step.folder
         with errors_of_stage(step.name):
             load(step.kind.run)(replace(step.config, dry_run=True, output=str(folder)))

@@ -1,4 +1,4 @@
-"""The line in a recipe that says what memory it takes, computed from its configuration."""
+"""Comment in a recipe on the memory that it takes, computed from its configuration."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from rlhf.planning.shapes import BYTES, shape_of
 MARKER = "Computed, not measured"
 WIDTH = 120
 SHOWN_FROM = 5e7
-"""Bytes that a tenth of a GB begins to show."""
+"""Bytes from which a size is listed: it rounds to 0.1 GB."""
 ACCELERATOR_GB = 80
 """Memory of the accelerators that recipes are written for."""
 
 
 def footprints(config: OnlineConfig | OfflineConfig, plan: Plan) -> dict[str, Footprint]:
-    """Return the peak memory of a rank of each role but the engines."""
+    """Return the peak memory of a rank of each role, except engines."""
     shape = shape_of(config.model)
     if isinstance(config, OfflineConfig):
         vocabulary = not isinstance(config, RewardModelRunConfig)
@@ -41,13 +41,14 @@ def footprints(config: OnlineConfig | OfflineConfig, plan: Plan) -> dict[str, Fo
 
 
 def peaks(config: OnlineConfig | OfflineConfig, plan: Plan) -> dict[str, float]:
-    """The most bytes that an accelerator of each group holds, by the group's name."""
+    """Return the peak bytes on an accelerator of each group, by the group's name."""
     ranks = footprints(config, plan)
     return {group.name: peak(config, group, ranks) for group in plan.groups}
 
 
 def peak(config: OnlineConfig | OfflineConfig, group: AcceleratorGroup, ranks: Mapping[str, Footprint]) -> float:
-    """Roles that share take turns, and those not at work keep their contexts; a weight sync holds policy and engine."""
+    """Return the peak bytes of a group. Roles that share accelerators take turns, and idle roles keep their contexts; a
+    weight sync holds policy and engine."""
     names = [role.role for role in group.roles]
     at_work = {name: ranks[name].total for name in names if name in ranks}
     if "sampler" in names:
@@ -62,7 +63,7 @@ def peak(config: OnlineConfig | OfflineConfig, group: AcceleratorGroup, ranks: M
 
 
 def header(config: OnlineConfig | OfflineConfig, plan: Plan) -> list[str]:
-    """The comment lines of a recipe that say what memory it takes."""
+    """Return the comment lines of a recipe on the memory that it takes."""
     parts = [in_words(name, rank) for name, rank in footprints(config, plan).items()]
     if isinstance(config, OnlineConfig):
         shape, taken = shape_of(config.model), engine_bytes(config.sampler, ACCELERATOR_GB * 1e9)
@@ -81,13 +82,13 @@ def in_words(name: str, rank: Footprint) -> str:
 
 
 def header_in(text: str) -> list[str]:
-    """The computed lines of a recipe: from the marker to the end of its comment."""
+    """Return the computed lines of a recipe: from the marker to the end of its comment."""
     found = re.search(rf"^# {MARKER}.*\n(?:#.*\n)*", text, re.MULTILINE)
     return found[0].splitlines() if found else []
 
 
 def with_header(text: str, lines: list[str]) -> str:
-    """The recipe with these computed lines in place of its own; they end the comment it begins with."""
+    """Return the recipe with its computed lines replaced; they are the end of the comment at its top."""
     bare = text.replace("".join(f"{line}\n" for line in header_in(text)), "") if header_in(text) else text
     comment = re.match(r"(?:#.*\n)*", bare)
     assert comment is not None

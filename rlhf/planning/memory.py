@@ -8,7 +8,7 @@ from rlhf.planning.shapes import BYTES, ModelShape
 from rlhf.runtimes.configs import BackendConfig, Precision, SamplerConfig
 
 LIVE_PARAMETERS = 1_000_000_000
-"""DeepSpeed's stage3_max_live_parameters: gathered at once by ZeRO 3, at most."""
+"""DeepSpeed's stage3_max_live_parameters: the most parameters that ZeRO 3 gathers at once."""
 BUCKET_PARAMETERS = 500_000_000
 """DeepSpeed's reduce_bucket_size: gradients that wait to be reduced, in bf16."""
 HEAD_SHARE = 0.5
@@ -18,7 +18,7 @@ KEPT_FREE = 4e9
 ENGINE_WORK = 3e9
 """Bytes of an engine's activations and CUDA graphs."""
 ASLEEP = 1e9
-"""Bytes that a process keeps which gave its memory back: its CUDA context."""
+"""Bytes that a process keeps after it has released its memory: its CUDA context."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,10 +28,10 @@ class Footprint:
     states: float
     """Bytes of the rank's share of weights, gradients and optimiser states."""
     buffers: float
-    """Gathered layers, and gradients on their way to the ranks that own them."""
+    """Bytes of gathered layers, and of gradients being reduced to the ranks that own them."""
     activations: float
     head: float
-    """Logits of a chunk and their gradients."""
+    """Bytes of the logits of a chunk and their gradients."""
 
     @property
     def total(self) -> float:
@@ -41,14 +41,15 @@ class Footprint:
 def learner(
     shape: ModelShape, backend: BackendConfig, num_ranks: int, *, vocabulary: bool = True, lora_rank: int | None = None
 ) -> Footprint:
-    """A rank that trains a model; `vocabulary` false for a score or value head in place of the language model's."""
+    """Estimate a rank that trains a model; `vocabulary` is False for a score or value head instead of the language
+    model's."""
     width = 4 if backend.precision is Precision.fp32 else BYTES
     total = parameters(shape, vocabulary=vocabulary)
     adapter = 0 if lora_rank is None else lora_rank * sum(shape.linear_ends)
     trained = total if lora_rank is None else adapter
     held = total + adapter
     weights = width * held / (num_ranks if backend.zero_stage == 3 else 1)
-    # Under ZeRO 1 every rank accumulates all gradients in fp32, else its share.
+    # Under ZeRO 1 every rank accumulates all gradients in fp32, otherwise only its share.
     gradients = 4 * trained / (1 if backend.zero_stage == 1 else num_ranks)
     optimizer = 0.0 if backend.offload_optimizer else 12 * trained / num_ranks
     gathered = width * min(total, LIVE_PARAMETERS) if backend.zero_stage == 3 and num_ranks > 1 else 0.0
@@ -62,7 +63,7 @@ def learner(
 
 
 def frozen_model(shape: ModelShape, backend: BackendConfig, num_ranks: int, *, vocabulary: bool = True) -> Footprint:
-    """A rank of a model that is only asked: a reference, a reward model."""
+    """Estimate a rank of a model used for inference only: a reference, a reward model."""
     total = parameters(shape, vocabulary=vocabulary)
     sharded = backend.zero_stage == 3 and num_ranks > 1
     tokens = backend.max_tokens_per_microbatch
@@ -75,13 +76,13 @@ def frozen_model(shape: ModelShape, backend: BackendConfig, num_ranks: int, *, v
 
 
 def parameters(shape: ModelShape, *, vocabulary: bool) -> int:
-    """Parameters of a model, or of one whose output head is replaced by a score's."""
+    """Count the parameters of a model, or of one whose output head is replaced by a score head."""
     return shape.num_parameters - (0 if vocabulary or shape.tied else shape.head_parameters)
 
 
 def activations(shape: ModelShape, backend: BackendConfig) -> float:
-    """Return the bytes that a micro-batch keeps. Checkpointing keeps every layer's input, and all of the one that is
-    computed again, with gradients of about the same size."""
+    """Return the bytes of a micro-batch's activations. Checkpointing keeps every layer's input, and all activations of
+    the layer being recomputed, with gradients of about the same size."""
     tokens = backend.max_tokens_per_microbatch
     layer = tokens * shape.layer_bytes_per_token
     if not backend.gradient_checkpointing:
@@ -98,7 +99,8 @@ def engine_bytes(sampler: SamplerConfig, accelerator_bytes: float) -> float:
 
 
 def cache_tokens(shape: ModelShape, sampler: SamplerConfig, accelerator_bytes: float) -> int:
-    """Tokens of KV cache that one engine has room for, over its accelerators; negative where the model does not fit."""
+    """Return the tokens of KV cache that fit in one engine, over its accelerators; negative if the model does not
+    fit."""
     each = engine_bytes(sampler, accelerator_bytes) - ENGINE_WORK
     room = sampler.tensor_parallel_size * each - BYTES * shape.num_parameters
     return int(room // shape.kv_bytes_per_token)

@@ -41,10 +41,10 @@ BYTES = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelShape:
-    """The counts that memory follows from."""
+    """Counts from which memory is computed."""
 
     num_parameters: int
-    """Tied ones once."""
+    """Number of parameters; tied ones count once."""
     num_layers: int
     hidden_size: int
     vocab_size: int
@@ -52,9 +52,9 @@ class ModelShape:
     kv_bytes_per_token: int
     """Keys and values of all layers, bf16."""
     linear_ends: tuple[int, ...]
-    """Inputs plus outputs of every linear layer but the head: parameters of an adapter of rank 1."""
+    """Inputs plus outputs of every linear layer except the head: parameters of an adapter of rank 1."""
     layer_bytes_per_token: float
-    """Bytes per token that one layer keeps for its backward pass, bf16, with attention that keeps no scores."""
+    """Bytes per token that one layer keeps for its backward pass, in bf16, with attention that stores no scores."""
 
     @property
     def head_parameters(self) -> int:
@@ -62,9 +62,9 @@ class ModelShape:
 
 
 def shape_of(name: str) -> ModelShape:
-    """The shape of a model by its published name, of which suffixes such as -Base or -Instruct change nothing.
+    """Return the shape of a model by its published name; suffixes such as -Base or -Instruct are ignored.
 
-    Raises InputError for a model whose shape is not written here.
+    Raises InputError for a model that is not in this table.
     """
     known = next((shape for shape in SHAPES if name == shape or name.startswith(f"{shape}-")), None)
     if known is None:
@@ -93,7 +93,7 @@ def count(name: str) -> ModelShape:
 
 
 class KeptByAttention(torch.autograd.Function):
-    """Keeps what a fused attention kernel keeps: queries, keys, values, its output, and a number per row and head."""
+    """Save what a fused attention kernel saves: queries, keys, values, its output, and a number per row and head."""
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:  # [1, heads, T, D] each
@@ -103,11 +103,11 @@ class KeptByAttention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> None:
-        raise NotImplementedError("on the meta device memory is counted, and nothing is computed")
+        raise NotImplementedError("the meta device counts memory and computes no gradients")
 
 
 def kept_by_layer(model: nn.Module, num_tokens: int) -> int:
-    """Bytes that a decoder layer's forward pass keeps for the backward pass, beside parameters."""
+    """Return the bytes that a decoder layer's forward pass keeps for the backward pass, besides parameters."""
 
     def attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: None, **_: Any) -> Any:
         return KeptByAttention.apply(query, key, value), None

@@ -11,7 +11,7 @@ BREAKS = "\n\t\r"
 
 
 def check_plain(text: str) -> str:
-    """Return the text. Raises ValueError where it has control characters or lone surrogates.
+    """Return the text. Raises ValueError if it has control characters or lone surrogates.
 
     Databases cannot hold some of them, and none belongs in a name.
     """

@@ -1,13 +1,13 @@
-r"""Finding the answer in a text, in one order for every reward that compares mathematics.
+r"""Location of the answer in a text, in the same order for every reward that compares mathematics.
 
-1. What the last `\boxed{}` holds.
-2. What follows the last `####` on its line, unless that is a heading.
-3. What follows the last phrase that announces an answer: `the answer is`, `Answer:`, `答案是`, `答：`.
+1. The content of the last `\boxed{}`.
+2. The text after the last `####` on its line, unless the line is a heading.
+3. The text after the last phrase that announces an answer: `the answer is`, `Answer:`, `答案是`, `答：`.
 4. The last expression: a formula between dollars or a number.
 
-Text up to `</think>` is no answer. In 1 to 3 the expression is what the span begins with, and the last expression of
-its sentence where it begins with words (`the answer is that she has 16 apples`). Nothing is chosen for the policy: a
-span with two answers (`15 or 16`) or none has no expression.
+Text up to `</think>` is not an answer. In 1 to 3 the expression is at the beginning of the span, or, if the span begins
+with words, the last expression of its sentence (`the answer is that she has 16 apples`). Nothing is guessed in favour
+of the policy: a span with two answers (`15 or 16`) or none has no expression.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _FORMULA = re.compile(
     re.DOTALL,
 )
 _MASK = "\ue000"
-"""Stands for a formula while the numbers outside of formulas are looked for."""
+"""Placeholder for a formula in the search for numbers outside formulas."""
 _NUMBER_OR_MASK = re.compile(f"{_MASK}|{NUMBER.pattern}", NUMBER.flags)
 _BEFORE_DENIED = re.compile(r"(?:\bnot\s+|n't\s+|不是|不等于|≠|!=|\\neq?)\s*$", re.IGNORECASE)
 _BEFORE_HEDGED = re.compile(
@@ -79,7 +79,7 @@ class Span:
 
 
 def answer_span(text: str) -> Span:
-    """Return where the answer of a text is, by the order above."""
+    """Return the span with the answer of a text, in the order above."""
     text = clean(text.rpartition("</think>")[2])
     content = boxed(text)
     if content is not None:
@@ -94,7 +94,7 @@ def answer_span(text: str) -> Span:
 
 
 def expression(span: Span) -> str | None:
-    """Return the expression of a span; None or "" where it has none, or several."""
+    """Return the expression of a span; None or "" if it has none, or several."""
     if span.is_announced:
         found = _leading(span.text)
         return found if found is not None else _stated(span.text) or _last(span.rest)
@@ -109,8 +109,8 @@ def number_in(text: str) -> Number | None:
 
 
 def gold_number(text: str) -> Number | None:
-    """Return the number of a gold answer. Without an announcement the text must be one number, with its unit or in a
-    sentence without another: nothing is guessed of what all rewards depend on."""
+    """Return the number of a gold answer. Without an announcement the text must have exactly one number, with a unit or
+    in a sentence: the gold answer is never guessed."""
     span = answer_span(text)
     if span.is_announced:
         return _read(expression(span))
@@ -135,7 +135,7 @@ def clean(text: str) -> str:
     text = re.sub(r"(?<=[0-9])(?:\\,|[\u2009\u202f])(?=[0-9]{3})", ",", text)
     text = re.sub(r"(?<![0-9A-Za-z)*])(\*{1,3}|__|`)(?=[^\s*])([^*`\n]{1,500}?)(?<=\S)\1(?!\*)", r"\2", text)
     text = re.sub(r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+", _superscript, text)
-    # A policy that repeats one blank thousands of times costs the patterns the square of that.
+    # The patterns take quadratic time in the length of a run of blanks, which a policy may repeat thousands of times.
     text = re.sub(r"(\s)\1{8,}", lambda found: found[1] * 8, text)
     return text.strip()
 
@@ -145,7 +145,7 @@ def _superscript(found: re.Match[str]) -> str:
 
 
 def unwrapped(text: str) -> str:
-    """Return the text without LaTeX that only changes how it looks."""
+    """Return the text without LaTeX that only changes its appearance."""
     text = re.sub(r"\\(?:text|mathrm|mathbf|textbf|operatorname|mbox)\s*\{([^{}]*)\}", r"\1", text)
     return re.sub(r"\\(?:left|right|displaystyle|quad|qquad)(?![A-Za-z])|\\[,;: ]|~(?![0-9])", " ", text).strip()
 
@@ -157,7 +157,7 @@ def _is_heading(line: str, text: str) -> bool:
 
 
 def _announced(rest: str, phrase: str) -> Span:
-    """The sentence after a phrase, on the next line where this one says no more."""
+    """Return the sentence after a phrase, from the next line if this line has no more text."""
     is_next_line = "\n" in rest[: len(rest) - len(rest.lstrip(" \t\n"))]
     rest = rest.lstrip()
     if is_next_line:
@@ -185,7 +185,7 @@ def _is_statement(sentence: str) -> bool:
 
 
 def _leading(text: str) -> str | None:
-    """The expression that a span begins with; "" where it begins with several."""
+    """Return the expression at the beginning of a span; "" if it begins with several."""
     text = joined_sign(text)
     formula = _FORMULA.match(text)
     if formula is not None:
@@ -202,7 +202,7 @@ def _leading(text: str) -> str | None:
 
 
 def _chain(text: str) -> str:
-    """The clause that a number opens, from its last equals sign on where a number follows that."""
+    """Return the clause that a number opens, starting after its last equals sign if a number follows there."""
     clause = _CLAUSE.split(text, maxsplit=1)[0].rstrip(" .!?。")[:_MAX_EXPRESSION]
     last = joined_sign(clause.rpartition("=")[2].strip())
     is_last_a_number = "=" in clause and NUMBER.match(plain_numbers(last))
@@ -210,7 +210,8 @@ def _chain(text: str) -> str:
 
 
 def _stated(sentence: str) -> str | None:
-    """The last expression of the first clause that has one and is no condition: what follows only compares with it."""
+    """Return the last expression of the first clause that has one and is no condition: later clauses compare with
+    it."""
     clauses = _CLAUSE.split(_FORMULA.sub(lambda found: found[0].replace(",", "\ue001"), sentence))
     for clause in clauses:
         found = None if _CONDITION.match(clause) else _last(clause.replace("\ue001", ","))
@@ -220,7 +221,7 @@ def _stated(sentence: str) -> str | None:
 
 
 def _last(text: str) -> str | None:
-    """The last formula or number of a text that is not denied; None where it is one of two or part of another."""
+    """Return the last formula or number of a text that is not negated; None if it is one of two or part of another."""
     formulas = list(_FORMULA.finditer(text))
     text = plain_numbers(_FORMULA.sub(_MASK, text))
     for each in reversed(list(_NUMBER_OR_MASK.finditer(text))):
@@ -235,7 +236,7 @@ def _last(text: str) -> str | None:
 
 
 def _tail(text: str, number: re.Match[str]) -> str:
-    """The number, or with what follows it where that makes it another (16π, 3x)."""
+    """Return the number, or the number with the text after it if that changes the value (16π, 3x)."""
     follows = NOT_ALONE.match(text, number.end())
     return text[number.start() :].partition("\n")[0].rstrip(" .。")[:_MAX_EXPRESSION] if follows else number[0]
 
@@ -249,7 +250,7 @@ def _inside(formula: re.Match[str]) -> str:
 
 
 def _is_formula(text: str) -> bool:
-    """Return whether a text is mathematics without a word in it."""
+    """Return whether a text is mathematics without any word."""
     if not text or len(text) > _MAX_EXPRESSION or re.search(r"[\u4e00-\u9fff]", text):
         return False
     bare = _FUNCTIONS.sub("", text)

@@ -17,7 +17,7 @@ from rlhf.rewards.lookup import find_reward
 from rlhf.types import Failure, InputError, Prompt, Rollout, Score
 
 Reward = Callable[..., Score | Failure | float | int | bool]
-"""`(prompt: Prompt, rollout: Rollout, **options)`. Must not change either; whatever else it returns is a Failure."""
+"""`(prompt: Prompt, rollout: Rollout, **options)`. Must not change either; any other return value is a Failure."""
 
 
 class ModelInput(StrEnum):
@@ -29,43 +29,42 @@ class ModelInput(StrEnum):
 
 @dataclass(kw_only=True, slots=True)
 class RewardConfig:
-    """The reward of a rollout: the weighted sum of functions, computed in processes that can be killed, and of a
+    """The reward of a rollout: the weighted sum of functions, which run in processes that can be killed, and of a
     reward model's score."""
 
     functions: list[str] = field(default_factory=lambda: ["exact"])
-    """Each a short name (exact, format, http, length, math_verify, numeric), `package.module:function` or
-    `/path/file.py:function`. Elsewhere a function goes by the same name without the folder, `file.py:function`.
-    A class will do: it is made with its options once per process, its instances are called. May be empty where
-    `model` is set."""
+    """Reward functions: short names (exact, format, http, length, math_verify, numeric), `package.module:function` or
+    `/path/file.py:function`. Other keys and metrics use the name without the folder, `file.py:function`. A class is
+    created with its options once per process, and its instances are called. May be empty if `model` is set."""
     weights: list[float] | None = None
     """One finite factor per function. None: 1.0 each."""
     options: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments by function name: `{length: {max_tokens: 1024, buffer_tokens: 256}}`. `http` needs `url`, and
-    `tokenizer`, the model's folder (`reward=http reward.options.http.url=...` fills that in)."""
+    `tokenizer`, the model's folder (`reward=http reward.options.http.url=...` sets it)."""
     timeout_s: float = 10.0
-    """Seconds that scoring one rollout may take, all functions together. Waiting and start-up do not count."""
+    """Seconds for scoring one rollout by all functions together, without waiting and start-up."""
     num_processes: int = 1
-    """Processes that score side by side, per RewardProcesses. One each suffices unless functions take milliseconds."""
+    """Parallel reward processes per engine. One suffices unless functions take milliseconds or more."""
     max_attempts: int = 2
-    """Most attempts at scoring a rollout whose reward raises, dies or runs out of time. 1: no retry."""
+    """Largest number of attempts at scoring a rollout whose reward raises, crashes or times out. 1: no retry."""
     model: str | None = None
-    """Folder or Hub id of a reward model, a sequence classifier with one label; it runs on workers of its own
-    (`placement.reward`). None: there is none."""
+    """Folder or Hub id of a reward model, a sequence classifier with one label, which has its own workers
+    (`placement.reward`). None: no reward model."""
     ensemble: list[str] = field(default_factory=list)
-    """Folders or Hub ids of more reward models beside `model`, on the same workers; the score is the mean over all of
-    them."""
+    """Folders or Hub ids of further reward models on the same workers; the score is the mean over `model` and these."""
     pessimism: float = 0.0
-    """The score is their mean less so many standard deviations over the models (Coste et al. 2023): where they
-    disagree, a policy gains nothing. 0: the mean."""
+    """Number of standard deviations over the models that is subtracted from their mean (Coste et al. 2023), so that a
+    policy gains nothing where the models disagree. 0: the mean."""
     model_weight: float = 1.0
     """Factor of the reward model's score."""
     model_input: ModelInput = ModelInput.tokens
     """`tokens`: the model reads the rollout's token ids; its vocabulary must be the policy's. `text`: it reads the
-    dialogue through its own tokenizer and chat template, or without one (encoders) prompt and answer as a pair."""
+    dialogue through its own tokenizer and chat template, or, without a template (encoders), prompt and answer as a
+    pair."""
     model_max_tokens: int = 16384
-    """Tokens, padding included, that go through the reward model at once."""
+    """Tokens of a forward pass of the reward model, padding included."""
     model_timeout_s: float = 120.0
-    """Seconds a call of the reward model may take, waiting for its other callers included."""
+    """Seconds that a call of the reward model may take, including the wait for other callers."""
 
     def __post_init__(self) -> None:
         if not self.functions and self.model is None:
@@ -95,10 +94,10 @@ class RewardConfig:
 
 
 def load_reward(config: RewardConfig) -> Callable[[Prompt, Rollout], Score | Failure]:
-    """The weighted sum of the configured functions, to be called in this process: nothing here stops a hang.
+    """Return the weighted sum of the configured functions, to be called in this process, without protection from hangs.
 
-    `Score.parts` holds each function's value by name, unweighted, and the parts of a Score it returned as `name/part`.
-    The first function that fails makes the whole a Failure. Raises InputError where a function cannot be had.
+    `Score.parts` holds each function's value by name, unweighted, and the parts of a returned Score as `name/part`.
+    The first function that fails makes the whole a Failure. Raises InputError if a function cannot be loaded.
     """
     rewards: dict[str, Reward] = {}
     for spec in config.functions:
@@ -127,7 +126,7 @@ def load_reward(config: RewardConfig) -> Callable[[Prompt, Rollout], Score | Fai
 
 
 def _call(name: str, reward: Reward, prompt: Prompt, rollout: Rollout) -> Mapping[str, float] | Failure:
-    """The parts that one function contributes: its value under its name, a Score's own parts under `name/part`."""
+    """Return the parts that one function contributes: its value under its name, a Score's parts under `name/part`."""
     try:
         result: Any = reward(prompt, rollout)
         if isinstance(result, Failure):
@@ -141,12 +140,12 @@ def _call(name: str, reward: Reward, prompt: Prompt, rollout: Rollout) -> Mappin
                 return Failure(kind="reward_invalid", message=f"reward {part} returned {returned}, not a finite number")
             parts[part] = number
         return parts
-    except Exception as error:  # noqa: BLE001  user code: whatever it raises is a Failure
+    except Exception as error:  # noqa: BLE001  user code: any error is a Failure
         return Failure(kind="reward_error", message=f"reward {name}: {describe(error)}")
 
 
 def _finite(value: Any) -> float | None:
-    """The value as a float, or None where it is no number, not finite, or too large for a float."""
+    """Return the value as a float; None if it is not a number, not finite, or too large for a float."""
     if not isinstance(value, numbers.Real | np.bool_):
         return None
     try:
@@ -157,7 +156,7 @@ def _finite(value: Any) -> float | None:
 
 
 def describe(error: BaseException) -> str:
-    """Type, text and innermost place of an exception: `ZeroDivisionError: division by zero (reward.py:3)`."""
+    """Format type, text and innermost line of an exception: `ZeroDivisionError: division by zero (reward.py:3)`."""
     text = "".join(traceback.format_exception_only(error)).strip()
     text = text if len(text) <= 1000 else f"{text[:1000]}..."
     frames = traceback.extract_tb(error.__traceback__)

@@ -1,4 +1,4 @@
-"""The parent's side of one reward process: start it, send, hear, notice its end, kill it."""
+"""The parent's side of one reward process: start it, send requests, receive answers, detect its end, kill it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ START_TIMEOUT_S = 60.0
 
 @dataclass(slots=True, eq=False)
 class Request:
-    """A rollout to score. It is pickled once, however often it is sent."""
+    """A rollout to score, pickled once for all attempts."""
 
     prompt_id: str
     body: bytes
@@ -37,7 +37,7 @@ class Request:
 
 
 class RewardProcess(asyncio.Protocol):
-    """A child, and the requests it has not answered. It scores the oldest one, so the deadline is that one's alone."""
+    """A child, and its unanswered requests. It scores the oldest, so the deadline applies to that request only."""
 
     def __init__(self, config: RewardConfig, on_answer: Callable[[Request, Score | Failure], None]) -> None:
         self.sent: deque[Request] = deque()
@@ -52,11 +52,11 @@ class RewardProcess(asyncio.Protocol):
         self._frames: list[bytes] = []
         self._half_line = b""
         self._head_since = 0.0
-        # Two pipes, not one socket: a write to a child that died must not lose the answers it left behind.
+        # Two pipes, not one socket: a write to a dead child must not lose answers that it has already written.
         (requests, requests_end), (answers_end, answers) = os.pipe(), os.pipe()
         self._ends = open(requests_end, "wb", buffering=0), open(answers_end, "rb", buffering=0)  # noqa: SIM115
         with open(requests, "rb"), open(answers, "wb"):
-            # PR_SET_PDEATHSIG watches the thread that forks: the event loop's, therefore, not one of a pool.
+            # PR_SET_PDEATHSIG refers to the thread that forks, so this runs in the event loop's thread, not in a pool.
             self._popen = subprocess.Popen(
                 [sys.executable, "-u", "-m", "rlhf.rewards.worker", str(requests), str(answers)],
                 stdin=subprocess.DEVNULL,
@@ -67,7 +67,7 @@ class RewardProcess(asyncio.Protocol):
             )
 
     async def start(self) -> None:
-        """Returns once the child has loaded its functions. Raises RunError where it cannot."""
+        """Wait until the child has loaded its functions. Raises RunError if it cannot."""
         self._requests, _ = await self._loop.connect_write_pipe(asyncio.BaseProtocol, self._ends[0])
         self._answers, _ = await self._loop.connect_read_pipe(lambda: self, self._ends[1])
         self._frames = [_frame(0, pickle.dumps((sys.path, self._config), protocol=5))]
@@ -84,14 +84,14 @@ class RewardProcess(asyncio.Protocol):
             raise RunError(f"reward {self._names} cannot start: {problem}; its own output is on the error stream")
 
     def add(self, request: Request) -> None:
-        """Puts a request behind those the child has; `flush` sends."""
+        """Queue a request for the child; `flush` sends it."""
         if not self.sent:
             self._head_since = self._loop.time()
         self.sent.append(request)
         self._frames.append(_frame(request.number, request.body))
 
     def flush(self) -> None:
-        """Sends what was added in one write. To a child that died, nothing: `sent` still says what it was."""
+        """Send the added requests in one write. A dead child gets nothing; `sent` still lists them."""
         assert self._requests is not None, "start() comes first"
         if self._frames and not self._requests.is_closing():
             self._requests.writelines(self._frames)
@@ -112,7 +112,7 @@ class RewardProcess(asyncio.Protocol):
             self._loaded.set_result(message["error"])
             return
         if not self.sent or message["number"] != self.sent[0].number:
-            # A reward forked and both copies answer: neither can be trusted any more.
+            # A reward has forked and both copies answer, so neither can be trusted.
             self.connection_lost(None)
             return
         request = self.sent.popleft()
@@ -123,19 +123,19 @@ class RewardProcess(asyncio.Protocol):
             self._on_answer(request, Score(value=message["value"], parts=message["parts"]))
 
     async def wait_for_end(self) -> bool:
-        """Waits until the child dies or its oldest request runs out of time: True where it was time."""
+        """Wait until the child dies or its oldest request times out; return True for a timeout."""
         while not self._lost.done():
             timeout_s = self._config.timeout_s
             left_s = self._head_since + timeout_s - self._loop.time() if self.sent else timeout_s
             if left_s <= 0:
                 return True
             await asyncio.wait([self._lost], timeout=left_s)
-            # uvloop runs timers before it reads: after a pause of the loop, let the answers that lie there count.
+            # uvloop runs timers before it reads, so after a pause of the loop received answers are read first.
             await asyncio.sleep(0)
         return False
 
     async def bury(self, timed_out: bool) -> Failure:
-        """Kill what is left of the child; return the failure of the request it was scoring."""
+        """Kill the child's process group; return the failure of the request that it was scoring."""
         code = await self.kill()
         prompt = f"prompt '{self.sent[0].prompt_id}'" if self.sent else "no prompt"
         if timed_out:
@@ -151,7 +151,7 @@ class RewardProcess(asyncio.Protocol):
         )
 
     async def kill(self) -> int:
-        """Hears no more of the child, kills it with its process group, returns its exit code. May be called again."""
+        """Close the pipes and kill the child with its process group; return its exit code. May be called again."""
         if self._answers is not None:
             self._answers.close()
         if self._requests is not None and not self._requests.is_closing():
@@ -167,7 +167,7 @@ def _frame(number: int, body: bytes) -> bytes:
 
 
 def _with_options(name: str, config: RewardConfig) -> str:
-    """`length(max_tokens=4, buffer_tokens=2)`: what was slow or died may be what an option names."""
+    """Format a function with its options, `length(max_tokens=4, buffer_tokens=2)`: an option may cause a failure."""
     options = ", ".join(f"{key}={value}" for key, value in config.options.get(name, {}).items())
     return f"{name}({options})" if options else name
 

@@ -1,4 +1,4 @@
-"""The completion has the form that was asked for."""
+"""Reward for a completion in the required format."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ THINK_THEN_ANSWER = r"\s*<think>(?:(?!</?think>).)*</think>(?=\s*\S)(?:(?!</?thi
 
 
 def format(prompt: Prompt, rollout: Rollout, *, pattern: str = THINK_THEN_ANSWER) -> float:
-    r"""1.0 where the regular expression matches the whole completion (`.` matches line ends too), else 0.0.
+    r"""Return 1.0 if the regular expression matches the whole completion (`.` matches line ends too), else 0.0.
 
-    `pattern: '.*\\boxed\{.+\}.*'` asks for a boxed answer. Where the chat template already opened the think tag, the
+    `pattern: '.*\\boxed\{.+\}.*'` requires a boxed answer. If the chat template already opens the think tag, the
     completion starts inside it: drop `<think>` from the pattern.
     """
     return float(re.fullmatch(pattern, rollout.text, re.DOTALL) is not None)

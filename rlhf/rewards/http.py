@@ -1,4 +1,4 @@
-"""A reward server's score: OpenRLHF's remote reward model, spoken as OpenRLHF speaks it."""
+"""Score of a reward server, with the protocol of OpenRLHF's remote reward models."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from rlhf.types import Failure, InputError, Prompt, Rollout
 
 
 class HttpReward:
-    """The number that a server answers, one request per rollout, over one connection per reward process.
+    """The number that a server returns, with one request per rollout and one connection per reward process.
 
     `POST {"query": [...], "prompts": [...], "labels": [...]}`, each a list of one: prompt and completion as text with
     all special tokens, the prompt alone, and the row's answer ("" without one). The answer is `{"rewards": [number]}`;
     other entries (`scores`, `extra_logs`) are not read. The form is that of OpenRLHF's `SingleTurnAgentExecutor`
     (openrlhf/utils/agent.py at 3c3be62, `_fetch_rewards_via_http`), which its openrlhf/cli/serve_rm.py serves.
 
-    A server that cannot answer (down, not status 200) gives `reward_error`, which is tried again; one whose answer is
-    not that, NaN and null included, gives `reward_invalid`. A slow one runs into `reward.timeout_s`.
+    A server that cannot answer (down, or a status other than 200) gives `reward_error`, which is retried; an answer in
+    another form, or NaN or null, gives `reward_invalid`. A slow answer exceeds `reward.timeout_s`.
     """
 
     def __init__(self, *, url: str, tokenizer: str) -> None:
@@ -35,7 +35,7 @@ class HttpReward:
         self.url = url
         self.tokenizer = Tokenizer.from_file(str(file))
         self.session = requests.Session()
-        # A reward server is near: no proxy and no password of the environment, as in OpenRLHF.
+        # A reward server is local: proxies and passwords of the environment are ignored, as in OpenRLHF.
         self.session.trust_env = False
 
     def __call__(self, prompt: Prompt, rollout: Rollout) -> float | Failure:
@@ -70,7 +70,7 @@ class HttpReward:
 
 
 def root_cause(error: BaseException) -> str:
-    """`ConnectionRefusedError: [Errno 111] Connection refused`, rather than three libraries' wrappings of it."""
+    """Return the innermost error, `ConnectionRefusedError: [Errno 111] Connection refused`, without its wrappers."""
     while error.__context__ is not None:
         error = error.__context__
     return f"{type(error).__name__}: {error}"
@@ -80,5 +80,5 @@ def is_http(url: str) -> bool:
     try:
         parts = urlsplit(str(url))
         return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # a port that is no number, a bracket that stays open
+    except ValueError:  # a port that is no number, an unclosed bracket
         return False

@@ -1,4 +1,4 @@
-"""The completion is not too long."""
+"""Penalty for a completion that is too long."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from rlhf.types import Prompt, Rollout
 
 
 def length(prompt: Prompt, rollout: Rollout, *, max_tokens: int, buffer_tokens: int) -> float:
-    """Soft overlong penalty (DAPO, Yu et al. 2025, eq. 13), over the tokens that the policy chose.
+    """Return the soft overlong penalty (DAPO, Yu et al. 2025, eq. 13) of the tokens that the policy chose.
 
     0 up to `max_tokens - buffer_tokens` tokens, then linearly down to -1 at `max_tokens` and beyond. A buffer of 0
     makes it a step. Raises ValueError unless 0 <= buffer_tokens <= max_tokens.

@@ -1,4 +1,4 @@
-"""The completion's mathematics equals the answer's: numbers exactly, all else by the math-verify library."""
+"""Reward for mathematics equal to the answer's: numbers exactly, everything else by the math-verify library."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rlhf.rewards.number import Number, same
 from rlhf.rewards.text import answer_of
 from rlhf.types import Prompt, Rollout
 
-# math-verify warns once that its SIGALRM timeouts are off. Ours is the deadline of the process, which kills C code too.
+# math-verify warns once that its SIGALRM timeouts are off. The process's deadline replaces them; it stops C code too.
 logging.getLogger("math_verify").setLevel(logging.ERROR)
 
 _PRECISION = sympy.Rational(1, 10**12)
@@ -23,12 +23,12 @@ _PLAIN = {"π": r"\pi ", "×": r"\times ", "÷": r"\div ", "·": r"\cdot ", "≤
 
 
 def math_verify(prompt: Prompt, rollout: Rollout) -> float:
-    r"""1.0 where the completion's expression equals the answer's, else 0.0.
+    r"""Return 1.0 if the completion's expression equals the answer's, else 0.0.
 
-    `rlhf.rewards.answer` says where a text has its expression. Two numbers are compared as `numeric` does; an
-    expression against a number by its value, to 12 digits; all else by math-verify. The prompt's answer is a number,
-    LaTeX (`\frac{\pi}{2}`), words (`\text{even}`), or a solution that ends on one of them by `\boxed{}` or `####`.
-    Raises ValueError where it cannot be read.
+    `rlhf.rewards.answer` locates the expression of a text. Two numbers are compared as in `numeric`; an expression and
+    a number by value, to 12 digits; everything else by math-verify. The prompt's answer is a number, LaTeX
+    (`\frac{\pi}{2}`), words (`\text{even}`), or a solution that ends with one of them in `\boxed{}` or after `####`.
+    Raises ValueError if it cannot be read.
     """
     answer = answer_of(prompt)
     number = gold_number(answer)
@@ -69,13 +69,13 @@ def _value_is(parsed: Any, value: sympy.Rational) -> bool:
 
 
 def _words(span: Span) -> str | None:
-    """A span that is words, as letters alone in lower case; None where it is mathematics."""
+    """Return the letters of a span of words in lower case; None if the span is mathematics."""
     text = span.text.strip("$ .,;!?。()").lower()
     return " ".join(text.split()) if re.search(r"[^\W\d_]{2}", re.sub(r"\\[a-z]+", "", text)) else None
 
 
 def _parse(text: str) -> list[Any]:
-    r"""Parsed by math-verify as LaTeX; outside of dollars it reads numbers alone: 3x+2 would be 3."""
+    r"""Parse a text with math-verify as LaTeX; outside dollars it would read numbers only: 3x+2 would be 3."""
     for plain, latex in _PLAIN.items():
         text = text.replace(plain, latex)
     text = re.sub(r"(?<!\\)\bsqrt\s*\(([^()]*)\)|√\s*\(([^()]*)\)|√\s*([0-9]+)",

@@ -1,4 +1,4 @@
-"""Numbers as people write them in English, Chinese and LaTeX, read exactly."""
+"""Exact parsing of numbers in English, Chinese and LaTeX notation."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from decimal import Decimal
 from fractions import Fraction
 
 MAX_DIGITS = 1000
-"""Longer numbers are not read: their arithmetic would cost more than an answer is worth."""
+"""Largest number of digits; longer numbers are not read, since their arithmetic is too slow."""
 MAX_EXPONENT = 300
 
 CHINESE_DIGITS = {**{c: i for i, c in enumerate("零一二三四五六七八九")}, "〇": 0, "两": 2}
@@ -47,8 +47,8 @@ NOT_ALONE = re.compile(
 HEDGE = re.compile(
     r"\s*(?:[A-Za-z]+|[\u4e00-\u9fff]{1,3}?)?\s*(?:\bor\b|或者?|还是)\s*(?:[A-Za-z]+\s+|[A-Za-z]\s*=\s*)?[-$¤¥]?[0-9]"
 )
-"""The number before it is one of two that are offered."""
-# A unit may hold digits as exponents alone.
+"""Pattern after a number that is one of two alternatives."""
+# A unit may contain digits only as exponents.
 _UNIT = re.compile(r"(?:[^\W\d_]|[\s./·'\"()\-°]|\\circ|\^\{?-?[0-9]\}?|(?<=[A-Za-z])[23](?![0-9]))*[.,;?。]*\s*")
 _MAX_UNIT = 60
 
@@ -60,19 +60,19 @@ class Number:
     value: Fraction
     """Value as written, exact: 5 of 5 %."""
     is_percent: bool
-    """True if a percent sign or word stood behind it."""
+    """True if a percent sign or word follows the number."""
 
 
 def same(gold: Number, other: Number) -> bool:
-    """Return whether the numbers are equal, exactly. A percent sign on one side alone is ignored from 1 on (50 % equals
-    50); below, 0.5 and 0.5 % are different."""
+    """Return whether the numbers are exactly equal. A percent sign on one side only is ignored from 1 upwards (50 %
+    equals 50); below 1 it counts, so that 0.5 and 0.5 % differ."""
     return gold.value == other.value and (gold.is_percent == other.is_percent or abs(gold.value) >= 1)
 
 
 def read_number(text: str) -> Number | None:
-    """Return the number that `text` (see `plain_numbers`) is, with or without a unit; None where it is anything else.
+    """Return the number that `text` (see `plain_numbers`) consists of, with or without a unit; None for any other text.
 
-    Of an equation (`x = 5`, `3 + 2 = 5`) that is what follows the last equals sign.
+    In an equation (`x = 5`, `3 + 2 = 5`) the number is after the last equals sign.
     """
     text = joined_sign(text.rpartition("=")[2].strip().rstrip(".,;?。"))
     found = NUMBER.match(text)
@@ -83,12 +83,12 @@ def read_number(text: str) -> Number | None:
 
 
 def joined_sign(text: str) -> str:
-    """Return the text without white space after a minus that it begins with."""
+    """Return the text without white space after a leading minus."""
     return re.sub(r"^-\s+(?=[0-9.$¤¥€£₹])", "-", text)
 
 
 def number_of(found: re.Match[str]) -> Number | None:
-    """Return the number of a match of `NUMBER`; None where it is too large to be read or divides by zero."""
+    """Return the number of a match of `NUMBER`; None if it is too large to be read or divides by zero."""
     parts = found.groupdict()
     if found.end() - found.start() > MAX_DIGITS or (parts["minus"] and parts["minus_after"]):
         return None
@@ -119,8 +119,8 @@ def _decimal(text: str | None) -> Fraction:
 
 
 def plain_numbers(text: str) -> str:
-    r"""Return the text with fractions as `a/b`, of `\frac{a}{b}`, `½` and `二分之一`, mixed numbers as `1 1/2`, and
-    percentages in Chinese as `50%`. All else stays."""
+    r"""Return the text with the fractions `\frac{a}{b}`, `½` and `二分之一` as `a/b`, mixed numbers as `1 1/2`, and
+    Chinese percentages as `50%`. Everything else stays."""
     text = re.sub(r"(?<=[0-9])\s*又\s*(?=[0-9])", " ", _chinese_fractions(text))
     text = re.sub(r"(?:(?<=[0-9])\s*(?:又|\band\b)?\s*)?\\[dtc]?frac\s*(?:\{\s*(-?[0-9.,]+)\s*\}|([0-9]))\s*"
                   r"(?:\{\s*([0-9.,]+)\s*\}|([0-9]))", _fraction, text)  # fmt: skip
@@ -132,7 +132,7 @@ def _fraction(found: re.Match[str]) -> str:
 
 
 def _apart(found: re.Match[str], fraction: str) -> str:
-    """The fraction with a space before it where a whole number is, as the one of 1 1/2."""
+    """Return the fraction, with a space before it after a whole number, as in 1 1/2."""
     before = found.string[: found.start()]
     return f" {fraction}" if before[-1:].isdigit() or found[0][:1].isspace() else fraction
 
@@ -152,7 +152,7 @@ def _chinese_fraction(found: re.Match[str]) -> str:
 
 
 def leading_chinese(text: str) -> str:
-    """Return the text with a number in Chinese characters that it begins with as digits: 十六个 is 16个."""
+    """Return the text with a leading number in Chinese characters as digits: 十六个 is 16个."""
     found = re.match(rf"(负|零下)?({_CHINESE}+)(?:点({_CHINESE}+))?(?!分之|又|[\u4e00-\u9fff]?半)", text)
     if found is None:
         return text

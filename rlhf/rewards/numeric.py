@@ -1,4 +1,4 @@
-"""The completion's number is the answer's number."""
+"""Reward for a number equal to the answer's number."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from rlhf.types import Prompt, Rollout
 
 
 def numeric(prompt: Prompt, rollout: Rollout) -> float:
-    r"""1.0 where the number the completion answers with equals the answer's, exactly, else 0.0.
+    r"""Return 1.0 if the completion's number equals the answer's exactly, else 0.0.
 
-    `rlhf.rewards.answer` says where a text has its answer; the prompt's may be a whole GSM8K solution. Read are
+    `rlhf.rewards.answer` locates the answer of a text; the prompt's may be a whole GSM8K solution. Supported are
     decimals, fractions (`1/2`, `\frac12`, `1 1/2`, `二分之一`), thousands separators, powers of ten, `1.6万`.
-    Units and percent signs are ignored: 50% equals 50, not 0.5. Raises ValueError where the answer holds no number, or
-    several.
+    Units and percent signs are ignored: 50% equals 50, not 0.5. Raises ValueError if the prompt's answer has no number,
+    or several.
     """
     gold = gold_number(answer_of(prompt))
     if gold is None:

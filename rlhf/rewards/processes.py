@@ -1,4 +1,4 @@
-"""Scores rollouts in child processes, so that a reward may hang, crash or exit and cost only itself."""
+"""Scoring in child processes, so that a reward that hangs, crashes or exits affects only its own rollout."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from rlhf.rewards.child import Request, RewardProcess
 from rlhf.types import Failure, Prompt, Rollout, RunError, Score
 
 WINDOW = 4
-"""Requests that one process holds at most: enough that it never waits for the next. All but the first wait for the
-first, even where another process falls idle, so more would only cost."""
+"""Largest number of requests that one process holds: enough that it never waits for the next. All but the first wait
+for the first, even if another process becomes idle, so more would only add delay."""
 
 RETRIED = frozenset({"reward_error", "reward_timeout", "reward_died"})
-"""Failures that may pass: a service, memory, a busy machine. `reward_invalid` comes again, so it is final."""
+"""Failures that may be temporary: a service, memory, a busy machine. `reward_invalid` would recur, so it is final."""
 
 
 class RewardProcesses:
-    """`num_processes` children that serve one queue. One that dies or is killed is replaced.
+    """`num_processes` children that serve one queue. A child that dies or is killed is replaced.
 
-    Belongs to the event loop, and to the thread, that called `start`: the children die with that thread.
+    Bound to the event loop and thread that called `start`: the children die with that thread.
     """
 
     def __init__(self, config: RewardConfig) -> None:
@@ -34,7 +34,7 @@ class RewardProcesses:
         self._unusable: str | None = "are not started"
 
     async def start(self) -> None:
-        """Returns once every process has loaded the functions. Raises RunError where one cannot."""
+        """Wait until every process has loaded the functions. Raises RunError if one cannot."""
         launches = (self._launch() for _ in range(self._config.num_processes))
         processes: list[RewardProcess] = []
         for outcome in await asyncio.gather(*launches, return_exceptions=True):
@@ -46,7 +46,8 @@ class RewardProcesses:
         self._unusable = None
 
     async def score(self, prompt: Prompt, rollout: Rollout) -> Score | Failure:
-        """The reward of one rollout. Raises RunError before `start`, after `close`, or if no process starts again."""
+        """Return the reward of one rollout. Raises RunError before `start`, after `close`, or if no process can start
+        again."""
         answer: asyncio.Future[Score | Failure] = asyncio.get_running_loop().create_future()
         body = pickle.dumps((prompt, rollout), protocol=pickle.HIGHEST_PROTOCOL)
         self._waiting.append(Request(prompt_id=prompt.id, body=body, answer=answer))
@@ -54,7 +55,7 @@ class RewardProcesses:
         return await answer
 
     async def close(self) -> None:
-        """Kills every process and waits for its end. Rollouts that still wait for a score raise RunError."""
+        """Kill every process and wait for its end. Rollouts that still wait for a score raise RunError."""
         for keeper in self._keepers:
             keeper.cancel()
         await asyncio.gather(*self._keepers, return_exceptions=True)
@@ -82,7 +83,7 @@ class RewardProcesses:
         return process
 
     async def _keep(self, process: RewardProcess) -> None:
-        """Replaces a process whenever it ends. What it had not begun goes back to the front of the queue."""
+        """Replace a process whenever it ends. Requests that it had not begun return to the front of the queue."""
         while True:
             timed_out = await process.wait_for_end()
             self._ready.remove(process)
@@ -95,11 +96,11 @@ class RewardProcesses:
             try:
                 process = await self._launch()
             except RunError as error:
-                self._refuse(f"cannot go on: {error}")
+                self._refuse(f"cannot continue: {error}")
                 return
 
     def _on_answer(self, request: Request, result: Score | Failure) -> None:
-        """Passes an answer on, or sends the request to the back of the queue for another attempt."""
+        """Pass an answer to its caller, or put the request at the end of the queue for another attempt."""
         self._deal_soon()
         request.num_attempts += 1
         if isinstance(result, Failure) and result.kind in RETRIED and request.num_attempts < self._config.max_attempts:
@@ -108,7 +109,7 @@ class RewardProcesses:
             request.answer.set_result(result)
 
     def _deal_soon(self) -> None:
-        """Deals once for all that this turn of the event loop brings, so that what waits travels together."""
+        """Schedule one `_deal` per iteration of the event loop, so that waiting requests are sent together."""
         if not self._dealing:
             self._dealing = True
             asyncio.get_running_loop().call_soon(self._deal)

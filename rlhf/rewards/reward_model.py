@@ -1,4 +1,4 @@
-"""The score of a reward model that runs elsewhere, as a part of the reward."""
+"""The score of a reward model that runs in other workers, as a part of the reward."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Judge = Callable[[list[Any]], Awaitable[list[float]]]
 """A copy of the model: rollouts in, one score each. Raises RunError once it is dead."""
 NAME = "reward_model"
 CALLS_IN_FLIGHT = 2
-"""Calls in flight per copy: while it works on one, the next is on its way."""
+"""Calls in flight per copy: the next call is sent while the copy works on the current one."""
 
 
 @dataclass(slots=True, eq=False)
@@ -27,10 +27,10 @@ class Question:
 
 
 class ModelReward:
-    """Asks copies of a reward model, one group of rollouts at a time.
+    """Caller of the copies of a reward model, with one group of rollouts per call.
 
-    A group's scores depend on the group alone: were groups mixed as they happen to end, their last bits would depend on
-    the clock, and a resumed run would not repeat the numbers of an uninterrupted one.
+    A group's scores depend only on the group: if groups were mixed in the order in which they end, the last bits would
+    depend on timing, and a resumed run would not repeat the numbers of an uninterrupted one.
     """
 
     def __init__(self, judges: Sequence[Judge], config: RewardConfig) -> None:
@@ -41,7 +41,7 @@ class ModelReward:
         self._servers = [asyncio.create_task(self._serve(judge)) for judge in servers]
 
     async def judge(self, prompt: Prompt, episodes: Sequence[Episode]) -> None:
-        """Add the model's score of each episode's last row, where it has a score. RunError where no copy is left."""
+        """Add the model's score of the last row to each episode with a score. Raises RunError if no copy is left."""
         scored = [(episode, episode.score) for episode in episodes if isinstance(episode.score, Score)]
         if not scored:
             return
@@ -67,7 +67,7 @@ class ModelReward:
         return Dialogue([*prompt.messages, *turns], prompt.tools)
 
     async def _serve(self, judge: Judge) -> None:
-        """Serve until the copy dies; its unanswered questions go back to the queue, for another."""
+        """Serve until the copy dies; its unanswered questions return to the queue for another copy."""
         while True:
             question = await self._questions.get()
             result: list[float] | Failure
@@ -86,7 +86,7 @@ class ModelReward:
                 if not self._num_alive:
                     self._refuse()
                 return
-            except Exception as error:  # noqa: BLE001  whatever the model raises is a failure of these rollouts
+            except Exception as error:  # noqa: BLE001  any error of the model is a failure of these rollouts
                 result = Failure(kind="reward_error", message=self._says(describe(error)))
             if not question.answer.done():  # its caller may have been cancelled
                 question.answer.set_result(result)

@@ -1,4 +1,4 @@
-"""Reading answers: what a reward of text shares with the others."""
+"""Helpers for reading answers, shared by the text rewards."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ _QUOTED_CHARACTERS = 200
 
 
 def half_width(text: str) -> str:
-    """Return full-width digits, letters and signs, and dashes that serve as minus, as ASCII.
+    """Return the text with full-width digits, letters and signs, and dashes used as minus, as ASCII.
 
-    NFKC does more than that: it makes 102 of 10².
+    NFKC changes more than that: it turns 10² into 102.
     """
     return text.translate(_HALF_WIDTH)
 
 
 def answer_of(prompt: Prompt) -> str:
-    """The prompt's answer as text, without white space around it. Raises ValueError where there is none."""
+    """Return the prompt's answer as text, without surrounding white space. Raises ValueError if there is none."""
     answer = prompt.meta.get("answer")
     if answer is None:
         raise ValueError(
@@ -46,12 +46,12 @@ def boxed(text: str) -> str | None:
 
 
 def marked(text: str) -> str | None:
-    """The rest of the line after the last `####` (how GSM8K ends a solution), or None where there is none."""
+    """Return the rest of the line after the last `####` (the end of a GSM8K solution); None if there is none."""
     _, mark, rest = text.rpartition("####")
     return rest.strip().partition("\n")[0] if mark else None
 
 
 def first_words(text: str) -> str:
-    """The beginning of a text, on one line, to be quoted in a message; "nothing" of a blank one."""
+    """Return the beginning of a text on one line, for a message; "nothing" for a blank text."""
     line = " ".join(text.split()) or "nothing"
     return line if len(line) <= _QUOTED_CHARACTERS else f"{line[:_QUOTED_CHARACTERS]}..."

@@ -1,6 +1,6 @@
-"""The child's side of a reward process: reads requests, answers in their order, one JSON line each.
+"""The child's side of a reward process: reads requests, and writes one JSON line per answer, in order.
 
-It has two pipes for that. User code has the standard streams: input is empty, output goes to the error stream.
+It uses two pipes. User code has the standard streams: input is empty, output goes to the error stream.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from rlhf.rewards.base import load_reward
 from rlhf.types import InputError, Score
 
 HEADER = struct.Struct(">QI")
-"""Header of a request: its number, and the bytes of the pickle that follows."""
+"""Header of a request: its number, and the size of the following pickle in bytes."""
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def main(requests_fd: int, answers_fd: int) -> None:
-    """Serves requests until the parent closes its end."""
-    # The parent's death closes the pipes too, but a reward that hangs would not look.
+    """Serve requests until the parent closes its end."""
+    # The parent's death closes the pipes too, but a reward that hangs would not notice.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     os.set_inheritable(requests_fd, False)
     os.set_inheritable(answers_fd, False)
@@ -35,7 +35,7 @@ def main(requests_fd: int, answers_fd: int) -> None:
 
 
 def serve(requests: BinaryIO, answers: BinaryIO) -> None:
-    """The first request is (import path, config), each other one (prompt, rollout)."""
+    """Answer requests: the first is (import path, config), all others are (prompt, rollout)."""
 
     def answer(message: dict[str, Any]) -> None:
         answers.write(json.dumps(message).encode() + b"\n")

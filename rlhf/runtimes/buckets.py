@@ -98,7 +98,7 @@ def view_of(bucket: Bucket) -> Tensor:
 def unpack(bucket: Bucket, flat: Tensor | None = None) -> Iterator[tuple[str, Tensor]]:
     """Views into the flat bytes, by default the bucket's own, which must outlive them and not be written to.
 
-    Raises RunError where the bytes received are not those sent.
+    Raises RunError if the bytes received are not those sent.
     """
     flat = view_of(bucket) if flat is None else flat
     received = checksum(flat)

@@ -108,7 +108,7 @@ BUILT_IN: dict[str, type[Carrier]] = {
 
 
 def make_carrier(link: Link, rank: int) -> Carrier:
-    """`rank`: 0 beside the learner, from 1 in the engines' workers. Raises InputError where there is no GPU for it, or
+    """`rank`: 0 beside the learner, from 1 in the engines' workers. Raises InputError if there is no GPU for it, or
     a class of the user's own cannot be made."""
     if link.transport == Transport.object_store:
         return ObjectStoreCarrier()
@@ -131,7 +131,7 @@ def make_carrier(link: Link, rank: int) -> Carrier:
 
 
 def carrier_class(transport: str) -> type[Carrier]:
-    """Return the class of a transport. Raises InputError where one of the user's own does not implement `Carrier`."""
+    """Return the class of a transport. Raises InputError if one of the user's own does not implement `Carrier`."""
     if transport in BUILT_IN:
         return BUILT_IN[transport]
     found: Any = find_function(KEY, transport)

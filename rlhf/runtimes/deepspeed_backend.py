@@ -273,7 +273,7 @@ def deepspeed_config(
         "train_batch_size": num_ranks,
         "gradient_accumulation_steps": 1,
         "zero_optimization": zero,
-        # ZeRO 1 in bf16 then has BF16_Optimizer, which so adds each gradient to its fp32 sum as soon as it is there.
+        # ZeRO 1 in bf16 then has BF16_Optimizer, which adds each gradient to its fp32 sum as soon as it is computed.
         "bf16": {"enabled": config.precision is Precision.bf16, "immediate_grad_update": True},
     }
     if optimizer:

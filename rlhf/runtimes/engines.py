@@ -25,7 +25,7 @@ def make_engine(
 ) -> Engine:
     """Start the engine that `config.engine` names, in this process.
 
-    Raises InputError where one of the user's own is not found or lacks a method, RunError where none can be made.
+    Raises InputError if one of the user's own is not found or lacks a method, RunError if none can be made.
     """
     make = find_engine(config.engine)
     ids = {"banned_token_ids": banned_token_ids, "stop_token_ids": stop_token_ids}
@@ -47,7 +47,7 @@ def make_engine(
 
 
 def find_engine(spec: str) -> Callable[..., Engine]:
-    """Return the class or function that makes an engine. Raises InputError where one of the user's own is not found."""
+    """Return the class or function that makes an engine. Raises InputError if one of the user's own is not found."""
     if spec != VLLM:
         return find_function(KEY, spec)
     # Imported here: it takes ten seconds, of this process alone.

@@ -82,7 +82,7 @@ class Engine(Sampler, Protocol):
     belongs to the completion (`stop`), or at `max_tokens` (`length`). Equal seed, weights and prompt give equal tokens,
     whatever is sampled beside them. The `Completion` holds the log probability of each token under the distribution
     that it was drawn from, and the version of the weights that chose it, which may differ within a completion. Whatever
-    it raises makes that rollout a failure; RunError ends the run, EngineDied where the engine answers no more.
+    it raises makes that rollout a failure; RunError ends the run, EngineDied if the engine answers no more.
     """
 
     async def connect(self, link: Link, first_rank: int) -> None:

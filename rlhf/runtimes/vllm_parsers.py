@@ -20,7 +20,7 @@ from rlhf.types import InputError
 
 
 def check_parsers(model: str, config: ServerConfig) -> None:
-    """Raises InputError where vLLM has no parser of a name, or the model's tokenizer lacks what a parser needs."""
+    """Raise InputError if vLLM has no parser of a name, or the model's tokenizer lacks what a parser needs."""
     chosen = {
         "engine.tool_call_parser": (config.tool_call_parser, ToolParserManager.list_registered()),
         "engine.reasoning_parser": (config.reasoning_parser, ReasoningParserManager.list_registered()),

@@ -94,7 +94,7 @@ class VLLMServer:
                 raise InputError(f"model {self.arguments.model}: vLLM does not serve it: {answer['error']['message']}")
 
     async def answer(self, endpoint: str, body: Mapping[str, Any], request_id: str) -> AsyncIterator[Answer]:
-        """The status with the whole body; of a streamed answer (200, None) once its first token is there, then
+        """The status with the whole body; of a streamed answer (200, None) once its first token is sampled, then
         its events, each (200, text).
 
         Closing the iterator ends the generation. Raises EngineDied.
@@ -128,7 +128,7 @@ class VLLMServer:
         return await self.state.openai_serving_completion.create_completion(CompletionRequest.model_validate(body))
 
     async def hold_adapter(self, name: str, folder: str) -> None:
-        """See that requests can name this adapter. InputError where vLLM cannot load it."""
+        """See that requests can name this adapter. InputError if vLLM cannot load it."""
         models = self.state.openai_serving_models
         async with self.loading:
             if name in models.lora_requests:
@@ -138,7 +138,7 @@ class VLLMServer:
             raise InputError(f"adapter {name} in {folder}: {result.error.message}")
 
     async def check_health(self) -> None:
-        """Raises where the engine has died."""
+        """Raise the error by which the engine has died."""
         await self.engine.check_health()
 
     def close(self) -> None:

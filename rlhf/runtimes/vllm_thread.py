@@ -34,7 +34,7 @@ class EngineCall:
     def run(self) -> None:
         try:
             value = self.work()
-        except Exception as error:  # noqa: BLE001  it belongs to the caller, whoever that is
+        except Exception as error:  # noqa: BLE001  it belongs to the caller
             self.loop.call_soon_threadsafe(settle, self.result, None, error)
         else:
             self.loop.call_soon_threadsafe(settle, self.result, value, None)
@@ -64,7 +64,7 @@ class EngineThread:
     engine: LLMEngine = field(init=False)
 
     def start(self) -> None:
-        """Start the thread, and return once the engine is there. Raises what building it raised."""
+        """Start the thread, and return once the engine is built. Raises the error of building it."""
         built: Future[None] = Future()
         threading.Thread(target=self.run, args=(built,), name="vllm-engine", daemon=True).start()
         built.result()
@@ -72,7 +72,7 @@ class EngineThread:
     def run(self, built: Future[None]) -> None:
         try:
             self.engine = self.build()
-        except BaseException as error:  # noqa: BLE001  it belongs to whoever waits for the engine
+        except BaseException as error:  # noqa: BLE001  it belongs to the caller that waits for the engine
             built.set_exception(error)
             return
         built.set_result(None)

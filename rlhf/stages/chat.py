@@ -10,7 +10,7 @@ MAX_NEW_TOKENS = 512
 
 
 def run(model_path: str) -> None:
-    """Answer each line read from standard input, until an empty one."""
+    """Answer each line of standard input, until an empty line."""
     source = parse("model", model_path, "model")
     if source is not None:
         model_path = str(download(source)[0])

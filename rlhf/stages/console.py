@@ -21,7 +21,7 @@ MAX_NAMES = 20
 
 
 def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    # Folded, not cut: a narrow terminal must not hide what a cell says.
+    # Wraps cells instead of truncating them, so that a narrow terminal shows the whole text.
     table = Table(*(Column(column, overflow="fold") for column in columns), title=title, title_justify="left")
     for row in rows:
         table.add_row(*(escape(str(cell)) for cell in row))
@@ -44,7 +44,7 @@ def show_plan(plan: Plan) -> None:
 
 
 def show_left_out(quarantine: Quarantine) -> None:
-    """Show how many rows are left out and why, and the unread fields of each file."""
+    """Show the number of rejected rows by defect, and the unread fields of each file."""
     if quarantine.rejects:
         counts = ", ".join(f"{what} {count}" for what, count in quarantine.summary().items())
         CONSOLE.print(f"{len(quarantine.rejects)} bad rows are left out: {counts}")
@@ -62,7 +62,7 @@ def show_special_tokens(
 
 
 def names_of(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> str:
-    """`<pad>, <|im_start|> and 271 ids without a token`."""
+    """Name token ids, as in `<pad>, <|im_start|> and 271 ids without a token`."""
     names = [name for name in tokenizer.convert_ids_to_tokens(list(token_ids)) if name]
     shown, nameless = names[:MAX_NAMES], len(token_ids) - len(names)
     others = [f"{len(names) - MAX_NAMES} more"] if len(names) > MAX_NAMES else []
@@ -71,7 +71,7 @@ def names_of(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> st
 
 
 def show_loss_masks(tokenizer: PreTrainedTokenizerBase, rows: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
-    """Rows as tokens, those that are learnt from in green."""
+    """Show rows as tokens, the learnt ones in green."""
     for token_ids, mask in rows:
         pieces = [
             f"[green]{escape(text)}[/green]" if learnt else escape(text)

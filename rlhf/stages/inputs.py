@@ -1,4 +1,4 @@
-"""Inputs of a configuration, as paths and as hashes of their contents, and records of a run folder."""
+"""Inputs of a configuration, as paths and as hashes of their contents, and metrics of a run folder."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ VOLATILE = ("dry_run", "output", "template_date", "checkpoint.", "log.", "prefli
 
 
 def paths_of(config: Mapping[str, Any]) -> dict[str, str]:
-    """Return the paths that a configuration reads, by key: data, models, and files of functions and methods of one's
-    own."""
+    """Return the paths that a configuration reads, by key: data, models, and files of the user's functions and
+    methods."""
     flat = flatten(config)
     functions: dict[str, str] = {}
     for key in (*FUNCTIONS, f"algorithm.{CLASS}"):
@@ -33,7 +33,7 @@ def paths_of(config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def files_of(config: Mapping[str, Any]) -> dict[str, str]:
-    """Data and models that a configuration reads, by key; that of an item in a list ends in its number."""
+    """Return the data and models that a configuration reads, by key; the key of a list's item ends in its index."""
     flat = flatten(config)
     paths = {key: flat[key] for key in PATHS if flat.get(key) is not None}
     paths |= {key: value for key, value in flat.items() if key.startswith(NAMED_PATHS)}
@@ -41,13 +41,13 @@ def files_of(config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def model_folders(config: Mapping[str, Any]) -> list[str]:
-    """Absolute paths of the models that a configuration reads, each once."""
+    """Return the absolute paths of the models that a configuration reads, without duplicates."""
     models = [path for key, path in files_of(config).items() if repo_type_of(key) == "model"]
     return list(dict.fromkeys(str(Path(path).resolve()) for path in models))
 
 
 def training_cost(run_folder: Path) -> tuple[float, float | None]:
-    """Seconds of the training steps of a run, and the tokens of them; None where nothing is trained."""
+    """Return seconds and tokens of a run's training steps; tokens are None if nothing is trained."""
     rows = read_rows(run_folder / METRICS)
     counted = [row for row in rows if row.get("tokens") is not None]
     seconds = sum(row["seconds/step"] for row in counted)
@@ -58,23 +58,24 @@ def read_json(file: Path) -> Any:
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except ValueError:
-        raise InputError(f"{file}: it is not what was written; remove its stage's folder") from None
+        raise InputError(f"{file}: the file is damaged, it is not JSON; remove its stage's folder") from None
 
 
 def source_of(function: str) -> str | None:
-    """The file of `package.module:function` or `/path/file.py:function`; None where there is none."""
+    """Return the file of `package.module:function` or `/path/file.py:function`; None if it does not exist."""
     place = function.rpartition(":")[0]
     if place.endswith(".py"):
         return place
     try:
         found = importlib.util.find_spec(place) if place else None
     except ModuleNotFoundError:
-        return None  # who calls the function says it better
+        return None  # the later call of the function raises a better error
     return found.origin if found else None
 
 
 def hashes_of(paths: Mapping[str, str], commits: Mapping[str, str]) -> dict[str, str]:
-    """sha256 of what is read, by key, or its commit on the Hub. Raises InputError where something does not exist."""
+    """Return the sha256 of each input by key, or its commit on the Hub. Raises InputError if an input does not
+    exist."""
     return {
         key: commits[key] if key in commits else content_hash(key, Path(path).expanduser())
         for key, path in paths.items()
@@ -82,7 +83,7 @@ def hashes_of(paths: Mapping[str, str], commits: Mapping[str, str]) -> dict[str,
 
 
 def content_hash(key: str, path: Path) -> str:
-    """Return the sha256 of a file, of a folder's manifest, or of all files of a folder that has none."""
+    """Return the sha256 of a file, of a folder's manifest, or of all files of a folder without a manifest."""
     if path.is_file():
         return str(describe(path)["sha256"])
     if not path.is_dir():
@@ -94,9 +95,10 @@ def content_hash(key: str, path: Path) -> str:
 
 
 def fingerprint(kind: str, config: Mapping[str, Any]) -> str:
-    """sha256 of all that decides what a stage makes: its kind, its configuration, and `inputs` in there.
+    """Return the sha256 of everything that determines a stage's artifact: kind, configuration, and `inputs` in it.
 
-    Where an input lies does not, but its name does: prompts, and so their seeds, are called after their file.
+    The folder of an input is excluded, its name is included: ids of prompts, and so their seeds, contain the file's
+    name.
     """
     inputs = config.get("inputs") or {}
     flat = {key: value for key, value in flatten(config).items() if not key.startswith(VOLATILE)}

@@ -1,4 +1,4 @@
-"""Files of a model folder beside the weights."""
+"""Files of a model folder other than the weights."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ VERSIONED = ("rlhf", "torch", "transformers", "deepspeed", "ray")
 
 
 def write_tokenizer(tokenizer: PreTrainedTokenizerBase, stop_token_ids: Sequence[int], folder: Path) -> None:
-    """Tokenizer, chat template, and in the generation config every id that ended a rollout in training."""
+    """Write tokenizer, chat template, and a generation config with every id that ended rollouts in training."""
     tokenizer.save_pretrained(folder)
     file = folder / "generation_config.json"
     settings = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
@@ -26,7 +26,7 @@ def write_tokenizer(tokenizer: PreTrainedTokenizerBase, stop_token_ids: Sequence
 
 
 def manifest_of(config: Any, model: str) -> dict[str, Any]:
-    """Return the manifest of a model made by this run: how to load it, and how and from what it was made."""
+    """Return the manifest of this run's model: how to load it, its parents and its configuration."""
     parent, origin = Path(model) / MANIFEST, config.hub.get("model")
     return {
         "auto_class": "AutoModelForCausalLM",

@@ -1,4 +1,4 @@
-"""Ids of the Hub in a configuration: the folders that they name, and the commits, fixed at a run's first start."""
+"""Ids of the Hub in a configuration, resolved to folders of commits that are fixed at a run's first start."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ T = TypeVar("T", bound=RunConfig)
 
 
 def with_snapshots(config: T, made_later: Collection[str] = ()) -> T:
-    """The configuration with folders in place of ids of the Hub, whose commits are in `hub`.
+    """Return the configuration with folders in place of ids of the Hub, and their commits in `hub`.
 
-    A run that continues keeps the commits that it began with. Values of `made_later` are paths, there or not. Raises
-    InputError and RunError where an id names nothing that can be had, or a run that continues began with a path in
-    place of an id, or the reverse.
+    A continued run keeps the commits of its first start. Values of `made_later` are paths, even if they do not exist
+    yet. Raises InputError or RunError if an id cannot be resolved, or if a value of a continued run was a path at first
+    and is an id now, or the reverse.
     """
     sources = [source for source in sources_of(config) if source.key not in made_later]
     first_values, first_origins = first_start(Path(config.output))
@@ -46,14 +46,14 @@ def with_snapshots(config: T, made_later: Collection[str] = ()) -> T:
 
 
 def sources_of(config: RunConfig) -> list[HubId]:
-    """The ids in a configuration. Raises InputError where `hub` holds what `with_snapshots` did not put there."""
+    """Return the ids in a configuration. Raises InputError if `hub` has entries that `with_snapshots` did not set."""
     files = files_of(as_read(config))
     for key, origin in config.hub.items():
         repo_type = repo_type_of(key)
         if key not in files or repo_type is None or not is_folder_of(origin, repo_type, files[key]):
             raise InputError(
-                f"hub: {key} is {origin.id} at {origin.commit}: hub is filled in when a run starts; leave it out, and "
-                f"give the commit in the id, as in {key}=owner/name@COMMIT"
+                f"hub: {key} is {origin.id} at {origin.commit}: hub is set when a run starts; leave it out, and "
+                f"set the commit in the id, as in {key}=owner/name@COMMIT"
             )
     typed = [(key, text, repo_type_of(key)) for key, text in files.items()]
     parsed = [parse(key, text, repo_type) for key, text, repo_type in typed if repo_type is not None]
@@ -61,24 +61,25 @@ def sources_of(config: RunConfig) -> list[HubId]:
 
 
 def first_start(output: Path) -> tuple[Mapping[str, str], Mapping[str, Snapshot]]:
-    """Paths and ids that a run began with and the ids' origins, by key; none where none has, or the file is torn."""
+    """Return the paths and ids of a run's first start and the ids' origins, by key; empty if no run has started, or its
+    file is damaged."""
     try:
         recorded = json.loads((output / CONFIG).read_text(encoding="utf-8"))
         origins = recorded.get("hub", {}).items()
         return files_of(recorded), {key: Snapshot(id=each["id"], commit=each["commit"]) for key, each in origins}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return {}, {}  # opening the run folder says what is wrong with it
+        return {}, {}  # opening the run folder raises the error
 
 
 def check_kind(output: str, given: str, was_id: bool, is_id: bool) -> None:
-    """Raise InputError where a value of a run that continues was an id of the Hub and is a path now, or the reverse."""
+    """Raise InputError if a value of a continued run was an id of the Hub and is a path now, or the reverse."""
     if was_id and not is_id:
         raise InputError(
             f"{given}: the run in output={output} began with the Hub's repository of that id, and here a path of that "
-            "name exists, which would win; move it or use another working directory, or name another output"
+            "name exists, which takes precedence; move it, use another working directory, or set another output"
         )
     if is_id and not was_id:
         raise InputError(
             f"{given}: the run in output={output} began with a path of that name, which does not exist in "
-            f"{Path.cwd()}; continue it where the path exists, or name another output to use the Hub's repository"
+            f"{Path.cwd()}; continue it where the path exists, or set another output to use the Hub's repository"
         )

@@ -1,4 +1,4 @@
-"""The start of every stage: what its first start fixes, and the check of the machines."""
+"""Start of every stage: the values that a run's first start fixes, and the check of the machines."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ T = TypeVar("T", bound=RunConfig)
 
 
 def as_first_started(config: T) -> T:
-    """The configuration with what a run keeps from its first start on: the template's date, and the Hub's commits.
+    """Return the configuration with the values that a run keeps from its first start: template date and Hub commits.
 
-    Raises InputError and RunError where an id of the Hub names nothing that can be had.
+    Raises InputError or RunError if an id of the Hub cannot be resolved.
     """
     return with_snapshots(with_template_date(config))
 
 
 def check_machines(config: RunConfig, root: Path | None) -> None:
-    """See that every node can do its part of the run, before accelerators are held. Raises RunError with what is wrong.
+    """Check every node before accelerators are held. Raises RunError with the problems.
 
-    `root` is the run's folder; None where it writes nothing.
+    `root` is the run's folder; None if the run writes nothing.
     """
     engine_share = config.sampler.accelerator_memory_fraction if isinstance(config, OnlineConfig) else None
     check_nodes(root, config.preflight, engine_share, model_folders(as_read(config)))

@@ -1,4 +1,4 @@
-"""The date that a chat template writes: fixed at a run's first start, so that it continues with the same rows."""
+"""The date that a chat template writes, fixed at a run's first start so that a continued run has the same rows."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ T = TypeVar("T", bound=RunConfig)
 
 
 def with_template_date(config: T) -> T:
-    """The configuration with its own `template_date`, else that of the run it continues, else today's."""
+    """Return the configuration with its own `template_date`, else that of the run it continues, else today's."""
     return replace(config, template_date=config.template_date or first_date(Path(config.output)) or today())
 
 
 def first_date(output: Path) -> str | None:
-    """The date in the configuration of a run that has begun; None where none has, or the file is torn."""
+    """Return the date in the configuration of a started run; None if no run has started, or its file is damaged."""
     try:
         found = json.loads((output / CONFIG).read_text(encoding="utf-8"))["template_date"]
     except (OSError, ValueError, KeyError, TypeError):
-        return None  # opening the run folder says what is wrong with it
+        return None  # opening the run folder raises the error
     return found if isinstance(found, str) else None
 
 

@@ -1,4 +1,4 @@
-"""Everywhere the figures of a run go."""
+"""Destinations of a run's metrics."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rlhf.train.wandb_log import wandb_log
 
 @contextmanager
 def metrics_log(config: RunConfig, folder: RunFolder, next_step: int) -> Iterator[MetricsLog]:
-    """The run's metrics log with its sinks, which are closed at the end, also where the run fails."""
+    """Open the run's metrics log and its sinks, which are closed at the end, even if the run fails."""
     log = MetricsLog(folder.root, next_step)
     log.sinks.append(RayMetrics(run=config.output))
     if config.log.tensorboard:

@@ -10,15 +10,14 @@ from rlhf.types import InputError
 
 @dataclass(kw_only=True, slots=True)
 class SweepConfig:
-    """Settings by which `launch/sweep.py` runs the members of a sweep."""
+    """Settings of `launch/sweep.py` for running the members of a sweep."""
 
     address: str | None = None
     """The cluster's dashboard, `http://host:8265`. None takes RAY_API_SERVER_ADDRESS or RAY_ADDRESS."""
     max_concurrent: int = 1
-    """Members that are in the cluster at once; one that finds no free accelerators there waits
-    `placement.timeout_s` and fails."""
+    """Members in the cluster at once; a member without free accelerators waits `placement.timeout_s`, then fails."""
     poll_s: float = 5.0
-    """Seconds between two looks at the jobs."""
+    """Seconds between two queries of the jobs' states."""
 
     def __post_init__(self) -> None:
         if self.max_concurrent < 1 or self.poll_s <= 0:
@@ -29,10 +28,10 @@ class SweepConfig:
 
 @dataclass(kw_only=True, slots=True)
 class SweepRunConfig:
-    """Keys of `launch/sweep.py` beside those of its members."""
+    """Keys of `launch/sweep.py` in addition to those of its members."""
 
     sweep: SweepConfig = field(default_factory=SweepConfig)
-    """Settings by which the members are run."""
+    """Settings for running the members."""
 
 
 add_schema("sweep_schema", SweepRunConfig)

@@ -1,4 +1,4 @@
-"""Members of a sweep from overrides with several values, by Hydra's own grammar."""
+"""Members of a sweep from overrides with several values, in Hydra's grammar."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ MAX_NAME = 120
 
 
 def parse(overrides: Sequence[str]) -> list[Override]:
-    """Inside an initialised Hydra: `glob(*)` asks which choices there are."""
+    """Parse overrides. Hydra must be initialised, since `glob(*)` reads the existing choices."""
     return OverridesParser.create(config_loader=GlobalHydra.instance().config_loader()).parse_overrides(list(overrides))
 
 
 def grid(overrides: Sequence[str]) -> list[Member]:
-    """The members of a sweep, each with the overrides that Hydra's basic sweeper gives it.
+    """Return the members of a sweep, each with the overrides that Hydra's basic sweeper gives it.
 
-    Raises InputError where nothing is swept, or what cannot be.
+    Raises InputError if nothing is swept, or a key that cannot be swept.
     """
     parsed = {override.get_key_element(): override for override in parse(overrides)}
     swept = {key for key, override in parsed.items() if override.is_sweep_override()}
@@ -48,15 +48,15 @@ def values_of(override: Override) -> list[str]:
     if not override.is_sweep_override():
         return [override.get_value_element_as_str()]
     if not override.is_discrete_sweep():
-        raise InputError(f"{override.input_line}: an interval has no end of values; use choice(...) or range(...)")
+        raise InputError(f"{override.input_line}: an interval has too many values; use choice(...) or range(...)")
     return list(override.sweep_string_iterator())
 
 
 def member_name(swept: Mapping[str, str]) -> str:
-    """A folder's name that says what was swept: `algorithm.clip_low-0.1__algorithm.kl_coef-0.0`.
+    """Return a folder name made from the swept values: `algorithm.clip_low-0.1__algorithm.kl_coef-0.0`.
 
-    The same in any order, and free of what a shell, Hydra, a URL or a file system reads as something else; where that
-    leaves something out, a hash keeps two members apart.
+    The name does not depend on the order, and has no characters that are special to a shell, Hydra, a URL or a file
+    system; if some were replaced, a hash distinguishes members.
     """
     exact = "__".join(f"{key}-{swept[key]}" for key in sorted(swept))
     name = UNSAFE.sub("-", exact).strip("-")

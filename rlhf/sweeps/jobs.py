@@ -1,4 +1,4 @@
-"""A sweep whose members are Ray jobs on a running cluster: what `launch/sweep.py` calls."""
+"""A sweep whose members are Ray jobs on a running cluster, called by `launch/sweep.py`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from rlhf.train.run_folder import CONFIG, RunFolder, check_config, check_free, f
 
 
 def run(arguments: Sequence[str], repository: Path) -> None:
-    """Take every member through the cluster. Raises InputError before the first where any member's input is wrong."""
+    """Run every member in the cluster. Raises InputError before the first if any member's input is wrong."""
     conf = repository / "conf"
     arguments = as_overrides(arguments)
     own = [argument for argument in arguments if argument.startswith("sweep.")]
@@ -56,7 +56,7 @@ def run(arguments: Sequence[str], repository: Path) -> None:
 
 
 def plan_members(conf: Path, overrides: Sequence[str]) -> tuple[list[Member], dict[str, OnlineConfig]]:
-    """The members as jobs run them, with absolute paths and a folder each, and their configurations by name."""
+    """Return the members as jobs, with absolute paths and a folder each, and their configurations by name."""
     with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
         parsed = zip(overrides, parse(overrides), strict=True)
         fixed = [argument for argument, override in parsed if not override.is_sweep_override()]
@@ -73,7 +73,7 @@ def plan_members(conf: Path, overrides: Sequence[str]) -> tuple[list[Member], di
 
 
 def absolute_paths(config: OnlineConfig) -> list[str]:
-    """Overrides that name what is named relative to this process's working directory, for one that has another."""
+    """Return overrides with absolute paths for all paths relative to this working directory: jobs have another one."""
     on_hub = {source.key for source in sources_of(config)}
     values = flatten(as_plain(config))
     read = [key for key in PATHS if values.get(key) is not None and key not in on_hub]

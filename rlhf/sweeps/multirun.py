@@ -1,4 +1,4 @@
-"""`--multirun` of a launch script: every member in a folder of its own, one that fails stops no other, one report."""
+"""`--multirun` of a launch script: a folder for every member, one report; a failed member does not stop the others."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from rlhf.types import InputError, RunError, Stopped
 
 
 class SweepCallback(Callback):
-    """Callback of Hydra around a multirun; `conf/` names it. Hydra swallows exceptions of callbacks, not exits."""
+    """Hydra callback around a multirun, named in `conf/`. Hydra swallows exceptions of callbacks, not SystemExit."""
 
     def __init__(self) -> None:
         self.stack = ExitStack()
 
     @in_one_sentence
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        """Name the members, and hold the sweep's folder while they run."""
+        """Name the members, and lock the sweep's folder while they run."""
         params: Mapping[str, Any] = config.hydra.sweeper.params or {}
         members = grid([*(f"{key}={value}" for key, value in params.items()), *config.hydra.overrides.task])
         self.stack.enter_context(open_sweep(expand_home("output", config.output), members))
@@ -42,13 +42,13 @@ class SweepCallback(Callback):
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         with self.stack:
             sweep = read_sweep(Path(expand_home("output", config.output)).resolve())
-            # A script that trains nothing has members only in the grid.
+            # A script that does not train records no members, so the grid's are used.
             if sweep.having(State.waiting) != sweep.members:
                 conclude_sweep(sweep)
 
 
 def as_member(function: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
-    """The function of a Hydra main that, in a multirun, works in its member's folder and leaves its errors there."""
+    """Wrap the function of a Hydra main: in a multirun it runs in its member's folder, and its errors are recorded."""
 
     @functools.wraps(function)
     def run(composed: DictConfig) -> None:
@@ -69,8 +69,8 @@ def as_member(function: Callable[[DictConfig], None]) -> Callable[[DictConfig], 
             refuse(sentence, 4)
             sweep.record(member, state=State.failed, error=sentence)
         except Stopped:
-            raise  # the sweep, not this member alone
-        except Exception as error:  # noqa: BLE001  one member's bug or crash must not cost the others their run
+            raise  # ends the whole sweep, not only this member
+        except Exception as error:  # noqa: BLE001  a member's crash must not stop the others
             traceback.print_exc(file=sys.stderr)
             sweep.record(member, state=State.failed, error=f"{type(error).__name__}: {error}")
         else:

@@ -1,4 +1,4 @@
-"""A sweep: runs that differ in some overrides, each in a folder of its own below the sweep's. Knows no Ray."""
+"""Record of a sweep: runs that differ in some overrides, each in a subfolder of the sweep's. Without Ray."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SWEEP = "sweep.json"
 
 
 class State(StrEnum):
-    """State of a member. A failed one is tried again when the sweep is continued."""
+    """State of a member. A failed member runs again when the sweep is continued."""
 
     waiting = "waiting"
     running = "running"
@@ -40,13 +40,13 @@ class Member:
     error: str | None = None
     """Reason of the failure."""
     submission_id: str | None = None
-    """Id of the newest Ray job; None if the member runs as none."""
+    """Id of the newest Ray job; None if the member is not a Ray job."""
     figures: Mapping[str, float | None] = field(default_factory=dict)
-    """Figures of the member, once the sweep has been concluded."""
+    """Metrics of the member, once the sweep has ended."""
 
 
 class Sweep:
-    """The folder of a sweep and what is known of its members, in `sweep.json` at every moment."""
+    """The folder of a sweep and the record of its members; `sweep.json` is always up to date."""
 
     def __init__(self, root: Path, members: Sequence[Member]) -> None:
         self.root = root
@@ -71,7 +71,7 @@ class Sweep:
 
 
 def read_sweep(root: Path) -> Sweep:
-    """The sweep that a folder holds. Raises InputError where its record is not one of this version."""
+    """Read the sweep of a folder. Raises InputError if its record is not of this version."""
     file = root / SWEEP
     try:
         members = json.loads(file.read_text(encoding="utf-8"))["members"]
@@ -86,9 +86,9 @@ def restore_member(member: dict[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def open_sweep(path: str, members: Sequence[Member]) -> Iterator[Sweep]:
-    """The sweep's folder, held by this process alone until the block ends; Ray jobs of before keep their ids.
+    """Open and lock the sweep's folder until the block ends; earlier Ray jobs keep their ids.
 
-    Raises InputError where another process holds it, or it is the folder of a single run.
+    Raises InputError if another process holds the lock, or the folder is that of a single run.
     """
     root = root_of_sweep(path)
     with hold_folder(root, path):
@@ -105,7 +105,7 @@ def open_sweep(path: str, members: Sequence[Member]) -> Iterator[Sweep]:
 
 
 def root_of_sweep(path: str) -> Path:
-    """The folder that `output` names. Raises InputError where it is that of a single run."""
+    """Return the folder that `output` names. Raises InputError if it is that of a single run."""
     root = root_of(path)
     if (root / CONFIG).exists():
         raise InputError(f"output={path}: it holds a single run; name another folder for the sweep")

@@ -28,12 +28,12 @@ COLUMNS = {
     "success_after": "success after",
     "seconds": "seconds",
 }
-"""Figures of a member and how the table calls them."""
-LEGEND = f"Reward and KL: means of the last {LAST_STEPS} steps; seconds: of all training steps, without the start."
+"""Metrics of a member, with their names in the table."""
+LEGEND = f"Reward and KL: means of the last {LAST_STEPS} steps; seconds: all training steps, without the start."
 
 
 def conclude_sweep(sweep: Sweep) -> None:
-    """Write and show the report. Raises RunError where a member failed."""
+    """Write and show the report. Raises RunError if a member failed."""
     histories = {member.name: read_rows(sweep.folder(member) / METRICS) for member in sweep.members}
     for member in sweep.members:
         sweep.record(member, figures=figures(sweep.folder(member), histories[member.name]))
@@ -50,12 +50,12 @@ def conclude_sweep(sweep: Sweep) -> None:
     if failed:
         raise RunError(
             f"{len(failed)} of {len(sweep.members)} members failed, the first with: {failed[0].error}; the same "
-            "command tries them again and runs no finished one"
+            "command runs them again, and skips finished members"
         )
 
 
 def figures(folder: Path, history: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
-    """Read a member's figures from its folder; None for those not there yet."""
+    """Read a member's metrics from its folder; None for metrics that do not exist yet."""
     before, manifest = folder / SUCCESS_BEFORE, RunFolder(folder).model / MANIFEST
     metrics = read_json(manifest).get("metrics", {})
     return {
@@ -73,13 +73,13 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def mean_of_last(history: Sequence[Mapping[str, Any]], name: str) -> float | None:
-    """Return the mean over the last steps in which the figure was finite."""
+    """Return the mean over the last steps in which the metric was finite."""
     values = [row[name] for row in history[-LAST_STEPS:] if row.get(name) is not None]
     return float(np.mean(values)) if values else None
 
 
 def key_names(keys: Sequence[str]) -> list[str]:
-    """Keys without what they begin with, where that leaves them apart."""
+    """Shorten keys to their last part, if the short names are distinct."""
     short = [key.rpartition(".")[2] for key in keys]
     return short if len(set(short)) == len(keys) else list(keys)
 

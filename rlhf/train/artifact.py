@@ -1,4 +1,4 @@
-"""Folders that say what they are: complete or absent, with a manifest of hashes."""
+"""Atomically committed folders with a manifest of hashes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ STAGING = ".tmp-"
 """Prefix of the name of a folder that is being written."""
 HASH_CHUNK_BYTES = 1 << 24
 HASH_THREADS = 8
-"""Files hashed at once: sha256 leaves the interpreter to other threads and is slower than a disk."""
+"""Files hashed at once: sha256 releases the GIL and is slower than a disk."""
 RANK_IN_NAME = re.compile(r"zero_pp_rank_(\d+)_")
 
 FileRecords = dict[str, dict[str, Any]]
@@ -43,11 +43,11 @@ class Artifact:
 
 @contextmanager
 def committing(folder: Path, manifest: Mapping[str, Any], records: FileRecords | None = None) -> Iterator[Path]:
-    """A folder to write into, which becomes `folder` by one rename when the block ends well, else disappears.
+    """Yield a staging folder, which one rename turns into `folder` at the end of the block; an error removes it.
 
-    The manifest lists every file with its size and sha256; all of it is on disk before the rename. `records`, which
-    the block may fill, are of files that their writers have recorded already; the others are hashed here. Raises
-    RunError where the disk is full or refuses.
+    The manifest lists every file with its size and sha256; all files are on disk before the rename. `records`, which
+    the block may fill, has the files that their writers have hashed already; the others are hashed here. Raises
+    RunError if the disk is full or cannot be written.
     """
     staging, replaced = staging_of(folder), replaced_of(folder)
     shutil.rmtree(staging, ignore_errors=True)
@@ -66,7 +66,7 @@ def committing(folder: Path, manifest: Mapping[str, Any], records: FileRecords |
             sync(inner)
         sync(staging)
         if folder.exists():
-            # It was refused as corrupt and is made again; its name says that it is no checkpoint any more.
+            # The existing folder was refused as corrupt; its new name is not that of a checkpoint.
             os.rename(folder, replaced)
         os.rename(staging, folder)
         sync(folder.parent)
@@ -81,7 +81,7 @@ def committing(folder: Path, manifest: Mapping[str, Any], records: FileRecords |
 
 @asynccontextmanager
 async def off_loop(manager: AbstractContextManager[T]) -> AsyncIterator[T]:
-    """A context manager that is entered and left in a thread: committing hashes and waits for disks."""
+    """Enter and exit a context manager in a thread, since committing hashes files and waits for disks."""
     value = await asyncio.to_thread(manager.__enter__)
     try:
         yield value
@@ -93,14 +93,15 @@ async def off_loop(manager: AbstractContextManager[T]) -> AsyncIterator[T]:
 
 
 def complete_records(staging: Path, known: FileRecords) -> FileRecords:
-    """Records of all files in a folder, in the order of their names; those that are not known yet are made."""
+    """Return the records of all files in a folder, sorted by name; files without a known record are hashed."""
     paths = files_in(staging)
     made = record([path for path in paths if known.get(str(path), {}).get("size") != path.stat().st_size])
     return {str(path): made.get(str(path)) or known[str(path)] for path in paths}
 
 
 def record(paths: Sequence[Path]) -> FileRecords:
-    """Hash files and wait until they are on disk, several at once; their writer does it, from its own cache."""
+    """Hash files and wait until they are on disk, several at once; called on the writer's node, whose cache has
+    them."""
 
     def hash_and_sync(path: Path) -> dict[str, Any]:
         described = describe(path)
@@ -116,13 +117,14 @@ def files_in(folder: Path) -> list[Path]:
 
 
 def files_of_rank(folder: Path, rank: int) -> list[Path]:
-    """Files of a folder that all ranks wrote into: those that DeepSpeed named after this one; the rest are rank 0's."""
+    """Return a rank's files in a folder that all ranks wrote into: those that DeepSpeed named after the rank; all
+    others are rank 0's."""
     named = {path: RANK_IN_NAME.search(path.name) for path in files_in(folder)}
     return [path for path, found in named.items() if (int(found[1]) if found else 0) == rank]
 
 
 def replaced_of(folder: Path) -> Path:
-    """Return the name of a folder that is being replaced; it stays if its removal is cut short."""
+    """Return the new name of a folder that is being replaced; it remains if its removal is interrupted."""
     return folder.with_name(f".old-{folder.name}")
 
 
@@ -132,29 +134,28 @@ def staging_of(folder: Path) -> Path:
 
 
 def settled(path: Path) -> Path:
-    """Return the place of a path in staged folders once they are committed."""
+    """Return the final path of a path in staging folders, after their commit."""
     return Path(*(part.removeprefix(STAGING) for part in path.parts))
 
 
 def open_artifact(folder: Path) -> Artifact:
-    """The artifact in `folder`, every byte checked against its manifest. InputError names the first that differs."""
+    """Open the artifact in `folder` and check every file against its manifest. Raises InputError with the first file
+    that differs."""
     if not (folder / MANIFEST).is_file():
         raise InputError(
-            f"{folder}: no {MANIFEST} there, so it was not committed by this project; choose another folder"
+            f"{folder}: it has no {MANIFEST}, so it was not committed by this project; choose another folder"
         )
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         files = manifest["files"].items()
     except (ValueError, TypeError, KeyError, AttributeError):
-        raise InputError(
-            f"{folder / MANIFEST}: it is not what was written; use an earlier checkpoint or restore the file"
-        ) from None
+        raise InputError(f"{folder / MANIFEST}: it is damaged; use an earlier checkpoint or restore the file") from None
     check_files(folder, dict(files))
     return Artifact(folder=folder, manifest=manifest)
 
 
 def check_files(folder: Path, expected: FileRecords) -> None:
-    """Compare files with their records, sizes before hashes. Raises InputError that names the first that differs."""
+    """Compare files with their records, sizes before hashes. Raises InputError with the first file that differs."""
     for name, each in expected.items():
         if not (folder / name).is_file():
             raise InputError(damage(folder / name, "is missing"))
@@ -173,7 +174,7 @@ def damage(path: Path, state: str) -> str:
 
 
 def without_nan(value: Any) -> Any:
-    """JSON has no NaN and no infinity: null in their place."""
+    """Replace NaN and infinity, which JSON lacks, by None."""
     if isinstance(value, Mapping):
         return {key: without_nan(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""Dealing rows to minibatches and cutting minibatches into packs, from scalars alone."""
+"""Distribution of rows to minibatches, and of minibatches to packs, from scalars only."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from rlhf.runtimes.configs import BackendConfig
 from rlhf.types import Batch, Minibatch, Pack, Reference, Row, RunError
 
 SLACKS = (1.0, 1.05, 1.1, 1.2, 1.4, 2.0, float("inf"))
-"""Factors by which packs may exceed an equal share of the tokens, tried in turn until there is one per rank."""
+"""Factors by which packs may exceed an equal share of the tokens, tried in order until every rank has a pack."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowGroup:
-    """Rows that stay together: a prompt's rollouts. `Row.group` is filled in when they are dealt."""
+    """Rows that stay together, such as a prompt's rollouts. `deal` sets `Row.group`."""
 
     rows: Reference
     scalars: tuple[Row, ...]
     whole: bool = False
-    """True if all rows go to one pack, side by side in their order: a pair, whose loss needs both."""
+    """True if all rows go to one pack, adjacent and in order: a pair, whose loss needs both."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Packing:
-    """Settings by which packs are cut."""
+    """Settings of the packs."""
 
     max_tokens: int
     packed: bool
-    """Sequences end to end; false counts the padding to the longest."""
+    """True for sequences end to end; False counts the padding to the longest one."""
     num_ranks: int
-    """Ranks of the learner: a minibatch that fits one pack is still cut into one for each."""
+    """Ranks of the learner: a minibatch that fits in one pack is still cut into one pack per rank."""
 
 
 def packing_of(config: BackendConfig, num_ranks: int) -> Packing:
@@ -55,7 +55,7 @@ class OpenPack:
         self.longest = max(self.longest, *(row.num_tokens for row in bundle))
 
     def cells_with(self, bundle: Sequence[Row], packing: Packing) -> int:
-        """Cells of the tensor these rows and the bundle's would be laid out in."""
+        """Return the size of the tensor that would hold these rows and the bundle."""
         if packing.packed:
             return self.num_tokens + sum(row.num_tokens for row in bundle)
         return max(self.longest, *(row.num_tokens for row in bundle)) * (len(self.rows) + len(bundle))
@@ -70,10 +70,10 @@ def deal(
     packing: Packing,
     seed: int,
 ) -> Batch:
-    """Whole groups in minibatches of about equally many tokens, each cut into packs.
+    """Distribute whole groups to minibatches of about equally many tokens, each cut into packs.
 
-    Membership follows from seed, step and groups alone, whatever the number of ranks, and holds for all epochs;
-    the order of the minibatches is redrawn for each.
+    Membership depends only on seed, step and groups, not on the number of ranks, and is the same for all epochs; the
+    order of the minibatches is drawn again for each epoch.
     """
     generator = np.random.Generator(np.random.PCG64([seed, step]))
     members: list[list[int]] = [[] for _ in range(num_minibatches)]
@@ -88,7 +88,7 @@ def deal(
 
 
 def minibatch(groups: Sequence[RowGroup], packing: Packing) -> Minibatch:
-    """Groups as packs, no larger than needed to give every rank one."""
+    """Cut groups into packs that are no larger than needed to give every rank one."""
     bundles: list[tuple[Row, ...]] = []
     for i, group in enumerate(groups):
         rows = tuple(replace(row, group=i) for row in group.scalars)
@@ -112,7 +112,7 @@ def minibatch(groups: Sequence[RowGroup], packing: Packing) -> Minibatch:
 
 
 def first_fit(bundles: Sequence[Sequence[Row]], limit: int, packing: Packing) -> list[OpenPack]:
-    """First fit decreasing (Johnson 1973): each bundle, longest first, to the first pack that has room."""
+    """Pack by first fit decreasing (Johnson 1973): each bundle, longest first, goes to the first pack that has room."""
     packs: list[OpenPack] = []
     for bundle in bundles:
         pack = next((pack for pack in packs if pack.cells_with(bundle, packing) <= limit), None)

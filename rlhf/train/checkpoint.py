@@ -1,4 +1,4 @@
-"""Saving a run so that it can go on: every checkpoint is also a model that `from_pretrained` loads."""
+"""Checkpoints from which a run continues; each is also a model that `from_pretrained` loads."""
 
 from __future__ import annotations
 
@@ -25,28 +25,28 @@ TRAINER, STATE, POLICY = "trainer", "state.json", "policy"
 
 class SavedRole(Protocol):
     async def save(self, folder: Path) -> FileRecords:
-        """Write what the role continues from; each rank records what it wrote."""
+        """Write the state from which the role continues; each rank records its files."""
 
     async def save_pretrained(self, folder: Path, probe: Sequence[int] | None) -> SavedModel:
-        """Write the model into an empty folder; with the token ids of a probe row the folder is loaded again and
-        compared with the model."""
+        """Write the model into an empty folder; with `probe`, the token ids of a row, load the folder again and compare
+        it with the model."""
 
 
 @dataclass(kw_only=True, slots=True)
 class CheckpointConfig:
-    """Times of saving, and the number of checkpoints to keep. The same command continues from the newest checkpoint."""
+    """Interval and number of checkpoints. The same command continues from the newest checkpoint."""
 
     every: int | None = None
-    """Training steps between checkpoints; None saves the final model alone. A run that is stopped saves in any case."""
+    """Training steps between checkpoints; None saves only the final model. A stopped run always saves a checkpoint."""
     keep: int = 2
-    """Number of checkpoints that stay. At least 1."""
+    """Number of checkpoints to keep, the newest ones. At least 1."""
     verify: bool = True
-    """Load every checkpoint's model again and see that it is the model in training, as is done with the final model in
-    any case. Rank 0 reads the folder into host memory, one copy in the training precision; the others wait."""
+    """Load every checkpoint's model again and compare it with the model in training, as is always done with the final
+    model. Rank 0 reads the folder into host memory, one copy in the training precision; the others wait."""
 
     def __post_init__(self) -> None:
         if self.every is not None and self.every < 1:
-            raise InputError(f"checkpoint.every={self.every}: give at least 1, or null to save the final model alone")
+            raise InputError(f"checkpoint.every={self.every}: give at least 1, or null to save only the final model")
         if self.keep < 1:
             raise InputError(f"checkpoint.keep={self.keep}: give at least 1")
 
@@ -63,12 +63,13 @@ class Checkpointer:
     stream: RolloutStream
     write_tokenizer: Callable[[Path], None]
     manifest: Mapping[str, Any]
-    """Kind, Auto class, configuration and parents of what is saved."""
+    """Kind, Auto class, configuration and parents of the saved model."""
     probe: Sequence[int]
-    """Token ids of a row by which saved models are verified."""
+    """Token ids of the row that verifies saved models."""
     metrics: dict[str, float] = field(default_factory=dict)
     unsaved: dict[str, Any] | None = field(default=None, init=False)
-    """The state after the last step, where no checkpoint holds it. Taken then: sampling the next step changes it."""
+    """The state after the last step, if no checkpoint holds it. Copied at the step's end, since sampling for the next
+    step changes it."""
 
     async def on_step(self, report: StepReport) -> bool:
         self.metrics = report.stats.values()
@@ -83,12 +84,12 @@ class Checkpointer:
         return False
 
     async def save_unsaved(self) -> None:
-        """A checkpoint of the last step, whatever `every` says, unless there is one."""
+        """Save a checkpoint of the last step, regardless of `every`, unless it exists already."""
         if self.unsaved is not None:
             await self.save_checkpoint(self.unsaved)
 
     async def save_checkpoint(self, state: Mapping[str, Any]) -> None:
-        """Save what the next step needs, under `trainer/`, beside the model."""
+        """Save the model, and under `trainer/` the state that the next step needs."""
         num_steps = state["next_step"]
         target = self.folder.checkpoint(num_steps)
         manifest = {**self.manifest, "kind": "checkpoint", "step": num_steps, "metrics": self.metrics}
@@ -129,10 +130,10 @@ class Checkpointer:
 def committing_together(
     backend: Backend, target: Path, manifest: Mapping[str, Any], records: FileRecords
 ) -> Iterator[Path]:
-    """A folder that all ranks of `backend` write into; it becomes `target` once each has written its part.
+    """Yield a staging folder that all ranks of `backend` write into; it becomes `target` once all have written.
 
-    Every rank enters it. What each adds to its `records`, and the first to `manifest`, until then goes into the
-    manifest.
+    Every rank calls this. The entries that the ranks add to their `records`, and the first rank to `manifest`, become
+    part of the manifest.
     """
     with committing(target, manifest, records) if backend.rank == 0 else nullcontext():
         backend.gather(None)

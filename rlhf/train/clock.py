@@ -1,4 +1,4 @@
-"""Wall time by phase, and the share of it in which workers had something to do."""
+"""Wall time by phase, and the share of it in which workers were busy."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from contextlib import contextmanager
 
 
 class Clock:
-    """Seconds spent under each name since the last `take`; phases that overlap each count in full. And what else was
-    measured in between."""
+    """Seconds spent in each named phase since the last `take`, and metrics noted in between. Overlapping phases each
+    count in full."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -28,7 +28,7 @@ class Clock:
         return taken
 
     def measure(self, name: str, value: float) -> None:
-        """Note a figure; of several under one name the largest counts."""
+        """Note a metric; the largest value under a name counts."""
         self.figures[name] = max(value, self.figures.get(name, value))
 
     def take_figures(self) -> dict[str, float]:
@@ -37,7 +37,7 @@ class Clock:
 
 
 class BusyClock:
-    """Share of the time in which workers had a call to answer, over all of them. Calls to one worker may overlap."""
+    """Share of the time in which workers had calls in progress, over all workers. Calls to a worker may overlap."""
 
     def __init__(self, num_workers: int, timer: Callable[[], float] = time.perf_counter) -> None:
         self.open_calls = [0] * num_workers
@@ -60,7 +60,7 @@ class BusyClock:
         self.worker_seconds += (self.now - before) * sum(calls > 0 for calls in self.open_calls)
 
     def take(self) -> float:
-        """The share since the last `take`, from 0 to 1; calls that are still open count up to now."""
+        """Return the share since the last `take`, from 0 to 1; open calls count up to now."""
         self.advance()
         share = self.worker_seconds / ((self.now - self.start) * len(self.open_calls))
         self.worker_seconds, self.start = 0.0, self.now

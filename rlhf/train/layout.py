@@ -1,7 +1,7 @@
 """Choice between packed and padded rows: measured on the model's real weights, before anything is learnt.
 
-transformers tells packed rows apart by their restarting positions. Not every architecture looks at them: linear
-attention, state spaces and convolutions run on over a row's end, and some attention masks are made without positions.
+transformers separates packed rows by their restarting positions. Not every architecture reads them: linear attention,
+state spaces and convolutions continue across a row's end, and some attention masks are built without positions.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from rlhf.types import InputError
 ROW_LENGTHS = (12, 20)
 SEED = 0
 LEAK = 1e-6
-"""A row behind another one must not change with it at all: both micro-batches have one shape, so the same rounding."""
+"""Largest change of a row through the row packed before it: almost none, since both batches have the same shape."""
 ROUNDING = {Precision.fp32: 1e-3, Precision.bf16: 2e-2}
-"""Differences of hidden states, as shares of their norm, that other shapes and kernels may give by rounding."""
+"""Differences of hidden states, as shares of their norm, that rounding in other shapes and kernels may cause."""
 LARGEST = {Precision.fp32: 1e-3, Precision.bf16: 0.15}
-"""The same for deep models in bf16, whose padded rows show how far rounding goes."""
+"""Upper limit of the difference, for deep models in bf16, in which rounding accumulates."""
 ROUNDING_FACTOR = 5.0
 """Factor by which packed rows may differ more than padded ones."""
 
@@ -43,7 +43,7 @@ class Exactness:
     packed: float
     """Packed rows against the rows alone."""
     leak: float
-    """The second of two packed rows against itself behind another first row."""
+    """The second of two packed rows against the same row packed after another first row."""
     all_logits: bool = False
     """True if all logits of a micro-batch exist at once, since the model's head is not known to be a plain product."""
 
@@ -56,9 +56,9 @@ class Exactness:
 
 
 def measure_exactness(backend: Backend, ask: Callable[..., Any], vocabulary: int) -> Exactness:
-    """Score two random rows packed, padded and alone. Every rank calls it, and gets the same.
+    """Run two random rows packed, padded and alone. Every rank calls this, and gets the same result.
 
-    `ask` is the model's readout in training; `vocabulary` the number of token ids the model knows.
+    `ask` is the model's readout in training; `vocabulary` is the number of the model's token ids.
     """
     generator = np.random.default_rng(SEED)
     first, second, other = (
@@ -87,7 +87,7 @@ def measure_exactness(backend: Backend, ask: Callable[..., Any], vocabulary: int
 
 
 def plainly(model: torch.nn.Module, batch: MicroBatch) -> None:
-    """The model's own forward pass of a row, with nothing passed but its tokens."""
+    """Run the model's own forward pass on a row, given only its tokens."""
     model(input_ids=batch.token_ids)
 
 
@@ -103,20 +103,20 @@ class Layout:
 
     packed: bool
     notes: tuple[str, ...] = ()
-    """Sentences for the user: why rows are padded where nobody asked for it, and models that need more memory."""
+    """Sentences for the user: why rows are padded by default, and which models need more memory."""
 
 
 def choose_layout(config: BackendConfig, models: Mapping[str, tuple[str, Exactness]]) -> Layout:
-    """One layout for all models of a run, given by role as their folders with what was measured of them.
+    """Choose one layout for all models of a run; `models` has the folder and the measurement of each role's model.
 
-    Raises InputError where `packed=true` is not exact, or padding is not.
+    Raises InputError if `packed=true` is not exact, or padding is not.
     """
     for role, (path, measured) in models.items():
         if not measured.padded_is_exact(config.precision):
             raise InputError(
-                f"model {path!r} ({role}): padded rows do not score as rows alone do (hidden states differ by "
-                f"{measured.padded:.1%} of their norm), so no micro-batch of it would be exact; use a causal model, "
-                "such as Qwen3 or Llama"
+                f"model {path!r} ({role}): outputs of padded rows differ from those of single rows (hidden states "
+                f"differ by {measured.padded:.1%} of their norm), so no micro-batch would be exact; use a causal "
+                "model, such as Qwen3 or Llama"
             )
     notes = tuple(
         f"model {path!r} ({role}): all logits of a micro-batch are computed at once, since its head is not the plain "
@@ -129,7 +129,7 @@ def choose_layout(config: BackendConfig, models: Mapping[str, tuple[str, Exactne
     for role, (path, measured) in models.items():
         if not measured.packed_is_exact(config.precision):
             reason = (
-                f"model {path!r} ({role}) scores rows that lie end to end otherwise than rows alone (hidden states "
+                f"model {path!r} ({role}) has other outputs for packed rows than for single rows (hidden states "
                 f"differ by {max(measured.packed, measured.leak):.1%} of their norm)"
             )
             if config.packed:
@@ -139,6 +139,7 @@ def choose_layout(config: BackendConfig, models: Mapping[str, tuple[str, Exactne
 
 
 def layout_of(config: BackendConfig, role: str, path: str, backend: Backend, ask: Callable[..., Any]) -> Layout:
-    """Measure the model in `path` and choose. Every rank calls it. Raises InputError as of `choose_layout`."""
+    """Measure the model in `path` and choose the layout. Every rank calls this. Raises InputError as `choose_layout`
+    does."""
     measured = measure_exactness(backend, ask, vocab_size(read_model_config(path)))
     return choose_layout(config, {role: (path, measured)})

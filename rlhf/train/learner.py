@@ -1,4 +1,4 @@
-"""One rank's learning: the same update for every loss, online or offline."""
+"""Learning on one rank: the same update for every loss, online or offline."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from rlhf.types import Batch, Reference, Rollout, Row
 
 EPSILON = 1e-12
 Fetch = Callable[[list[Reference]], Sequence[Any]]
-"""Turns references into the values they refer to: `ray.get` in a cluster, `list` in one process."""
+"""Function from references to their values: `ray.get` in a cluster, `list` in one process."""
 
 
 @dataclass(slots=True)
 class Learner:
-    """A backend, and how batches reach it. Every rank makes the same calls, each with its shard of the same batch."""
+    """A backend, and the learning on batches. Every rank makes the same calls, with its shard of the same batch."""
 
     backend: Backend
     readout: Readout[Outputs]
@@ -33,21 +33,21 @@ class Learner:
     fetch: Fetch = field(default=list)
 
     def shard(self, batch: Batch, loss: Loss | None = None) -> Shard:
-        """Return this rank's shard of a batch; one that is learnt from needs the loss."""
+        """Return this rank's shard of a batch; a shard for an update needs the loss."""
         return shard_of(batch, self.backend.rank, self.backend.num_ranks, loss)
 
     def compute_columns(self, shard: Shard) -> list[np.ndarray]:
-        """Compute a flat column of each of this rank's packs, in the order of the batch."""
+        """Compute a flat column for each of this rank's packs, in the order of the batch."""
         columns, readout = [], for_columns(self.readout)
         for minibatch in shard.minibatches:
             for micro in self.microbatches(minibatch):
-                # Empty packs go through the model too: every rank takes part in gathering its parameters.
+                # Empty packs run through the model too, since every rank takes part in gathering its parameters.
                 column = self.backend.forward(micro, readout, grad=False).column
                 columns += [micro.flatten(column)] if micro.num_rows else []  # [sum of T_r] float32
         return columns
 
     def probe(self, token_ids: Sequence[int]) -> np.ndarray:
-        """Log probability of each token under the model itself, [T] float32; 0 for the first. On every rank."""
+        """Return the logprob of each token under the model, [T] float32; 0 for the first. Called on every rank."""
         ids = np.array(token_ids, dtype=np.int32)
         micro = MicroBatch.from_rows([ids], [np.arange(len(ids)) > 0], [0.0], {}, packed=self.packed)
         return micro.flatten(
@@ -55,7 +55,7 @@ class Learner:
         )
 
     def assign_credit(self, shard: Shard, algorithm: Algorithm) -> tuple[dict[str, list[np.ndarray]], Stats]:
-        """`algorithm.credit_columns` of this rank's packs, by name: a flat column each, in the order of the batch."""
+        """Compute `algorithm.credit_columns` of this rank's packs, by name: flat columns, in the order of the batch."""
         columns: dict[str, list[np.ndarray]] = {name: [] for name in algorithm.credit_columns}
         masks: list[np.ndarray] = []
         for minibatch in shard.minibatches:
@@ -73,7 +73,7 @@ class Learner:
         over = self.over_ranks(shard, columns["advantages"], masks)
         if "returns" in columns:
             returns = self.over_ranks(shard, columns["returns"], masks)
-            # Advantages are returns less values: what of the returns' variance the critic does not explain.
+            # Advantages are returns minus values: the part of the returns' variance that the critic does not explain.
             stats.add("critic/explained_variance", 1 - over.m2 / max(returns.m2, EPSILON), 1.0)
             stats.add("critic/return", returns.mean, 1.0)
         if algorithm.whitens:
@@ -84,7 +84,7 @@ class Learner:
         return columns, stats
 
     def over_ranks(self, shard: Shard, columns: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> Moments:
-        """Moments over the loss tokens of the whole batch, merged in the order of its packs."""
+        """Compute the moments over the loss tokens of the whole batch, merged in the order of its packs."""
         mine = [moments(column[mask]) for column, mask in zip(columns, masks, strict=True)]
         return merge_moments(shard.in_pack_order(self.backend.gather(mine)))
 
@@ -101,7 +101,7 @@ class Learner:
         return stats
 
     def evaluate(self, shard: Shard, loss: Loss) -> Stats:
-        """The loss of a batch and its metrics, without learning from it: this rank's share, as of `update`."""
+        """Compute this rank's share of a batch's loss and metrics, as `update` does, without learning."""
         stats = Stats()
         for minibatch in shard.minibatches:
             count = divisor(minibatch)
@@ -110,7 +110,7 @@ class Learner:
         return stats
 
     def accumulate(self, minibatch: MinibatchShard, loss: Loss, stats: Stats) -> float:
-        """Backward of this rank's packs; returns their share of the minibatch's loss."""
+        """Run the backward pass of this rank's packs; return their share of the minibatch's loss."""
         count = divisor(minibatch)
         remaining = len(minibatch.packs)
         total = 0.0
@@ -121,7 +121,7 @@ class Learner:
         return total
 
     def losses(self, minibatch: MinibatchShard, loss: Loss, stats: Stats, *, grad: bool) -> Iterator[Tensor]:
-        """The loss summed over each of this rank's packs; their metrics are added to `stats`."""
+        """Yield the summed loss of each of this rank's packs, and add their metrics to `stats`."""
         for micro in self.microbatches(minibatch):
             loss_sum, metrics = loss(self.backend.forward(micro, self.readout, grad=grad), micro)
             for name, value in metrics.items():
@@ -143,16 +143,16 @@ class Learner:
 
 
 def divisor(minibatch: MinibatchShard) -> float:
-    """Return what the loss of the whole minibatch is divided by."""
+    """Return the divisor of the whole minibatch's loss."""
     assert minibatch.count is not None, "a shard that is learnt from is made with its loss"
-    # A minibatch without a token to learn is a step of gradient zero.
+    # A minibatch without a token to learn has gradient zero.
     return max(minibatch.count, 1.0)
 
 
 def as_microbatch(
     rows: Sequence[Row], groups: dict[int, Sequence[Any]], columns: dict[str, np.ndarray], packed: bool
 ) -> MicroBatch:
-    """Rollouts or rows of a data set, with what was computed of them, as tensors."""
+    """Convert rollouts or rows of a data set, with their computed columns, to tensors."""
     sequences = [groups[row.group][row.index] for row in rows]
     own = (
         {"rollout_logprobs": [sequence.logprobs for sequence in sequences]}

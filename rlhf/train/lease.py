@@ -1,4 +1,16 @@
-"""Accelerators that several roles share: one phase at a time has them, and the others' memory is given back."""
+"""Accelerators that several roles share: one phase at a time uses them, and the other roles release their memory.
+
+A call of phase B while phase A has the lease:
+
+    Workers.each (phase B)      Lease                              tenants of A and B
+      |-> hold("B") ----------> wait until no call of A runs
+      |                         _change_to("B")
+      |                           |-> offload() ----------------> A: state moves to host memory, or the engine sleeps
+      |                           '-> onload() -----------------> B: state moves back to the accelerators
+      |<----------------------- enter: further calls of B run concurrently, calls of A wait
+      |-> actor calls
+      '-> exit ---------------> last call of B: wake the waiting calls
+"""
 
 from __future__ import annotations
 

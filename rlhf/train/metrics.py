@@ -1,4 +1,4 @@
-"""Figures of episodes and groups, flat, by name."""
+"""Metrics of episodes and groups, as flat dicts by name."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rlhf.types import EpisodeInfo, Failure, Group, Score
 
 
 def reward_metrics(infos: Sequence[EpisodeInfo]) -> dict[str, float]:
-    """Mean and spread of the reward, and the mean of each part of it, over episodes that have one."""
+    """Return mean and standard deviation of the reward, and the mean of each part, over episodes with a reward."""
     scores = [info.score for info in infos if isinstance(info.score, Score)]
     values = np.array([score.value for score in scores])
     return {

@@ -21,16 +21,16 @@ from rlhf.types import Batch, InputError, Reference, Row, TrainingRow, Unit
 
 @dataclass(kw_only=True, slots=True)
 class OfflineTrainConfig:
-    """Length and portions of a training."""
+    """Length and batch size of a training."""
 
     num_steps: int | None = None
     """Optimiser steps; None: `num_epochs` passes over the data."""
     num_epochs: float = 1.0
-    """Passes over the data, where `num_steps` does not say."""
+    """Passes over the data, if `num_steps` is None."""
     rows_per_step: int = 64
-    """Rows an optimiser step learns from, over all ranks; of preferences pairs."""
+    """Rows of an optimiser step, over all ranks; pairs for preference methods."""
     max_restarts: int = 3
-    """Most restarts of the ranks by Ray Train after one died; they go on from the newest checkpoint."""
+    """Largest number of restarts of the ranks by Ray Train after one died; they continue from the newest checkpoint."""
 
     def __post_init__(self) -> None:
         if self.rows_per_step < 1 or (self.num_steps is not None and self.num_steps < 1):
@@ -46,11 +46,11 @@ class OfflineTrainConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Corpus:
-    """Units that are learnt from, or held out."""
+    """Units for training, or held-out units."""
 
     units: Sequence[Unit]
     mismatched_rows: Sequence[TrainingRow] = ()
-    """KTO: of each unit its prompt with the completion of another."""
+    """KTO: each unit's prompt with the completion of another."""
 
     @classmethod
     def of(cls, units: Sequence[Unit]) -> Corpus:
@@ -61,12 +61,12 @@ class Corpus:
 
 
 class ColumnFunction(Protocol):
-    """Function that computes columns of a batch before it is learnt from: the reference's logprobs, KTO's baseline."""
+    """Function that computes columns of a batch before the update: the reference's logprobs, KTO's baseline."""
 
     def __call__(
         self, batch: Batch, mismatched_rows: Sequence[TrainingRow]
     ) -> Mapping[str, Sequence[np.ndarray | None]]:
-        """Columns, each with an array per pack in the order of the batch; None for other ranks' packs."""
+        """Return the columns, each with an array per pack in the order of the batch; None for other ranks' packs."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -82,7 +82,7 @@ class OfflineTrainer:
     column_functions: Sequence[ColumnFunction] = ()
 
     def fit(self, corpus: Corpus, *, next_step: int = 0) -> Iterator[dict[str, float]]:
-        """Train step by step; yields the figures of each, merged over ranks. Every rank must consume all of it."""
+        """Train, and yield the metrics of each step, merged over ranks. Every rank must consume the whole iterator."""
         num_steps = self.config.steps_over(len(corpus))
         for step in range(next_step, num_steps):
             start = time.perf_counter()
@@ -99,12 +99,12 @@ class OfflineTrainer:
             yield {"step": float(step), "train/lr": lr, **figures, **cost}
 
     def evaluate(self, corpus: Corpus) -> dict[str, float]:
-        """Loss and metrics of rows that are not learnt from, merged over ranks."""
+        """Compute loss and metrics of held-out rows, merged over ranks."""
         shard = self.learner.shard(self.batch(corpus, range(len(corpus)), step=0), self.loss)
         return merge(self.learner.backend.gather(self.learner.evaluate(shard, self.loss))).values()
 
     def batch(self, corpus: Corpus, chosen: Sequence[int], step: int) -> Batch:
-        """Return some units of a corpus with the columns computed of them."""
+        """Return a batch of some units of a corpus with their computed columns."""
         groups = [as_group(corpus.units[i]) for i in chosen]
         batch = deal(groups, step=step, num_minibatches=1, num_epochs=1, packing=self.packing, seed=self.seed)
         mismatched_rows = [corpus.mismatched_rows[i] for i in chosen] if corpus.mismatched_rows else []
@@ -113,7 +113,7 @@ class OfflineTrainer:
 
 
 def rows_of_step(num_rows: int, rows_per_step: int, step: int, seed: int) -> list[int]:
-    """Indices of a step's rows: consecutive in an endless sequence of permutations, one per epoch."""
+    """Return the indices of a step's rows: consecutive in an endless sequence of permutations, one per epoch."""
     positions = range(step * rows_per_step, (step + 1) * rows_per_step)
     permutations = {
         epoch: np.random.Generator(np.random.PCG64([seed, epoch])).permutation(num_rows)
@@ -131,7 +131,7 @@ def as_group(unit: Unit) -> RowGroup:
 
 
 def references(column: Sequence[np.ndarray | None]) -> list[Reference]:
-    """Wrap values as references: in one process a value is its own."""
+    """Wrap values as references; within one process a value is its own reference."""
     return [Reference(values) for values in column]
 
 
@@ -157,5 +157,5 @@ def columns_of_rows(
 
 
 def one_minibatch(rows: Sequence[TrainingRow], packing: Packing) -> Batch:
-    """Rows that are asked about together, each of its own; `Row.group` is its place among them."""
+    """Return a batch of single rows for inference; `Row.group` is the row's index."""
     return Batch(step=0, minibatches=(minibatch([as_group((row,)) for row in rows], packing),), order=(0,))

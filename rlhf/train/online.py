@@ -1,4 +1,23 @@
-"""The online loop: one, for synchronous and asynchronous training alike. Knows no Ray and no algorithm by name."""
+"""The online loop, the same for synchronous and asynchronous training. Independent of Ray and of the algorithm.
+
+Order of calls; data that stays in the object store and is passed by reference is marked with *:
+
+    fit
+     |-> weight_sync.push(policy, samplers)       -> version    the engines get the first weights
+     |-> stream.admit(version)                                  prompts go to the engines
+     '-> each training step:
+          |-> stream.groups()                     -> groups     rollouts*, and scalars such as scores
+          |-> samplers.expect_weights()                         engines that share accelerators drop the old weights
+          |-> step(groups)
+          |    |-> pack(groups)                   -> batch      advantages, minibatches, packs of rollouts*
+          |    |-> each column source: compute_columns(batch)   -> columns*: old_logprobs, ref_logprobs, values
+          |    |-> policy.assign_credit(batch)    -> batch      columns* of advantages per token, statistics
+          |    |-> each learner: update(batch)    -> stats      policy and critic, concurrently
+          |    |-> weight_sync.push(policy, samplers)           -> version
+          |    '-> stream.admit(version)                        the next prompts go to the engines
+          |-> adapt(stats, groups)                              controller of the KL coefficient
+          '-> each callback: on_step(report)      -> bool       log, save, validate; True ends the training
+"""
 
 from __future__ import annotations
 
@@ -64,7 +83,7 @@ class TrainConfig:
 
 
 def advantages_of(algorithm: Algorithm, group: Group) -> list[float]:
-    """Return one finite number per survivor. Raises RunError where the algorithm gives something else."""
+    """Return one finite number per survivor. Raises RunError if the algorithm gives something else."""
     advantages = algorithm.group_advantages(group)
     if len(advantages) != len(group.survivors) or not all(map(math.isfinite, advantages)):
         raise RunError(

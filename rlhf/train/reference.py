@@ -1,4 +1,4 @@
-"""The reference of offline preference methods: computed once before training, or live beside it."""
+"""The reference of offline preference methods: logprobs computed once before training, or live in every step."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ class ReferenceConfig:
     """Reference of a preference method."""
 
     model: str | None = None
-    """Folder or Hub id of the reference, of the policy's vocabulary. None: the model the training starts from."""
+    """Folder or Hub id of the reference, with the policy's vocabulary. None: the model at the start of training."""
     mode: ReferenceMode = ReferenceMode.precomputed
-    """`precomputed`: once, before the first step, and kept in the run folder. `live`: again in every step, by a second
-    model in memory; with LoRA and no `model` by the policy with its adapter off."""
+    """`precomputed`: once, before the first step, and kept in the run folder. `live`: in every step, by a second model
+    in memory; with LoRA and no `model`, by the policy without its adapter."""
     rows_per_batch: int = 256
-    """Rows that are scored together while precomputing; costs memory of the host alone."""
+    """Rows per batch in precomputation; uses host memory only."""
 
     def __post_init__(self) -> None:
         if self.rows_per_batch < 1:
@@ -47,11 +47,11 @@ class ReferenceConfig:
 
 @dataclass(slots=True)
 class LiveReference:
-    """The reference's logprobs of each batch, by a model that is at hand."""
+    """The reference's logprobs of each batch, by a model in memory."""
 
     learner: Learner
     off: Callable[[], AbstractContextManager[None]] = nullcontext
-    """Context within which the learner's model is the reference: LoRA's adapter is off."""
+    """Context in which the learner's model is the reference, with LoRA's adapter off."""
 
     def __call__(
         self, batch: Batch, mismatched_rows: Sequence[TrainingRow]
@@ -63,13 +63,13 @@ class LiveReference:
 
 @dataclass(slots=True)
 class KLBaseline:
-    """KTO's reference point z0 (Ethayarajh et al. 2024, section 4.1): how far the policy is from the reference on
+    """KTO's reference point z0 (Ethayarajh et al. 2024, section 4.1): the policy's divergence from the reference on
     completions of other prompts, in nats per sequence, at least 0; one number for the whole batch."""
 
     learner: Learner
     packing: Packing
     reference: LiveReference | None
-    """None where the mismatched rows have the reference's logprobs already."""
+    """The live reference; None if the mismatched rows have its logprobs already."""
 
     def __call__(
         self, batch: Batch, mismatched_rows: Sequence[TrainingRow]
@@ -84,7 +84,7 @@ class KLBaseline:
                 known = theirs[i] if theirs else own_column(others, i, LOGPROBS)
                 assert known is not None
                 differences[i] = float((policy.astype(np.float64) - known).sum())
-        # In the order of the packs: the sum's last bits must not depend on the number of ranks.
+        # Sums in the order of the packs: the last bits must not depend on the number of ranks.
         total = sum(sum(each) for each in zip(*backend.gather(differences), strict=True))
         value = max(total / max(len(mismatched_rows), 1), 0.0)
         sizes = [sum(row.num_tokens for row in pack.rows) for part in batch.minibatches for pack in part.packs]
@@ -92,21 +92,21 @@ class KLBaseline:
 
 
 def own_column(batch: Batch, pack: int, name: str) -> np.ndarray:
-    """A column that a pack's rows bring along."""
+    """Return a column that a pack's rows contain."""
     part = batch.minibatches[0]
     rows = [part.groups[row.group][row.index] for row in part.packs[pack].rows]  # type: ignore[index]
     return np.concatenate([row.columns[name] for row in rows])
 
 
 def rows_of(corpora: Sequence[Corpus]) -> list[TrainingRow]:
-    """Every row of corpora, in the order that `with_reference` expects."""
+    """Return every row of the corpora, in the order that `with_reference` expects."""
     return [
         row for corpus in corpora for row in (*(row for unit in corpus.units for row in unit), *corpus.mismatched_rows)
     ]
 
 
 def with_reference(corpora: Sequence[Corpus], logprobs: Sequence[np.ndarray]) -> list[Corpus]:
-    """The corpora with the reference's logprobs on all their rows, given as [T] float32 each."""
+    """Return the corpora with the reference's logprobs, [T] float32 each, in all their rows."""
     columns = iter(logprobs)
 
     def with_logprobs(row: TrainingRow) -> TrainingRow:
@@ -122,7 +122,7 @@ def with_reference(corpora: Sequence[Corpus], logprobs: Sequence[np.ndarray]) ->
 
 
 def digest(rows: Sequence[TrainingRow]) -> str:
-    """Return a digest of all token ids, by which two lists of rows are compared."""
+    """Return a digest of all token ids, for the comparison of two lists of rows."""
     sha = hashlib.sha256()
     for row in rows:
         sha.update(np.int64(row.num_tokens).tobytes() + row.token_ids.tobytes())
@@ -137,12 +137,12 @@ def store(
 
 
 def stored_logprobs(folder: Path, rows: Sequence[TrainingRow]) -> list[np.ndarray] | None:
-    """Read what `store` wrote; None if nothing is there. Raises InputError if it was of other rows."""
+    """Read the file that `store` wrote; None if it does not exist. Raises InputError if it is of other rows."""
     if not folder.is_dir():
         return None
     if open_artifact(folder).manifest["rows"] != digest(rows):
         raise InputError(
-            f"{folder}: these logprobs are of other rows, so the data changed since the run began; name another output"
+            f"{folder}: these logprobs are of other rows, so the data changed since the run began; set another output"
         )
     ends = np.cumsum([row.num_tokens for row in rows])
     return np.split(np.load(folder / "logprobs.npy"), ends[:-1])

@@ -17,9 +17,9 @@ class RoleUse:
     """Usage of a role's workers since the last call."""
 
     busy: float | None
-    """Share of the time in which they had something to do, from 0 to 1; None where that is not known."""
+    """Share of the time in which the workers were busy, from 0 to 1; None if unknown."""
     memory_bytes: int
-    """The most memory that one accelerator of them has held since it started."""
+    """Peak memory of one of their accelerators since its start."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,12 +33,12 @@ class StepReport:
     seconds: Mapping[str, float]
     use: Mapping[str, RoleUse]
     notes: Mapping[str, float] = field(default_factory=dict)
-    """Figures noted on the way, by name."""
+    """Metrics noted during the step, by name."""
 
     @cached_property
     def figures(self) -> dict[str, float]:
-        """The step's figures by name: `step`, rewards, lengths, learning, failures, seconds, and what each role used of
-        its accelerators."""
+        """Return the step's metrics by name: `step`, rewards, lengths, learning, failures, seconds, and each role's use
+        of its accelerators."""
         infos = [info for group in self.groups for info in group.infos]
         lengths = length_metrics(infos)
         staleness = max((self.step - info.versions[0] for info in infos if info.num_loss_tokens), default=0)
@@ -59,4 +59,4 @@ class StepReport:
 
 class Callback(Protocol):
     async def on_step(self, report: StepReport) -> bool:
-        """Called after each step; True ends the training."""
+        """Handle the report of a step; return True to end the training."""

@@ -1,4 +1,4 @@
-"""Digests of the rows a run learns from, kept in its checkpoints: changed rows are noticed when it continues."""
+"""Digests of a run's training rows, kept in its checkpoints, so that a continued run detects changed rows."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from rlhf.train.run_folder import RunFolder
 from rlhf.types import InputError, Prompt, TrainingRow
 
 ROWS = "rows"
-"""The key of the digests in a manifest."""
+"""Key of the digests in a manifest."""
 Digest = dict[str, Any]
 """`number` of rows and their `sha256`."""
 
 
 def digest_of_prompts(prompts: Sequence[Prompt]) -> Digest:
-    """Digest names, which seed rollouts, tokens, and all that rewards read; not where the file lies."""
+    """Digest ids, which seed rollouts, tokens, and all fields that rewards read, but not the file's path."""
     return digest(
         f"{prompt.id}\n".encode()
         + np.array(prompt.token_ids, dtype=np.int32).tobytes()
@@ -31,7 +31,7 @@ def digest_of_prompts(prompts: Sequence[Prompt]) -> Digest:
 
 
 def digest_of_corpus(corpus: Corpus) -> Digest:
-    """Digest tokens, which of them are learnt, grades and columns of all rows, in their order."""
+    """Digest tokens, loss masks, grades and columns of all rows, in order."""
     return digest(b"".join(map(bytes_of, unit)) for unit in corpus.units)
 
 
@@ -50,9 +50,9 @@ def digest(rows: Iterable[bytes]) -> Digest:
 
 
 def check_rows(folder: RunFolder, now: Mapping[str, Digest], keys: Mapping[str, str]) -> None:
-    """Compare rows by the name of their part with those that the newest checkpoint, or the model, was trained on.
+    """Compare the rows of each part with those that the newest checkpoint, or the model, was trained on.
 
-    `keys` names the configuration's key of each part. Raises InputError where a part is another.
+    `keys` has the configuration's key of each part. Raises InputError if a part has changed.
     """
     made = next((each for each in (*folder.checkpoints(), folder.model) if (each / MANIFEST).is_file()), None)
     if made is None:
@@ -60,7 +60,7 @@ def check_rows(folder: RunFolder, now: Mapping[str, Digest], keys: Mapping[str, 
     try:
         before = json.loads((made / MANIFEST).read_text(encoding="utf-8")).get(ROWS, {})
     except ValueError:
-        return  # verifying the checkpoint says what is wrong with it
+        return  # the verification of the checkpoint raises the error
     for name in sorted({*before, *now} if before else ()):
         one, other = before.get(name), now.get(name)
         if one != other:
@@ -69,5 +69,5 @@ def check_rows(folder: RunFolder, now: Mapping[str, Digest], keys: Mapping[str, 
                 counts += ", other tokens"
             raise InputError(
                 f"output={folder.root}: {keys.get(name, f'the held-out set {name}')} gives other rows than {made.name} "
-                f"was made with ({counts}); restore them to continue, or name another output for a run on the new ones"
+                f"was made with ({counts}); restore them to continue, or set another output for a run on the new rows"
             )

@@ -1,4 +1,4 @@
-"""The folder of a run: one process at a time, one configuration, checkpoints it can go on from."""
+"""The folder of a run: one process at a time, one configuration, checkpoints from which it continues."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from rlhf.types import InputError, RunError
 
 CONFIG, CONFIG_DRAFT, LOCK = "config.json", ".config.json", ".lock"
 MODEL, REPORT = "model", "report"
-"""Folders of what a run makes."""
+"""Subfolders of a run's results."""
 RESUMABLE_KEYS = ("dry_run", "output", "train.num_steps", "stop_at_reward", "stop_window", "checkpoint.", "log.",
                   "preflight.", "placement.timeout_s", "hub.")  # fmt: skip
 """Keys that may differ between a run and its continuation."""
 UPLOADED = "working_dir_files"
-"""Part of the path to which Ray unpacks the working directory of a job, in which the job runs."""
+"""Part of the path of a Ray job's working directory, to which Ray unpacks the upload."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +40,13 @@ class RunFolder:
         return self.root / "checkpoints" / f"step-{step:06d}"
 
     def checkpoints(self) -> list[Path]:
-        """Committed checkpoints, the newest first."""
+        """Return the committed checkpoints, newest first."""
         return sorted((self.root / "checkpoints").glob("step-*"), reverse=True)
 
     def newest_checkpoint(self) -> Artifact | None:
-        """The newest checkpoint whose every byte is right; None if there is none at all.
+        """Return the newest checkpoint whose hashes match its manifest; None if the run has no checkpoint.
 
-        Raises InputError where there are checkpoints and none verifies.
+        Raises InputError if checkpoints exist and all are damaged.
         """
         error: InputError | None = None
         for folder in self.checkpoints():
@@ -67,18 +67,18 @@ class RunFolder:
 
     def keep_newest(self, count: int) -> None:
         for folder in self.checkpoints()[count:]:
-            # Renamed first: what is being deleted no longer looks like a checkpoint.
+            # Renamed first, so that a partly deleted folder does not look like a checkpoint.
             doomed = folder.rename(folder.with_name(f".old-{folder.name}"))
             shutil.rmtree(doomed)
 
 
 @contextmanager
 def open_run_folder(path: str, config: Mapping[str, Any], may_change: Sequence[str] = ()) -> Iterator[RunFolder]:
-    """The run's folder, held by this process alone until the block ends.
+    """Open and lock the run's folder until the block ends.
 
     A new or empty folder starts a run, a folder of the same configuration continues it; `may_change` adds keys to
-    `RESUMABLE_KEYS`. Raises InputError where another process holds it, another configuration made it, its contents are
-    of something else, it cannot be written, or Ray would delete it.
+    `RESUMABLE_KEYS`. Raises InputError if another process holds the lock, another configuration made the folder, it has
+    other contents than a run's, it cannot be written, or Ray would delete it.
     """
     root = checked_root(path)
     with hold_folder(root, path):
@@ -89,13 +89,13 @@ def open_run_folder(path: str, config: Mapping[str, Any], may_change: Sequence[s
         try:
             yield RunFolder(root)
         except RunError:
-            # What ranks were writing together when one of them failed.
+            # Files that the ranks were writing together when one of them failed.
             remove_leftovers(root)
             raise
 
 
 def look_at_run_folder(path: str, config: Mapping[str, Any], may_change: Sequence[str] = ()) -> RunFolder:
-    """The run's folder as `open_run_folder` would find it, which makes and holds nothing and refuses the same."""
+    """Return the run's folder without creating or locking it. Raises the errors of `open_run_folder`."""
     root = checked_root(path)
     check_free(root, path)
     check_config(root / CONFIG, path, config, may_change)
@@ -103,7 +103,8 @@ def look_at_run_folder(path: str, config: Mapping[str, Any], may_change: Sequenc
 
 
 def checked_root(path: str) -> Path:
-    """The folder that `output` names. Raises InputError where Ray would delete it, or it is of something else."""
+    """Return the folder that `output` names. Raises InputError if Ray would delete it, or it has other contents than a
+    run's."""
     root = root_of(path)
     if UPLOADED in root.parts:
         raise InputError(
@@ -119,7 +120,8 @@ def checked_root(path: str) -> Path:
 
 @contextmanager
 def hold_folder(root: Path, path: str) -> Iterator[None]:
-    """The folder, made if need be, for this process alone until the block ends. InputError where another holds it."""
+    """Create the folder if needed, and lock it until the block ends. Raises InputError if another process holds the
+    lock."""
     with writable(path):
         root.mkdir(parents=True, exist_ok=True)
         opened = (root / LOCK).open("a+")
@@ -133,7 +135,8 @@ def hold_folder(root: Path, path: str) -> Iterator[None]:
 
 
 def check_free(root: Path, path: str) -> None:
-    """Raise InputError where `hold_folder` would: the folder cannot be made or written, or another process holds it."""
+    """Raise InputError if the folder cannot be created or written, or another process holds it, as `hold_folder`
+    does."""
     with writable(path):
         existing = next(place for place in (root, *root.parents) if place.exists())
         if number := why_not_made_in(existing):
@@ -145,7 +148,7 @@ def check_free(root: Path, path: str) -> None:
 
 
 def take(lock: IO[str], path: str) -> None:
-    """Lock the folder's file, until it is closed. Raises InputError where another process did."""
+    """Lock the folder's lock file until it is closed. Raises InputError if another process holds the lock."""
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -155,20 +158,20 @@ def take(lock: IO[str], path: str) -> None:
         ) from None
     except OSError as error:
         raise InputError(
-            f"output={path}: its file system has no locks ({error.strerror}), which keep two processes apart; name "
-            "a folder on another"
+            f"output={path}: its file system has no locks ({error.strerror}) to exclude a second process; set "
+            "output to a folder on another"
         ) from None
 
 
 def remove_leftovers(root: Path) -> None:
-    """Remove folders that a run left half-written. Files and links of such a name are someone else's."""
+    """Remove folders that a run left half-written. Files and links with such names are not the run's, and stay."""
     for leftover in (*root.glob("**/.tmp-*"), *root.glob("**/.old-*")):
         if leftover.is_dir() and not leftover.is_symlink():
             shutil.rmtree(leftover)
 
 
 def check_config(file: Path, path: str, config: Mapping[str, Any], may_change: Sequence[str] = ()) -> None:
-    """See that the configuration is the one the folder was made with, if it was made already."""
+    """Raise InputError if the folder was made with another configuration."""
     if not file.is_file():
         return
     try:
@@ -186,7 +189,7 @@ def check_config(file: Path, path: str, config: Mapping[str, Any], may_change: S
 
 
 def replace_file(file: Path, text: str) -> None:
-    """Write a file that is never seen half-written."""
+    """Write a file atomically: readers never see a part of it."""
     draft = file.with_name(f".{file.name}")
     draft.write_text(text, encoding="utf-8")
     draft.replace(file)
@@ -203,8 +206,8 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def replace_key(value: Any, key: str, new: str) -> Any:
-    """A configuration, or a part of it, with another value of a key such as `data.path`, `reward.ensemble.0` or
-    `policies.qwen2.5`, where `qwen2.5` is a name of the user's own.
+    """Return a configuration, or a part of it, with another value of a key such as `data.path`, `reward.ensemble.0` or
+    `policies.qwen2.5`, where `qwen2.5` is a name that the user chose.
     """
     name, _, rest = key.partition(".")
     if isinstance(value, list):
@@ -216,21 +219,21 @@ def replace_key(value: Any, key: str, new: str) -> Any:
 
 
 def is_finished(folder: RunFolder, num_steps: int | None = None) -> bool:
-    """Return whether the final model exists, made by a run of at least `num_steps`, where that can change."""
+    """Return whether the final model exists, made by at least `num_steps` steps; None: by any number."""
     manifest = folder.model / MANIFEST
     if not manifest.is_file() or num_steps is None:
         return manifest.is_file()
     made = json.loads(manifest.read_text(encoding="utf-8"))
-    # A run that reached its reward took fewer than it was to.
+    # A run that reached its target reward has ended before its last step.
     return max(made["step"], made["config"]["train"]["num_steps"] or 0) >= num_steps
 
 
 def check_more_steps(folder: RunFolder, num_steps: int) -> None:
-    """Raise InputError where a finished run is to take more steps and has no checkpoint to continue from."""
+    """Raise InputError if a finished run is to take more steps but has no checkpoint to continue from."""
     manifest = folder.model / MANIFEST
     if manifest.is_file() and not is_finished(folder, num_steps) and not folder.checkpoints():
         taken = json.loads(manifest.read_text(encoding="utf-8"))["step"]
         raise InputError(
             f"output={folder.root}: its run ended after {taken} steps and kept no checkpoint (checkpoint.every), so it "
-            f"cannot go on to {num_steps}; start a run from its model, with model={folder.model} and another output"
+            f"cannot continue to {num_steps}; start a run from its model, with model={folder.model} and another output"
         )

@@ -1,4 +1,4 @@
-"""The part of a batch sent to one rank: it grows with the rank's packs, not with the batch."""
+"""The part of a batch that is sent to one rank, whose size depends on the rank's packs, not on the batch."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ class MinibatchShard:
     """One rank's part of a minibatch."""
 
     groups: Mapping[int, Reference]
-    """The groups that the rank's rows are in, by their index in the minibatch."""
+    """Groups of the rank's rows, by their index in the minibatch."""
     packs: tuple[Pack, ...]
-    """The rank's packs; the last ones are empty where other ranks have more."""
+    """The rank's packs; the last ones are empty if other ranks have more."""
     num_packs: int
-    """Packs of the whole minibatch, over all ranks."""
+    """Number of packs of the whole minibatch, over all ranks."""
     count: float | None
-    """`Loss.count` of the whole minibatch; None where the shard is only scored."""
+    """`Loss.count` of the whole minibatch; None for a shard without a loss."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,16 +36,16 @@ class Shard:
 
     @property
     def num_packs(self) -> int:
-        """The rank's packs over all minibatches, without the empty ones."""
+        """Number of the rank's packs over all minibatches, without empty ones."""
         return sum(bool(pack.rows) for part in self.minibatches for pack in part.packs)
 
     def in_pack_order(self, by_rank: Sequence[Iterable[T]]) -> list[T]:
-        """Items of all ranks, one per pack of each rank's shard, in the order of the batch's packs."""
+        """Sort items of all ranks, one per pack of each rank's shard, into the order of the batch's packs."""
         return in_pack_order([part.num_packs for part in self.minibatches], by_rank)
 
 
 def shard_of(batch: Batch, rank: int, num_ranks: int, loss: Loss | None = None) -> Shard:
-    """Return one rank's part of a batch. One that is learnt from needs the loss: its count is over all ranks' rows."""
+    """Return one rank's part of a batch. A shard for an update needs the loss, whose count is over all ranks' rows."""
     parts = []
     for part in batch.minibatches:
         packs = part.shard(rank, num_ranks)

@@ -1,4 +1,4 @@
-"""Figures of a step, as sums that ranks and roles can merge."""
+"""Metrics of a step, as sums that ranks and roles can merge."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True)
 class Stats:
-    """Weighted means and maxima by name. Merging shares of a step gives the step's figures, in any order."""
+    """Weighted means and maxima by name. Merging the shares of a step, in any order, gives the step's metrics."""
 
     sums: dict[str, tuple[float, float]] = field(default_factory=dict)
     maxima: dict[str, float] = field(default_factory=dict)
@@ -22,7 +22,7 @@ class Stats:
         self.maxima[name] = max(value, self.maxima.get(name, float("-inf")))
 
     def prefixed(self, prefix: str) -> Stats:
-        """The same figures under other names."""
+        """Return the metrics with a prefix before their names."""
         return Stats(
             {f"{prefix}{name}": pair for name, pair in self.sums.items()},
             {f"{prefix}{name}": value for name, value in self.maxima.items()},

@@ -1,4 +1,4 @@
-"""Stopping a run from outside, without losing what it has learnt: Ctrl-C, `ray job stop`, a preempted node."""
+"""Stop of a run from outside without loss of learnt steps: Ctrl-C, `ray job stop`, a preempted node."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Stop:
 
 
 async def until_stopped(work: Callable[[Stop], Coroutine[Any, Any, T]], tell: Callable[[str], None]) -> T:
-    """`work`, given what SIGINT and SIGTERM stop it by."""
+    """Return the result of `work`, called with a `Stop` that SIGINT and SIGTERM trigger."""
     stop = Stop()
     with stop_on_signals(stop, tell):
         return await work(stop)
@@ -49,18 +49,18 @@ async def until_stopped(work: Callable[[Stop], Coroutine[Any, Any, T]], tell: Ca
 
 @contextmanager
 def stop_on_signals(stop: Stop, tell: Callable[[str], None]) -> Iterator[None]:
-    """SIGINT and SIGTERM ask for a stop while the block runs; a second SIGINT quits at once, as KeyboardInterrupt.
+    """Let SIGINT and SIGTERM request a stop while the block runs; a second SIGINT quits at once, as KeyboardInterrupt.
 
-    Enter it in the event loop of the main thread, after `ray.init`, which takes SIGTERM for itself. A repeated SIGTERM
-    asks for nothing more: schedulers send several.
+    Enter it in the event loop of the main thread, after `ray.init`, which installs its own SIGTERM handler. A repeated
+    SIGTERM has no effect, since schedulers send several.
     """
     loop, requested = asyncio.get_running_loop(), False
 
     def ask(by: signal.Signals) -> None:
         stop.ask(by)
-        tell("stopping: an update under way ends and a checkpoint is saved; Ctrl-C quits at once")
+        tell("stopping: an update in progress is completed and a checkpoint is saved; Ctrl-C quits at once")
 
-    # Python's own handlers, not the loop's: they run while a callback keeps the loop busy, too.
+    # Python's own handlers, not the loop's: they also run while a callback keeps the loop busy.
     def handle(number: int, frame: FrameType | None) -> None:
         nonlocal requested
         if requested and number == signal.SIGINT:

@@ -1,4 +1,20 @@
-"""Prompts in flight, groups out in the order they were submitted."""
+"""Prompts in flight, and their groups in the order of submission.
+
+Order of calls:
+
+    OnlineTrainer -> admit(version)                 after each weight sync: the engines hold new weights
+      '-> fill, while fewer than (max_staleness + 1) * prompts_per_step prompts are in flight or handed over
+           |-> PromptOrder.prompt_at(position)      -> epoch, prompt
+           |-> Algorithm.requests(prompt)           -> requests, one per rollout
+           '-> GroupSource.collect(prompt, epoch, requests)  -> group, a task at the end of in_flight;
+                                                    an actor next to its engine samples and scores the rollouts
+    OnlineTrainer -> groups()                       -> groups, once prompts_per_step of them are admitted
+      |-> await the oldest task of in_flight        -> group
+      |-> Algorithm.admits(group)
+      |     yes: hand it over; its slot is free after the next weight sync
+      |     no:  add it to rejected, and fill its slot at once
+      '-> check_quotas                              RunError for too many failures or replacements
+"""
 
 from __future__ import annotations
 

@@ -24,23 +24,23 @@ class LogConfig:
     """Logs beside the metrics."""
 
     groups_per_step: int = 1
-    """Groups per step whose rollouts go to `rollouts.jsonl` as text; they travel to the driver."""
+    """Groups per step whose rollouts are written to `rollouts.jsonl` as text; their tokens are sent to the driver."""
     tensorboard: bool = True
     """Write TensorBoard events to the run folder."""
     wandb_project: str | None = None
-    """Weights & Biases project the figures go to; None: none. They stay in the run folder, for `wandb sync`, unless
+    """Weights & Biases project for the metrics; None: none. They stay in the run folder, for `wandb sync`, unless
     WANDB_API_KEY or WANDB_MODE is set."""
 
 
 class Sink(Protocol):
-    """Destination of figures besides the run's own file."""
+    """Destination of metrics other than the run's own file."""
 
     def write(self, figures: Mapping[str, float]) -> None:
-        """The figures of one step, `step` among them."""
+        """Write the metrics of one step, including `step`."""
 
 
 class MetricsLog:
-    """One line per step, flushed at once; figures that are not finite are null."""
+    """One line per step, flushed immediately; metrics that are not finite are null."""
 
     def __init__(self, folder: Path, next_step: int) -> None:
         self.path = folder / METRICS
@@ -75,7 +75,7 @@ class TensorBoard:
 
 
 def truncate_to(path: Path, next_step: int) -> list[dict[str, Any]]:
-    """Drop the lines of steps that a resumed run repeats; the others, parsed."""
+    """Drop the lines of steps that a resumed run repeats, and return the others, parsed."""
     if not path.is_file():
         return []
     rows = read_rows(path)
@@ -87,18 +87,19 @@ def truncate_to(path: Path, next_step: int) -> list[dict[str, Any]]:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The complete lines of a JSONL file that a run writes, or that a kill left; none where there is no file."""
+    """Return the complete lines of a JSONL file that a run writes, or a killed run wrote; empty if it does not
+    exist."""
     if not path.is_file():
         return []
-    # A line ends at a line feed alone (a rollout may hold other separators); what follows the last was torn by a kill.
+    # Only a line feed ends a line (a rollout may contain other separators); the part after the last one is incomplete.
     *lines, _ = path.read_bytes().split(b"\n")
     return [json.loads(line) for line in lines]
 
 
 @dataclass(slots=True)
 class Tail:
-    """The lines that another process adds to a JSONL file, which it may rewrite when it restarts, with what it
-    keeps of the old lines."""
+    """Reader of the lines that another process appends to a JSONL file. A restart of that process may rewrite the file
+    with a part of the old lines."""
 
     path: Path
     inode: int = 0
@@ -106,7 +107,7 @@ class Tail:
     old_lines: set[bytes] = field(default_factory=set)
 
     def read(self) -> list[dict[str, Any]]:
-        """The complete lines that no earlier call returned."""
+        """Return the complete lines that no earlier call returned."""
         if not self.path.is_file():
             return []
         with self.path.open("rb") as file:
@@ -167,7 +168,7 @@ BAR_FIGURES = {"reward": "reward", "train/kl": "kl", "train/entropy": "entropy",
 
 @dataclass(slots=True)
 class ProgressBar:
-    """A bar on a terminal; a line every tenth of the run elsewhere."""
+    """A bar on a terminal; otherwise a line every tenth of the run."""
 
     num_steps: int
     console: Console
@@ -200,12 +201,12 @@ class ProgressBar:
 
 @dataclass(frozen=True, slots=True)
 class StopAtReward:
-    """Ends the training once the mean reward of the last steps reaches a target. Comes after the log in callbacks."""
+    """End the training once the mean reward of the last steps reaches a target. Follows the log in callbacks."""
 
     target: float
     window: int
     history: Sequence[Mapping[str, Any]]
-    """The metrics log's rows, those of a run that is continued included."""
+    """Rows of the metrics log, including those of the run that is continued."""
 
     async def on_step(self, report: StepReport) -> bool:
         recent = [row["reward"] for row in self.history[-self.window :]]
@@ -213,12 +214,12 @@ class StopAtReward:
 
 
 def plot(history: Sequence[Mapping[str, Any]], panels: Mapping[str, str], path: Path) -> None:
-    """One panel per figure that was recorded, over training steps."""
+    """Plot one panel per recorded metric, over training steps."""
     plot_runs({"": history}, panels, path)
 
 
 def plot_runs(runs: Mapping[str, Sequence[Mapping[str, Any]]], panels: Mapping[str, str], path: Path) -> None:
-    """One panel per figure that any run recorded, in it one curve per run; several are named below."""
+    """Plot one panel per metric that any run recorded, with one curve per run; a legend below names several runs."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -226,14 +227,14 @@ def plot_runs(runs: Mapping[str, Sequence[Mapping[str, Any]]], panels: Mapping[s
 
     rows = [row for history in runs.values() for row in history]
     present = {title: name for title, name in panels.items() if any(row.get(name) is not None for row in rows)}
-    # The names take a line each.
+    # The legend needs a line per name.
     height = 3 + (0.25 * len(runs) if len(runs) > 1 else 0)
     size = (4 * max(len(present), 1), height)
     figure, axes = pyplot.subplots(1, max(len(present), 1), figsize=size, squeeze=False, layout="constrained")
     for axis, (title, name) in zip(axes[0], present.items(), strict=False):
         for number, (run, history) in enumerate(runs.items()):
             points = [(row["step"], row[name]) for row in history if row.get(name) is not None]
-            # Ten colours, then the same ones dashed.
+            # Ten colours, then the same colours dashed.
             style = ("-", "--", ":", "-.")[number // 10 % 4]
             axis.plot(*(zip(*points, strict=True) if points else ([], [])), style, linewidth=1.5, label=run)
         axis.set(title=title, xlabel="training step")

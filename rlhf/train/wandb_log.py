@@ -1,4 +1,4 @@
-"""Figures to Weights & Biases: in the run folder for `wandb sync`, or live where an account is configured."""
+"""Metrics in Weights & Biases: in the run folder for `wandb sync`, or live if an account is configured."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 from rlhf.types import RunError
 
 RUN_ID = "wandb_run_id"
-"""Name of the file in the run folder: a continued run is the same run there."""
+"""File in the run folder with the run's id in Weights & Biases, which a continued run keeps."""
 
 
 class WandbLog:
@@ -21,7 +21,7 @@ class WandbLog:
         self.run = run
 
     def write(self, figures: Mapping[str, float]) -> None:
-        # Given a step, wandb refuses one that a run has already: a resumed run repeats none.
+        # wandb refuses a step that the run has already; a resumed run repeats none.
         self.run.log(dict(figures), step=int(figures["step"]))
 
 
@@ -29,14 +29,14 @@ class WandbLog:
 def wandb_log(
     folder: Path, project: str, name: str, config: Mapping[str, Any], history: Sequence[Mapping[str, Any]]
 ) -> Iterator[WandbLog]:
-    """The run `name` of a project, finished at the end, as failed where the block raises.
+    """Open the run `name` of a project, and finish it at the end, as failed if the block raises.
 
-    `history` are the steps a resumed run has behind it. Offline there is no run to append to: they are written again,
-    into the one folder `wandb/offline-run-*` that is left. Raises RunError where wandb does not start.
+    `history` has the earlier steps of a resumed run. Offline, a run cannot be appended to: the steps are written again,
+    into the only remaining folder `wandb/offline-run-*`. Raises RunError if wandb does not start.
     """
-    # It would report to its makers how it is used, offline too; it reads this when it is imported.
+    # Turns wandb's error reports off, which it would send offline too; it reads this when it is imported.
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-    # Imported here: most runs do without.
+    # Imported here, since most runs do not use it.
     import wandb
 
     offline = not {"WANDB_API_KEY", "WANDB_MODE"} & set(os.environ)

@@ -1,4 +1,4 @@
-"""Artifacts made from a folder, directly or through others, according to manifests."""
+"""Artifacts made from a folder, directly or indirectly, according to manifests."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ class ArtifactNode:
 
     folder: Path
     kind: str
-    """`model`, `checkpoint` and so on."""
+    """Kind of the artifact: `model`, `checkpoint` and so on."""
     mentions: tuple[str, ...]
-    """All texts in its configuration and its parents, paths among them."""
+    """All strings in its configuration and its parents; some are paths."""
 
 
 def artifacts_in(roots: Iterable[Path]) -> list[ArtifactNode]:
-    """Artifacts anywhere in these folders, each once."""
+    """Find all artifacts in these folders and their subfolders, without duplicates."""
     files = {file.resolve() for root in roots for file in root.rglob(MANIFEST)}
     return [made for file in sorted(files) if (made := read(file))]
 
@@ -39,7 +39,7 @@ def read(file: Path) -> ArtifactNode | None:
 
 
 def descendants(folder: Path, artifacts: Iterable[ArtifactNode]) -> list[ArtifactNode]:
-    """Artifacts whose data, parents or other models lead back to the folder, in the order found."""
+    """Return the artifacts whose data, parents or other models lead back to the folder, in order of discovery."""
     left = [made for made in artifacts if made.folder != folder]
     found: list[ArtifactNode] = []
     ancestors = [folder]
@@ -67,8 +67,8 @@ def texts(value: Any) -> Iterator[str]:
 def is_inside(text: str, folder: Path) -> bool:
     """Return whether a text is the path of the folder, or of something in it.
 
-    A relative one was seen from a place that no manifest names: any folder of that name may be meant, and one too many
-    is named rather than one too few.
+    The working directory of a relative path is unknown, so it matches every folder of that name: too many artifacts
+    are better than too few.
     """
     path = Path(text)
     if path.is_absolute():

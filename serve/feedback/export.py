@@ -32,11 +32,11 @@ from serve.store.store import Store
 
 ROWS = "rows.jsonl"
 FORGOTTEN = "forgotten"
-"""The key of a manifest that lists what was taken out of an export: when, rows, the manifest before, models."""
+"""Key of a manifest that lists removals from an export: time, rows, the manifest before, models."""
 
 
 class RowKind(StrEnum):
-    """The training method that rows are for."""
+    """Training method of the exported rows."""
 
     pairs = "pairs"
     """`prompt`, `chosen`, `rejected`: reward models, DPO and similar losses."""
@@ -48,21 +48,22 @@ class RowKind(StrEnum):
 
 @dataclass(kw_only=True, slots=True)
 class ExportConfig:
-    """The feedback that becomes rows."""
+    """Selection of the feedback that is exported."""
 
     since: float | None = None
-    """Unix seconds from which on requests count. None: from the first."""
+    """Unix seconds of the earliest request. None: no lower limit."""
     until: float | None = None
-    """Unix seconds before which they do. None: to the last."""
+    """Unix seconds before which requests must arrive. None: no upper limit."""
     variant: str | None = None
-    """The model whose answers count. None: all."""
+    """Name of the model whose answers are exported. None: all models."""
     regenerations: bool = False
-    """Pair a regenerated answer that was voted up with the answer before it."""
+    """Pair a regenerated answer that was voted up with the answer that it replaced."""
     max_per_user: int = 200
-    """Rows of one user; the first in time stay."""
+    """Largest number of rows of one user; the earliest stay."""
     max_user_share: float = 0.1
-    """Share of the exported rows that one user may have; the first in time stay. With fewer than 1 / `max_user_share`
-    users none can hold: one row of each user stays, and `largest_user_share` in the manifest is above it."""
+    """Largest share of the exported rows that one user may have; the earliest stay. With fewer than
+    1 / `max_user_share` users the limit cannot hold: one row per user stays, and `largest_user_share` in the manifest
+    exceeds it."""
 
     def __post_init__(self) -> None:
         if self.max_per_user < 1:
@@ -73,17 +74,17 @@ class ExportConfig:
 
 @dataclass(kw_only=True, slots=True)
 class ExportRunConfig(ExportConfig):
-    """Rows made from feedback: `launch/export_feedback.py pairs`, `labelled` or `sft`."""
+    """Export of feedback as training rows: `launch/export_feedback.py pairs`, `labelled` or `sft`."""
 
     url: str = MISSING
     """SQLAlchemy URL of the store."""
     output: str = MISSING
-    """Folder to write; it must not exist yet."""
+    """Folder to create; it must not exist yet."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """Something that was left out."""
+    """Feedback that was left out, and the reason."""
 
     reason: str
     requests: tuple[Request, ...]
@@ -93,12 +94,12 @@ class Reject:
 def export(store: Store, kind: RowKind, folder: Path, config: ExportConfig) -> Artifact:
     """Write `rows.jsonl` and `rejects.jsonl` into the new `folder`, equal for equal stores.
 
-    Each row has, beside the columns of its kind, `source`, `request_ids` and `event_ids`. Raises InputError where the
-    folder exists or no row is left.
+    Each row has the columns of its kind, `source`, `request_ids` and `event_ids`. Raises InputError if the folder
+    exists or no row is left.
     """
     if folder.exists():
-        # Committing would replace it, whatever it is.
-        raise InputError(f"output={folder}: it exists already; give another folder")
+        # Committing would replace the existing folder, whatever its contents.
+        raise InputError(f"output={folder}: it exists already; set output to another folder")
     rows, rejects = collect(store, kind, config)
     reasons = dict(sorted(Counter(reject.reason for reject in rejects).items()))
     if not rows:
@@ -130,14 +131,14 @@ def export(store: Store, kind: RowKind, folder: Path, config: ExportConfig) -> A
 
 @contextmanager
 def register_export(store: Store, folder: Path, users: Mapping[str, str]) -> Iterator[None]:
-    """A block that writes an export. The store knows it from the start, so that a withdrawal meanwhile finds it.
+    """Register an export in the store before the block writes it, so that a withdrawal meanwhile finds it.
 
-    `users`: by request behind its rows.
+    `users`: the user of each request behind the rows, by request id.
     """
     export = Export(
         id=uuid.uuid4().hex,
         host=socket.gethostname(),
-        # A stage of a pipeline writes it into a folder that it commits later.
+        # A stage of a pipeline writes the export into a staging folder, which is committed later.
         folder=str(settled(folder.resolve())),
         manifest=None,
         at=time.time(),
@@ -152,14 +153,14 @@ def register_export(store: Store, folder: Path, users: Mapping[str, str]) -> Ite
 
 
 def parents_of(store: Store, rows: Iterable[FeedbackRow]) -> list[dict[str, Any]]:
-    """The models whose answers these are."""
+    """Return the models whose answers the rows contain."""
     folders = {variant.name: variant.folder for variant in store.variants()}
     answered = sorted({(request.variant, request.version) for row in rows for request in row.requests})
     return [{"path": folders.get(name), "variant": name, "version": version} for name, version in answered]
 
 
 def collect(store: Store, kind: RowKind, config: ExportConfig) -> tuple[list[FeedbackRow], list[Reject]]:
-    """Rows in order of time, and what was left out."""
+    """Return the rows in order of time, and the rejects."""
     rejects: list[Reject] = []
     opinions: list[Opinion] = []
     requests: list[Request] = []
@@ -188,24 +189,24 @@ def collect(store: Store, kind: RowKind, config: ExportConfig) -> tuple[list[Fee
 
 
 def reject_reason(request: Request) -> str | None:
-    """Return why the request's answers cannot be exported; None if they can."""
+    """Return the reason why the request's answers cannot be exported; None if they can."""
     if request.shadow_of is not None:
         return "shadow"
     if request.status != 200 or request.error is not None:
         return "failed"
     if request.sampling.get("echo"):
-        # Its texts begin with the prompt.
+        # The answers of an echoing completion begin with the prompt.
         return "echo"
     if request.messages is None:
         return "no_text" if any(response.text is not None for response in request.responses) else "no_consent"
     if any(response.tool_calls for response in request.responses):
-        # Rows have no column for calls, and their texts alone would teach to answer without them.
+        # Rows have no column for tool calls, and the texts alone would teach the model to answer without calls.
         return "tool_calls"
     return None
 
 
 def deduplicate(rows: Sequence[FeedbackRow], rejects: list[Reject]) -> list[FeedbackRow]:
-    """The rows that trainers can load, equal ones once."""
+    """Return the rows that trainers can load, without duplicates; the others are added to `rejects`."""
     kept: dict[str, FeedbackRow] = {}
     for row in rows:
         defect = defect_of(row)
@@ -219,7 +220,7 @@ def deduplicate(rows: Sequence[FeedbackRow], rejects: list[Reject]) -> list[Feed
 
 
 def defect_of(row: FeedbackRow) -> str | None:
-    """Return why a trainer would refuse the row; None if it would not."""
+    """Return the reason why a trainer would refuse the row; None if it would accept it."""
     try:
         prompt = take_prompt(row.content, "prompt", remedy="")
         for name, answer in row.content.items():
@@ -234,10 +235,10 @@ def defect_of(row: FeedbackRow) -> str | None:
 
 
 def trace(store: Store, folder: Path, row: int) -> list[tuple[Request, list[Feedback]]]:
-    """The requests behind a row of an exported folder, counted from 0, each with those of its events that made the
-    row. What was deleted since then is missing."""
+    """Return the requests behind a row of an exported folder, counted from 0, each with the events that produced the
+    row. Records that were deleted since then are missing."""
     artifact = open_artifact(folder)
-    # Texts may hold characters that end a line of text, and no line of bytes.
+    # Splits bytes, not text: a text may contain characters that str.splitlines takes for line ends.
     lines = (artifact.folder / ROWS).read_bytes().splitlines()
     if not 0 <= row < len(lines):
         raise InputError(f"{folder}: it has rows 0 to {len(lines) - 1}, no row {row}")
@@ -266,11 +267,11 @@ def write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 
 def run(words: list[str]) -> None:
-    """Export rows of one kind by the keys given. Raises InputError for an unknown kind or key."""
+    """Export rows of the kind and with the keys in `words`. Raises InputError for an unknown kind or key."""
     kinds = ", ".join(RowKind)
     if not words or words[0] not in list(RowKind):
         raise InputError(
-            f"give what the rows are for, one of {kinds}: python launch/export_feedback.py pairs url=... output=..."
+            f"give the kind of rows first, one of {kinds}: python launch/export_feedback.py pairs url=... output=..."
         )
     fields = asdict(from_words(words[1:], ExportRunConfig))
     store = Store(fields.pop("url"))

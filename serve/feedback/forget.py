@@ -1,4 +1,4 @@
-"""Take rows of users who were deleted or withdrew consent out of exports; the command is `launch/forget.py`."""
+"""Removal of the rows of users who were deleted or withdrew consent from exports, for `launch/forget.py`."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from serve.store.exports import Export
 from serve.store.store import Store
 
 Lines = list[tuple[bytes, dict[str, Any]]]
-"""Lines as they are, and what they say."""
+"""Lines of a JSONL file, as bytes and parsed."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -44,12 +44,12 @@ class ForgetConfig:
     url: str = MISSING
     """SQLAlchemy URL of the store."""
     roots: list[str] = field(default_factory=lambda: ["outputs"])
-    """Folders that are searched for models made from these exports, besides those that the store knows."""
+    """Folders to search for models made from these exports, in addition to those that the store knows."""
     folders: list[str] = field(default_factory=list)
-    """Exports that lie elsewhere than they were written: moved ones, copies, and those of earlier versions, which the
-    store has not noted."""
+    """Exports that the store does not know at their path: moved ones, copies, and those of earlier versions, which were
+    not registered."""
     gone: list[str] = field(default_factory=list)
-    """Folders of exports that were removed, of which there is no copy: they are struck off."""
+    """Folders of exports that were removed and have no copy: they are deleted from the store's list."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,11 +61,11 @@ class ForgetResult:
     left: int = 0
     """Rows."""
     request_ids: frozenset[str] = frozenset()
-    """Requests behind the rows that stay."""
+    """Requests behind the remaining rows."""
     models: tuple[str, ...] = ()
-    """Artifacts made from it while it had those rows."""
+    """Artifacts made from the export while it had the removed rows."""
     problem: str | None = None
-    """Reason why it still holds rows; None if it holds none."""
+    """Reason why the export still has such rows; None if it has none."""
 
     def __str__(self) -> str:
         state = self.problem or f"{self.removed} rows removed, {self.left} stay"
@@ -74,16 +74,16 @@ class ForgetResult:
 
 
 def forget(store: Store, config: ForgetConfig) -> list[ForgetResult]:
-    """Rewrite every export that holds rows of users who withdrew, and note those that cannot be reached.
+    """Rewrite every export that has rows of users who withdrew, and report those that cannot be reached.
 
-    Rows and their order stay otherwise, byte for byte. Raises InputError where a folder that is named is not what its
-    key says.
+    The other rows and their order stay, byte for byte. Raises InputError if a folder in `roots`, `folders` or `gone` is
+    not of the kind that the key requires.
     """
     artifacts = find_artifacts(store, config.roots)
     remove_gone(store, config.gone)
     outcomes = [forget_moved(store, Path(folder).resolve(), artifacts) for folder in config.folders]
     for export in store.exports_to_forget():
-        # Where a link leads: renaming the link would leave the rows there.
+        # Resolves links: renaming a link would leave the rows in its target.
         folder = Path(export.folder).resolve()
         try:
             check_unchanged(export)
@@ -99,7 +99,7 @@ def forget(store: Store, config: ForgetConfig) -> list[ForgetResult]:
 def find_artifacts(store: Store, roots: Collection[str]) -> list[ArtifactNode]:
     for root in roots:
         if not Path(root).is_dir():
-            raise InputError(f"roots: {root} is not there; name the folders that runs write to, or give roots=[]")
+            raise InputError(f"roots: {root} does not exist; name the folders that runs write to, or set roots=[]")
     variants = [Path(variant.folder) for variant in store.variants()]
     return artifacts_in([*map(Path, roots), *(folder for folder in variants if folder.is_dir())])
 
@@ -111,16 +111,16 @@ def models_of(folder: Path, artifacts: Collection[ArtifactNode]) -> tuple[str, .
 def remove_gone(store: Store, folders: Collection[str]) -> None:
     for folder in map(Path, folders):
         if folder.exists():
-            raise InputError(f"gone: {folder} is there; leave it out, and rows are removed from it")
+            raise InputError(f"gone: {folder} exists; leave it out, and rows are removed from it")
         exports = [export for export in store.exports() if export.folder == str(folder.resolve())]
         if not exports:
-            raise InputError(f"gone: the store knows no export in {folder}; give one of its own")
+            raise InputError(f"gone: the store knows no export in {folder}; name a folder that it lists")
         for export in exports:
             store.remove_export(export.id)
 
 
 def forget_moved(store: Store, folder: Path, artifacts: Collection[ArtifactNode]) -> ForgetResult:
-    """Rewrite an export that lies elsewhere. The store follows one that was moved."""
+    """Rewrite an export that the store does not know at this path. If it was moved, the store gets its new path."""
     before = manifest_hashes(folder)
     outcome = rewrite(store, folder, artifacts)
     for export in store.exports():
@@ -130,16 +130,16 @@ def forget_moved(store: Store, folder: Path, artifacts: Collection[ArtifactNode]
 
 
 def check_unchanged(export: Export) -> None:
-    """Raises InputError where the export is not there any more."""
+    """Raise InputError if the export no longer exists at its path."""
     remedy = "name it in folders if it was moved, or in gone if it was removed and no copy is left"
     if not Path(export.folder).is_dir():
-        raise InputError(f"{export.folder} on {export.host} is not there: {remedy}")
+        raise InputError(f"{export.folder} on {export.host} does not exist: {remedy}")
     if export.manifest is not None and export.manifest not in manifest_hashes(Path(export.folder)):
-        raise InputError(f"{export.folder} is another export than the one that was written there: {remedy}")
+        raise InputError(f"{export.folder} is another export than the registered one: {remedy}")
 
 
 def manifest_hashes(folder: Path) -> set[str]:
-    """sha256 of the manifest, and of those it had before rows were removed."""
+    """Return the sha256 of the manifest, and of its versions before rows were removed."""
     file = folder / MANIFEST
     if not file.is_file():
         return set()
@@ -158,9 +158,9 @@ def update_store(store: Store, export: Export, outcome: ForgetResult) -> None:
 
 
 def rewrite(store: Store, folder: Path, artifacts: Collection[ArtifactNode]) -> ForgetResult:
-    """Write the export again without rows of requests that were deleted or have no text any more.
+    """Write the export again without the rows of requests that were deleted or whose text was removed.
 
-    Raises InputError where it is no export, or not as it was written.
+    Raises InputError if the folder is no export, or a file differs from the manifest.
     """
     artifact = open_artifact(folder)
     if artifact.manifest.get("kind") != "feedback":
@@ -181,7 +181,7 @@ def rewrite(store: Store, folder: Path, artifacts: Collection[ArtifactNode]) -> 
         num_users = len({users[id] for id in outcome.request_ids})
         replace_export(artifact, new_manifest(artifact, kept, rejects, num_users, outcome), kept, rejects)
     if replaced_of(folder).exists():
-        # Its rows are those from before: a run that was killed left it.
+        # A killed run left this folder, which still has the old rows.
         shutil.rmtree(replaced_of(folder))
     for outer in folder.parents:
         update_outer_manifest(outer, folder)
@@ -191,7 +191,7 @@ def rewrite(store: Store, folder: Path, artifacts: Collection[ArtifactNode]) -> 
 def new_manifest(
     artifact: Artifact, rows: Lines, rejects: Lines, num_users: int, outcome: ForgetResult
 ) -> dict[str, Any]:
-    """The manifest of what stays. Whose share is largest is not known any more."""
+    """Return the manifest of the remaining rows. The largest share of a user is no longer known."""
     metrics = {
         **{key: value for key, value in artifact.manifest["metrics"].items() if key != "largest_user_share"},
         "rows": len(rows),
@@ -209,7 +209,7 @@ def new_manifest(
 
 
 def replace_export(artifact: Artifact, manifest: dict[str, Any], rows: Lines, rejects: Lines) -> None:
-    """Replace the folder at once. Files that others have put there stay."""
+    """Replace the folder by one rename. Files that are not part of the export stay."""
     folder = artifact.folder
     with committing(folder, manifest) as staging:
         for file in files_in(folder):
@@ -222,7 +222,7 @@ def replace_export(artifact: Artifact, manifest: dict[str, Any], rows: Lines, re
 
 
 def update_outer_manifest(outer: Path, folder: Path) -> None:
-    """Bring the manifest of an artifact around the export up to date, as of a stage of a pipeline."""
+    """Update the manifest of an artifact that contains the export, such as a stage of a pipeline."""
     file = outer / MANIFEST
     if not file.is_file():
         return
@@ -245,7 +245,7 @@ def read_lines(file: Path) -> Lines:
 
 
 def run(words: list[str]) -> None:
-    """Take the rows out by the keys given. Raises RunError where an export still holds some."""
+    """Remove rows as the keys in `words` say. Raises RunError if an export still has rows of users who withdrew."""
     config = from_words(words, ForgetConfig)
     store = Store(config.url)
     outcomes = forget(store, config)

@@ -15,19 +15,19 @@ GOOD_RATING = 4
 BEST_RATING = 5
 BAD_RATING = 2
 ENDED = "stop"
-"""Finish reason of an answer that its text holds whole. Others were cut at a limit or broken off, or call tools."""
+"""Finish reason of an answer whose text is complete. Other answers were truncated or aborted, or call tools."""
 PromptKey = tuple[Endpoint, str, int]
-"""A prompt: endpoint and hash of what was asked, and the prompt's number in it."""
+"""A prompt: the endpoint and hash of its request, and its index in the request."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeedbackRow:
-    """A row of training data and where it comes from."""
+    """A row of training data and its origin."""
 
     content: dict[str, Any]
     """The columns that the loaders in `rlhf.data` read."""
     source: str
-    """`edit`, `chosen`, `votes` or `regeneration`."""
+    """Kind of feedback: `edit`, `chosen`, `votes` or `regeneration`."""
     requests: tuple[Request, ...]
     events: tuple[Feedback, ...]
     users: frozenset[str]
@@ -35,7 +35,7 @@ class FeedbackRow:
 
     @property
     def at(self) -> float:
-        """Time of its last event."""
+        """Unix seconds of the row's last event."""
         return max(event.at for event in self.events)
 
 
@@ -47,11 +47,11 @@ class Opinion:
     event: Feedback
     answer: str
     is_complete: bool
-    """True if the answer ended by itself."""
+    """True if the answer is complete, neither truncated nor aborted."""
 
     @property
     def prompt_key(self) -> PromptKey:
-        """Equal for equal prompts. A chat and a completion of the same words are different ones to the model."""
+        """Key of the prompt; equal prompts have equal keys. A chat and a completion of the same words differ."""
         number = prompt_number(self.request, self.event.choice)
         return self.request.endpoint, self.request.prompt_hash, number
 
@@ -62,7 +62,7 @@ class Opinion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """An answer to a prompt, judged by the majority of who voted on it, each user once."""
+    """An answer to a prompt, judged by the majority of the users who voted on it."""
 
     good: bool
     votes: tuple[Opinion, ...]
@@ -70,7 +70,7 @@ class Answer:
 
 
 Refuse = Callable[[str, Iterable[Opinion]], None]
-"""Takes a reason and what is left out for it."""
+"""Handler of rejected feedback, called with the reason and the opinions."""
 
 
 def read_opinions(request: Request, events: Sequence[Feedback]) -> Iterator[Opinion]:
@@ -82,12 +82,12 @@ def read_opinions(request: Request, events: Sequence[Feedback]) -> Iterator[Opin
 
 
 def prompt_number(request: Request, choice: int) -> int:
-    """Return the index of the prompt that the response answers: a completion may have several, `n` answers each."""
+    """Return the index of the choice's prompt: a completion may have several prompts, with `n` answers each."""
     return 0 if request.endpoint is Endpoint.chat else choice // int(request.sampling.get("n", 1))
 
 
 def prompt_of(request: Request, choice: int) -> dict[str, Any]:
-    """The columns that say what the response answers: messages, or the text that a completion goes on from."""
+    """Return the columns of the prompt: messages, or the text that a completion continues."""
     messages = [dict(message) for message in request.messages or ()]
     if request.endpoint is Endpoint.chat:
         return {"prompt": messages}
@@ -97,14 +97,14 @@ def prompt_of(request: Request, choice: int) -> dict[str, Any]:
 def pairs(
     opinions: Sequence[Opinion], requests: Sequence[Request], refuse: Refuse, *, regenerations: bool
 ) -> list[FeedbackRow]:
-    """Better and worse answers to the same prompt."""
+    """Return pairs of a better and a worse answer to the same prompt."""
     votes = last_votes(opinions, refuse, good_rating=GOOD_RATING)
     found = [*preferences(opinions, refuse), *(voted_pairs(majority_answers(votes, refuse), refuse))]
     return [*found, *regenerated_pairs(votes, requests)] if regenerations else found
 
 
 def labelled(opinions: Sequence[Opinion], refuse: Refuse) -> list[FeedbackRow]:
-    """Answers that are desirable or not, as KTO learns them."""
+    """Return desirable and undesirable answers, for KTO."""
     return [
         _feedback_row(
             {"completion": answer.votes[0].answer, "label": answer.good},
@@ -117,7 +117,7 @@ def labelled(opinions: Sequence[Opinion], refuse: Refuse) -> list[FeedbackRow]:
 
 
 def demonstrations(opinions: Sequence[Opinion], refuse: Refuse) -> list[FeedbackRow]:
-    """Return demonstrations: answers as users edited them, and those rated best."""
+    """Return demonstrations: answers as users edited them, and answers with the best rating."""
     rows = [
         _feedback_row({"response": edit.event.text}, "edit", [edit], {edit.event.user})
         for edit in edits(opinions, refuse)
@@ -150,7 +150,7 @@ def edits(opinions: Sequence[Opinion], refuse: Refuse) -> list[Opinion]:
 
 
 def preferences(opinions: Sequence[Opinion], refuse: Refuse) -> Iterator[FeedbackRow]:
-    """Pairs that one user made: by an edit, or by choosing one of several answers."""
+    """Yield pairs from a single user: an edit and the original, or the chosen and another of several answers."""
     made = [(edit, edit.event.text or "", edit.answer) for edit in edits(opinions, refuse)]
     for opinion in _of_kinds(opinions, FeedbackKind.chosen):
         if not opinion.is_complete:
@@ -195,7 +195,7 @@ def last_votes(opinions: Sequence[Opinion], refuse: Refuse, *, good_rating: int)
 
 
 def majority_answers(votes: Sequence[tuple[Opinion, int]], refuse: Refuse) -> list[Answer]:
-    """Answers by the majority of their users' votes. A good one that is cut short is no answer to learn."""
+    """Return the answers with the votes of their majority. A good answer that is incomplete is left out."""
     ballots: dict[tuple[PromptKey, str], list[tuple[Opinion, int]]] = defaultdict(list)
     for opinion, sign in sorted(votes, key=lambda vote: vote[0].order):
         ballots[opinion.prompt_key, opinion.answer].append((opinion, sign))
@@ -216,8 +216,8 @@ def majority_answers(votes: Sequence[tuple[Opinion, int]], refuse: Refuse) -> li
 
 
 def voted_pairs(answers: Sequence[Answer], refuse: Refuse) -> Iterator[FeedbackRow]:
-    """Good answers to a prompt with bad ones to the same, each as often as it takes for all to have a partner: of m
-    good and n bad ones max(m, n) pairs, not m * n, so that a prompt many asked does not outweigh the others."""
+    """Pair good with bad answers to the same prompt, repeating answers until each has a partner: m good and n bad ones
+    make max(m, n) pairs, not m * n, so that a frequent prompt does not outweigh the others."""
     by_prompt: dict[PromptKey, list[Answer]] = defaultdict(list)
     for answer in answers:
         by_prompt[answer.votes[0].prompt_key].append(answer)
@@ -233,9 +233,9 @@ def voted_pairs(answers: Sequence[Answer], refuse: Refuse) -> Iterator[FeedbackR
 
 
 def regenerated_pairs(votes: Sequence[tuple[Opinion, int]], requests: Sequence[Request]) -> Iterator[FeedbackRow]:
-    """A regenerated answer that its user voted up, with the one before it, unless that was voted up too.
+    """Pair a regenerated answer that its user voted up with the answer before it, unless that was voted up too.
 
-    Regenerating alone says nothing of the new answer, so it makes no pair.
+    Without a vote, regeneration does not show that the new answer is better, so it makes no pair.
     """
     liked = {(vote.event.user, vote.prompt_key, vote.answer): vote for vote, sign in votes if sign > 0}
     asked: dict[tuple[str, PromptKey], list[Request]] = defaultdict(list)

@@ -1,4 +1,4 @@
-"""The ancestry of a model, back to the feedback that it was trained on; the command is `launch/lineage.py`."""
+"""The ancestry of a model, back to the feedback that it was trained on, for `launch/lineage.py`."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from rlhf.types import InputError
 from serve.feedback.export import FORGOTTEN, ROWS
 
 SHOWN = 12
-"""Characters of a hash that are shown."""
+"""Number of characters of a hash that are shown."""
 REPORT, WIDTH = "lineage.txt", 200
 
 
 def lineage(folder: Path) -> Tree:
-    """The tree of a model or data set, from manifests alone. InputError where the folder has none."""
+    """Return the tree of a model or data set, from manifests only. Raises InputError if the folder has none."""
     if not (folder / MANIFEST).is_file():
-        raise InputError(f"{folder}: no {MANIFEST} there; give a model's folder, or that of exported feedback")
+        raise InputError(f"{folder}: it has no {MANIFEST}; give a model's folder, or that of exported feedback")
     return add_artifact(None, folder, set())
 
 
 def add_artifact(above: Tree | None, folder: Path, seen: set[str]) -> Tree:
-    """Each artifact once, by its manifest's hash: a copy under another name is the same."""
+    """Add an artifact and its parents. An artifact is expanded once; copies have the same manifest hash."""
     file = folder / MANIFEST
     manifest = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     digest = describe(file)["sha256"] if manifest else ""
@@ -51,7 +51,7 @@ def add_artifact(above: Tree | None, folder: Path, seen: set[str]) -> Tree:
 
 
 def parents(manifest: dict[str, Any]) -> Iterator[Path]:
-    """Folders and files that an artifact was made from; of a data file of an artifact that artifact."""
+    """Yield folders and files that an artifact was made from; for a data file inside an artifact, that artifact."""
     for parent in manifest.get("parents", ()):
         if parent["path"] and "commit" not in parent:
             yield Path(parent["path"])
@@ -62,12 +62,12 @@ def parents(manifest: dict[str, Any]) -> Iterator[Path]:
 
 
 def hub_origins(manifest: dict[str, Any]) -> dict[str, dict[str, str]]:
-    """Models and data sets of the Hub that an artifact was made from: id and commit, by key."""
+    """Return the models and data sets of the Hub that an artifact was made from: id and commit, by key."""
     return (manifest.get("config") or {}).get("hub") or {}
 
 
 def details(manifest: dict[str, Any], folder: Path) -> Iterator[str]:
-    """Yield what came from the Hub, and for feedback its size and the requests and events of one row."""
+    """Yield lines on the artifact's Hub ids, and for feedback its size and the requests and events of one row."""
     for key, origin in hub_origins(manifest).items():
         yield f"{key} {origin['id']} of the Hub, commit {origin['commit'][:SHOWN]}"
     if manifest.get("kind") != "feedback":
@@ -84,7 +84,7 @@ def details(manifest: dict[str, Any], folder: Path) -> Iterator[str]:
 
 
 def write(folder: Path, *, model: str) -> None:
-    """A stage of a pipeline: the lineage on the screen and in a file."""
+    """Print the lineage and write it to a file, as a stage of a pipeline."""
     tree = lineage(Path(model).resolve())
     Console(width=WIDTH).print(tree, markup=False, highlight=False)
     with (folder / REPORT).open("w", encoding="utf-8") as file:
@@ -92,7 +92,7 @@ def write(folder: Path, *, model: str) -> None:
 
 
 def run(words: list[str]) -> None:
-    """Print the ancestry of the one folder that is named. Raises InputError where it has no manifest."""
+    """Print the ancestry of the folder in `words`. Raises InputError if it has no manifest."""
     if len(words) != 1:
         raise InputError("name one folder: python launch/lineage.py outputs/loop/round_2/files/model")
     Console(width=WIDTH).print(lineage(Path(words[0])), markup=False, highlight=False)

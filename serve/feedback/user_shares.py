@@ -11,11 +11,11 @@ from serve.feedback.labels import FeedbackRow
 def within_shares(
     rows: Sequence[FeedbackRow], *, max_rows: int, max_share: float
 ) -> tuple[list[FeedbackRow], list[FeedbackRow]]:
-    """Split rows into those that stay and those of users who have too many; both keep their order.
+    """Split rows into the rows to keep and the surplus rows of users above the limits; both keep their order.
 
-    No user has more than `max_rows` of the rows that stay, nor more than `max_share` of them. The limit per user is the
-    largest that equals this share of what it leaves: cutting rows lowers what the share allows, so it is lowered until
-    it holds. A limit of 1 always stays: with fewer than 1 / `max_share` users no larger one holds, nor does the share.
+    No user has more than `max_rows` of the kept rows, nor more than `max_share` of them. Removing rows lowers the
+    number that the share allows, so the limit per user is lowered until it holds. It is at least 1: with fewer than
+    1 / `max_share` users the share cannot hold.
     """
     limit = max_rows
     while True:
@@ -27,7 +27,7 @@ def within_shares(
 
 
 def limit_rows(rows: Sequence[FeedbackRow], limit: int) -> tuple[list[FeedbackRow], list[FeedbackRow]]:
-    """Split rows into those that stay, the first in order up to `limit` of each of their users, and the others."""
+    """Split rows into the first rows of each user, up to `limit`, and the others."""
     taken: Counter[str] = Counter()
     kept, cut = [], []
     for row in rows:
@@ -40,10 +40,10 @@ def limit_rows(rows: Sequence[FeedbackRow], limit: int) -> tuple[list[FeedbackRo
 
 
 def most_rows(rows: Sequence[FeedbackRow]) -> int:
-    """Rows of the user who has most; 0 without rows."""
+    """Return the largest number of rows of one user; 0 without rows."""
     return max(Counter(user for row in rows for user in row.users).values(), default=0)
 
 
 def largest_share(rows: Sequence[FeedbackRow]) -> float:
-    """Share of the rows that the user with most has."""
+    """Return the largest share of the rows that one user has."""
     return most_rows(rows) / len(rows)

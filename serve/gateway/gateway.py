@@ -1,4 +1,20 @@
-"""The gateway: checks a request, routes it to a variant, and records the exchange."""
+"""The gateway: checks a request, routes it to a variant, and records the exchange.
+
+A completion request, from the client to the store:
+
+    HTTP server -> Transport                   host, request id
+      -> routes.chat | routes.completion       RequireRole -> Caller; BodyReader -> bytes; read -> GenerationRequest
+      -> Gateway.answer(endpoint, request, caller, request_id)
+          |-> check_limits                     ApiError 400
+          |-> RoutingTable.route               user, model -> Route: variant, experiment, split or shadow
+          |-> check_room                       ApiError 429
+          |-> expose                           the user's first request in a split: Exposure -> Recorder -> Store
+          |-> start_shadow                     a copy for the candidate, in the background, recorded likewise
+          |-> exchange.begin(body) -> call_engine -> a replica: Engine.answer -> vLLM
+          |     <- (status, answer), or the pieces of a stream
+          |-> reply                            JSONResponse, or Stream, which sends the pieces
+          '-> finish                           at the end, errors included: Exchange.record -> Recorder -> Store
+"""
 
 from __future__ import annotations
 

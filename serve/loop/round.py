@@ -1,4 +1,4 @@
-"""One round of the closed loop, as a stage of a pipeline: serve, release, gather what users say, export it."""
+"""One round of the closed loop, as a stage of a pipeline: serve, release, collect feedback, export it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from serve.store.records import UNDER_WAY, Phase
 from serve.store.store import Store
 
 MODEL, PAIRS, STORE, ROUND = "model", "pairs", "store.sqlite", "round.json"
-"""Files of a round in its folder."""
+"""Names of a round's files."""
 MANY = 1_000_000
 MOST_OF_ONE_USER = 0.05
 
@@ -39,18 +39,18 @@ def run_round(
     overrides: list[str] | None = None,
     decide_s: float = 300.0,
 ) -> None:
-    """Serve `production`; release `candidate` to scripted users until that is decided; then let more users come.
+    """Serve `production`; release `candidate` to simulated users until it is decided; then run more users.
 
     Args:
-        folder: What is written: the model that won, pairs from what users said, the store they come from, and
-            `round.json` with the audit trail.
-        number: Of the round; users of different rounds are different ones.
-        production: Folder of the model that answers.
-        questions: JSONL file with `prompt` and `answer`: what the users ask, and what pleases them.
+        folder: Output folder: the winning model, pairs from the users' feedback, the store, and `round.json` with the
+            audit trail.
+        number: Number of the round; each round has other users.
+        production: Folder of the model in production.
+        questions: JSONL file with `prompt` and `answer`: the users' questions, and the right answers.
         candidate: Folder of the model that may replace it. None: nothing is released.
-        num_users: Users that come after the decision.
-        overrides: Keys of the service.
-        decide_s: How long the release may take; an undecided candidate is rolled back.
+        num_users: Number of users after the decision.
+        overrides: Overrides of the service's configuration.
+        decide_s: Seconds that the release may take; an undecided candidate is rolled back.
     """
     store_url, name = f"sqlite:///{folder / STORE}", name_before(number)
     with tempfile.TemporaryDirectory() as scratch:
@@ -80,7 +80,7 @@ def run_round(
 
 
 def write_report(file: Path, number: int, winner: Path, crowd: SimulatedUsers, ended: dict[str, Any] | None) -> None:
-    """Write the result of the round, for people and for the next stage."""
+    """Write the result of the round, for readers and for the next stage."""
     num_answers = sum(crowd.right.values())
     report = {
         "round": number,
@@ -94,12 +94,12 @@ def write_report(file: Path, number: int, winner: Path, crowd: SimulatedUsers, e
 
 
 def name_before(number: int) -> str:
-    """The name of what answers when a round begins."""
+    """Return the name of the model in production when a round begins."""
     return f"round_{number - 1}" if number else "start"
 
 
 async def release(crowd: SimulatedUsers, client: StartConfig, decide_s: float) -> dict[str, Any]:
-    """Release the candidate while users come; how that ended, with the audit trail."""
+    """Release the candidate while simulated users send requests; return the ended release with its audit trail."""
     await asyncio.to_thread(ask, "start", client)
     decided, deadline = asyncio.Event(), time.monotonic() + decide_s
     users = asyncio.create_task(crowd.run(MANY, decided))
@@ -112,7 +112,7 @@ async def release(crowd: SimulatedUsers, client: StartConfig, decide_s: float) -
                 return found
             if users.done():
                 await users
-                raise RunError(f"the users are gone and release {found['id']} is {found['state']}")
+                raise RunError(f"the users have stopped and release {found['id']} is {found['state']}")
             if found["phase"] == "paused" or time.monotonic() > deadline:
                 return (await asyncio.to_thread(ask, "rollback", plain))["release"]
             await asyncio.sleep(1)
@@ -122,7 +122,7 @@ async def release(crowd: SimulatedUsers, client: StartConfig, decide_s: float) -
 
 
 def link(source: Path, target: Path) -> None:
-    """The files of a folder under another name, as hard links where the file system has them."""
+    """Copy a folder, with hard links if the file system supports them."""
 
     def one(from_: str, to: str) -> str:
         try:

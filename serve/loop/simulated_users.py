@@ -1,4 +1,4 @@
-"""Users that follow a script, over HTTP as any other: they ask, say whether the answer was right, and correct some."""
+"""Simulated users over HTTP: they send questions, vote on the answers, and correct some of them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RETRY_S = 0.2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """A prompt, and the answer that pleases."""
+    """A prompt and its right answer."""
 
     prompt: str
     answer: str
@@ -29,32 +29,32 @@ class Question:
 
 @dataclass(slots=True, kw_only=True)
 class SimulatedUsers:
-    """Users one after the other, some at a time. What each does depends on the seed and its number alone."""
+    """Users in sequence, several at a time. A user's actions depend only on the seed and the user's number."""
 
     url: str
     model: str
     questions: Sequence[Question]
     max_tokens: int
     per_user: int = 4
-    """Questions of each."""
+    """Number of questions per user."""
     at_once: int = 8
-    """Users under way."""
+    """Number of concurrent users."""
     thumbs: float = 1.0
     """Share of answers that the user votes on."""
     edits: float = 0.5
     """Share of wrong answers that the user corrects."""
     mistakes: float = 0.05
-    """Thumbs that say the opposite of what was meant."""
+    """Share of thumbs that are the opposite of the user's judgement."""
     seed: int = 0
     came: int = 0
-    """Users so far."""
+    """Number of users so far."""
     statuses: dict[int, int] = field(default_factory=dict)
-    """Answers by HTTP status."""
+    """Number of answers by HTTP status."""
     right: dict[bool, int] = field(default_factory=lambda: {True: 0, False: 0})
-    """Answers by whether they were right."""
+    """Number of right and of wrong answers."""
 
     async def run(self, num_users: int, until: asyncio.Event | None = None) -> None:
-        """Run that many users, or fewer if the event comes first."""
+        """Run `num_users` users, or fewer if the event is set before."""
         turns = asyncio.Semaphore(self.at_once)
         async with httpx.AsyncClient(base_url=self.url, timeout=TIMEOUT_S) as client, asyncio.TaskGroup() as group:
             for _ in range(num_users):
@@ -98,7 +98,8 @@ class SimulatedUsers:
             await self.send_feedback(client, event)
 
     async def send_feedback(self, client: httpx.AsyncClient, event: dict[str, Any]) -> None:
-        """Send feedback, again while a busy store has no record of the answer yet. Raises RunError if it is refused."""
+        """Send feedback, and retry while a busy store has not recorded the answer yet. Raises RunError if it is
+        refused."""
         end = time.monotonic() + TIMEOUT_S
         while (kept := await client.post("/v1/feedback", json=event)).status_code in (404, 503):
             if time.monotonic() > end:
@@ -109,7 +110,7 @@ class SimulatedUsers:
 
 
 def read_questions(path: str) -> list[Question]:
-    """Rows with `prompt` and `answer`."""
+    """Read rows with `prompt` and `answer`."""
     lines = Path(path).read_text(encoding="utf-8").splitlines()
     try:
         return [Question(prompt=row["prompt"], answer=row["answer"]) for row in map(json.loads, lines)]

@@ -15,9 +15,9 @@ class Test(StrEnum):
     """Test of the goal metric."""
 
     sequential = "sequential"
-    """Always valid: looked at as often as one likes."""
+    """Always valid: may be looked at any number of times."""
     fixed = "fixed"
-    """Welch's t-test within blocks of time, looked at once `users_per_arm` are there."""
+    """Welch's t-test within blocks of time, looked at once, when both arms have `users_per_arm` users."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -29,18 +29,19 @@ class GoalConfig:
     higher_is_better: bool = True
     """Direction of the metric; fewer edits and regenerations are better."""
     low: float = 0.0
-    """Least value a user can have; lower ones are taken as this."""
+    """Smallest value of a user; smaller ones are raised to it."""
     high: float = 1.0
-    """Greatest value a user can have."""
+    """Largest value of a user; larger ones are lowered to it."""
     unanswered: float | None = None
-    """Value of a user who was shown an arm and has none, so that silence is counted, not left out. None: the middle of
-    `low` and `high` for thumbs, ratings and outcomes, `low` for what is counted."""
+    """Value of an exposed user without a value, so that silent users count too. None: the middle of `low` and `high`
+    for thumbs, ratings and outcomes, `low` for counts."""
     test: Test = Test.sequential
     """Test of the metric."""
     min_users: int = 100
-    """Users with a value of their own that each arm needs before a step is passed."""
+    """Users with a value that each arm needs before a step is passed."""
     users_per_arm: int | None = None
-    """The fixed test's horizon: `launch/release.py power` computes it."""
+    """Users of the smaller arm at which the fixed test looks; `launch/release.py power` computes it. None with the
+    sequential test."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -48,28 +49,29 @@ class GuardrailConfig:
     """A metric that must not become worse. Exactly one limit is set."""
 
     metric: str = ""
-    """A goal's metric, or of single requests: `error_rate`, `latency_p95_s`, `latency_p99_s`, `first_token_p95_s`,
+    """A goal's metric, or a metric of requests: `error_rate`, `latency_p95_s`, `latency_p99_s`, `first_token_p95_s`,
     `completion_tokens`."""
     at_most: float | None = None
-    """The candidate's own value."""
+    """Upper limit of the candidate's own value."""
     at_least: float | None = None
-    """The candidate's own value."""
+    """Lower limit of the candidate's own value."""
     at_most_ratio: float | None = None
-    """Limit as a multiple of the predecessor's value."""
+    """Upper limit as a multiple of the predecessor's value."""
     worse_by: float | None = None
-    """More than the predecessor's value by this; with `higher_is_better` less."""
+    """Allowed worsening in the metric's unit: above the predecessor's value, or below it with `higher_is_better`."""
     higher_is_better: bool = False
     """Direction of the metric: true if lower is worse."""
     low: float = 0.0
-    """Least value of one user or request; lower ones are taken as this."""
+    """Smallest value of one user or request; smaller ones are raised to it."""
     high: float = 1.0
-    """Greatest value of one user or request. Of quantiles it means nothing."""
+    """Largest value of one user or request; larger ones are lowered to it. Unused by quantiles."""
     min_samples: int = 100
-    """Users of the candidate without whom no step is passed; with a relative limit of the predecessor too."""
+    """Users of the candidate that a step needs before it is passed; with a relative limit, also users of the
+    predecessor."""
 
 
 LIMITS = ("at_most", "at_least", "at_most_ratio", "worse_by")
-"""A guardrail's fields of which one is set."""
+"""Fields of a guardrail's limit; exactly one is set."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -77,52 +79,53 @@ class ReleaseConfig:
     """Steps of a release: shadow, then canary steps, then promoted."""
 
     shadow_fraction: float = 1.0
-    """Share of requests that the candidate answers unseen. 0: no shadow step."""
+    """Share of requests that the candidate answers in the shadow, unseen by users. 0: no shadow step."""
     shadow_requests: int = 200
-    """Shadow requests before the first users see the candidate."""
+    """Number of shadow requests before the first users see the candidate."""
     steps: list[float] = field(default_factory=lambda: [0.01, 0.05, 0.25, 0.5])
-    """Users that see the candidate, step by step."""
+    """Share of users that see the candidate, by step."""
     interval_s: float = 60.0
     """Seconds between two looks."""
     min_step_s: float = 3600.0
-    """A step's least duration."""
+    """Shortest duration of a step, in seconds."""
     max_step_s: float = 14 * 86400.0
-    """A step that has not been decided by then is inconclusive, and waits for a person."""
+    """Seconds after which an undecided step is inconclusive, and waits for a person."""
     observation_s: float = 86400.0
-    """Seconds after the first exposure in which a user's actions count; then the user's value enters the test,
+    """Seconds after the first exposure during which a user's actions count; then the user's value enters the test,
     once."""
     retention_after_s: float = 3600.0
-    """A request this long after the first one of a step makes the user retained."""
+    """Seconds after a user's first request of a step from which on a further request counts as retention."""
     watch_s: float = 7 * 86400.0
-    """Seconds after a promotion during which the candidate is still compared with its predecessor; a breach or a worse
-    goal is an alarm, and a person decides. 0: no watch."""
+    """Seconds after a promotion during which the candidate is still compared with its predecessor; a breached guardrail
+    or a worse goal raises an alarm, and a person decides. 0: no watch."""
     holdback: float = 0.05
     """Share of users who keep the predecessor during the watch."""
     guardrail_window_s: float = 60.0
-    """A guardrail on requests counts those of a user that end within this time of the user's first."""
+    """Seconds after the end of a user's first request within which requests count in a guardrail on requests."""
     guardrail_period_s: float = 86400.0
-    """Such a guardrail counts a user once in a period of this length, however many requests come."""
+    """Length in seconds of the period in which such a guardrail counts a user once, regardless of the number of
+    requests."""
     false_promotions: float = 0.05
     """Probability that a candidate no better than its predecessor is promoted."""
     false_withdrawals: float = 0.05
-    """Probability that a candidate as good as its predecessor is withdrawn, or raises an alarm in its watch: half for
-    the goal, shared by the steps with users, half for the guardrails, shared by them and all steps; without guardrails
-    all for the goal."""
+    """Probability that a candidate as good as its predecessor is withdrawn, or raises an alarm in its watch. Half is
+    for the goal, divided among the steps with users, half for the guardrails, divided among guardrails and steps;
+    without guardrails all is for the goal."""
     max_owner_share: float = 0.1
-    """Largest share of a step's users that one owner of keys may bring; further ones, in order of exposure, are
-    answered as before and left out of the verdict. Users without a key have no owner and no limit. 1: no limit."""
+    """Largest share of a step's users that one owner of keys may bring; further users, in order of exposure, are
+    answered as before but left out of the verdict. Users without a key have no owner and no limit. 1: no limit."""
     services: list[str] = field(default_factory=list)
-    """Owners of keys that speak for users of their own, to whom `max_owner_share` does not apply. Where none is named,
-    an owner who has brought more than half of the users is taken for one; without such an owner the share holds once
+    """Owners of keys that are services with many users, to whom `max_owner_share` does not apply. If none is named, an
+    owner who has brought more than half of the users counts as a service; without such an owner the limit applies once
     1 / share owners take part."""
     allow: list[str] = field(default_factory=list)
     """Users who always see the candidate; they are not part of the experiment."""
     deny: list[str] = field(default_factory=list)
-    """Users who never do."""
+    """Users who never see the candidate; they are not part of the experiment."""
     goal: GoalConfig = field(default_factory=GoalConfig)
     """The goal metric, which the candidate has to improve."""
     guardrails: dict[str, GuardrailConfig] = field(default_factory=dict)
-    """Guardrails by a name of one's own."""
+    """Guardrails by a name of the user's choice."""
 
     @property
     def metrics(self) -> set[str]:
@@ -136,13 +139,13 @@ class ReleaseConfig:
 
     @property
     def alpha_worse(self) -> float:
-        """False withdrawals because of the goal in one step."""
+        """Probability of a false withdrawal because of the goal in one step."""
         shared = 2 if self.guardrails else 1
         return self.false_withdrawals / shared / (len(self.steps) + bool(self.watch_s))
 
     @property
     def alpha_guardrail(self) -> float:
-        """False alarms of one guardrail in one step."""
+        """Probability of a false alarm of one guardrail in one step."""
         steps = bool(self.shadow_fraction) + len(self.steps) + bool(self.watch_s)
         return self.false_withdrawals / 2 / (len(self.guardrails) * steps)
 
@@ -159,7 +162,7 @@ class ReleaseConfig:
 
 
 def check_steps(config: ReleaseConfig) -> None:
-    """InputError where the steps lead nowhere."""
+    """Raise InputError for steps, shares or times that cannot make a release."""
     shares = [0.0, *config.steps, 1.0]
     if not config.steps or not all(low < high for low, high in itertools.pairwise(shares)):
         raise InputError(f"release.steps={config.steps}: give at least one share between 0 and 1, each above the last")
@@ -182,11 +185,11 @@ def check_steps(config: ReleaseConfig) -> None:
     if not 0 <= config.min_step_s <= config.max_step_s:
         raise InputError(f"release.min_step_s={config.min_step_s}: give 0 to release.max_step_s={config.max_step_s}")
     if both := sorted(set(config.allow) & set(config.deny)):
-        raise InputError(f"release.allow and release.deny both name {both[0]!r}: strike one out")
+        raise InputError(f"release.allow and release.deny both name {both[0]!r}: remove one of them")
 
 
 def check_goal(goal: GoalConfig) -> None:
-    """InputError for a goal that could not be measured or reached."""
+    """Raise InputError for a goal that could not be measured or reached."""
     if not is_user_metric(goal.metric):
         raise InputError(f"release.goal.metric={goal.metric!r}: name one of {metric_names(of_requests=False)}")
     check_range("release.goal", goal)
@@ -202,7 +205,8 @@ def check_goal(goal: GoalConfig) -> None:
 
 
 def check_guardrail(place: str, guardrail: GuardrailConfig) -> None:
-    """InputError for a guardrail without a metric, without exactly one limit, or with one that nothing can pass."""
+    """Raise InputError for a guardrail without a metric, without exactly one limit, or with a limit that no candidate
+    can breach."""
     metric = guardrail.metric
     if metric not in REQUEST_METRICS and not is_user_metric(metric):
         raise InputError(f"{place}.metric={metric!r}: name one of {metric_names(of_requests=True)}")
@@ -217,7 +221,7 @@ def check_guardrail(place: str, guardrail: GuardrailConfig) -> None:
         raise InputError(f"{place}.min_samples={guardrail.min_samples}: give at least 1")
     if metric in QUANTILES:
         if guardrail.higher_is_better:
-            raise InputError(f"{place}.higher_is_better: of {metric} lower is better; leave it out")
+            raise InputError(f"{place}.higher_is_better: lower is better for {metric}; leave it out")
         return
     low, high = guardrail.low, guardrail.high
     reachable = {
@@ -239,5 +243,5 @@ def check_range(place: str, config: GoalConfig | GuardrailConfig) -> None:
     if config.high <= MINIMA.get(config.metric, -math.inf):
         raise InputError(
             f"{place}.high={config.high}: every value of {config.metric} is at least "
-            f"{MINIMA[config.metric]:g}, so all would be the same; give the greatest that counts"
+            f"{MINIMA[config.metric]:g}, so all would be the same; set high to the largest value that matters"
         )

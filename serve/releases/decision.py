@@ -15,7 +15,7 @@ from serve.store.records import Traffic
 
 
 def judge(config: ReleaseConfig, experiment: Experiment, traffic: Traffic, now: float) -> Verdict:
-    """Decide on all that a step has seen until `now`."""
+    """Decide on all records of a step until `now`."""
     progress = Progress(config, experiment)
     progress.add_traffic(traffic, now)
     return decide(progress, now)
@@ -24,9 +24,9 @@ def judge(config: ReleaseConfig, experiment: Experiment, traffic: Traffic, now: 
 def decide(progress: Progress, now: float) -> Verdict:
     """Pass a step (promote), wait (hold), end the release (roll_back) or leave it to a person (inconclusive).
 
-    A breached guardrail withdraws the candidate whatever else is the case: that is the safe direction. A goal that got
-    worse does so too, unless the split is wrong, for then no result can be read. Nothing is passed on missing values:
-    every guardrail has its samples, the goal its users, the shadow its requests, the step its duration.
+    A breached guardrail always withdraws the candidate: that is the safe direction. A worse goal does so too, unless
+    the split is wrong, which makes all results invalid. No step is passed with missing values: every guardrail needs
+    its samples, the goal its users, the shadow its requests, the step its duration.
     """
     look = StepLook(progress=progress, now=now)
     guardrails = {name: guardrail.finding() for name, guardrail in progress.guardrails.items()}
@@ -85,7 +85,7 @@ class StepLook:
         if found.mismatched:
             waits = (
                 f"sample-ratio mismatch: users {dict(found.counts)} where {round_values(found.expected)} were expected "
-                f"(p={found.p_value:.2g}), so the result cannot be read",
+                f"(p={found.p_value:.2g}), so the result is invalid",
             )
         return Finding(waits=waits, evidence={"split": {**asdict(found), "alpha": ALPHA}})
 

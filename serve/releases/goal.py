@@ -18,26 +18,26 @@ from serve.statistics.welch import least_users, sizes, stratified_welch, until_p
 
 
 class Goal:
-    """The goal of one step, of the users so far."""
+    """State of the goal's test in one step."""
 
     def __init__(self, config: ReleaseConfig, experiment: Experiment) -> None:
         self.config, self.goal, self.experiment = config, config.goal, experiment
         better, worse = config.false_promotions, config.alpha_worse
         self.direction = 1 if self.goal.higher_is_better else -1
         self.alphas = dict(zip(("alpha_higher", "alpha_lower"), (better, worse)[:: self.direction], strict=True))
-        """Probabilities of calling the candidate's mean higher, and lower, where it is not."""
+        """Probabilities of falsely calling the candidate's mean higher, and lower."""
         self.sequential = ComparisonTest(**self.alphas) if self.goal.test is Test.sequential else None
         self.users = Trials()
         """Users of the fixed test."""
         self.fixed: tuple[Comparison, str | None] | None = None
-        """Result of the fixed test, once all its users are there."""
+        """Result of the fixed test, once it has all its users."""
         self.responders = RespondersTest(**self.alphas)
         self.totals, self.counts, self.own = (dict.fromkeys(ARMS, zero) for zero in (0.0, 0, 0))
-        """Sum of the values, users, and users with a value of their own, by arm."""
+        """Sum of the values, number of users, and number of users with a value, by arm."""
 
     @property
     def unanswered(self) -> float:
-        """Value of a user without one, in the metric's own unit."""
+        """Value of a user without feedback, in the metric's own unit."""
         goal = self.goal
         return unanswered(goal.metric, goal.low, goal.high) if goal.unanswered is None else goal.unanswered
 
@@ -85,10 +85,10 @@ class Goal:
         )
 
     def result(self) -> tuple[Comparison | None, str | None]:
-        """The goal's test, and why it says nothing; None while the fixed test's users have not come."""
+        """Return the comparison, None until the fixed test has its users; and the reason if it decides nothing."""
         if self.sequential:
             found = self.sequential.result()
-            return found, None if found.readable else "no one difference fits all users, it changed over time"
+            return found, None if found.readable else "no single difference fits all users, it changed over time"
         if self.fixed is None:
             self.fixed = self.fixed_result()
         return self.fixed or (None, None)
@@ -106,7 +106,7 @@ class Goal:
         return stratified_welch(planned, **self.alphas), few if users_per_arm < least else None
 
     def evidence(self, found: Comparison | None, better: int) -> dict[str, Any]:
-        """Figures in the metric's own unit. `difference` and its bounds are of the users the test compared."""
+        """Return the figures in the metric's own unit. `difference` and its bounds are for the tested users."""
         goal = self.goal
         evidence: dict[str, Any] = {
             "metric": goal.metric,

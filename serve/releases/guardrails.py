@@ -1,7 +1,7 @@
-"""Guardrails: one sequential test for each, so that every look may act.
+"""Guardrails: one sequential test for each, so that every look may decide.
 
-Users count, not requests, each once in a period; candidate and predecessor are compared at the same moments, so that
-load which both share is no breach.
+The unit is the user, not the request, counted once per period; candidate and predecessor are compared at the same
+times, so that load that affects both is no breach.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ class Finding:
     waits: tuple[str, ...] = ()
     """Reason why the step cannot be passed yet; None if it can."""
     passes: tuple[str, ...] = ()
-    """Sentence in its favour if nothing speaks against it."""
+    """Sentence in favour of the candidate, used if there is no reason to withdraw it."""
     final: bool = False
-    """True if waiting changes nothing any more."""
+    """True if further waiting cannot change the result."""
     evidence: dict[str, Any]
 
 
@@ -44,9 +44,9 @@ class Guardrail:
         self.name, self.config, self.alpha = name, config, alpha
         self.kind, self.given = limit_of(config)
         self.tests = [self.test(0)]
-        """One for each period."""
+        """One test per period."""
         self.counts = dict.fromkeys(ARMS, 0)
-        """Users with a value; with a moving limit those who came when it was known."""
+        """Users with a value, by arm; with a moving limit only those who came when the limit was known."""
         self.typical = {arm: Typical(config) for arm in ARMS}
         self.levels = QuantileLevels(QUANTILES[config.metric]) if config.metric in QUANTILES else None
 
@@ -60,7 +60,7 @@ class Guardrail:
         return (self.given, 0.0) if self.kind == "at_most_ratio" else (1.0, self.given)
 
     def test(self, period: int) -> ExceedanceTest | WorseningTest:
-        """A test with its share of alpha: of a mean, or of the share of requests beyond a level."""
+        """Make the test of a period, with its share of alpha: of a mean, or of the share of requests above a level."""
         config, bets = self.config, Bets(share_of_alpha(self.alpha, period))
         quantile = QUANTILES.get(config.metric)
         span = config.high - config.low
@@ -72,7 +72,7 @@ class Guardrail:
         return WorseningTest(bets, ratio, by / span) if quantile is None else WorseningTest(bets)
 
     def add(self, period: int, units: Sequence[Unit]) -> None:
-        """Add users of one period, in order. Those of earlier periods come no more."""
+        """Add users of one period, in order. Periods must not decrease."""
         while len(self.tests) <= period:
             self.tests.append(self.test(len(self.tests)))
         for unit in units:
@@ -84,7 +84,7 @@ class Guardrail:
             self.counts[arm] += sum(bool(getattr(unit, arm)) for unit in compared)
 
     def add_means(self, period: int, units: Sequence[Unit]) -> Sequence[Unit]:
-        """Each user's mean, moved to [0, 1] where 1 is worse."""
+        """Add each user's mean, scaled to [0, 1] where 1 is worse."""
         config = self.config
         ours = [badness(config, unit.candidate) for unit in units]
         theirs = [badness(config, unit.predecessor) for unit in units]
@@ -93,11 +93,11 @@ class Guardrail:
         return units
 
     def add_shares(self, period: int, units: Sequence[Unit]) -> Sequence[Unit]:
-        """Each user's share of requests beyond a level; return the users for whom that is known.
+        """Add each user's share of requests above a level; return the users for whom the level is known.
 
-        The level is the limit itself, or the predecessor's quantile of the moment. A relative limit is breached where
-        more of the candidate's requests take longer than `ratio * level + by` than of the predecessor's take longer
-        than `level`, which is so at no level where the candidate takes at most `ratio` times as long plus `by`.
+        The level is the limit itself, or the predecessor's current quantile. A relative limit is breached if the share
+        of the candidate's requests above `ratio * level + by` exceeds the share of the predecessor's requests above
+        `level`. That holds at no level if the candidate takes at most `ratio` times as long plus `by`.
         """
         if not self.relative:
             upper = self.kind == "at_most"
@@ -153,7 +153,7 @@ def inspect_guardrail(
 
 
 class Typical:
-    """The metric's value of one arm, in its own unit: the mean of users' means, or the quantile of all requests."""
+    """One arm's value of the metric, in its own unit: the mean of users' means, or the quantile of all requests."""
 
     def __init__(self, config: GuardrailConfig) -> None:
         self.config = config
@@ -161,7 +161,7 @@ class Typical:
         self.requests = Histogram()
 
     def add(self, values: Sequence[float]) -> None:
-        """Add one user's."""
+        """Add the values of one user."""
         if self.config.metric in QUANTILES:
             self.requests.add(values)
         else:
@@ -183,8 +183,8 @@ def add_users(
     *,
     nothing: float,
 ) -> None:
-    """Add the candidate's users, those of both arms, or in the shadow both arms of every user; `nothing` is a missing
-    value."""
+    """Add users to the test: the candidate's only, those of both arms, or, in the shadow, both values of every user;
+    `nothing` replaces missing values."""
     if isinstance(test, ExceedanceTest):
         values = np.array(ours, float)
         test.add(values[~np.isnan(values)])
@@ -206,7 +206,7 @@ def limit_of(config: GuardrailConfig) -> tuple[str, float]:
 
 
 def badness(config: GuardrailConfig, values: Sequence[float] | None) -> float:
-    """A user's mean in [0, 1], where 1 is worse; NaN without values."""
+    """Return a user's mean in [0, 1], where 1 is worse; NaN without values."""
     if not values:
         return float("nan")
     scaled = (clipped_mean(values, config) - config.low) / (config.high - config.low)
@@ -223,7 +223,7 @@ def is_flipped(config: GuardrailConfig) -> bool:
 
 
 def share_above(values: Sequence[float] | None, level: float) -> float:
-    """Share of values above a level; NaN without any."""
+    """Share of values above a level; NaN without values."""
     return sum(value > level for value in values) / len(values) if values else float("nan")
 
 
@@ -232,7 +232,7 @@ def breach(config: GuardrailConfig, test: Evidence) -> str:
     kind, given = limit_of(config)
     basis = f"({kind}={given:g}), after {test.num_samples} users"
     if config.metric in QUANTILES:
-        level = "the predecessor's quantile of the moment"
+        level = "the predecessor's current quantile"
         relative = {"at_most_ratio": f"{given:g} times {level}", "worse_by": f"{level} plus {given:g} s"}
         than = relative.get(kind, f"{given:g} s")
         side = "less" if kind == "at_least" else "longer"

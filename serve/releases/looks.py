@@ -22,35 +22,36 @@ from serve.store.experiment_reader import ExperimentReader, num_exposures, num_r
 
 LOG = logging.getLogger(__name__)
 LAG_S = 2.0
-"""Seconds by which a look is behind: a record is in the store by then, or it comes late."""
+"""Seconds by which a look lags behind the clock; a record that is not in the store by then counts as late."""
 MARGIN_S = 60.0
-"""Seconds over their limit that requests may take to be recorded."""
+"""Seconds after their time limit within which requests must be recorded."""
 BEGINNING = -1e12
-"""Unix seconds before all records."""
+"""Unix seconds earlier than all records."""
 
 
 class Looks:
-    """Keeps what a step has seen so far, and goes on from there.
+    """Progress of a step, from which each look continues.
 
-    Read whole again where that cannot be: by another process, for another step, with another configuration, or where
-    records of the past have gone (a user was deleted) or came late (the store did not take them for a while). Those are
-    found by their number: counting reads an index alone.
+    The step is read completely again in another process, for another step, with another configuration, or if records
+    of the past were removed (a user was deleted) or came late (the store was unavailable for a while). Such changes are
+    detected by the number of records, which the database counts from an index.
     """
 
     def __init__(self, store: Database, config: ReleaseConfig, *, timeout_s: float) -> None:
-        """`timeout_s`: longest that a request takes."""
+        """`timeout_s`: longest duration of a request, in seconds."""
         self.store, self.config, self.longest_s = store, config, timeout_s + MARGIN_S
         self.key: tuple[Experiment, dict[str, Any]] | None = None
         self.progress: Progress | None = None
-        """Progress of the running step; None before the first look, and after one that failed."""
+        """Progress of the running step; None before the first look, and after a failed look."""
         self.num_reads = 0
-        """Number of times that a step was read whole."""
+        """Number of complete reads of a step."""
         self.until = BEGINNING
         self.settled, self.recent = 0, np.zeros(0)
-        """Requests that were read: the number of those that arrived `longest_s` before, and when the others did."""
+        """Requests that were read: the number that arrived at least `longest_s` ago, and the arrival times of the
+        others."""
 
     def look(self, experiment: Experiment, now: float) -> Verdict:
-        """Judge what the step has seen until `LAG_S` before now."""
+        """Judge the step by its records up to `LAG_S` before now."""
         with snapshot(self.store) as connection:
             progress, self.progress = self.progress, None
             if progress is None or self.key != self.key_of(experiment) or not self.is_whole(connection, progress):
@@ -70,11 +71,11 @@ class Looks:
         return Progress(self.config, experiment)
 
     def is_whole(self, connection: Connection, progress: Progress) -> bool:
-        """Return whether the store still has exactly what was read until the last look."""
+        """Return whether the store still has exactly the records read until the last look."""
         name = progress.experiment.name
         if num_exposures(connection, name, self.until) != progress.owners.num_users:
             return False
-        # Later ones may have been under way.
+        # Later requests may have been unfinished.
         settled = self.until - self.longest_s
         return not self.reads_requests(progress) or num_requests(connection, name, settled) == self.settled
 
@@ -116,7 +117,7 @@ def is_of_feedback(metric: str) -> bool:
 
 @contextmanager
 def snapshot(store: Database) -> Iterator[Connection]:
-    """A connection to which the store stays as it is at its first statement, as SQLite's transactions do."""
+    """Open a connection with snapshot isolation from its first statement, as SQLite's transactions have."""
     with store.engine.connect() as connection:
         if store.engine.dialect.name == "postgresql":
             connection = connection.execution_options(isolation_level="REPEATABLE READ")

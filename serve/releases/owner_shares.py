@@ -1,4 +1,4 @@
-"""Owner limits: no owner of keys decides alone about a candidate."""
+"""Owner limits, so that no owner of keys decides alone about a candidate."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from serve.store.records import Exposure
 
 
 class OwnerShares:
-    """Leaves out users beyond their owner's share, in order of exposure.
+    """Rule that leaves out users beyond their owner's share, in order of exposure.
 
-    An owner's users count up to `share` of them and all other owners' users so far; every owner has one. That depends
-    on earlier exposures and the user's own owner alone, not on the arm, which is drawn afterwards, nor on what anybody
-    does: tests that bet on one user after the other stay valid.
+    An owner's users count up to `share` of these and all other owners' users so far, and at least one per owner counts.
+    This depends only on earlier exposures and the user's owner, not on the arm, which is drawn afterwards, nor on any
+    user's behaviour, so sequential tests that bet on each user stay valid.
     """
 
     def __init__(self, share: float, services: Collection[str]) -> None:
-        """`services`: owners whose users always count, as those without an owner do."""
+        """`services`: owners whose users always count, like users without an owner."""
         self.share, self.services = share, frozenset(services)
         self.users: Counter[str] = Counter()
-        """Users so far by owner; empty: without one."""
+        """Users so far by owner; the empty name is for users without an owner."""
         self.counted: Counter[str] = Counter()
         """Users who count by owner."""
         self.num_users = 0
@@ -45,7 +45,7 @@ class OwnerShares:
 
     def is_limited(self, owner: str) -> bool:
         """Return whether an owner's share is limited. If no services are named, an owner of more than half of the users
-        counts as one; without any, shares hold once there are owners enough to have one each."""
+        counts as a service; without such an owner, shares apply once 1 / share owners take part."""
         if not owner or owner in self.services:
             return False
         if self.services:
@@ -56,13 +56,13 @@ class OwnerShares:
 
     @property
     def left_out(self) -> dict[str, int]:
-        """Users who do not count, by owner, the most first."""
+        """Return the number of users who do not count, by owner, largest first."""
         missing = self.users - self.counted
         return dict(missing.most_common())
 
     @property
     def sentence(self) -> str | None:
-        """A sentence about users who were left out; None if nobody was."""
+        """Return a sentence about users who were left out; None if there are none."""
         if not self.left_out:
             return None
         largest, *others = self.left_out.items()
@@ -74,6 +74,6 @@ class OwnerShares:
 
     @property
     def largest(self) -> dict[str, object] | None:
-        """The owner whose keys named most of the users, and how many; None without keys."""
+        """Return the owner with the most users, and their number; None without keys."""
         owned = Counter({owner: number for owner, number in self.users.items() if owner})
         return dict(zip(("owner", "num_users"), owned.most_common(1)[0], strict=True)) if owned else None

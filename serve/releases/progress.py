@@ -1,4 +1,4 @@
-"""Progress of a step of a release: a few numbers for each of its users, and sums."""
+"""Progress of a step of a release: a few numbers per user, and sums."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from serve.store.records import Exposure, ObservedRequest, Traffic
 
 
 class Progress:
-    """Final records are added once each, in order; the number of parts makes no difference.
+    """State of a step, to which final records are added once each, in order, in any number of parts.
 
-    Exposures come in order of time, users in order of exposure once their observation is over, answers in the order in
-    which they ended.
+    Exposures are added in order of time, users in order of exposure once their observation is over, answers in the
+    order of their ends.
     """
 
     def __init__(self, config: ReleaseConfig, experiment: Experiment) -> None:
@@ -31,14 +31,14 @@ class Progress:
         self.arms = ArmCounts(experiment.weights)
         self.goal = Goal(config, experiment)
         self.visits = Visits(experiment, period_s=config.guardrail_period_s, window_s=config.guardrail_window_s)
-        # Nobody sees the shadow, so no user metric is asked for there.
+        # Users do not see the shadow, so its guardrails have no user metrics.
         self.guardrails = {
             name: Guardrail(name, guardrail, alpha=config.alpha_guardrail)
             for name, guardrail in config.guardrails.items()
             if guardrail.metric in REQUEST_METRICS or not experiment.shadow
         }
         self.num_copies = 0
-        """Requests that the candidate answered in the shadow."""
+        """Number of requests that the candidate answered in the shadow."""
 
     def add_exposures(self, exposures: Sequence[Exposure]) -> None:
         self.arms.add([exposure.variant for exposure in exposures if self.owners.admit(exposure)])
@@ -57,7 +57,7 @@ class Progress:
             self.end_answers(until=answers[-1][2])
 
     def end_answers(self, until: float) -> None:
-        """Take into account that all answers are there which ended until then."""
+        """Mark the answers as complete up to `until`."""
         for period, over in groupby(self.visits.over(until), key=attrgetter("period")):
             visits = list(over)
             for guardrail in self.guardrails.values():
@@ -70,7 +70,7 @@ class Progress:
         self.num_copies += sum(request.shadow_of is not None and request.variant == candidate for request in requests)
 
     def admitted(self, traffic: Traffic) -> Traffic:
-        """Return traffic without users who do not count; in the shadow their requests go too."""
+        """Return the traffic without users who do not count; in the shadow also without their requests."""
         outside = self.owners.outside
         return replace(
             traffic,
@@ -79,7 +79,7 @@ class Progress:
         )
 
     def users_of(self, traffic: Traffic, now: float) -> list[User]:
-        """Users who count and whose observation is over."""
+        """Return the users who count and whose observation is over."""
         config = self.config
         return observed_users(
             self.admitted(traffic),
@@ -90,11 +90,11 @@ class Progress:
         )
 
     def answers_of(self, traffic: Traffic) -> list[Answer]:
-        """Requests that guardrails count, in the order in which they ended."""
+        """Return the requests that guardrails count, in the order of their ends."""
         return sorted(answers(self.admitted(traffic), self.experiment), key=itemgetter(2))
 
     def add_traffic(self, traffic: Traffic, now: float) -> None:
-        """Add all that the step has seen until `now`."""
+        """Add all records of the step until `now`."""
         self.add_exposures(traffic.exposures)
         self.add_users(self.users_of(traffic, now))
         self.add_copies(traffic.requests)

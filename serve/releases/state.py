@@ -1,4 +1,4 @@
-"""A release's life as a pure state machine: shadow, canary steps, promoted; or paused, or rolled back."""
+"""State machine of a release, without side effects: shadow, canary steps, promoted; or paused, or rolled back."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from serve.statistics.experiment import Experiment
 from serve.store.records import UNDER_WAY, Phase
 
 CONTROLLER = "controller"
-"""Author of transitions that no person made."""
+"""Author of automatic transitions."""
 
 
 class Watch(StrEnum):
     """The comparison of a promoted candidate with its predecessor, which some users keep meanwhile."""
 
     none = "none"
-    """Not yet, or not any more."""
+    """Not started, or ended."""
     running = "running"
-    """Nothing speaks against it so far."""
+    """No alarm so far."""
     alarm = "alarm"
     """A guardrail is breached, or the goal is worse: a person decides."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Release:
-    """A candidate on its way. Every transition makes a new one."""
+    """A candidate's release. Every transition returns a new object."""
 
     id: str
     candidate: str
@@ -40,20 +40,20 @@ class Release:
     """Share of users that see the candidate, step by step; 0 is the shadow step. Fixed when the release starts."""
     phase: Phase
     step: int
-    """Index in `plan` of the step that runs, or ran last."""
+    """Index in `plan` of the current or last step."""
     salt: str
-    """Random: nobody can know beforehand which arm a user gets."""
+    """Random salt, so that a user's arm cannot be predicted."""
     started: float
     """Unix seconds."""
     since: float
     """Unix seconds at which the step began, or the release ended."""
     watch_s: float = 0.0
-    """Seconds of the watch after a promotion; 0: there is none. Fixed when the release starts, as `holdback` is."""
+    """Seconds of the watch after a promotion; 0: no watch. Fixed when the release starts, as `holdback` is."""
     holdback: float = 0.0
     """Share of users who keep the predecessor during the watch."""
     watch: Watch = Watch.none
     warm: bool = True
-    """The arm that answers nobody keeps its engines after the end; false once a candidate needed their room."""
+    """True if the unused arm keeps its engines after the end; False once a new candidate needed their resources."""
     reason: str = ""
     """Reason of the last transition."""
 
@@ -74,7 +74,7 @@ class Release:
 
     @property
     def experiment(self) -> Experiment | None:
-        """The step that runs, the watch included. A paused one still does; None after the end."""
+        """Return the current step, including a paused one and the watch; None after the end."""
         if self.watch is not Watch.none:
             name, weight, last = "watch", 1 - self.holdback, False
         elif self.phase in UNDER_WAY:
@@ -94,7 +94,7 @@ class Release:
 
     @property
     def weights(self) -> dict[str, float]:
-        """Share of users by variant; sums to 1."""
+        """Return the share of users by variant; sums to 1."""
         if self.experiment:
             return self.experiment.weights
         promoted = self.phase is Phase.promoted
@@ -124,7 +124,7 @@ class Transition:
     at: float
     """Unix seconds."""
     before: str
-    """State it was in: `canary-25`; empty at the start."""
+    """State before the transition, such as `canary-25`; empty at the start."""
     after: str
     outcome: Outcome
     by: str
@@ -145,9 +145,9 @@ def step_name(weight: float) -> str:
 
 
 def start(id: str, candidate: str, predecessor: str, config: ReleaseConfig, now: float, *, salt: str) -> Release:
-    """Return a new release in its first step. InputError where there is nothing to compare."""
+    """Return a new release in its first step. Raises InputError if the candidate is in production."""
     if candidate == predecessor:
-        raise InputError(f"candidate={candidate!r} is what is in production; an experiment needs two arms")
+        raise InputError(f"candidate={candidate!r} is in production already; name another model")
     plan = (*((0.0,) if config.shadow_fraction else ()), *config.steps)
     return Release(
         id=id,
@@ -169,8 +169,8 @@ def advance(
 ) -> tuple[Release, Transition | None]:
     """Apply a verdict to a release; return it with the entry for the audit trail, None if nothing changes.
 
-    `unverified` is what is wrong with the predecessor's files, which a rollback would need; None if they verify. It
-    matters where `would_promote` says so.
+    `unverified` is the problem of the predecessor's files, which a rollback would need; None if they verify. It is only
+    read if `would_promote` is True.
     """
     move = _Move(release, now, verdict.outcome, CONTROLLER, "; ".join(verdict.reasons), verdict.evidence)
     if release.watch is not Watch.none:
@@ -201,7 +201,7 @@ def advance_watch(move: _Move, verdict: Verdict) -> tuple[Release, Transition | 
 def promote(
     release: Release, *, by: str, reason: str, now: float, unverified: str | None
 ) -> tuple[Release, Transition]:
-    """An operator makes the candidate production, whatever step it is in, or ends its watch. InputError after that."""
+    """Promote the candidate from any step, by an operator, or end its watch. Raises InputError after the end."""
     if release.watch is not Watch.none:
         return _Move(release, now, Outcome.promote, by, reason).set_watch(Watch.none)
     if release.phase not in UNDER_WAY:
@@ -210,7 +210,7 @@ def promote(
 
 
 def roll_back(release: Release, *, by: str, reason: str, now: float) -> tuple[Release, Transition]:
-    """An operator withdraws the candidate, promoted or not. InputError if that has happened."""
+    """Withdraw the candidate, promoted or not, by an operator. Raises InputError if it is withdrawn already."""
     if release.phase is Phase.rolled_back:
         raise InputError(f"release {release.id} is rolled_back already: {release.reason}")
     return _Move(release, now, Outcome.roll_back, by, reason).to(Phase.rolled_back)
@@ -228,19 +228,19 @@ class _Move:
     evidence: Mapping[str, Any] = field(default_factory=dict)
 
     def promote(self, unverified: str | None) -> tuple[Release, Transition]:
-        """Production, unless there would be no way back."""
+        """Promote to production, unless a rollback would be impossible."""
         if unverified is None:
             return self.to(Phase.promoted, watch=Watch.running if self.release.watch_s else Watch.none)
         sentence = f"not promoted, as {self.release.predecessor} could not be returned to: {unverified}"
         return replace(self, reason=sentence, outcome=Outcome.inconclusive).to(Phase.paused)
 
     def set_watch(self, watch: Watch) -> tuple[Release, Transition]:
-        """Still promoted, and since when."""
+        """Change the watch of a promoted release."""
         after, transition = self.to(Phase.promoted, watch=watch)
         return replace(after, since=self.release.since), transition
 
     def to(self, phase: Phase, step: int | None = None, watch: Watch = Watch.none) -> tuple[Release, Transition]:
-        """`since` stays while the same step runs on paused, so that its data do."""
+        """Change the phase. `since` is kept when a step is paused, so that its data stay."""
         after = replace(
             self.release,
             phase=phase,

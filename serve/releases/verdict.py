@@ -9,23 +9,23 @@ from typing import Any
 
 
 class Outcome(StrEnum):
-    """The consequence of a look."""
+    """Outcome of a look."""
 
     promote = "promote"
     """The step is passed."""
     hold = "hold"
-    """Not yet."""
+    """The step continues."""
     roll_back = "roll_back"
     """The candidate is withdrawn."""
     inconclusive = "inconclusive"
-    """Waiting decides nothing more; a person has to."""
+    """Further waiting cannot decide; a person has to."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """An outcome and why."""
+    """An outcome and its reasons."""
 
     outcome: Outcome
     reasons: tuple[str, ...]
     evidence: Mapping[str, Any] = field(default_factory=dict)
-    """All figures behind it, as JSON, in the metrics' own units."""
+    """All figures of the verdict, as JSON values in the metrics' own units."""

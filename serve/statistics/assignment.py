@@ -15,20 +15,21 @@ TOLERANCE = 1e-9
 
 
 def uniform(*words: str) -> float:
-    """A number in the open interval (0, 1) that looks drawn at random, and is the same for the same words."""
-    # JSON keeps ("a", "bc") apart from ("ab", "c") and has a spelling for every string, lone surrogates included.
+    """Return a pseudo-random number in the open interval (0, 1), the same for the same words."""
+    # JSON distinguishes ("a", "bc") from ("ab", "c") and encodes every string, lone surrogates included.
     digest = hashlib.blake2b(json.dumps(words).encode(), digest_size=8).digest()
-    # 52 bits and a half are exact in a float; with one bit more the greatest would round to 1, whose logarithm is 0.
+    # 52 bits plus one half are exact in a float; with one bit more the largest would round to 1, whose logarithm is 0.
     return ((int.from_bytes(digest) >> 12) + 0.5) / 2**52
 
 
 def assign(weights: Mapping[str, float], salt: str, user: str) -> str:
-    """The user's arm: weighted rendezvous hashing (Thaler and Ravishankar 1998; logarithmic weights, Schindelhauer and
-    Schomaker 2005).
+    """Return the user's arm by weighted rendezvous hashing (Thaler and Ravishankar 1998; logarithmic weights,
+    Schindelhauer and Schomaker 2005).
 
-    Each arm draws an exponential time of rate weight, and the first wins, so an arm of weight w gets the share w of all
-    users. A draw depends on salt, user and arm alone: when weights change, users move only to arms whose share of all
-    weights grows relative to the arm they leave. An arm of weight 0 is never chosen; one needs a weight above 0.
+    Each arm draws an exponential time whose rate is its weight, and the earliest wins, so an arm of weight w gets the
+    share w of all users. A draw depends only on salt, user and arm: when weights change, users move only to arms whose
+    weight grows relative to the arm they leave. An arm of weight 0 is never chosen; at least one weight must be above
+    0.
     """
     return min((-math.log(uniform(salt, user, arm)) / weight, arm) for arm, weight in weights.items() if weight > 0)[1]
 
@@ -39,7 +40,7 @@ class Assignment:
 
     variant: str
     listed: bool
-    """True if a list, rather than chance, assigned the user, who is then no part of the experiment."""
+    """True if a list assigned the user, not the draw; the user is then not part of the experiment."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +49,7 @@ class Split:
 
     experiment: str
     salt: str
-    """Experiments of one salt give a user the same draws; those of different salts are independent of each other."""
+    """Experiments with the same salt give a user the same draws; draws of different salts are independent."""
     weights: Mapping[str, float]
     """Share of the users by arm."""
     candidate: str
@@ -77,10 +78,10 @@ class Split:
         if not abs(total - 1) <= TOLERANCE:
             raise InputError(f"{where}: its weights {dict(self.weights)} sum to {total:.10g}, make them sum to 1")
         if both := sorted(self.allow & self.deny):
-            raise InputError(f"{where}: users {both[:3]} are on both the allow and the deny list, take them off one")
+            raise InputError(f"{where}: users {both[:3]} are on both the allow and the deny list, remove them from one")
 
     def assign(self, user: str) -> Assignment:
-        """The same for the same user as long as lists and weights stay."""
+        """Return the user's arm, which is stable as long as lists and weights do not change."""
         if user in self.allow:
             return Assignment(variant=self.candidate, listed=True)
         if user in self.deny:

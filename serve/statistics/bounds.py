@@ -1,4 +1,4 @@
-"""The greatest mean that is rejected as too low, kept while values are added."""
+"""Lower confidence bound of a mean, updated as values are added."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ import numpy as np
 from serve.statistics.betting import BLOCK, Bets
 
 POINTS = 2**14
-"""Points of the grid on [-1, 1] that bounds lie on: they are exact to 1.2e-4, on the wide side."""
+"""Number of grid points on [-1, 1] for bounds, which are exact to 1.2e-4 and rounded to the wider interval."""
 
 Estimates = tuple[np.ndarray, np.ndarray]
-"""[N] and [N]: estimates of a mean, and the least that each could have been."""
+"""[N] and [N]: estimates of a mean, and the smallest possible value of each."""
 
 
 class Bound:
-    """Lower bound of a mean in [-1, 1], wrong with probability at most `alpha` at all looks together.
+    """Lower bound of a mean in [-1, 1], wrong with probability at most `alpha` for all looks together.
 
-    Of all the claims "the mean is at most m" those up to the bound are rejected. Bets are made against the next one on
-    the grid alone; once it is rejected too, all values are gone through for the new bound. That is seldom: a bound
-    never falls, and to move it takes the more values the more there are.
+    The claims "the mean is at most m" are rejected for every m up to the bound. New values only bet against the next
+    point of the grid; once it is rejected, the new bound is computed from all values. That is rare: a bound never
+    falls, and the more values there are, the more it takes to move it.
     """
 
     def __init__(self, alpha: float) -> None:
         self.alpha = alpha
         self.rejected = 0
-        """The greatest point of the grid that is rejected, or its lower end."""
+        """Index of the largest rejected grid point, or of the grid's lower end."""
         self.next = Bets(alpha)
 
     def add(self, estimates: np.ndarray, least: np.ndarray) -> None:  # [N], [N]
         self.next.add(estimates - least, limits(self.rejected + 1, least))
 
     def value(self, whole: Callable[[], Estimates]) -> float:
-        """The bound; `whole` gives all that was added."""
+        """Return the bound; `whole` returns all added values."""
         if self.next.rejected is not None:
             estimates, least = whole()
             self.rejected = self.last_rejected(estimates - least, least)
@@ -66,5 +66,5 @@ def point(number: int) -> float:
 
 
 def limits(number: int, least: np.ndarray) -> np.ndarray:  # [N]
-    """Mean of `estimates - least` where the mean of the estimates is this point of the grid."""
+    """Return the mean of `estimates - least` if the mean of the estimates is grid point `number`."""
     return np.maximum(point(number) - least, 0.0)

@@ -1,4 +1,4 @@
-"""The experiment that one step of a release is: its arms, their weights and its salt."""
+"""A step of a release as an experiment: arms, weights and salt."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ class Experiment:
     """One step of a release."""
 
     name: str
-    """`r7/shadow`, `r7/canary-25`."""
+    """Name of release and step: `r7/shadow`, `r7/canary-25`."""
     candidate: str
     predecessor: str
     weight: float
-    """Share of users that see the candidate. 0: it answers in the shadow only."""
+    """Share of users that see the candidate. 0: the candidate answers in the shadow only."""
     last: bool
-    """True if production comes next."""
+    """True for the last step before promotion."""
     since: float
     """Unix seconds at which the step began."""
     salt: str
-    """Salt of the users' draws: each step has its own, so that they are drawn afresh in each."""
+    """Salt of the users' draws, different for each step, so that draws of different steps are independent."""
 
     @property
     def shadow(self) -> bool:

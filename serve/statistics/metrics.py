@@ -13,9 +13,9 @@ from serve.statistics.sequential import Trial
 from serve.store.records import Feedback, FeedbackKind, ObservedRequest, Traffic
 
 ERROR = 500
-"""HTTP statuses from here on are the service's own failures."""
+"""Lowest HTTP status of the service's own failures."""
 FAILED = 400
-"""HTTP statuses from here on are no answers."""
+"""Lowest HTTP status of a request without an answer."""
 OUTCOME = "outcome:"
 
 
@@ -40,7 +40,7 @@ class User:
         return [request for request in self.requests.values() if request.status < FAILED]
 
     def feedback_values(self, kind: FeedbackKind, name: str | None = None) -> list[float]:
-        """Values of feedback of this kind; of outcomes of those with this name."""
+        """Return the values of feedback of this kind; for outcomes, only those with this name."""
         return [
             event.value
             for event in self.feedback
@@ -49,7 +49,7 @@ class User:
 
 
 def exposed_users(traffic: Traffic, experiment: Experiment) -> dict[str, User]:
-    """Users whom chance put into one of the experiment's two arms, in order of exposure."""
+    """Return the users drawn at random into one of the experiment's two arms, in order of exposure."""
     return {
         exposure.user: User(
             candidate=exposure.variant == experiment.candidate,
@@ -64,10 +64,10 @@ def exposed_users(traffic: Traffic, experiment: Experiment) -> dict[str, User]:
 def observed_users(
     traffic: Traffic, experiment: Experiment, *, observation_s: float, retention_after_s: float, now: float
 ) -> list[User]:
-    """Return the users whose time of observation is over, in order of exposure.
+    """Return the users whose observation time is over, in order of exposure.
 
-    Requests under way at its end do not count: they are not known then. So later events never change a user, and a test
-    may be looked at after each.
+    Requests in progress at its end do not count, since they are not recorded yet. So later events never change a user,
+    and a test may be looked at after each user.
     """
     users = {
         name: user
@@ -116,13 +116,13 @@ def edits(user: User) -> float | None:
 
 
 def regenerations(user: User) -> float | None:
-    """Share of a user's answers that the user asked for again."""
+    """Share of a user's answers that the user regenerated."""
     prompts = [request.prompt_hash for request in user.answered_requests]
     return mean(prompt in prompts[i + 1 :] for i, prompt in enumerate(prompts))
 
 
 def turns(user: User) -> float | None:
-    """Mean over a user's conversations of the turn they came to."""
+    """Mean over a user's conversations of the number of turns reached."""
     last: dict[str, int] = {}
     for request in user.answered_requests:
         last[request.conversation] = max(request.turn, last.get(request.conversation, 0))
@@ -142,7 +142,7 @@ USER_METRICS: dict[str, Callable[[User], float | None]] = {
     "retention": retention,
 }
 FEEDBACK_METRICS = ("thumbs", "rating")
-"""Metrics, beside outcomes, that read what users say alone; the other user metrics read their requests."""
+"""Metrics, besides outcomes, that read only feedback; the other user metrics read requests."""
 REQUEST_METRICS: dict[str, Callable[[ObservedRequest], float | None]] = {
     "error_rate": lambda request: float(request.status >= ERROR),
     "latency_p95_s": lambda request: request.latency_s if request.status < FAILED else None,
@@ -153,7 +153,7 @@ REQUEST_METRICS: dict[str, Callable[[ObservedRequest], float | None]] = {
 QUANTILES = {"latency_p95_s": 0.95, "latency_p99_s": 0.99, "first_token_p95_s": 0.95}
 """Metrics that are a quantile of their values; the others are the mean."""
 MINIMA = {"rating": 1.0, "turns": 1.0, "completion_tokens": 1.0}
-"""The least values there are, where that is not 0."""
+"""Smallest possible values, if not 0."""
 
 
 def is_user_metric(metric: str) -> bool:
@@ -161,23 +161,24 @@ def is_user_metric(metric: str) -> bool:
 
 
 OPINIONS = ("thumbs", "rating")
-"""Metrics, beside outcomes, of which saying nothing is neither good nor bad."""
+"""Metrics, besides outcomes, for which missing feedback is neither good nor bad."""
 
 
 def unanswered(metric: str, low: float, high: float) -> float:
-    """Value of a user without one: the middle for an opinion, the least for a count."""
+    """Return the value of a user without feedback: the middle for an opinion, the lowest for a count."""
     return (low + high) / 2 if metric in OPINIONS or metric.startswith(OUTCOME) else low
 
 
 def user_value(metric: str, user: User) -> float | None:
-    """A user's value in the metric's own unit; None where the user has none."""
+    """Return a user's value in the metric's own unit; None if the user has no value."""
     if metric.startswith(OUTCOME):
         return mean(user.feedback_values(FeedbackKind.outcome, metric.removeprefix(OUTCOME)))
     return USER_METRICS[metric](user)
 
 
 def trial(metric: str, users: Sequence[User], low: float, high: float) -> Trial:
-    """Values of users of both arms, clipped to [low, high], which becomes [0, 1]; NaN where a user has none."""
+    """Return the values of users of both arms, clipped to [low, high] and scaled to [0, 1]; NaN for users without a
+    value."""
     values = [user_value(metric, user) for user in users]
     return Trial(
         candidate=np.array([user.candidate for user in users], bool),
@@ -187,11 +188,11 @@ def trial(metric: str, users: Sequence[User], low: float, high: float) -> Trial:
 
 
 def scale(values: np.ndarray, low: float, high: float) -> np.ndarray:  # both [n]
-    """Clipped to [low, high], which becomes [0, 1]."""
+    """Clip values to [low, high] and scale them to [0, 1]."""
     return (np.clip(values, low, high) - low) / (high - low)
 
 
 def metric_names(*, of_requests: bool) -> str:
-    """The metrics' names, for a sentence."""
+    """List the metrics' names, for a message."""
     names = [*USER_METRICS, f"{OUTCOME}NAME", *(REQUEST_METRICS if of_requests else ())]
     return ", ".join(names)

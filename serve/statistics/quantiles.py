@@ -1,4 +1,4 @@
-"""Quantiles of values that keep coming: of the latest ones, and of all."""
+"""Quantiles of a stream of values: of the latest values, and of all."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 RECENT = 1000
-"""The predecessor's latest requests whose quantile stands for its quantile at the moment."""
+"""Number of the predecessor's latest requests that determine its current quantile."""
 STRIDE = 25
-"""Requests after which that quantile is taken again."""
+"""Number of requests after which the current quantile is computed again."""
 BEYOND = 5
-"""Requests above a quantile without which it is not known: of p95 it takes 100 requests, of p99 500."""
+"""Number of requests above a quantile that it needs to be known: p95 needs 100 requests, p99 needs 500."""
 WIDTH = math.log(1.01)
-"""Logarithm of a bin's upper end over its lower one."""
+"""Logarithm of the ratio of a bin's upper to its lower end."""
 LEAST = 1e-6
-"""Smaller values, 0 included, are taken as this."""
+"""Smallest value of the histogram; smaller values, 0 included, are raised to it."""
 
 
 class QuantileLevels:
-    """The predecessor's quantile of the moment, from earlier requests alone."""
+    """The predecessor's current quantile, computed from earlier requests only."""
 
     def __init__(self, quantile: float) -> None:
         self.quantile = quantile
         self.recent = np.empty(RECENT)
         self.count = 0
-        """Values so far, the latest of which are in `recent`."""
+        """Number of values so far; the latest are in `recent`."""
         self.level, self.since = float("nan"), 0
 
     @property
@@ -41,7 +41,7 @@ class QuantileLevels:
         self.since += len(values)
         num = min(self.count, RECENT)
         if num * (1 - self.quantile) >= BEYOND and (self.since >= STRIDE or not self.known):
-            # As np.quantile, which takes ten times as long for so few.
+            # The same as np.quantile, which takes ten times as long for so few values.
             place = (num - 1) * self.quantile
             below = int(place)
             low, high = np.sort(self.recent[:num])[[below, min(below + 1, num - 1)]]
@@ -49,7 +49,7 @@ class QuantileLevels:
 
 
 class Histogram:
-    """Values above 0 in bins of 1 %: their quantiles to half of that, in a few numbers however many there are."""
+    """Histogram of values above 0 in bins of 1 %, for quantiles exact to 0.5 % in constant memory."""
 
     def __init__(self) -> None:
         self.bins: Counter[int] = Counter()
@@ -58,7 +58,7 @@ class Histogram:
         self.bins.update(math.floor(math.log(max(value, LEAST)) / WIDTH) for value in values)
 
     def quantile(self, share: float) -> float | None:
-        """The middle of the quantile's bin; None without values."""
+        """Return the middle of the quantile's bin; None without values."""
         if not self.bins:
             return None
         numbers = sorted(self.bins)

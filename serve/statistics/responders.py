@@ -1,9 +1,9 @@
-"""Users who answered alone: what they say, beside how many of either arm answer. A secondary reading.
+"""Comparison of responders, the users with feedback, and of the arms' response rates. A secondary analysis.
 
-Whether a user answers can depend on the arm, so that answers alone compare unlike users, and the arms' planned weights
-are not those of the users who answer. The share of the candidate among earlier ones takes their place; the test is then
-approximate (false decisions in simulations with changing response rates: `benchmarks/changing_traffic.py`), and decides
-nothing by itself.
+Whether a user responds can depend on the arm, so a comparison of responders compares different groups of users, and
+the arms' planned weights are not those of the responders. The share of the candidate among earlier responders takes
+their place; the test is then approximate (false decisions in simulations with changing response rates:
+`benchmarks/changing_traffic.py`), and decides nothing by itself.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ import numpy as np
 from serve.statistics.sequential import Comparison, ComparisonTest, EarlierMean, Trial
 
 MEMORY = 100.0
-"""Responders over which the candidate's share among them is averaged: with 500 it lags where response rates move, and
-a jump of values then calls equal arms different in 38 to 50 %."""
+"""Number of responders over which the candidate's share is averaged: with 500 it lags behind changing response rates,
+and a jump of values then calls equal arms different in 38 to 50 % of the runs."""
 PRIOR = 20.0
-"""Responders as which the planned weight counts at the start."""
+"""Number of responders as which the planned weight counts at the start."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Responders:
-    """The users with a value of their own."""
+    """Results on the users with a value."""
 
     values: Comparison
-    """Comparison of their values; approximate."""
+    """Comparison of the responders' values; approximate."""
     rates: Comparison
-    """Share of users that have one; exact."""
+    """Comparison of the arms' shares of users with a value; exact."""
 
 
 class RespondersTest:
-    """Compares users who have a value, and how many do."""
+    """Test that compares the users with a value, and the arms' shares of such users."""
 
     def __init__(self, *, alpha_higher: float, alpha_lower: float) -> None:
         self.values = ComparisonTest(alpha_higher=alpha_higher, alpha_lower=alpha_lower)
@@ -54,19 +54,19 @@ class RespondersTest:
 
 
 def responders(trial: Trial, *, alpha_higher: float, alpha_lower: float) -> Responders:
-    """Compare users who have a value, and how many do. `trial` has NaN for those who have none."""
+    """Compare the users with a value, and the arms' shares of such users. `trial` has NaN for users without a value."""
     comparing = RespondersTest(alpha_higher=alpha_higher, alpha_lower=alpha_lower)
     comparing.add(trial)
     return comparing.result()
 
 
 def share_of_candidate(first: Trial) -> EarlierMean:
-    """The candidate's share among earlier users, recent ones counting more; as planned for the first of them."""
+    """Start the candidate's share among earlier users, in which recent users count more, at the planned weight."""
     return EarlierMean(memory=MEMORY, first=float(first.probability[0]), count=PRIOR)
 
 
 def earlier_share(trial: Trial) -> np.ndarray:  # [N]
-    """The candidate's share among the users before each."""
+    """Return the candidate's share among the users before each."""
     if not len(trial):
         return trial.probability
     return share_of_candidate(trial).before(trial.candidate.astype(float))

@@ -1,4 +1,4 @@
-"""Sample-ratio test: the arms of an experiment got the planned share of users."""
+"""Sample-ratio test: whether the arms of an experiment got the planned shares of users."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import numpy as np
 from scipy.special import gammaln
 
 ALPHA = 0.001
-"""Probability that a right split is ever called wrong; the field's usual bar."""
+"""Probability that a correct split is ever called wrong; the usual value for this test."""
 
 CONCENTRATIONS = (10.0, 100.0, 1_000.0, 10_000.0)
-"""Concentrations of the Dirichlet priors around the planned weights that model a wrong split: wrong by about
-sqrt(w * (1 - w) / concentration). From gross faults to slight ones; their Bayes factors are averaged."""
+"""Concentrations of the Dirichlet priors around the planned weights that model a wrong split, with a deviation of about
+sqrt(w * (1 - w) / concentration), from gross to slight. Their Bayes factors are averaged."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,9 +25,10 @@ class SampleRatio:
     """Users by arm."""
     expected: Mapping[str, float]
     p_value: float
-    """p-value of the planned weights, valid at all looks together."""
+    """p-value of the planned weights, valid for all looks together."""
     mismatched: bool
-    """True if users were lost, hardly at random: the experiment's result cannot be read."""
+    """True if the split differs from the plan: users were lost, probably not at random, so the experiment's result is
+    invalid."""
 
 
 def log_bayes_factor(
@@ -35,7 +36,8 @@ def log_bayes_factor(
     weights: np.ndarray,  # [A], above 0
     concentration: float,
 ) -> np.ndarray:  # [N]
-    """Logarithm of the Dirichlet-multinomial against the planned multinomial (Lindon and Malek 2022)."""
+    """Return the log Bayes factor of the Dirichlet-multinomial against the planned multinomial (Lindon and Malek
+    2022)."""
     prior = concentration * weights
     totals = counts.sum(axis=1)
     imagined = (
@@ -49,9 +51,9 @@ def log_bayes_factor(
 class ArmCounts:
     """Sample-ratio mismatch of the users' arms, one per user in order of first exposure, against planned weights.
 
-    Anytime valid: the Bayes factor of a right split ever reaches 1/alpha with probability at most alpha, so it may be
-    looked at after every user, and the greatest so far decides: a mismatch stays. A user in an arm without weight is
-    one at once.
+    Anytime valid: the Bayes factor of a correct split ever reaches 1/alpha with probability at most alpha, so it may be
+    looked at after every user, and its maximum so far decides: a mismatch stays. A user in an arm of weight 0 is a
+    mismatch at once.
     """
 
     def __init__(self, weights: Mapping[str, float], *, alpha: float = ALPHA) -> None:
@@ -59,7 +61,7 @@ class ArmCounts:
         self.names = [arm for arm, weight in weights.items() if weight > 0]
         self.counts = dict.fromkeys(weights, 0)
         self.best = 0.0
-        """Greatest logarithm so far of the Bayes factor."""
+        """Largest log Bayes factor so far."""
 
     def add(self, arms: Sequence[str]) -> None:
         place = {arm: number for number, arm in enumerate(self.names)}

@@ -1,14 +1,14 @@
-"""Candidate against predecessor, tested as often as one likes, under traffic that changes over time.
+"""Sequential tests of candidate against predecessor, valid for any number of looks and under changing traffic.
 
-Every user is put into an arm by chance, with a probability that was recorded at that moment. Then
+Every user is assigned to an arm at random, with a probability that is recorded at that time. Then
 
     x = A (z - f) / w - (1 - A) (z - f) / (1 - w)
 
-(A: 1 in the candidate's arm; w: its probability; z: the user's value; f: a prediction from earlier users alone) has the
-mean "value with the candidate less value with the predecessor" for this very user, given everything earlier and
-whatever the moment: a busy hour, a trend or an outage moves z, not the mean of x (Horvitz and Thompson 1952; Robins,
-Rotnitzky and Zhao 1994). Betting on x (`betting.py`) therefore needs no assumption on how values change over time, and
-w may change from user to user. It needs a value of every exposed user, a declared one for silence. f only takes out
+(A: 1 in the candidate's arm; w: its probability; z: the user's value; f: a prediction from earlier users only) has the
+mean "value with the candidate minus value with the predecessor" for this user, given all earlier users and at any time:
+a busy hour, a trend or an outage changes z, not the mean of x (Horvitz and Thompson 1952; Robins, Rotnitzky and Zhao
+1994). Betting on x (`betting.py`) therefore needs no assumption on how values change over time, and w may differ
+between users. It needs a value of every exposed user, a declared one for users without feedback. f only reduces the
 variance.
 """
 
@@ -23,40 +23,41 @@ from serve.statistics.betting import Bets, Evidence
 from serve.statistics.bounds import Bound
 
 MEMORY = 200.0
-"""Users over which a prediction averages: few enough to follow a day's rhythm, enough to add 1/400 to the variance."""
+"""Number of users over which a prediction averages: few enough to follow the daily cycle, and enough to increase the
+variance by only 1/400."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """Users whom chance put into one of two arms, in order of exposure."""
+    """Users assigned at random to one of two arms, in order of exposure."""
 
     candidate: np.ndarray
     """[N] bool: whether the user's arm is the candidate's."""
     probability: np.ndarray
-    """[N] in (0, 1): of the candidate's arm, as recorded at exposure."""
+    """[N] in (0, 1): probability of the candidate's arm, as recorded at exposure."""
     values: np.ndarray
-    """[N] in [0, 1]; NaN where a user has none."""
+    """[N] in [0, 1]; NaN for a user without a value."""
 
     def __len__(self) -> int:
         return len(self.values)
 
     def only(self, which: np.ndarray | slice) -> Trial:  # [N] bool
-        """Some of the users."""
+        """Select some of the users."""
         return Trial(candidate=self.candidate[which], probability=self.probability[which], values=self.values[which])
 
     def filled(self, value: float) -> Trial:
-        """All users, those without a value with this one."""
+        """Return all users, with `value` for those without one."""
         return replace(self, values=np.where(np.isnan(self.values), value, self.values))
 
     @property
     def arms(self) -> tuple[np.ndarray, np.ndarray]:
-        """Values of the candidate's and the predecessor's users."""
+        """Return the values of the candidate's and of the predecessor's users."""
         return self.values[self.candidate], self.values[~self.candidate]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """The candidate's mean less the predecessor's, of users' values in [0, 1]."""
+    """The candidate's mean minus the predecessor's, of users' values in [0, 1]."""
 
     difference: float | None
     """Estimate; None before any user of either arm."""
@@ -65,7 +66,7 @@ class Comparison:
     high: float
     """Upper bound, wrong with probability at most the second alpha."""
     p_value: float
-    """p-value of no difference. Sequential: 1/wealth, valid at all looks together."""
+    """p-value of no difference. Sequential: 1/wealth, valid for all looks together."""
     decided: int
     """1: the candidate's mean is higher; -1: it is lower; 0: not known."""
     num_candidate: int
@@ -73,13 +74,13 @@ class Comparison:
 
     @property
     def readable(self) -> bool:
-        """True if one difference fits all users. Not so where it changed over time from one sign to the other, or, in
-        as few cases as alpha says, by chance."""
+        """True if a single difference fits all users; False if the difference changed its sign over time, or, with a
+        probability of at most alpha, by chance."""
         return self.low <= self.high
 
 
 class Trials:
-    """Users so far, in order of exposure: 17 bytes each."""
+    """Users so far, in order of exposure, in 17 bytes each."""
 
     def __init__(self) -> None:
         self.parts: list[Trial] = []
@@ -103,15 +104,15 @@ class Trials:
 
 
 class EarlierMean:
-    """Mean of the values before each, over about `memory` of them; `first` counts as `count` values before all."""
+    """Mean of the values before each, over about `memory` values; `first` counts as `count` initial values."""
 
     def __init__(self, *, memory: float, first: float, count: float) -> None:
         self.decay = 1 - 1 / memory
         self.total, self.count = count * first, count
-        """Mean of the values so far, each times `decay` for every later one."""
+        """Weighted sum and count of the values so far; each later value multiplies the weights by `decay`."""
 
     def before(self, values: np.ndarray) -> np.ndarray:  # [N] -> [N]
-        """Means before each of further values."""
+        """Add values; return the mean before each of them."""
         if not len(values):
             return values
         totals = self._decayed(self.total, values)
@@ -124,23 +125,23 @@ class EarlierMean:
 
 
 def prediction() -> EarlierMean:
-    """Predict a user's value in [0, 1] from those of earlier users."""
+    """Return the predictor of a user's value in [0, 1] from the values of earlier users."""
     # The first value counts as one user, so that nothing is divided by zero.
     return EarlierMean(memory=MEMORY, first=0.5, count=1.0)
 
 
 def predictions(values: np.ndarray) -> np.ndarray:  # [N], [N] in [0, 1]
-    """Mean of the values before each, recent ones counting more; 0.5 before there are any."""
+    """Return the mean of the values before each, in which recent values count more; 0.5 for the first."""
     return prediction().before(values)
 
 
 def effects(
     trial: Trial, *, ratio: float = 1.0, earlier: EarlierMean | None = None
 ) -> tuple[np.ndarray, np.ndarray]:  # [N], [N]
-    """Estimate each user's value with the candidate less `ratio` times that with the predecessor.
+    """Estimate each user's value with the candidate minus `ratio` times that with the predecessor.
 
-    Returns the estimates, whose mean is right given all earlier users, and the least each could have been. `earlier` is
-    the prediction from the users before these; None where there are none.
+    Returns the estimates, which are unbiased given all earlier users, and the smallest possible value of each.
+    `earlier` is the predictor from the users before these; None if there are none.
     """
     weight, predicted = trial.probability, (earlier or prediction()).before(trial.values)
     residual, constant = trial.values - predicted, (1 - ratio) * predicted
@@ -150,12 +151,12 @@ def effects(
 
 
 class Side:
-    """Bets that the candidate's mean is higher, and how much higher it is at least."""
+    """Bets that the candidate's mean is higher, and a lower bound of the difference."""
 
     def __init__(self, alpha: float) -> None:
         self.earlier = prediction()
         self.bets = Bets(alpha)
-        """Against no difference."""
+        """Bets against the claim of no difference."""
         self.bound = Bound(alpha)
         self.total = 0.0
         """Sum of the estimates."""
@@ -170,9 +171,9 @@ class Side:
 class ComparisonTest:
     """Test whether the arms' means differ, and by how much.
 
-    `alpha_higher` is the probability of calling the candidate's mean higher where it is not, at all looks together,
-    `alpha_lower` of calling it lower. The interval is a confidence sequence: all differences not rejected so far, so it
-    only ever shrinks. The direction rejected first stays.
+    `alpha_higher` is the probability of falsely calling the candidate's mean higher, for all looks together,
+    `alpha_lower` of falsely calling it lower. The interval is a confidence sequence: all differences not rejected so
+    far, so it never grows. The direction that is decided first stays.
     """
 
     def __init__(self, *, alpha_higher: float, alpha_lower: float) -> None:
@@ -194,7 +195,7 @@ class ComparisonTest:
         return Comparison(
             difference=self.up.total / num if num else None,
             low=self.up.bound.value(lambda: effects(self.users.whole)),
-            # Not -0.0.
+            # Avoids -0.0.
             high=0.0 - self.down.bound.value(lambda: effects(flip(self.users.whole))),
             p_value=min(1.0, 2 * min(rises.p_value, falls.p_value)),
             decided=0 if first is None or rises.rejected == falls.rejected else 1 if first == rises.rejected else -1,
@@ -204,7 +205,7 @@ class ComparisonTest:
 
 
 def flip(trial: Trial) -> Trial:
-    """Return the trial with values flipped, so that higher is better where lower was."""
+    """Return the trial with 1 - values, so that higher is better instead of lower."""
     return replace(trial, values=1 - trial.values)
 
 
@@ -219,7 +220,7 @@ def compare(trial: Trial, *, alpha_higher: float, alpha_lower: float) -> Compari
 class WorseningTest:
     """Test whether the candidate's mean is above `ratio` times the predecessor's plus `by`.
 
-    Where higher is better, test 1 - values. The mean shown is the one that the estimates imply for the candidate.
+    If higher is better, test 1 - values. The reported mean is the one that the estimates imply for the candidate.
     """
 
     bets: Bets
@@ -229,7 +230,7 @@ class WorseningTest:
     total: float = 0.0
     """Sum of the estimates until the rejection."""
     theirs: float = 0.0
-    """Sum of the predecessor's values until then."""
+    """Sum of the predecessor's values until the rejection."""
     num_theirs: int = 0
 
     def add(self, trial: Trial) -> None:
@@ -239,7 +240,7 @@ class WorseningTest:
         self._bet(estimates, least, trial.values, ~trial.candidate)
 
     def add_pairs(self, candidate: np.ndarray, predecessor: np.ndarray) -> None:  # [N], [N], both in [0, 1]
-        """Add users who have a value of both arms, of the same moment."""
+        """Add users with values of both arms at the same time."""
         assert in_unit_interval(candidate)
         assert in_unit_interval(predecessor)
         least = np.full(len(candidate), -self.ratio)
@@ -273,13 +274,13 @@ def worse(trial: Trial, *, alpha: float, ratio: float = 1.0, by: float = 0.0) ->
 
 def worse_paired(
     candidate: np.ndarray,  # [N] in [0, 1]
-    predecessor: np.ndarray,  # [N] in [0, 1], of the same users at the same moments
+    predecessor: np.ndarray,  # [N] in [0, 1], of the same users at the same times
     *,
     alpha: float,
     ratio: float = 1.0,
     by: float = 0.0,
 ) -> Evidence:
-    """Test as `worse` does where every user has both values."""
+    """Test as `worse` does, for users with both values."""
     test = WorseningTest(Bets(alpha), ratio, by)
     test.add_pairs(candidate, predecessor)
     return test.evidence()

@@ -1,4 +1,4 @@
-"""Units of guardrails: users, each once in a period, however many requests they send."""
+"""Units of guardrails: users, each counted once per period regardless of the number of requests."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from serve.store.records import ObservedRequest, Traffic
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unit:
-    """Values of one user by arm, in the metric's own unit: of one arm among users, of both in the shadow."""
+    """Values of one user by arm, in the metric's own unit: one arm in a canary step, both arms in the shadow."""
 
     candidate: Sequence[float] | None = None
-    """Values of the candidate's answers. None: it did not answer. Empty: all requests failed."""
+    """Values of the candidate's answers. None: the candidate did not answer. Empty: all requests failed."""
     predecessor: Sequence[float] | None = None
     """Values of the predecessor's answers, as `candidate`."""
     probability: float = 0.5
@@ -31,19 +31,19 @@ class Unit:
 
 @dataclass(slots=True, kw_only=True)
 class Visit:
-    """Requests of one user that ended within a short time of the first that did."""
+    """Requests of one user that ended within a short time after the first one ended."""
 
     period: int
     entered: float
-    """Unix seconds at which the first one ended."""
+    """Unix seconds at which the first request ended."""
     user: User | None
-    """The user; None in the shadow, where everybody sees the predecessor."""
+    """The user; None in the shadow, where all users see the predecessor."""
     requests: list[ObservedRequest] = field(default_factory=list)
     copies: list[ObservedRequest] = field(default_factory=list)
     """The candidate's answers to `requests` in the shadow."""
 
     def unit(self, metric: str) -> Unit:
-        """Values of one request metric."""
+        """Return the visit's values of a request metric."""
         seen = values(metric, self.requests)
         if self.user is None:
             return Unit(candidate=values(metric, self.copies), predecessor=seen)
@@ -58,7 +58,7 @@ def values(metric: str, requests: Sequence[ObservedRequest]) -> list[float]:
 
 
 def unit_of(metric: str, user: User) -> Unit:
-    """Value of one user metric."""
+    """Return the user's value of a user metric."""
     value = user_value(metric, user)
     known = [] if value is None else [value]
     if user.candidate:
@@ -67,25 +67,25 @@ def unit_of(metric: str, user: User) -> Unit:
 
 
 Answer = tuple[str, User | None, float, ObservedRequest, ObservedRequest | None]
-"""A request with the unit it counts for, its user, the time at which it ended, and its copy in the shadow."""
+"""Name of the unit, user, time of the end, request, and its copy in the shadow."""
 
 
 class Visits:
     """Visits in the order in which their first request ended.
 
-    A user is alike from request to request and keeps the arm, so that a second visit in one test would count one
-    chance twice. Later requests never change a visit whose window is over.
+    Requests of a user are correlated and stay in one arm, so a second visit in the same test would not be independent.
+    Later requests never change a visit whose window is over.
     """
 
     def __init__(self, experiment: Experiment, *, period_s: float, window_s: float) -> None:
         self.since, self.period_s, self.window_s = experiment.since, period_s, window_s
         self.open: dict[str, Visit] = {}
-        """Visits by unit, those whose window may not be over."""
+        """Visits by unit whose window may still be open."""
         self.queue: deque[tuple[str, Visit]] = deque()
-        """The same in order."""
+        """The open visits in order."""
         self.period = 0
         self.counted: set[int] = set()
-        """Units that have a visit in the latest period, by their names' hashes, which take less memory."""
+        """Hashes of the names of the units with a visit in the latest period; hashes take less memory than names."""
 
     def add(self, answers: Iterable[Answer]) -> None:
         """Add answers in the order in which they ended, none of which ended before those added earlier."""
@@ -98,7 +98,7 @@ class Visits:
                 visit.copies += [copy] if copy else []
 
     def enter(self, name: str, user: User | None, ended: float) -> Visit | None:
-        """Begin a visit; None where the unit has had its visit of the period."""
+        """Begin a visit; return None if the unit has had its visit of the period."""
         period = max(0, int((ended - self.since) // self.period_s))
         if period != self.period:
             self.period = period
@@ -111,7 +111,7 @@ class Visits:
         return visit
 
     def over(self, now: float) -> Iterator[Visit]:
-        """Take out the visits whose window is over."""
+        """Remove and yield the visits whose window is over."""
         while self.queue and self.queue[0][1].entered + self.window_s <= now:
             name, visit = self.queue.popleft()
             if self.open[name] is visit:
@@ -122,7 +122,7 @@ class Visits:
 def visits(
     traffic: Traffic, experiment: Experiment, *, period_s: float, window_s: float, now: float
 ) -> list[list[Visit]]:
-    """Visits by period, those whose window is over."""
+    """Return the visits whose window is over, by period."""
     found = Visits(experiment, period_s=period_s, window_s=window_s)
     found.add(sorted(answers(traffic, experiment), key=itemgetter(2)))
     over = list(found.over(now))
@@ -131,13 +131,13 @@ def visits(
 
 
 def answers(traffic: Traffic, experiment: Experiment) -> Iterator[Answer]:
-    """Requests that guardrails count."""
+    """Yield the requests that guardrails count."""
     if experiment.shadow:
         named = {exposure.user for exposure in traffic.exposures}
         seen = {request.id: request for request in traffic.requests if request.shadow_of is None}
         for copy in traffic.requests:
             if copy.shadow_of is not None and (request := seen.get(copy.shadow_of)):
-                # Requests that name no user are alike within a conversation at most.
+                # Requests without a user are correlated within a conversation at most.
                 unit = request.user if request.user in named else f"conversation {request.conversation}"
                 yield unit, None, max(end(request), end(copy)), request, copy
         return

@@ -74,7 +74,7 @@ def test_jobs_outlive_an_interrupted_sweep_which_finds_them_again(
     os.kill(interrupted.process.pid, signal.SIGINT)
     assert interrupted.wait() == 130, interrupted.log.read_text()
     (said,) = [line for line in interrupted.log.read_text().splitlines() if line.startswith("stopped:")]
-    assert "stopped: 2 jobs run on in the cluster, 0 members wait; the same command continues the sweep" in said
+    assert "stopped: 2 jobs keep running in the cluster, 0 members wait; the same command continues the sweep" in said
     jobs = [member["submission_id"] for member in sweep_of(folder).values()]
     assert all(job in said for job in jobs)
 

@@ -1,4 +1,4 @@
-"""Cross-validation: a run per fold, as Ray tasks side by side, as many at once as the cluster has room for."""
+"""Cross-validation: one run per fold, as parallel Ray tasks, as many at once as fit in the cluster."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ from rlhf.types import InputError, RunError, Stopped
 
 POLL_S = 0.5
 Split = Sequence[tuple[Sequence[int], Sequence[int]]]
-"""Indices of the units that each fold trains on, and of those it leaves out."""
+"""Indices of the training units and of the held-out units of each fold."""
 FOLD = "fold"
-"""The name that figures of a fold's own part get."""
+"""Prefix of the metrics on a fold's held-out part."""
 COLUMNS = ("pairs", "nll", "calibration_error", "length_slope", "accuracy")
 
 
 def cross_validate(split: Split, job: OfflineJob, folder: RunFolder) -> dict[str, Any]:
-    """Train a model without each part and measure it there; what is to be said of them all.
+    """Train a model per fold, measure it on the held-out part, and return the summary over folds.
 
-    `folds.md` and `folds.json` hold the table. The models stay in `folds/fold-0/model` and so on: an ensemble.
+    `folds.md` and `folds.json` hold the table. The models stay in `folds/fold-0/model` and so on, as an ensemble.
     """
     jobs = fold_jobs(split, job, folder)
     CONSOLE.print(f"cross-validation: {len(jobs)} models, each without a part of the pairs", soft_wrap=True)
@@ -71,7 +71,7 @@ def cross_validate(split: Split, job: OfflineJob, folder: RunFolder) -> dict[str
 
 
 def cell(figure: float | None) -> str:
-    """Empty where the fold's pairs do not say, as length bias where both sides are as long."""
+    """Format a metric; empty if the fold's pairs do not determine it, such as length bias of sides of equal length."""
     return "" if figure is None else f"{figure:.4g}"
 
 
@@ -97,13 +97,13 @@ def fold_jobs(split: Split, job: OfflineJob, folder: RunFolder) -> list[OfflineJ
 
 
 def margins_of(job: OfflineJob, name: str) -> np.ndarray:
-    """Read the margins of the fold's model on a set of pairs that all folds are measured on."""
+    """Read the margins of the fold's model on the set of pairs `name`, which all folds share."""
     lines = [line for line in read_rows(job.root / SCORES) if line["set"] == name]
     return np.array([line["chosen"] - line["rejected"] for line in lines])
 
 
 async def train_folds(jobs: Sequence[OfflineJob], stop: Stop) -> None:
-    """Train every fold that is not trained yet. Raises Stopped where a stop was asked for before all were."""
+    """Train every fold that is not trained yet. Raises Stopped if a stop was requested before all were trained."""
     waiting = [job for job in jobs if not is_trained(job)]
     for job in jobs:
         check_rows(RunFolder(job.root), job.manifest[ROWS], {"train": "data.path"})
@@ -139,11 +139,11 @@ async def train_folds(jobs: Sequence[OfflineJob], stop: Stop) -> None:
 
 
 def is_trained(job: OfflineJob) -> bool:
-    """Return whether a fold's model exists. `job` holds its corpora, not a reference of them."""
+    """Return whether a fold's model exists. `job` holds its corpora, not a Ray reference to them."""
     return is_finished(RunFolder(job.root), job.config.train.steps_over(len(job.corpora.train)))
 
 
 @ray.remote(num_cpus=0, max_retries=0)
 def train_fold(job: OfflineJob) -> None:
-    """A task that waits for its ranks, which hold the accelerators."""
+    """Train one fold in a Ray task that waits for its ranks, which hold the accelerators."""
     train_on_ranks(job)

@@ -27,7 +27,7 @@ PANELS = {
 
 
 def run(config: PreferenceRunConfig) -> Artifact | None:
-    """Train, or with `dry_run` only check. Raises InputError before Ray starts where the input is wrong."""
+    """Train, or with `dry_run` only check. Raises InputError before Ray starts if the input is wrong."""
     config = as_first_started(config)
     tokenizer, context = offline.open_model(config)
     algorithm, reference = config.algorithm, config.reference
@@ -42,7 +42,7 @@ def run(config: PreferenceRunConfig) -> Artifact | None:
 
 
 def corpus_of(config: PreferenceRunConfig, units: Sequence[Unit]) -> Corpus:
-    """Return the corpus of the algorithm. Raises InputError if the data is in another form."""
+    """Return the corpus of the algorithm. Raises InputError if the data is of another kind."""
     labelled = isinstance(config.algorithm, KTOConfig)
     if len(units[0]) != (1 if labelled else 2):
         wanted = "labelled answers; set data=labelled" if labelled else "pairs; set data=preferences"

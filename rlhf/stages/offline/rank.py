@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 STOP, REFERENCE, SAMPLES, LAYOUT = ".stop", "reference", "samples.jsonl", ".layout"
 PROMPTS_AT_ONCE = 32
 BEFORE_TRAINING = -1
-"""The step of what is measured before the first."""
+"""Step number of metrics that are measured before the first step."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +58,7 @@ class Corpora:
 
     train: Corpus
     held_out: Mapping[str, Corpus]
-    """Held-out corpora by the name of their figures."""
+    """Held-out corpora by the prefix of their metrics."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,29 +69,29 @@ class OfflineJob:
     head: Head
     loss: Loss
     corpora: Any
-    """`Corpora`, or on its way to the ranks a reference of them."""
+    """`Corpora`, or a Ray reference to them while the job is sent to the ranks."""
     manifest: Mapping[str, Any]
     save_beside: Callable[[Path], None]
-    """Writes what goes into a model folder beside the weights."""
+    """Write the files of a model folder other than the weights."""
     reference: ReferenceConfig | None = None
     """Reference of methods that read its logprobs."""
     prompts: Sequence[tuple[Sequence[int], str]] = ()
-    """Held-out prompts to complete, as token ids, and their own completions as text."""
+    """Held-out prompts to complete, as token ids, each with its expected completion as text."""
     stop_token_ids: tuple[int, ...] = ()
     decode: Callable[[Sequence[int]], str] = str
-    """Token ids as text."""
+    """Decode token ids to text."""
     conclude: Callable[[OfflineRank], dict[str, float]] | None = None
-    """Function that measures the trained model beside its loss; every rank calls it."""
+    """Function for further metrics of the trained model; every rank calls it."""
     panels: Mapping[str, str] = field(default_factory=dict)
-    """Panels of the plot, each with the figure it shows."""
+    """Panels of the plot, each with the metric that it shows."""
     earlier_figures: Mapping[str, float] = field(default_factory=dict)
-    """Figures that were measured before, for the model's manifest."""
+    """Metrics of earlier measurements, for the model's manifest."""
     root: Path = Path()
     """Path of the run's folder."""
 
 
 def train_on_ranks(job: OfflineJob) -> None:
-    """Train, wherever the cluster has room. Blocks until the model is there, or the run was stopped."""
+    """Train on free accelerators of the cluster. Blocks until the model exists or the run was stopped."""
     config = job.config
     run_on_ranks(
         run_rank,
@@ -153,13 +153,13 @@ class OfflineRank:
         return layout
 
     def run(self, newest: Artifact | None) -> None:
-        """Train, from the first rank's `newest` checkpoint on if there is one."""
+        """Train, starting from the first rank's `newest` checkpoint, if any."""
         next_step, figures = self.load(newest)
         if self.job.reference:
             self.trainer.column_functions = self.read_reference(self.job.reference, fresh=next_step == 0)
         num_steps = self.config.train.steps_over(len(self.corpora.train))
         self.noise.step = next_step
-        # What was measured before the first step is measured again where no checkpoint came after it.
+        # The metrics before the first step are measured again if the run has no checkpoint yet.
         with self.log(next_step or BEFORE_TRAINING) as log:
             if next_step == 0:
                 self.write(log, {"step": float(BEFORE_TRAINING), **self.held_out(BEFORE_TRAINING)})
@@ -177,7 +177,7 @@ class OfflineRank:
         self.save_model(num_steps, {**figures, **concluded, **self.job.earlier_figures})
 
     def load(self, newest: Artifact | None) -> tuple[int, dict[str, float]]:
-        """Continue from the first rank's checkpoint: the step to go on with, and the figures of the last."""
+        """Load the first rank's checkpoint; return the next step and the metrics of the last one."""
         found = self.backend.gather((newest.folder, newest.manifest) if newest else None)[0]
         if found is None:
             return 0, {}
@@ -187,7 +187,7 @@ class OfflineRank:
 
     @contextmanager
     def log(self, next_step: int) -> Iterator[MetricsLog | None]:
-        """Log figures on the first rank."""
+        """Open the metrics log on the first rank."""
         if self.is_first:
             truncate_to(self.folder.root / SAMPLES, next_step)
         with metrics_log(self.config, self.folder, next_step) if self.is_first else nullcontext() as log:
@@ -198,7 +198,7 @@ class OfflineRank:
             log.write(figures)
 
     def held_out(self, step: int) -> dict[str, float]:
-        """Loss and metrics on what is not learnt from, and completions of its prompts."""
+        """Measure loss and metrics on the held-out corpora, and complete their prompts."""
         figures: dict[str, float] = {}
         for name, corpus in self.corpora.held_out.items():
             found = self.trainer.evaluate(corpus)
@@ -208,7 +208,7 @@ class OfflineRank:
         return {**figures, **self.sample(step)}
 
     def sample(self, step: int) -> dict[str, float]:
-        """Complete held-out prompts, write them down, and compare with what was expected."""
+        """Complete held-out prompts, write the completions, and compare them with the expected ones."""
         held_out, prompts = self.config.held_out, self.job.prompts
         completions: list[str] = []
         for start in range(0, len(prompts), PROMPTS_AT_ONCE):
@@ -257,7 +257,7 @@ class OfflineRank:
         return SavedModel(verification=verified, records=record(files_in(folder)) if self.is_first else {})
 
     def read_reference(self, config: ReferenceConfig, *, fresh: bool) -> list[ColumnFunction]:
-        """Return the functions that give the reference's columns. Precomputed ones are kept in the run folder."""
+        """Return the functions that compute the reference's columns. Precomputed columns are kept in the run folder."""
         live = None
         if config.mode is ReferenceMode.live:
             live = self.live_reference(config, fresh=False)
@@ -280,7 +280,7 @@ class OfflineRank:
         return column_functions
 
     def live_reference(self, config: ReferenceConfig, *, fresh: bool) -> LiveReference:
-        """The model that is the reference: the policy itself before its first step, or with its adapter off."""
+        """Return the reference model: `config.model`, or the policy before its first step or without its adapter."""
         if config.model is None and self.backend.lora is not None:
             return LiveReference(self.learner, off=self.backend.without_adapter)
         if config.model is None and fresh:
@@ -290,7 +290,7 @@ class OfflineRank:
         rope = self.config.rope_scaling if config.model is None else None
         path = config.model or self.config.model
         frozen = DeepSpeedBackend(path, self.config.backend, None, rope=rope)
-        # One layout for both: what the policy's rows cannot have is refused here.
+        # Policy and reference share one layout; this raises if it is not exact for the reference.
         laid_out = replace(self.config.backend, packed=self.learner.packed)
         layout_of(laid_out, "reference", path, frozen, self.learner.readout)
         return LiveReference(Learner(frozen, self.learner.readout, packed=self.learner.packed))

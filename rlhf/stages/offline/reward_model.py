@@ -1,4 +1,4 @@
-"""Reward models of answers and of steps: what `launch/reward_model.py` calls."""
+"""Reward models of answers and of steps, for `launch/reward_model.py`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ PANELS = {
 
 
 def run(config: RewardModelRunConfig) -> Artifact | None:
-    """Train, or with `dry_run` only check. Raises InputError before Ray starts where the input is wrong."""
+    """Train, or with `dry_run` only check. Raises InputError before Ray starts if the input is wrong."""
     config = as_first_started(config)
     tokenizer, context = offline.open_model(config)
     compares = isinstance(config.algorithm, RewardModelConfig)
@@ -57,13 +57,13 @@ def run(config: RewardModelRunConfig) -> Artifact | None:
     if config.folds is None:
         return offline.run(job, tokenizer, quarantine)
     if not compares:
-        raise InputError(f"folds={config.folds}: cross-validation measures pairs; leave it null with process rewards")
+        raise InputError(f"folds={config.folds}: cross-validation measures pairs; set folds=null for process rewards")
     split = folds(prompt_groups(parts.train), config.folds, config.seed)
     return offline.run(job, tokenizer, quarantine, functools.partial(cross_validate, split))
 
 
 def check_model(config: RewardModelRunConfig, tokenizer: PreTrainedTokenizerBase) -> None:
-    """InputError where the model to start from cannot become a reward model."""
+    """Raise InputError if the model to start from cannot become a reward model."""
     own = read_config(config.model, Head.score)
     architecture = (own.architectures or [""])[0]
     if architecture.endswith("Classification") and own.num_labels != 1:
@@ -74,8 +74,8 @@ def check_model(config: RewardModelRunConfig, tokenizer: PreTrainedTokenizerBase
     model_config = config_for(config.model, Head.score)
     if model_config.pad_token_id is None:
         raise InputError(
-            f"model={config.model}: neither its config.json nor its tokenizer has a padding token, by which a reward "
-            "model finds a sequence's end; set pad_token in tokenizer_config.json"
+            f"model={config.model}: neither its config.json nor its tokenizer has a padding token, through which a "
+            "reward model finds a sequence's end; set pad_token in tokenizer_config.json"
         )
     if tokenizer.chat_template:
         if turn_end_id(tokenizer) == model_config.pad_token_id:
@@ -87,7 +87,7 @@ def check_model(config: RewardModelRunConfig, tokenizer: PreTrainedTokenizerBase
     if config.backend.packed:
         raise InputError(
             f"backend.packed=true: model={config.model} has no chat template, so it is read as an encoder, whose rows "
-            "cannot lie end to end; set backend.packed=false"
+            "cannot be packed; set backend.packed=false"
         )
 
 

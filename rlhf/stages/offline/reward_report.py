@@ -1,4 +1,4 @@
-"""Report of a reward model on held-out pairs: figures, the scores themselves, their calibration."""
+"""Report of a reward model on held-out pairs: metrics, all scores, and their calibration."""
 
 from __future__ import annotations
 

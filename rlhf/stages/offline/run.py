@@ -1,4 +1,4 @@
-"""Offline training, from a job to a model: what SFT, reward models and the preference methods share."""
+"""Offline training from a job to a model, shared by SFT, reward models and the preference methods."""
 
 from __future__ import annotations
 
@@ -44,16 +44,16 @@ if TYPE_CHECKING:
 
 NUM_SHOWN = 3
 HELD_OUT = "held_out"
-"""The name that figures of held-out rows get."""
+"""Prefix of the metrics on held-out rows."""
 TRAIN = "train"
-"""The name of the rows that are learnt from, in manifests."""
+"""Name of the training rows in manifests."""
 MAY_CHANGE = ("train.num_epochs", "train.max_restarts")
-"""Keys that may differ between an offline run and its continuation, beside those of every run."""
+"""Keys that may differ between an offline run and its continuation, in addition to those of every run."""
 POLL_S = 0.5
 
 
 def open_model(config: OfflineConfig) -> tuple[PreTrainedTokenizerBase, int]:
-    """The tokenizer and the context, in tokens, of the model to start from."""
+    """Return the tokenizer and the context, in tokens, of the model to start from."""
     model_config = read_model_config(config.model)
     refuse_experts(config.model, model_config)
     check_lora(config.lora, config.model, zero_stage=config.backend.zero_stage)
@@ -66,7 +66,7 @@ def open_model(config: OfflineConfig) -> tuple[PreTrainedTokenizerBase, int]:
 def load_parts(
     config: OfflineConfig, tokenizer: PreTrainedTokenizerBase, context_tokens: int
 ) -> tuple[Parts, Quarantine]:
-    """The rows to train on, those held out, and the bad ones among them."""
+    """Load the training and the held-out rows, and the quarantine with their bad rows."""
     held_out, quarantine = config.held_out, config.data.quarantine()
     parts = config.data.load_parts(
         tokenizer,
@@ -90,14 +90,14 @@ def corpora_of(parts: Parts, corpus_of: Callable[[Sequence[Unit]], Corpus]) -> C
 
 
 def digests_of(corpora: Corpora) -> dict[str, dict[str, Any]]:
-    """Return digests by which changed rows of a part are noticed."""
+    """Return the digests of the parts, so that changed rows are detected."""
     return {name: digest_of_corpus(each) for name, each in {TRAIN: corpora.train, **corpora.held_out}.items()}
 
 
 def prompts_to_complete(
     config: OfflineConfig, units: Sequence[Unit], tokenizer: PreTrainedTokenizerBase, stop_token_ids: Sequence[int]
 ) -> list[tuple[tuple[int, ...], str]]:
-    """The first held-out prompts as token ids, and as text what their rows go on with."""
+    """Return the first held-out prompts as token ids, each with its row's completion as text."""
     found: dict[tuple[int, ...], str] = {}
     for unit in units:
         token_ids, start = unit[0].token_ids, int(unit[0].loss_mask.argmax())
@@ -116,7 +116,7 @@ def policy_job(
     tokenizer: PreTrainedTokenizerBase,
     panels: Mapping[str, str],
 ) -> OfflineJob:
-    """A job that trains a causal language model."""
+    """Make a job that trains a causal language model."""
     # Documents need no chat template.
     ends = stop_token_ids if tokenizer.chat_template else eos_token_ids
     stop_ids = tuple(ends(config.model, tokenizer))
@@ -129,7 +129,7 @@ def policy_job(
         save_beside=functools.partial(write_tokenizer, tokenizer, stop_ids),
         prompts=prompts_to_complete(config, parts.held_out.get(HELD_OUT, []), tokenizer, stop_ids),
         stop_token_ids=stop_ids,
-        # Prompts are shown too, without the tokens that say who speaks.
+        # Prompts are shown too, without the tokens that name the speaker.
         decode=functools.partial(completion_text, tokenizer, stop_token_ids={*stop_ids, *control_ids(tokenizer)}),
         panels=panels,
     )
@@ -141,9 +141,9 @@ def run(
     quarantine: Quarantine,
     first: Callable[[OfflineJob, RunFolder], Mapping[str, float]] | None = None,
 ) -> Artifact | None:
-    """Train, or with `dry_run` only show. `first` comes before the training and adds figures to the model's manifest.
+    """Train, or with `dry_run` only show. `first` runs before the training and adds metrics to the model's manifest.
 
-    Raises InputError before Ray starts where the input is wrong.
+    Raises InputError before Ray starts if the input is wrong.
     """
     config = job.config
     check_lengths(job)
@@ -176,13 +176,14 @@ def run(
 
 
 def is_done(job: OfflineJob, folder: RunFolder) -> bool:
-    """Return whether the run has ended, and show it then. Raises InputError where it cannot go on as it began."""
+    """Return whether the run has ended, and show its end if so. Raises InputError if it cannot continue with this
+    configuration."""
     num_steps = job.config.train.steps_over(len(job.corpora.train))
     check_rows(folder, job.manifest[ROWS], {TRAIN: "data.path", HELD_OUT: "held_out"})
     check_more_steps(folder, num_steps)
     finished = is_finished(folder, num_steps)
     if finished:
-        CONSOLE.print(f"{folder.model} is there already: this run is finished.")
+        CONSOLE.print(f"{folder.model} exists already: this run is finished.")
     return finished
 
 
@@ -191,7 +192,7 @@ def plan_ranks(config: OfflineConfig) -> Plan:
 
 
 def run_until_stopped(job: OfflineJob, folder: RunFolder) -> None:
-    """Train; a stop that was asked for says how to continue."""
+    """Train; raise Stopped with how to continue if a stop was requested."""
     for name in (STOP, LAYOUT):
         (folder.root / name).unlink(missing_ok=True)
     tell = functools.partial(CONSOLE.print, soft_wrap=True)
@@ -202,7 +203,7 @@ def run_until_stopped(job: OfflineJob, folder: RunFolder) -> None:
 
 
 def show_end(job: OfflineJob, folder: RunFolder, artifact: Artifact) -> None:
-    """Plot the run, and say what came of it and where it is."""
+    """Plot the run, and print its metrics and the paths of model and plot."""
     history = read_rows(folder.root / METRICS)
     plot(history, job.panels, folder.root / PLOT)
     before = next((row for row in history if row["step"] == BEFORE_TRAINING), {})
@@ -211,9 +212,9 @@ def show_end(job: OfflineJob, folder: RunFolder, artifact: Artifact) -> None:
 
 
 async def train(job: OfflineJob, folder: RunFolder, stop: Stop) -> signal.Signals | None:
-    """Ranks of Ray Train, watched from here. Returns the signal that stopped them, if one did."""
+    """Run the ranks of Ray Train and show their progress. Returns the signal that stopped them, if any."""
     config = job.config
-    # The driver's own reference keeps the rows in the object store for ranks that are restarted.
+    # The driver holds the Ray reference, so that the rows stay in the object store for restarted ranks.
     remote_job = replace(job, corpora=ray.put(job.corpora))
     ranks = asyncio.create_task(asyncio.to_thread(train_on_ranks, remote_job))
     steps, layout = Tail(folder.root / METRICS), Tail(folder.root / LAYOUT)
@@ -234,7 +235,7 @@ async def train(job: OfflineJob, folder: RunFolder, stop: Stop) -> signal.Signal
 
 
 def from_anywhere(job: OfflineJob) -> OfflineJob:
-    """The job with absolute paths: Ray Train's ranks work in another folder."""
+    """Return the job with absolute paths, since Ray Train's ranks work in another folder."""
     reference = job.reference
     if reference is not None and reference.model is not None:
         reference = replace(reference, model=str(Path(reference.model).resolve()))
@@ -270,7 +271,7 @@ def show_arithmetic(job: OfflineJob) -> None:
 
 
 def show_figures(after: Mapping[str, float], before: Mapping[str, float]) -> None:
-    """Show held-out figures before and after training, and those measured at the end alone."""
+    """Show held-out metrics before and after training, and those measured only at the end."""
     rows = [
         (name, f"{before[name]:.4g}" if before.get(name) is not None else "", f"{value:.4g}")
         for name, value in after.items()

@@ -12,7 +12,7 @@ from rlhf.evaluation.text import Language, bleu4, exact_match, rouge_l
 def write_samples(
     file: Path, step: int, prompts: Sequence[str], completions: Sequence[str], expected: Sequence[str]
 ) -> None:
-    """Add a line for each prompt."""
+    """Append a line for each prompt."""
     with file.open("a", encoding="utf-8") as lines:
         for prompt, completion, text in zip(prompts, completions, expected, strict=True):
             line = {"step": step, "prompt": prompt, "completion": completion, "expected": text}
@@ -20,7 +20,7 @@ def write_samples(
 
 
 def compare_samples(completions: Sequence[str], expected: Sequence[str], language: Language | None) -> dict[str, float]:
-    """Figures of completions against the rows' own; none without a language or completions."""
+    """Return metrics of the completions against the expected ones; empty without a language or completions."""
     if language is None or not completions:
         return {}
     return {

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning and continued pretraining: what `launch/sft.py` calls."""
+"""Supervised fine-tuning and continued pretraining, for `launch/sft.py`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PANELS = {
 
 
 def run(config: SFTRunConfig) -> Artifact | None:
-    """Train, or with `dry_run` only check. Raises InputError before Ray starts where the input is wrong."""
+    """Train, or with `dry_run` only check. Raises InputError before Ray starts if the input is wrong."""
     config = as_first_started(config)
     tokenizer, context = offline.open_model(config)
     parts, quarantine = offline.load_parts(config, tokenizer, context)

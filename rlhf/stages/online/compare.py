@@ -1,4 +1,4 @@
-"""Policies side by side on the same prompts with the same seeds: what `launch/compare.py` calls."""
+"""Comparison of policies on the same prompts with the same seeds, for `launch/compare.py`."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ from rlhf.train.run_folder import REPORT, look_at_run_folder, open_run_folder
 from rlhf.types import Batch, Group
 
 Logprobs = list[np.ndarray]
-"""[tokens] float32 of each pack of a batch, its rows end to end; 0 where the policy did not choose the token."""
+"""[tokens] float32 for each pack of a batch, its rows end to end; 0 for tokens that the policy did not choose."""
 
 
 def plan_roles(config: CompareConfig) -> Plan:
-    """Engines with the judge, and the ranks that compute logprobs of the completions; one works after the other."""
+    """Plan engines with the judge, and the ranks that compute logprobs of the completions; they work in sequence."""
     return plan_of_run(config).only("sampler", "reward", "policy")
 
 
 def run(config: CompareConfig) -> Artifact | None:
     """Sample, compute logprobs and report, or with `dry_run` only check.
 
-    Raises InputError before Ray starts where the input is wrong.
+    Raises InputError before Ray starts if the input is wrong.
     """
     config = as_first_started(config)
     jobs = {name: prepare(replace(config, model=folder)) for name, folder in config.policies.items()}
@@ -59,7 +59,7 @@ def run(config: CompareConfig) -> Artifact | None:
     with open_run_folder(config.output, as_plain(config)) as folder:
         report = folder.root / REPORT
         if (report / MANIFEST).is_file():
-            CONSOLE.print(f"{report} is there already: this comparison is finished.", soft_wrap=True)
+            CONSOLE.print(f"{report} exists already: this comparison is finished.", soft_wrap=True)
         else:
             with cluster(plan):
                 check_machines(config, folder.root)
@@ -68,7 +68,7 @@ def run(config: CompareConfig) -> Artifact | None:
 
 
 def compare(config: CompareConfig, jobs: Mapping[str, Job], plan: Plan, report: Path) -> None:
-    """Sample one policy after the other, and commit the report."""
+    """Sample the policies in sequence, and commit the report."""
     groups = {name: sample_policy(job, plan.only("sampler", "reward")) for name, job in jobs.items()}
     batches = {name: as_batch(config, each) for name, each in groups.items()}
     logprobs = compute_logprobs(config, jobs, plan.only("policy"), batches)
@@ -96,7 +96,7 @@ def sample_policy(job: Job, plan: Plan) -> list[Group]:
 
 
 def as_batch(config: CompareConfig, groups: Sequence[Group]) -> Batch:
-    """All rollouts that have a score, in packs."""
+    """Return all rollouts with a score, in packs."""
     rows = [row_group(group, [0.0] * len(group.survivors)) for group in groups]
     packing = packing_of(with_layout(config.backend), config.placement.policy)
     return Batch(step=0, minibatches=(minibatch(rows, packing),), order=(0,))
@@ -135,7 +135,7 @@ async def logprobs_on_ranks(
 
 
 def with_layout(config: BackendConfig) -> BackendConfig:
-    """Rollouts are in packs before any of the models that read them is loaded: padded, unless packed is asked for."""
+    """Set the layout, since packs are cut before the models are loaded: padded, unless `packed` is set."""
     return replace(config, packed=bool(config.packed))
 
 

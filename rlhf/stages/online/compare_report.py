@@ -1,4 +1,4 @@
-"""Policies side by side: figures with their uncertainty, who wins against whom, what each cost to train."""
+"""Report of a comparison of policies: metrics with uncertainty, win rates, and training costs."""
 
 from __future__ import annotations
 
@@ -26,15 +26,16 @@ TABLE, RECORD, PLOT = "report.md", "report.json", "report.png"
 LEGEND = (
     "Intervals: 95 %, over prompts, as samples of one prompt are not independent: Agresti-Coull at the effective "
     "number of samples for success, win rates and rewards of two values, Student's and Hall's t for other rewards and "
-    "KL, which have none where prompts are all equal or only one. A win is a higher mean reward on a prompt, a tie "
-    "counts half, p is of a sign test. KL: log pi - log ref of the policy's own completions, in nats; per completion: "
-    "mean over prompts. Training: of all runs that led to the policy and not to the reference; tokens with prompts."
+    "KL, which have none if all prompts are equal or there is only one. A win is a higher mean reward on a prompt, a "
+    "tie counts half, p is of a sign test. KL: log pi - log ref of the policy's own completions, in nats; per "
+    "completion: mean over prompts. Training: all runs that led to the policy and not to the reference; tokens include "
+    "prompts."
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyFigures:
-    """Figures of a policy."""
+    """Metrics of a policy."""
 
     success: Estimate
     reward: Estimate
@@ -44,13 +45,13 @@ class PolicyFigures:
     kl_per_token: float
     completion_tokens: float
     failures: int
-    """Rollouts without a reward; they are no successes, and left out elsewhere."""
+    """Number of rollouts without a reward; they count as no success, and are left out of other metrics."""
     training_seconds: float
     training_tokens: float
     trained_in: Sequence[str]
-    """Run folders that led to it."""
+    """Folders of the runs that led to the policy."""
     rewards: Sequence[float | None]
-    """Mean reward of each prompt; None where all its rollouts failed."""
+    """Mean reward of each prompt; None if all its rollouts failed."""
 
     def headlines(self) -> dict[str, float]:
         return {
@@ -101,7 +102,7 @@ def mean_reward(group: Group) -> float | None:
 
 
 def runs_behind(model: Path) -> set[Path]:
-    """Run folders of a model that was trained by this project, and of all models it was made from."""
+    """Return the run folders of a model trained by this project, and of all models that it was made from."""
     root = model.resolve().parent
     if not (model / MANIFEST).is_file() or not (root / CONFIG).is_file():
         return set()
@@ -110,13 +111,13 @@ def runs_behind(model: Path) -> set[Path]:
 
 
 def compare_pairs(figures: Mapping[str, PolicyFigures]) -> dict[tuple[str, str], WinRate]:
-    """Each against each that comes before it, on the prompts that both have a reward of."""
+    """Compare each policy with each one before it, on the prompts for which both have a reward."""
     found = {}
     for other, one in itertools.combinations(figures, 2):
         pairs = zip(figures[one].rewards, figures[other].rewards, strict=True)
         both = [(ours, theirs) for ours, theirs in pairs if ours is not None and theirs is not None]
         if not both:
-            continue  # nothing was asked of both that has a reward of each
+            continue  # no prompt has a reward of both
         found[one, other] = win_rate([ours for ours, _ in both], [theirs for _, theirs in both])
     return found
 
@@ -124,7 +125,7 @@ def compare_pairs(figures: Mapping[str, PolicyFigures]) -> dict[tuple[str, str],
 def write_comparison(
     figures: Mapping[str, PolicyFigures], texts: Mapping[str, Sequence[tuple[str, str]]], folder: Path
 ) -> None:
-    """Table, record and plot, into `folder` and the first on the terminal; `texts` are prompts with completions."""
+    """Write table, record and plot to `folder`, and show the table; `texts` are prompts with completions."""
     header, rows = ("", *figures), side_by_side(figures)
     pairs = compare_pairs(figures)
     pair_header = ("", "win rate", "wins / ties / losses", "p")
@@ -176,7 +177,7 @@ def side_by_side(figures: Mapping[str, PolicyFigures]) -> list[list[str]]:
 
 
 def plot(figures: Mapping[str, PolicyFigures], path: Path) -> None:
-    """Bars with their intervals, and of each policy the share of prompts whose reward is at most so much."""
+    """Plot bars with intervals, and for each policy the cumulative distribution of the prompts' rewards."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -1,4 +1,4 @@
-"""The inputs of a run, shown and tried without starting it."""
+"""Display of a run's inputs, and a trial of its environment and rewards, without a start."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class OwnAnswer:
     prompt: Prompt
 
     async def generate(self, token_ids: tuple[int, ...], sampling: Sampling) -> Completion:
-        await asyncio.sleep(0)  # an environment that goes on for ever can be interrupted
+        await asyncio.sleep(0)  # an endless environment can be interrupted
         text = str(self.prompt.meta.get("answer", ""))
         answer = [*self.tokenizer(text, add_special_tokens=False)["input_ids"], self.tokenizer.eos_token_id]
         return unsampled(answer, stop="stop", text=text)
@@ -41,7 +41,7 @@ async def try_episodes(job: Job, *, show: bool) -> None:
     """Play the environment with a policy that gives rows' own answers, and score the episodes in a process like those
     that score a run: of several rows to `show`, else of the first that has a score.
 
-    Raises InputError where all of them fail, so that an environment or a reward with a bug, or a server that is down or
+    Raises InputError if all of them fail, so that an environment or a reward with a bug, or a server that is down or
     slow, is reported before accelerators wait for it.
     """
     config = job.config.reward

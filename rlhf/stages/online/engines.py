@@ -1,4 +1,4 @@
-"""Engines with the reward model they ask, as training and evaluation start them."""
+"""Start of engines and their reward model, for training and evaluation."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def sampler_spec(job: Job) -> SamplerSpec:
 
 
 def reward_model_spec(job: Job) -> RewardModelSpec | None:
-    """None where the run has no reward model."""
+    """Return the specification of the reward model; None if the run has none."""
     reward = job.config.reward
     if reward.model is None:
         return None
@@ -59,7 +59,7 @@ def reward_model_spec(job: Job) -> RewardModelSpec | None:
 
 @asynccontextmanager
 async def engines(job: Job, bundles: Bundles) -> AsyncIterator[SamplerPool]:
-    """The engines of a run that trains nothing, closed at the end."""
+    """Start the engines of a run without training, and close them at the end."""
     samplers = spawn_samplers(job, Spawner(job.plan, bundles, Clock()))
     await wait_for_start([samplers.start(sampler_spec(job), reward_model_spec(job))], job.config.placement)
     yield samplers
@@ -67,7 +67,7 @@ async def engines(job: Job, bundles: Bundles) -> AsyncIterator[SamplerPool]:
 
 
 async def wait_for_start(starts: Sequence[Awaitable[None]], placement: PlacementConfig) -> None:
-    """Wait for roles that come up side by side. Raises RunError past the deadline."""
+    """Wait for roles that start concurrently. Raises RunError after the deadline."""
     try:
         await asyncio.wait_for(asyncio.gather(*starts), placement.start_timeout_s)
     except TimeoutError:

@@ -1,4 +1,4 @@
-"""Success of a model on a recipe's prompts, sampled as in training: engines alone, no learner."""
+"""Success of a model on a recipe's prompts, sampled as in training, with engines only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run whose input has been checked: everything that can be known before accelerators are held."""
+"""Preparation of a run: all checks that are possible before accelerators are held."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Job:
 
 
 def prepare(config: OnlineConfig) -> Job:
-    """Everything that can be known before accelerators are held."""
+    """Check the input and load everything that needs no accelerator."""
     if config.reward.functions:
         load_reward(config.reward)
     if config.sampler.engine != VLLM:
@@ -102,7 +102,7 @@ def prepare(config: OnlineConfig) -> Job:
 
 
 def build_algorithm(config: AlgorithmConfig, sampling: Sampling) -> Algorithm:
-    """The method of a configuration. Raises InputError where a class of the user's own does not build one."""
+    """The method of a configuration. Raises InputError if a class of the user's own does not build one."""
     has = f"algorithm has '{spec_of(type(config))}'"
     try:
         algorithm = config.build(sampling)
@@ -122,7 +122,7 @@ def build_algorithm(config: AlgorithmConfig, sampling: Sampling) -> Algorithm:
 
 
 def check_model(config: OnlineConfig, model_config: dict[str, Any]) -> None:
-    """The policy's folder against what is to be done with it."""
+    """Check the policy's folder against the configuration."""
     refuse_experts(config.model, model_config)
     check_tensor_parallel(config.model, model_config, config.sampler.tensor_parallel_size)
     context, longest = config.sampler.context_tokens, context_length(model_config)
@@ -138,7 +138,7 @@ def check_model(config: OnlineConfig, model_config: dict[str, Any]) -> None:
 
 
 def plan_roles(config: OnlineConfig) -> Plan:
-    """Plan the roles of a run and their places. Raises InputError where placement and algorithm do not fit each
+    """Plan the roles of a run and their placement. Raises InputError if placement and algorithm contradict each
     other."""
     placement, sampler = config.placement, config.sampler
     on_cpu = config.backend.offload_optimizer
@@ -182,12 +182,12 @@ def check_sharing(config: OnlineConfig, plan: Plan) -> None:
         if len(names) > 1 and {"policy", "critic"} & set(names) and config.backend.zero_stage != 3:
             raise InputError(
                 f"placement.colocate has {group.name}, backend.zero_stage={config.backend.zero_stage}: a learner that "
-                "shares accelerators gives its memory back by ZeRO 3; set backend.zero_stage=3"
+                "shares accelerators releases its memory through ZeRO 3; set backend.zero_stage=3"
             )
         if "sampler" in names and {"policy", "critic", "reference"} & set(names) and config.stream.max_staleness > 0:
             raise InputError(
                 f"placement.colocate has {group.name}, stream.max_staleness={config.stream.max_staleness}: engines "
-                "that take turns cannot sample ahead; set stream.max_staleness=0, or place the sampler apart"
+                "that take turns cannot sample ahead; set stream.max_staleness=0, or remove the sampler from the list"
             )
 
 
@@ -220,8 +220,8 @@ def can_map_memory(config: OnlineConfig, plan: Plan) -> bool:
 
 
 def transport_of(config: OnlineConfig, plan: Plan, *, on_gpus: bool) -> str:
-    """The transport that was asked for, else the fastest that placement and machines allow. Raises InputError where the
-    one asked for needs GPUs and the cluster has none."""
+    """Return the configured transport, else the fastest that placement and machines allow. Raises InputError if the
+    configured one needs GPUs and the cluster has none."""
     asked = config.weight_sync.transport
     if asked in (Transport.nccl, Transport.cuda_ipc) and not on_gpus:
         raise InputError(
@@ -237,7 +237,7 @@ def transport_of(config: OnlineConfig, plan: Plan, *, on_gpus: bool) -> str:
 
 
 def check_roles(config: OnlineConfig, tokenizer: PreTrainedTokenizerBase) -> None:
-    """The folders of the roles beside the policy."""
+    """Check the model folders of the roles other than the policy."""
     if config.algorithm.has_critic:
         critic = config.critic.model or config.model
         refuse_experts(critic, read_model_config(critic))
@@ -252,7 +252,7 @@ def check_roles(config: OnlineConfig, tokenizer: PreTrainedTokenizerBase) -> Non
 
 
 def check_judge(key: str, folder: str, config: OnlineConfig, tokenizer: PreTrainedTokenizerBase) -> None:
-    """The folder of a reward model."""
+    """Check the folder of a reward model."""
     longest = check_reward_model(folder)
     if config.reward.model_input is ModelInput.text:
         load_tokenizer(folder)
@@ -266,7 +266,7 @@ def check_judge(key: str, folder: str, config: OnlineConfig, tokenizer: PreTrain
 
 
 def check_judged(reward: RewardConfig, prompts: Sequence[Prompt]) -> None:
-    """Raise InputError where a reward model that reads text would leave out a part of a prompt, such as its tools."""
+    """Raise InputError if a reward model that reads text would ignore a part of a prompt, such as its tools."""
     folders = [reward.model, *reward.ensemble] if reward.model and reward.model_input is ModelInput.text else []
     for tokenizer in map(load_tokenizer, folders):
         for prompt in prompts:

@@ -1,4 +1,4 @@
-"""Online reinforcement learning, from a configuration to a model: what `launch/ppo.py` calls."""
+"""Online reinforcement learning, from a configuration to a model, for `launch/ppo.py`."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Roles:
 
 
 def run(config: OnlineConfig) -> Artifact | None:
-    """Train, or with `dry_run` only check. Raises InputError before Ray starts where the input is wrong."""
+    """Train, or with `dry_run` only check. Raises InputError before Ray starts if the input is wrong."""
     config = as_first_started(config)
     job = prepare(config)
     show_arithmetic(job)
@@ -97,18 +97,19 @@ def run(config: OnlineConfig) -> Artifact | None:
 
 
 def is_done(job: Job, folder: RunFolder) -> bool:
-    """Return whether the run has ended, and show it then. Raises InputError where it cannot go on as it began."""
+    """Return whether the run has ended, and show its end if so. Raises InputError if it cannot continue with this
+    configuration."""
     num_steps = job.config.train.num_steps
     check_rows(folder, {"prompts": digest_of_prompts(job.prompts)}, {"prompts": "data.path"})
     check_more_steps(folder, num_steps)
     finished = is_finished(folder, num_steps)
     if finished:
-        CONSOLE.print(f"{folder.model} is there already: this run is finished.")
+        CONSOLE.print(f"{folder.model} exists already: this run is finished.")
     return finished
 
 
 def run_until_stopped(job: Job, folder: RunFolder, bundles: Bundles) -> None:
-    """Train; a stop that was asked for says how to continue."""
+    """Train; raise Stopped with how to continue if a stop was requested."""
     try:
         tell = functools.partial(CONSOLE.print, soft_wrap=True)
         asyncio.run(until_stopped(functools.partial(train, job, folder, bundles), tell))
@@ -117,7 +118,7 @@ def run_until_stopped(job: Job, folder: RunFolder, bundles: Bundles) -> None:
 
 
 async def train(job: Job, folder: RunFolder, bundles: Bundles, stop: Stop) -> None:
-    """Start the roles, train, and commit the final model. Raises Stopped once what was learnt is saved."""
+    """Start the roles, train, and commit the final model. Raises Stopped after the learnt steps are saved."""
     config, clock = job.config, Clock()
     job = with_transport(job)
     with CONSOLE.status("starting Ray actors, DeepSpeed learners and engines"), clock("start"):
@@ -166,12 +167,12 @@ async def train(job: Job, folder: RunFolder, bundles: Bundles, stop: Stop) -> No
 async def start_and_verify(
     job: Job, folder: RunFolder, bundles: Bundles, clock: Clock
 ) -> tuple[Roles, Artifact | None]:
-    """The roles, and the checkpoint to continue from: its bytes are checked while models load."""
+    """Return the roles, and the checkpoint to continue from, which is verified while models load."""
     return await asyncio.gather(start_roles(job, bundles, clock), asyncio.to_thread(folder.newest_checkpoint))
 
 
 async def start_roles(job: Job, bundles: Bundles, clock: Clock) -> Roles:
-    """Actors on their accelerators, models loaded, all roles side by side. Raises RunError past the deadline."""
+    """Start the actors and load the models, all roles concurrently. Raises RunError after the deadline."""
     config, algorithm, spawn = job.config, job.algorithm, Spawner(job.plan, bundles, clock)
 
     def spec(model: str, optimizer: OptimizerConfig | None, head: Head = Head.causal_lm) -> LearnerSpec:
@@ -198,7 +199,7 @@ async def start_roles(job: Job, bundles: Bundles, clock: Clock) -> Roles:
 
 
 async def lay_out(job: Job, roles: Roles) -> Job:
-    """Have every model lay rows out alike, and say why they are padded. The job with the choice in its config."""
+    """Set one layout for all models, and print why rows are padded. Return the job with the layout in its config."""
     backend, models = job.config.backend, roles.models
     layout = choose_layout(backend, {name: role.exactness for name, role in models.items()})
     for note in layout.notes:
@@ -208,7 +209,7 @@ async def lay_out(job: Job, roles: Roles) -> Job:
 
 
 def with_transport(job: Job) -> Job:
-    """Choose how weights reach the engines, and say it. The job with the choice in its config."""
+    """Choose and print the transport of weights to the engines. Return the job with the transport in its config."""
     config = job.config
     transport = transport_of(config, job.plan, on_gpus=has_accelerators())
     CONSOLE.print(f"weights reach the engines by {transport}")
@@ -218,7 +219,7 @@ def with_transport(job: Job) -> Job:
 def assemble(
     job: Job, roles: Roles, stream: RolloutStream, clock: Clock, next_step: int, callbacks: list[Callback], stop: Stop
 ) -> OnlineTrainer:
-    """Return the loop with the roles and the callbacks of this run. Transport and layout of rows are chosen by then."""
+    """Return the loop with the roles and the callbacks of this run. Transport and layout must be chosen before."""
     config = job.config
     # With one optimiser step per batch the update's own forward is the old policy.
     reads_old = config.train.updates_per_step > 1 or config.algorithm.reads_old_logprobs
@@ -247,9 +248,9 @@ def assemble(
 
 
 def probe_sequence(job: Job) -> list[int]:
-    """Tokens that the engines' weights are probed with: the first prompts end to end, the same for a whole run.
+    """Return the tokens that probe the engines' weights: the first prompts end to end, the same for a whole run.
 
-    Real text: on random tokens rounding alone moves logprobs several times as far.
+    The text is real: on random tokens rounding changes logprobs several times as much.
     """
     length = min(job.config.weight_sync.probe_tokens, job.config.sampler.context_tokens - 1)
     tokens = itertools.chain.from_iterable(prompt.token_ids for prompt in itertools.cycle(job.prompts))

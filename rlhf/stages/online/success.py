@@ -1,4 +1,4 @@
-"""Success before and after training, and how a run ends."""
+"""Success before and after training, and the output at the end of a run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from rlhf.types import Group, InputError, Prompt, Reference, Sampling, Score
 
 SUCCESS_BEFORE = "success_before.json"
 MEASUREMENT_EPOCH = -1
-"""Seeds follow from the epoch; no epoch of training has this number."""
+"""Epoch of measurements, from which their seeds are derived; no epoch of training has this number."""
 
 SHOWN_CHARACTERS = 160
 EVALUATED = ("seed", "template_date", "backend.precision", "backend.max_tokens_per_microbatch", "placement.reward",
@@ -38,7 +38,7 @@ class Success:
     """Success of a policy on a fixed set of prompts."""
 
     rate: float
-    """Share of episodes whose reward reached the threshold; a failed one is no success."""
+    """Share of episodes whose reward reached the threshold; a failed episode counts as no success."""
     samples: Sequence[tuple[str, str]]
     """Some prompts, each with a completion."""
 
@@ -46,7 +46,7 @@ class Success:
 async def sample(
     source: GroupSource, prompts: Sequence[Prompt], sampling: Sampling, config: SuccessConfig
 ) -> list[Group]:
-    """Episodes of the first prompts; whatever the policy, the same seeds."""
+    """Sample episodes of the first prompts, with the same seeds for every policy."""
     requests = [sampling] * config.samples_per_prompt
     asked = prompts[: config.num_prompts]
     return await asyncio.gather(*(source.collect(prompt, MEASUREMENT_EPOCH, requests) for prompt in asked))
@@ -58,7 +58,7 @@ def successes(group: Group, config: SuccessConfig) -> list[bool]:
 
 
 def measured(score: Score, config: SuccessConfig) -> float:
-    """The score, or the part of it that success is measured by. Raises InputError where it has no such part."""
+    """The score, or the part of it that success is measured by. Raises InputError if it has no such part."""
     if config.part is None:
         return score.value
     if config.part not in score.parts:
@@ -92,7 +92,7 @@ def first_answers(groups: Sequence[Group], fetch: Callable[[Sequence[Reference]]
 
 
 async def success_before(folder: RunFolder, measure: Callable[[], Awaitable[Success]]) -> Success:
-    """Measured once per run: a resumed one no longer has the policy it started from."""
+    """Measure success before training, once per run: a resumed run no longer has its first policy."""
     file = folder.root / SUCCESS_BEFORE
     if not file.is_file():
         file.write_text(json.dumps(asdict(await measure()), ensure_ascii=False), encoding="utf-8")
@@ -101,7 +101,7 @@ async def success_before(folder: RunFolder, measure: Callable[[], Awaitable[Succ
 
 
 def conclude(config: OnlineConfig, folder: RunFolder, before: Success, after: Success, num_steps: int) -> None:
-    """Samples side by side, where everything is, what to do next, and a line for machines."""
+    """Print samples before and after, paths of the results, next commands, and a line for scripts."""
     for (prompt, early), (_, late) in zip(before.samples, after.samples, strict=True):
         asked, early, late = (escape(textwrap.shorten(text, SHOWN_CHARACTERS)) for text in (prompt, early, late))
         CONSOLE.print(f"{asked}  before: [red]{early}[/red]  after: [green]{late}[/green]")
@@ -116,8 +116,8 @@ def conclude(config: OnlineConfig, folder: RunFolder, before: Success, after: Su
 
 
 def how_to_evaluate(config: OnlineConfig, model: Path) -> str:
-    """The command that measures a model of this run as the run did, for a shell."""
-    # Model and output are given below; any algorithm will do, as nothing is learnt.
+    """Return the shell command that measures a model of this run as the run did."""
+    # Model and output are set below; any algorithm is suitable, since nothing is learnt.
     usual = OnlineConfig(model=MISSING, output=MISSING, algorithm=config.algorithm)
     before, now = flatten(as_plain(usual)), flatten(as_plain(config))
     words = [f"model={as_value(str(model))}", "output=unused"]

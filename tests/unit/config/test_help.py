@@ -159,7 +159,7 @@ def test_choices_are_described_by_their_source(page_of):
     assert "reward=exact (default) The completion is the answer, letter by letter. reward=http A server" in words
     words = " ".join(page_of("launch/dpo.py").split())
     assert "algorithm=kto Kahneman-Tversky optimisation: learns from single responses" in words
-    assert "data=preferences (default) Pairs as a policy learns them: the tokens of both last turns." in words
+    assert "data=preferences (default) Pairs for a policy, which learns the tokens of both last turns." in words
 
 
 def test_words_after_help_choose_and_a_recipe_gives_its_values(run_script, tmp_path):
@@ -180,7 +180,7 @@ def test_words_after_help_choose_and_a_recipe_gives_its_values(run_script, tmp_p
 def test_a_script_without_keys_of_a_configuration_shows_what_it_says_of_itself(run_script):
     shown = run_script("launch/chat.py", "--help")
     assert (shown.returncode, shown.stderr) == (0, "")
-    assert shown.stdout == "Talk to a model: `python launch/chat.py FOLDER`; an empty line ends it.\n"
+    assert shown.stdout == "Chat with a model: `python launch/chat.py FOLDER`; an empty line ends the chat.\n"
 
 
 def test_a_pipe_that_is_closed_ends_in_silence(tmp_path):

@@ -99,7 +99,7 @@ def test_nobodys_home_is_an_input_error():
     ("word", "sentence"),
     [
         ("train.num_steps", "train.num_steps: it is neither an option nor key=value; write key=value"),
-        ("+policies.我的=m", "+policies.我的: keys, and names of one's own in them, have ASCII letters"),
+        ("+policies.我的=m", "+policies.我的: keys, and your own names in them, may only have ASCII letters"),
         ("seed=1,2", "seed=1,2: several values are a sweep, which takes --multirun; a text with a comma is quoted"),
     ],
 )

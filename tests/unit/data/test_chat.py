@@ -121,13 +121,13 @@ def test_a_template_that_drops_thinking(thinking_tokenizer):
         "<think>\n\n</think>\n\n  You are welcome! <|im_end|>"
     )
     sentence = (
-        r"^the chat template of models/bytes renders message 3, an assistant's, otherwise once later messages follow "
+        r"^the chat template of models/bytes renders message 3, an assistant's, differently once later messages follow "
         r"\(Qwen3 drops earlier thinking\): set last_turn_only=true and end the dialogue with its last assistant "
         r"message, or split it into one row per assistant message$"
     )
     with pytest.raises(InputError, match=sentence):
         loss_mask(thinking_tokenizer, DIALOGUE, last_turn_only=False)
-    with pytest.raises(InputError, match="renders message 3, an assistant's, otherwise once later messages follow"):
+    with pytest.raises(InputError, match="renders message 3, an assistant's, differently once later messages follow"):
         loss_mask(thinking_tokenizer, DIALOGUE[:4], last_turn_only=True)
 
 
@@ -136,7 +136,7 @@ def test_a_generation_prompt_that_the_turn_does_not_begin_with(bytes_tokenizer, 
         bytes_tokenizer.chat_template.replace("assistant\n{% endif %}", "assistant\n<think>\n{% endif %}")
     )
     sentence = (
-        r"renders message 3, an assistant's, otherwise than its generation prompt begins it \('<think>\\n'\): begin"
+        r"renders message 3, an assistant's, differently from how its generation prompt begins it \('<think>\\n'\)"
     )
     with pytest.raises(InputError, match=sentence):
         loss_mask(tokenizer, DIALOGUE, last_turn_only=False)
@@ -208,7 +208,7 @@ def test_tags_that_are_special_tokens_end_no_turn(byte_level):
 
 
 def test_refusals(bytes_tokenizer, byte_level):
-    with pytest.raises(InputError, match=r"^models/bytes has no chat template: give chat_template a jinja file, add"):
+    with pytest.raises(InputError, match=r"^models/bytes has no chat template: set chat_template to a jinja file, add"):
         render(byte_level(None), [USER], add_generation_prompt=True)
     with pytest.raises(InputError, match=r"refuses a dialogue of the roles \(none\) \(.*\): change the messages, or"):
         render(bytes_tokenizer, [], add_generation_prompt=True)

@@ -179,7 +179,7 @@ def test_the_end_of_a_turn_without_weight_is_not_learnt_either(write_rows, byte_
         ([turn("human", "q"), turn("gpt", "a", weight=0)],
          "the field 'conversations' has no token to learn, all is masked: correct or remove the row"),
         ([turn("human", "q"), turn("gpt", "a", weight=0.5)],
-         "turn 2 of 'conversations' has a weight that is 0.5: give 1 to learn the turn, or 0 not to"),
+         "turn 2 of 'conversations' has a weight that is 0.5: give 1 to learn the turn, or 0 to mask it"),
         ([turn("human", "q", weight=1), turn("gpt", "a")],
          "turn 1 of 'conversations', a user's, has a weight of 1, and only turns of the assistant are learnt: give 0"),
         ([turn("human", "q"), turn("gpt", "a", weight=0, train=True)],

@@ -74,7 +74,7 @@ def test_scores_where_the_data_has_them(write_rows, bytes_tokenizer):
     assert (chosen.score, rejected.score) == (8.5, 3.0)
     with pytest.raises(InputError, match=r":1: the field 'prompt' is text, not a finite number: correct or remove"):
         load(path, bytes_tokenizer, chosen_score_key="prompt", rejected_score_key="score_rejected")
-    with pytest.raises(InputError, match=r"^chosen_score_key=a, rejected_score_key=None: set both, or none"):
+    with pytest.raises(InputError, match=r"^chosen_score_key=a, rejected_score_key=None: set both, or neither"):
         PreferenceDataConfig(chosen_score_key="a")
 
 
@@ -165,7 +165,7 @@ BAD = [
      "the field 'chosen' has an answer that tokenises to nothing: correct or remove the row"),
     ({"prompt": "q", "chosen": "b", "rejected": "很" * 200}, "the row has "),
     ({"chosen": [user("q"), assistant("a")], "rejected": [user("r"), assistant("b")]},
-     "the prompts of 'chosen' and 'rejected' differ, their last turns alone may: correct or remove the row"),
+     "the prompts of 'chosen' and 'rejected' differ, only their last turns may: correct or remove the row"),
     ({"chosen": [user("q"), assistant("a")], "rejected": [user("q"), assistant("b"), user("r")]},
      "the field 'rejected' ends with a user's turn: end it with the assistant's, or remove the row"),
     ({"prompt": "q", "chosen": [assistant("a"), user("b")], "rejected": "b"},

@@ -86,13 +86,13 @@ def test_any_step_is_found(tmp_path_factory, bytes_tokenizer, steps, data):
         ({"prompt": "q", "steps": "a", "labels": [1]}, "the field 'steps' is text, not a list: correct or remove the"),
         ({"prompt": "q", "steps": [], "labels": []}, "the field 'steps' is empty, it has no steps: fill it in, or rem"),
         ({"prompt": "q", "steps": ["a", "b"], "labels": [1]},
-         "the field 'steps' has 2 steps and 'labels' 1 labels: give each step one, -1 where it is unknown"),
+         "the field 'steps' has 2 steps and 'labels' 1 labels: give each step one label, -1 for unknown"),
         ({"prompt": "q", "steps": ["a", " "], "labels": [1, 0]}, "step 2 of 'steps' is empty: fill it in, or remove"),
         ({"prompt": "q", "steps": ["a", 3], "labels": [1, 0]}, "step 2 of 'steps' is a number, not text: correct or"),
         ({"prompt": "q", "steps": ["a"], "labels": ["+"]}, "label 1 of 'labels' is text: give 0 to 1, true, false, or"),
         ({"prompt": "q", "steps": ["a"], "labels": [2]}, "label 1 of 'labels' is 2: give 0 to 1, true, false, or -1 f"),
         ({"prompt": "q", "steps": ["a"], "labels": [-1]},
-         "the field 'labels' has no label that is known, all is masked: label a step, or remove the row"),
+         "the field 'labels' has no known label, so all is masked: label a step, or remove the row"),
         ({"prompt": "q", "steps": ["很" * 400], "labels": [1]}, "the row has "),
     ],
 )  # fmt: skip
@@ -105,7 +105,7 @@ def test_a_bad_row_is_named(write_rows, bytes_tokenizer, row, sentence):
 def test_steps_that_share_a_token(write_rows, bytes_tokenizer):
     path = write_rows({"prompt": "q", "steps": ["the an", "sw", "er"], "labels": [1, 1, 1]})
     assert bytes_tokenizer.tokenize("the answer")[-1].endswith("answer")
-    with pytest.raises(InputError, match=":1: two steps end within one token: join them, or set separator to one that"):
+    with pytest.raises(InputError, match=":1: two steps end within one token: join them, or set separator to a text"):
         load(path, bytes_tokenizer, separator="")
 
 

@@ -108,7 +108,7 @@ def test_a_bad_row_is_named(write_rows, bytes_tokenizer, row, sentence):
         ({"messages": [user("q"), {**assistant("a"), "mood": "glad"}]},
          "message 2 has the key 'mood', which the chat template of models/bytes leaves out: move it into the content"),
         ({"messages": [user("q"), assistant("a")], "tools": [TOOL]},
-         "the row has tools, which the chat template of models/bytes leaves out: set tools_key to null, or take a"),
+         "the row has tools, which the chat template of models/bytes leaves out: set tools_key to null, or use a"),
         ({"messages": [user("q"), assistant("a")], "tools": "["},
          "the field 'tools' is text that is not JSON (Expecting value: line 1 column 2 (char 1)): correct it"),
         ({"messages": [user("q"), assistant("a")], "tools": {"type": "function"}},

@@ -213,5 +213,5 @@ def test_bad_documents(tmp_path, bytes_tokenizer):
 def test_a_document_that_is_an_end_of_sequence_alone_has_nothing_to_learn(bytes_tokenizer, tmp_path):
     path = tmp_path / "documents.jsonl"
     path.write_text(json.dumps({"text": bytes_tokenizer.eos_token}), encoding="utf-8")
-    with pytest.raises(InputError, match=r"documents.jsonl:1: the field 'text' is an end of sequence alone"):
+    with pytest.raises(InputError, match=r"documents.jsonl:1: the field 'text' is only an end of sequence"):
         load(bytes_tokenizer, path=str(path))

@@ -58,7 +58,7 @@ def test_rows_lie_end_to_end_where_that_is_exact(
         assert measured.leak == 0
         assert choose_layout(replace(config, packed=True), models).packed
     else:
-        assert f"rows are padded: model {folders[name]!r} (policy) scores rows that lie end to end" in layout.notes[0]
+        assert f"rows are padded: model {folders[name]!r} (policy) has other outputs for packed rows" in layout.notes[0]
         with pytest.raises(InputError, match=r"backend.packed=true: model .*; set backend.packed=false, or null"):
             choose_layout(replace(config, packed=True), models)
 
@@ -91,7 +91,9 @@ def test_one_layout_serves_all_models_of_a_run() -> None:
     assert layout.packed is False
     assert "'b' (critic)" in layout.notes[0]
     torn = Exactness(padded=0.2, packed=1e-7, leak=0.0)
-    with pytest.raises(InputError, match=r"padded rows do not score as rows alone do .*such as Qwen3 or Llama"):
+    with pytest.raises(
+        InputError, match=r"outputs of padded rows differ from those of single rows .*such as Qwen3 or Llama"
+    ):
         choose_layout(FP32, {"policy": ("a", torn)})
 
 
@@ -116,5 +118,5 @@ def test_a_folder_that_is_another_model_is_not_committed(
     for name, buffer in backend.model.named_buffers():
         if name.endswith("layer_scalar"):
             buffer.mul_(0.5)
-    with pytest.raises(RunError, match="what was saved is not the model that was trained"):
+    with pytest.raises(RunError, match="the saved model differs from the trained one"):
         verify_saved(tmp_path, backend, READOUT, PROBE)

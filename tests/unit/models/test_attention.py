@@ -57,5 +57,5 @@ def test_the_default_computes_all_that_a_model_asks(kind, chosen):
 
 
 def test_a_model_with_attention_code_of_its_own_gets_no_other():
-    with pytest.raises(InputError, match=r"attention=varlen: model 'm' has attention of its own.*attention=sdpa$"):
+    with pytest.raises(InputError, match=r"attention=varlen: model 'm' has its own attention code.*attention=sdpa$"):
         choose_attention(Attention.varlen, AutoConfig.for_model("falcon"), Head.causal_lm, "m")

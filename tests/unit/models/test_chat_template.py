@@ -56,8 +56,8 @@ def test_any_value_is_the_one_that_is_read(models, tmp_path, value):
     ("text", "sentence"),
     [
         ("{% for m in messages %}", r"it is no chat template \(.*\); give a jinja file that writes `messages`"),
-        ("# Read me\nThis is text.", "it leaves out what a user says, so it is no chat template; give a jinja file"),
-        ("", "it leaves out what a user says"),
+        ("# Read me\nThis is text.", "it omits the user's message, so it is no chat template; give a jinja file"),
+        ("", "it omits the user's message"),
         (b"\xff\xfe\x00", "it is not UTF-8 text"),
         (None, r"it cannot be read \(No such file or directory\); give a jinja file"),
     ],

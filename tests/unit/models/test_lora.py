@@ -20,7 +20,7 @@ from rlhf.types import InputError
         ({"rank": 4, "alpha": float("nan")}, r"lora\.alpha=nan: "),
         ({"rank": 4, "dropout": 1.0}, r"lora\.dropout=1\.0: "),
         ({"rank": 4, "target_modules": []}, r"lora\.target_modules=\[\]: "),
-        ({"rank": 4, "target_modules": ["all-linear", "q_proj"]}, r"lora\.target_modules=.*stands alone"),
+        ({"rank": 4, "target_modules": ["all-linear", "q_proj"]}, r"lora\.target_modules=.*must be the only entry"),
         ({"quantize": True}, r"lora\.quantize=true: set lora\.rank"),
     ],
 )

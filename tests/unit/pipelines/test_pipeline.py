@@ -103,8 +103,8 @@ def test_stages_come_after_those_they_need() -> None:
         ({"a": {"x": "b"}, "b": {"x": "a"}}, "needs"),
         ({"a": {"x": "a"}}, "a needs a"),
         ({"a": {"model": "sfd"}}, "stages.a.needs.model=sfd: there is no such stage; known are a"),
-        ({"../a": {}}, "stages.../a: it names a folder"),
-        ({"replaced": {}}, "stages.replaced: it names a folder"),
+        ({"../a": {}}, "stages.../a: the name is also a folder's"),
+        ({"replaced": {}}, "stages.replaced: the name is also a folder's"),
     ],
 )
 def test_an_order_that_does_not_exist_is_told(stages: dict, sentence: str) -> None:

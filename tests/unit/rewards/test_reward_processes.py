@@ -260,7 +260,7 @@ async def test_what_cannot_load_again_fails_all_that_wait(tmp_path: Path) -> Non
     assert isinstance(results[0], Failure)
     for result in results[1:]:
         assert isinstance(result, RunError)
-        assert "cannot go on: reward moved.py:fault cannot start: reward.functions has" in str(result)
+        assert "cannot continue: reward moved.py:fault cannot start: reward.functions has" in str(result)
     assert started_since(before) == []
 
 

@@ -41,7 +41,7 @@ def test_it_says_what_a_start_would_say(models, tmp_path, name, capsys):
 
     assert run(config(tmp_path / "new")) is None
     assert not (tmp_path / "new").exists()
-    with pytest.raises(InputError, match=f"^output={rows}: it is a file; name a folder"):
+    with pytest.raises(InputError, match=f"^output={rows}: it is a file; set output to a folder"):
         run(config(rows))
     with open_run_folder(str(tmp_path / "begun"), as_plain(config(tmp_path / "begun"))) as folder:
         pass
@@ -54,7 +54,7 @@ def test_it_says_what_a_start_would_say(models, tmp_path, name, capsys):
             pass
         capsys.readouterr()
         run(config(tmp_path / "begun", "train.num_steps=1"))
-        assert "is there already: this run is finished." in " ".join(capsys.readouterr().out.split())
+        assert "exists already: this run is finished." in " ".join(capsys.readouterr().out.split())
         with pytest.raises(InputError, match=r"its run ended after 100 steps and kept no checkpoint"):
             run(config(tmp_path / "begun", "train.num_steps=200"))
 
@@ -121,7 +121,7 @@ def test_a_pipeline_is_refused_a_folder_that_it_could_not_have(tmp_path):
 
     pipeline.run(config(tmp_path / "new"), CONF)
     assert not (tmp_path / "new").exists()
-    with pytest.raises(InputError, match="it is a file; name a folder"):
+    with pytest.raises(InputError, match="it is a file; set output to a folder"):
         pipeline.run(config(function), CONF)
     with open_run_folder(str(tmp_path / "single"), {}):
         pass

@@ -262,7 +262,7 @@ def test_a_mirror_that_is_none_is_said(hub, tmp_path, monkeypatch):
         page_said, missing_said = sentence("owner/tiny", kind=RunError), sentence("owner/other", kind=RunError)
         server.shutdown()
     assert re.search(
-        r"what http://127\.0\.0\.1:\d+ sends is not what the Hub sends.*set HF_ENDPOINT to another", page_said
+        r"http://127\.0\.0\.1:\d+ sent an invalid or incomplete answer.*set HF_ENDPOINT to another", page_said
     )
     assert re.search(r"answers with error 404; try again later, or set HF_ENDPOINT to a mirror$", missing_said)
 
@@ -323,14 +323,14 @@ def test_a_continued_run_takes_no_path_for_an_id_and_no_id_for_a_path(hub, tmp_p
     hub.requests.clear()
     assert said("of_path", "models/base") == (
         f"model=models/base: the run in output={tmp_path / 'of_path'} began with a path of that name, which does not "
-        f"exist in {other}; continue it where the path exists, or name another output to use the Hub's repository"
+        f"exist in {other}; continue it where the path exists, or set another output to use the Hub's repository"
     )
     assert hub.requests == []
     (other / "owner" / "tiny").mkdir(parents=True)
     assert said("of_id", "owner/tiny") == (
         f"model=owner/tiny: the run in output={tmp_path / 'of_id'} began with the Hub's repository of that id, and "
-        "here a path of that name exists, which would win; move it or use another working directory, or name another "
-        "output"
+        "here a path of that name exists, which takes precedence; move it, use another working directory, or set "
+        "another output"
     )
     monkeypatch.chdir(one)
     begin("of_path", "models/base"), begin("of_id", "owner/tiny")
@@ -375,7 +375,7 @@ def test_hub_is_not_given(hub, tmp_path):
         with pytest.raises(InputError) as caught:
             with_snapshots(SFTRunConfig(model=model, output=str(tmp_path / "run"), hub={key: origin}))
         assert str(caught.value) == (
-            f"hub: {key} is owner/tiny at {'0' * 40}: hub is filled in when a run starts; leave it out, and give the "
+            f"hub: {key} is owner/tiny at {'0' * 40}: hub is set when a run starts; leave it out, and set the "
             f"commit in the id, as in {key}=owner/name@COMMIT"
         )
     given = [
@@ -385,7 +385,7 @@ def test_hub_is_not_given(hub, tmp_path):
         "seed=1,2",
         f"+hub={{model: {{id: owner/tiny, commit: {commit}}}}}",
     ]
-    with pytest.raises(InputError, match=r"hub is filled in when a run starts"):
+    with pytest.raises(InputError, match=r"hub is set when a run starts"):
         plan_members(CONF, given)
     assert hub.requests == []
 

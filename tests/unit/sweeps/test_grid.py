@@ -79,7 +79,7 @@ def test_the_name_is_the_same_tomorrow():
     [
         (["seed=1"], "nothing is swept: give a key several values"),
         (["output=a,b"], "output: it cannot be swept"),
-        (["optimizer.lr=interval(0,1)"], "optimizer.lr=interval(0,1): an interval has no end of values"),
+        (["optimizer.lr=interval(0,1)"], "optimizer.lr=interval(0,1): an interval has too many values"),
     ],
 )
 def test_what_is_no_sweep_is_told(overrides, sentence):

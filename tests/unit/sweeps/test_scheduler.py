@@ -116,7 +116,7 @@ def test_an_interruption_leaves_jobs_alone_and_the_same_sweep_finds_them(tmp_pat
             cluster.scheduler(sweep).run(wait)
         running = [member.submission_id for member in sweep.having(State.running)]
     assert str(raised.value) == (
-        "2 jobs run on in the cluster, 1 members wait; the same command continues the sweep; "
+        "2 jobs keep running in the cluster, 1 members wait; the same command continues the sweep; "
         f"`ray job stop ID` ends one of {', '.join(running)}"
     )
     with open_sweep(str(tmp_path), members()) as sweep:

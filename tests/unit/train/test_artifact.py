@@ -113,7 +113,7 @@ def test_every_harm_is_found_and_named(tmp_path, name, harm):
 
 def test_a_folder_that_was_not_committed_is_refused(tmp_path):
     (tmp_path / "weights.bin").write_bytes(b"1")
-    sentence = f"{tmp_path}: no {MANIFEST} there, so it was not committed by this project; choose another folder"
+    sentence = f"{tmp_path}: it has no {MANIFEST}, so it was not committed by this project; choose another folder"
     with pytest.raises(InputError, match=f"^{re.escape(sentence)}$"):
         open_artifact(tmp_path)
 

@@ -58,9 +58,9 @@ def test_a_disk_that_fills_up_loses_nothing(small_disk, write):
 
 def test_a_read_only_disk_is_an_input_error(small_disk):
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
-    with pytest.raises(InputError, match=r"^output=\S+: nothing can be written there \(Read-only file system\); name"):
+    with pytest.raises(InputError, match=r"^output=\S+: it cannot be written \(Read-only file system\); set output"):
         visit(small_disk / "run")
-    with pytest.raises(InputError, match=r"^output=\S+: nothing can be written there \(Read-only file system\); name"):
+    with pytest.raises(InputError, match=r"^output=\S+: it cannot be written \(Read-only file system\); set output"):
         look_at_run_folder(str(small_disk / "run"), {})
 
 
@@ -68,10 +68,10 @@ def test_something_in_the_way_is_an_input_error(tmp_path):
     (tmp_path / "file").write_text("x")
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     for name, sentence in (
-        ("file", "it is a file; name a folder"),
-        ("file/run", "nothing can be written there (Not a directory)"),
+        ("file", "it is a file; set output to a folder"),
+        ("file/run", "it cannot be written (Not a directory)"),
         ("link", f"it is a link to {tmp_path}/nowhere, which does not exist"),
-        ("x" * 300, "nothing can be written there (File name too long)"),
+        ("x" * 300, "it cannot be written (File name too long)"),
     ):
         for opened in (lambda path: open_run_folder(path, {}), lambda path: open_pipeline(path, {}),
                        lambda path: open_sweep(path, [])):  # fmt: skip

@@ -57,7 +57,7 @@ def test_other_rows_are_refused(tmp_path, place):
     check_rows(folder, before, keys)
     sentence = (
         f"output={tmp_path}: data.path gives other rows than {made.name} was made with (1 rows then, 2 now); restore "
-        "them to continue, or name another output for a run on the new ones"
+        "them to continue, or set another output for a run on the new rows"
     )
     with pytest.raises(InputError, match=f"^{re.escape(sentence)}$"):
         check_rows(folder, {**before, "train": digest_of_corpus(corpus(ROW, ROW))}, keys)
@@ -73,7 +73,7 @@ def test_a_finished_run_goes_on_from_its_checkpoint(tmp_path):
     assert is_finished(folder, 4)
     assert not is_finished(folder, 6)
     check_more_steps(folder, 4)
-    with pytest.raises(InputError, match=r"its run ended after 4 steps and kept no checkpoint .* cannot go on to 6"):
+    with pytest.raises(InputError, match=r"its run ended after 4 steps and kept no checkpoint .* cannot continue to 6"):
         check_more_steps(folder, 6)
     committed(folder.checkpoint(4), 4)
     check_more_steps(folder, 6)

@@ -63,7 +63,7 @@ def test_a_folder_of_something_else_is_refused(tmp_path):
     sentence = f"output={tmp_path}: it holds files of something else; name a new or empty folder"
     with pytest.raises(InputError, match=f"^{re.escape(sentence)}$"):
         visit(tmp_path)
-    with pytest.raises(InputError, match=r"thesis\.txt: it is a file; name a folder$"):
+    with pytest.raises(InputError, match=r"thesis\.txt: it is a file; set output to a folder$"):
         visit(tmp_path / "thesis.txt")
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 

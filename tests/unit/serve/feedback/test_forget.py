@@ -166,7 +166,7 @@ def test_an_export_that_is_not_there_is_marked_until_it_is_found(store, pairs, t
     pairs.rename(moved)
     store.delete_user("ann", at=50.0)
     [outcome] = forget(store, given(tmp_path))
-    assert "is not there: name it in folders" in outcome.problem
+    assert "does not exist: name it in folders" in outcome.problem
     assert outcome.models == (f"{made} (model)",)
     assert [each.problem for each in store.exports_to_forget()] == [outcome.problem]
     with pytest.raises(InputError, match=f"gone: the store knows no export in {moved}x"):
@@ -180,7 +180,7 @@ def test_an_export_that_is_not_there_is_marked_until_it_is_found(store, pairs, t
 
 def test_an_export_that_was_removed_is_struck_off(store, pairs, tmp_path):
     store.delete_user("ann", at=50.0)
-    with pytest.raises(InputError, match=r"gone: .* is there; leave it out"):
+    with pytest.raises(InputError, match=r"gone: .* exists; leave it out"):
         forget(store, given(tmp_path, gone=[str(pairs)]))
     shutil.rmtree(pairs)
     assert forget(store, given(tmp_path, gone=[str(pairs)])) == []
@@ -192,17 +192,17 @@ def test_another_export_in_its_place_and_a_damaged_one_are_not_taken_for_it(stor
     export(store, RowKind.labelled, pairs, ExportConfig(max_user_share=1.0))
     store.delete_user("ann", at=50.0)
     first, second = forget(store, given(tmp_path))
-    assert "is another export than the one that was written there" in first.problem
+    assert "is another export than the registered one" in first.problem
     assert (second.removed, second.problem) == (3, None)
     (pairs / "rows.jsonl").write_text("{}\n")
     store.delete_user("bob", at=50.0)
     assert all("is not what was written" in each.problem or "is another" in each.problem
                for each in forget(store, given(tmp_path)))  # fmt: skip
-    with pytest.raises(InputError, match=r"no manifest.json there"):
+    with pytest.raises(InputError, match=r"it has no manifest.json"):
         forget(store, given(tmp_path, folders=[str(tmp_path)]))
     with pytest.raises(InputError, match="it is no export of feedback"):
         forget(store, given(tmp_path, folders=[str(model(tmp_path / "model", {}))]))
-    with pytest.raises(InputError, match=r"roots: .*nowhere is not there"):
+    with pytest.raises(InputError, match=r"roots: .*nowhere does not exist"):
         forget(store, given(tmp_path, roots=["nowhere"]))
 
 
@@ -248,7 +248,7 @@ def test_the_command_line(sqlite_url, tmp_path, monkeypatch, capsys):
     store.delete_user("ann")
     store.close()
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match="roots: outputs is not there"):
+    with pytest.raises(InputError, match="roots: outputs does not exist"):
         printed()
     folder.rename(tmp_path / "moved")
     with pytest.raises(RunError, match="1 exports still hold rows of users who withdrew"):

@@ -61,7 +61,7 @@ def test_a_slower_candidate_is_found_under_moving_load():
         for seed in range(10)
     ]
     assert all(one.against for one in found)
-    assert "longer than 1.2 times the predecessor's quantile of the moment" in found[0].against
+    assert "longer than 1.2 times the predecessor's current quantile" in found[0].against
 
 
 def test_the_level_follows_the_predecessors_recent_requests():

@@ -200,7 +200,7 @@ def test_a_breach_in_the_watch_is_an_alarm_and_a_person_decides():
 
 
 def test_a_model_is_not_compared_with_itself():
-    with pytest.raises(InputError, match="two arms"):
+    with pytest.raises(InputError, match="in production already"):
         start("r1", "old", "old", CONFIG, 0.0, salt="salt")
 
 

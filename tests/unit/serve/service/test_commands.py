@@ -208,9 +208,9 @@ REFUSED = json.dumps({"error": {"message": "there is no release yet; start one"}
         (400, REFUSED, "application/json", 2, "there is no release yet; start one"),
         (409, REFUSED, None, 2, "there is no release yet; start one"),
         (503, REFUSED, "application/json", 4, "there is no release yet; start one"),
-        (502, "<html>Bad Gateway</html>", "text/html", 4, "status 502 from something else than the service"),
-        (404, '{"detail": "Not Found"}', "application/json", 4, "status 404 from something else than the service"),
-        (200, "hello", None, 4, "status 200 from something else than the service"),
+        (502, "<html>Bad Gateway</html>", "text/html", 4, "status 502 from a server that is not the service"),
+        (404, '{"detail": "Not Found"}', "application/json", 4, "status 404 from a server that is not the service"),
+        (200, "hello", None, 4, "status 200 from a server that is not the service"),
     ],
 )
 def test_answers_that_are_no_release(run, service, key, status, body, kind, code, sentence):

@@ -77,7 +77,7 @@ def test_a_release_from_start_to_promotion_and_back(manager, store, clock):
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("old", "candidate='old' is what is in production; an experiment needs two arms"),
+        ("old", "candidate='old' is in production already; name another model"),
         ("assistant", r"models\.assistant: that is what users ask for"),
         ("third", r"models\.third=.*: neither config\.json nor adapter_config\.json is there"),
         ("new", r"models\.new=.*: the name already belongs to other files"),
