@@ -25,8 +25,29 @@ os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "600")
 if shutil.which("nvidia-smi") is None:
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
+SHARED = {
+    "all_roles": "roles", "on_ranks": "ranks", "on_one_rank": "ranks", "head": "jobs", "undisturbed": "jobs",
+}  # fmt: skip
+"""Fixtures that take a minute to set up, with the group of the tests that share them."""
+
 ALPHABET = "0123456789+-*=.,:?# abcdefghijklmnopqrstuvwxyz加减乘除等于多少答案是"
 SMALL_BYTES = 400_000
+TESTS = Path(__file__).parent
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Group the tests of the slow tiers for `--dist loadgroup`: those that share what starts once, and else a file's.
+
+    Files of chaos share nothing else, and their tests take a minute each: they are dealt one by one.
+    """
+    for item in items:
+        names = getattr(item, "fixturenames", ())
+        shared = next((group for name, group in SHARED.items() if name in names), None)
+        file = item.path.relative_to(TESTS)
+        alone = file.parts[0] == "chaos" and "service" not in names
+        group = shared or (item.nodeid.rpartition("::")[2] if alone else str(file))
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(scope="session")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from enum import StrEnum
-
-from transformers import PreTrainedConfig
+from typing import TYPE_CHECKING
 
 from rlhf.models.heads import Head, model_class
 from rlhf.types import InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 
 class Attention(StrEnum):

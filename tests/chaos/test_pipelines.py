@@ -26,7 +26,7 @@ def pipeline(models: dict[str, Path], sums: Path, tmp_path: Path) -> Iterator[Ca
     stages = {
         "second": {
             "kind": "sft",
-            "overrides": [*small, f"train.num_steps={NUM_STEPS}", "checkpoint.every=5"],
+            "overrides": [*small, f"train.num_steps={NUM_STEPS}", "checkpoint.every=5", "placement.policy=1"],
             "needs": {"model": "first", "data.path": "data/sums.jsonl"},
         },
         "first": {

@@ -11,7 +11,7 @@ from pathlib import Path
 from safetensors.numpy import load_file
 
 from rlhf.config import OnlineConfig
-from tests.chaos.conftest import Run, metrics
+from tests.chaos.conftest import FEW_ROLES, Run, metrics
 from tests.chaos.gate import LEAST_STEPS, Gate
 from tests.chaos.head import DEADLINE_S
 
@@ -100,7 +100,7 @@ def test_a_killed_run_continues_to_the_same_numbers(
 
 def test_a_tensor_parallel_engine_samples_from_the_policy(launch: Callable[..., Run], tmp_path: Path) -> None:
     before = shared_memory()
-    run = launch(f"output={tmp_path / 'run'}", "sampler.tensor_parallel_size=2", "success.num_prompts=1")
+    run = launch(f"output={tmp_path / 'run'}", *FEW_ROLES, "sampler.tensor_parallel_size=2")
     assert run.wait() == 0, run.log.read_text()
     run.wait_for_no_process()
     # What others on this machine have at the moment goes again; what was left behind stays.
@@ -115,8 +115,7 @@ def test_faulty_rewards_are_failures_and_never_rewards(launch: Callable[..., Run
     run = launch(
         f"output={tmp_path / 'run'}", f"reward.functions=[{FAULTY}:sometimes]", "reward.timeout_s=0.5",
         "reward.num_processes=2", "stream.max_failures_per_step=200", "stream.prompts_per_step=6",
-        "success.num_prompts=1", "log.groups_per_step=6", "sampler.num_engines=2",
-        "weight_sync.transport=gloo",
+        "log.groups_per_step=6", "sampler.num_engines=2", "weight_sync.transport=gloo", *FEW_ROLES,
     )  # fmt: skip
     assert run.wait() == 0, run.log.read_text()
     run.wait_for_no_process()
@@ -132,7 +131,7 @@ def test_faulty_rewards_are_failures_and_never_rewards(launch: Callable[..., Run
 def test_a_reward_that_fails_too_often_stops_the_run_in_one_sentence(
     launch: Callable[..., Run], tmp_path: Path
 ) -> None:
-    run = launch(f"output={tmp_path / 'run'}", f"reward.functions=[{FAULTY}:unless_right]", "success.num_prompts=1")
+    run = launch(f"output={tmp_path / 'run'}", f"reward.functions=[{FAULTY}:unless_right]", *FEW_ROLES)
     assert run.wait() == 4, run.log.read_text()
     run.wait_for_no_process()
     (error,) = run.errors()

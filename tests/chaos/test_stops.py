@@ -8,7 +8,7 @@ from pathlib import Path
 
 from safetensors.numpy import load_file
 
-from tests.chaos.conftest import ONLINE, Run, metrics
+from tests.chaos.conftest import FEW_ROLES, ONLINE, Run, metrics
 from tests.chaos.gate import Gate
 from tests.chaos.test_runs import figures
 
@@ -52,7 +52,8 @@ def test_a_second_interrupt_quits_at_once(launch: Callable[..., Run], tmp_path: 
         "    time.sleep(600)\n"
         "    return 1.0\n"
     )
-    run = launch(f"output={tmp_path / 'run'}", f"reward.functions=[{slow}:slow]", "reward.timeout_s=900")
+    run = launch(f"output={tmp_path / 'run'}", f"reward.functions=[{slow}:slow]", "reward.timeout_s=900",
+                 *FEW_ROLES)  # fmt: skip
     run.wait_until(lambda: (tmp_path / "asked").exists())
     start = time.monotonic()
     os.kill(run.process.pid, signal.SIGINT)

@@ -14,19 +14,17 @@ from rlhf.types import InputError
 ROOT = Path(__file__).parents[3]
 
 
-def launch(folder: Path, script: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    hidden = {"RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"}
-    kept = {name: value for name, value in os.environ.items() if name not in hidden}
-    # Without a token Ray's client does not even call; a machine that has run no cluster has none.
-    environment = {**kept, "RAY_AUTH_TOKEN": "of-no-cluster", **variables}
-    return subprocess.run([sys.executable, str(ROOT / "launch" / script), *arguments], cwd=folder, env=environment,
-                          capture_output=True, text=True, timeout=600, check=False)  # fmt: skip
+@pytest.fixture(autouse=True)
+def no_cluster(monkeypatch):
+    """No cluster is named. Without a token Ray's client does not even call, so there is one of none."""
+    for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "of-no-cluster")
 
 
-def test_every_member_is_tried_and_the_exit_code_says_that_some_failed(tmp_path):
-    finished = launch(
-        tmp_path,
-        "ppo.py",
+def test_every_member_is_tried_and_the_exit_code_says_that_some_failed(run_script, tmp_path):
+    finished = run_script(
+        "launch/ppo.py",
         "-m",
         "output=sweep",
         "model=nowhere",
@@ -68,10 +66,7 @@ def test_every_member_is_tried_and_the_exit_code_says_that_some_failed(tmp_path)
         ),
     ],
 )
-def test_a_mistake_is_one_line_before_any_member_starts(run_script, tmp_path, monkeypatch, script, overrides, sentence):
-    for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("RAY_AUTH_TOKEN", "of-no-cluster")
+def test_a_mistake_is_one_line_before_any_member_starts(run_script, tmp_path, script, overrides, sentence):
     finished = run_script(f"launch/{script}", *overrides)
     assert finished.returncode == 2, finished.stderr
     (line,) = finished.stderr.splitlines()
@@ -80,8 +75,11 @@ def test_a_mistake_is_one_line_before_any_member_starts(run_script, tmp_path, mo
 
 
 def test_a_machine_without_a_token_is_told_so(tmp_path):
+    """In a process of its own: Ray reads the token once."""
     arguments = ["sweep.address=http://127.0.0.1:9", "model=m", "data.path=p", "output=o", "seed=1,2"]
-    finished = launch(tmp_path, "sweep.py", *arguments, RAY_AUTH_TOKEN="", RAY_AUTH_TOKEN_PATH=str(tmp_path / "token"))
+    environment = {**os.environ, "RAY_AUTH_TOKEN": "", "RAY_AUTH_TOKEN_PATH": str(tmp_path / "token")}
+    finished = subprocess.run([sys.executable, ROOT / "launch/sweep.py", *arguments], cwd=tmp_path, env=environment,
+                              capture_output=True, text=True, timeout=600, check=False)  # fmt: skip
     assert finished.returncode == 2, finished.stderr
     assert "sweep.address=http://127.0.0.1:9: there is no token here, or the cluster refuses it;" in finished.stderr
 

@@ -43,7 +43,7 @@ CONFIG = ReleaseConfig(
 FIXED = replace(CONFIG, goal=GoalConfig(metric="edits", test=GoalTest.fixed, min_users=40, users_per_arm=40))
 
 
-def records(step, *, num=300, hours=12.0, seed=0):
+def records(step, *, num=150, hours=12.0, seed=0):
     """Exposures, requests with their copies, and feedback, each with the time at which it is in the store."""
     random = generator(seed)
     found = []
