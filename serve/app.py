@@ -54,7 +54,7 @@ class GatewayReplica:
         if not listens:
             # Where Serve really listens, whatever was configured.
             config.http.host = _get_global_client().http_config.host or "127.0.0.1"
-        require_user_keys(config.http.host, store.all_keys())
+        require_user_keys(config.http.host, store.keys.all())
         require_ray_auth(config.http.host, authenticated=is_token_auth_enabled())
         self.controller = controller
         self.gateway = Gateway(config, store, call_engine, RecordMetrics().write)
@@ -139,11 +139,11 @@ def prepare(config: ServeConfig) -> str:
     migrate(url, postgres=config.store.postgres)
     store = Store(url, postgres=config.store.postgres)
     try:
-        if not any(key.role == Role.operator for key in store.all_keys()):
+        if not any(key.role == Role.operator for key in store.keys.all()):
             key = make_key()
             with open(os.open(folder / OPERATOR_KEY, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
                 file.write(key)
-            store.add_key(hash_key(key), Role.operator, "operator", time.time())
+            store.keys.add(hash_key(key), Role.operator, "operator", time.time())
         ReleaseManager(store, config, time.time).bootstrap()
     finally:
         store.close()

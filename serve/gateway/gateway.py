@@ -48,9 +48,9 @@ class Gateway:
     ) -> None:
         """`report` gets the numbers of records that wait and that are lost, before each look at the store."""
         self.config, self.store, self.call, self.report = config, store, call, report
-        self.recorder = Recorder(store, config.store.patience_s)
+        self.recorder = Recorder(store.requests, store.exposures, config.store.patience_s)
         self.routing_table: RoutingTable = routing.read(store, config)
-        self.salt = store.salt()
+        self.salt = store.settings.salt()
         self.store_problem: str | None = None
         """Reason why the store could not be read the last time; None if it could."""
         self.erasing = True
@@ -78,7 +78,7 @@ class Gateway:
             self.report(len(self.recorder.waiting), self.recorder.lost)
             try:
                 if self.erasing:
-                    self.erasing = await asyncio.to_thread(self.store.erase) is Erasure.pending
+                    self.erasing = await asyncio.to_thread(self.store.database.erase) is Erasure.pending
                 found = await asyncio.to_thread(routing.read, self.store, self.config)
             except (SQLAlchemyError, InputError, RunError) as error:
                 self.store_problem = reason(error)
@@ -93,7 +93,7 @@ class Gateway:
         """Have deleted text gone from the store's files, in the background where somebody still reads it."""
         self.erasing = True
         for _ in range(ERASURES):
-            erasure = await asyncio.to_thread(self.store.erase)
+            erasure = await asyncio.to_thread(self.store.database.erase)
             self.erasing = erasure is Erasure.pending
             if not self.erasing:
                 return erasure

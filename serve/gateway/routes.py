@@ -43,7 +43,7 @@ from serve.gateway.schemas.responses import (
 from serve.gateway.transport import Transport, request_id_of, respond, until_disconnect
 from serve.store.database import reason
 from serve.store.records import Endpoint, Feedback, Role
-from serve.store.store import UnknownRequest
+from serve.store.requests import UnknownRequest
 from serve.text import check_plain, excerpt
 
 LOG = logging.getLogger(__name__)
@@ -206,7 +206,7 @@ def add_feedback_routes(api: FastAPI, gateway: Gateway) -> None:
         said = read(body, FeedbackBody)
         user = caller.user(said.user) or NOBODY
         event = Feedback(id=f"fb-{uuid.uuid4().hex}", at=time.time(), **{**said.model_dump(), "user": user})
-        await asyncio.to_thread(gateway.store.add_feedback, event)
+        await asyncio.to_thread(gateway.store.requests.add_feedback, event)
         return {"id": event.id}
 
     @api.put("/v1/consent", **operation(ConsentResponse, reads=ConsentBody, errors=(503,)))
@@ -215,11 +215,11 @@ def add_feedback_routes(api: FastAPI, gateway: Gateway) -> None:
         user = caller.user(given.user)
         if user is None:
             raise ApiError(400, "user: name whose consent it is", param="user")
-        await asyncio.to_thread(gateway.store.set_consent, user, given.given, time.time())
+        await asyncio.to_thread(gateway.store.people.set_consent, user, given.given, time.time())
         said = {"user": user, "given": given.given}
         if given.given:
             return said
-        if exports := await asyncio.to_thread(gateway.store.exports_of, user):
+        if exports := await asyncio.to_thread(gateway.store.exports.of, user):
             folders = ", ".join(export.folder for export in exports)
             LOG.warning("consent was withdrawn for rows of %s: remove them with `python launch/forget.py`", folders)
         return {**said, "text": await gateway.erase()}
@@ -232,8 +232,8 @@ def add_operator_routes(api: FastAPI, gateway: Gateway, command: Command) -> Non
             check_plain(user)
         except ValueError as error:
             raise ApiError(400, f"user: {error}", param="user") from None
-        deleted = await asyncio.to_thread(gateway.store.delete_user, user, time.time())
-        exports = await asyncio.to_thread(gateway.store.exports_of, user)
+        deleted = await asyncio.to_thread(gateway.store.people.delete, user, time.time())
+        exports = await asyncio.to_thread(gateway.store.exports.of, user)
         return {**deleted, "exports": [export.folder for export in exports], "text": await gateway.erase()}
 
     @api.get("/release", **operation(ReleaseStatus, errors=CONTROLLER))

@@ -15,10 +15,10 @@ from serve.releases.config import ReleaseConfig
 from serve.releases.decision import decide
 from serve.releases.progress import Progress
 from serve.releases.verdict import Verdict
-from serve.statistics.experiment import Experiment
 from serve.statistics.metrics import FEEDBACK_METRICS, OUTCOME, REQUEST_METRICS
 from serve.store.database import Database
 from serve.store.experiment_reader import ExperimentReader, num_exposures, num_requests
+from serve.store.release_records import Experiment
 
 LOG = logging.getLogger(__name__)
 LAG_S = 2.0
@@ -37,9 +37,9 @@ class Looks:
     found by their number: counting reads an index alone.
     """
 
-    def __init__(self, store: Database, config: ReleaseConfig, *, timeout_s: float) -> None:
+    def __init__(self, database: Database, config: ReleaseConfig, *, timeout_s: float) -> None:
         """`timeout_s`: longest that a request takes."""
-        self.store, self.config, self.longest_s = store, config, timeout_s + MARGIN_S
+        self.database, self.config, self.longest_s = database, config, timeout_s + MARGIN_S
         self.key: tuple[Experiment, dict[str, Any]] | None = None
         self.progress: Progress | None = None
         """Progress of the running step; None before the first look, and after one that failed."""
@@ -51,7 +51,7 @@ class Looks:
 
     def look(self, experiment: Experiment, now: float) -> Verdict:
         """Judge what the step has seen until `LAG_S` before now."""
-        with snapshot(self.store) as connection:
+        with snapshot(self.database) as connection:
             progress, self.progress = self.progress, None
             if progress is None or self.key != self.key_of(experiment) or not self.is_whole(connection, progress):
                 progress = self.begin(experiment)
@@ -115,9 +115,9 @@ def is_of_feedback(metric: str) -> bool:
 
 
 @contextmanager
-def snapshot(store: Database) -> Iterator[Connection]:
+def snapshot(database: Database) -> Iterator[Connection]:
     """A connection to which the store stays as it is at its first statement, as SQLite's transactions do."""
-    with store.engine.connect() as connection:
-        if store.engine.dialect.name == "postgresql":
+    with database.engine.connect() as connection:
+        if database.engine.dialect.name == "postgresql":
             connection = connection.execution_options(isolation_level="REPEATABLE READ")
         yield connection
