@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ray import serve as ray_serve
-from ray._private.authentication.authentication_utils import is_token_auth_enabled
 from ray.serve import Application
-from ray.serve.context import _get_global_client
 from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
 
@@ -19,6 +17,7 @@ from rlhf.config import compose
 from rlhf.types import InputError, RunError
 from serve.config import ServeConfig
 from serve.control.controller import Controller
+from serve.control.ray_adapter import is_token_auth_enabled, proxy_host
 from serve.control.release_manager import ReleaseManager
 from serve.gateway import routes
 from serve.gateway.auth import hash_key, make_key, require_ray_auth, require_user_keys
@@ -53,7 +52,7 @@ class GatewayReplica:
         self.listens = listens
         if not listens:
             # Where Serve really listens, whatever was configured.
-            config.http.host = _get_global_client().http_config.host or "127.0.0.1"
+            config.http.host = proxy_host()
         require_user_keys(config.http.host, store.keys.all())
         require_ray_auth(config.http.host, authenticated=is_token_auth_enabled())
         self.controller = controller
