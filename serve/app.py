@@ -23,11 +23,11 @@ from serve.gateway import routes
 from serve.gateway.auth import hash_key, make_key, require_ray_auth, require_user_keys
 from serve.gateway.engine import FAST, HEALTH_PERIOD_S
 from serve.gateway.errors import ApiError
-from serve.gateway.exchange import BROKEN, call_engine
 from serve.gateway.gateway import Gateway
 from serve.gateway.http_server import run_http_server
 from serve.gateway.log_redaction import redact_error_messages
 from serve.gateway.metrics import RecordMetrics
+from serve.gateway.reply import BROKEN, call_engine
 from serve.store.database import migrate
 from serve.store.records import Role
 from serve.store.store import Store

@@ -6,11 +6,8 @@ import asyncio
 import logging
 import uuid
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
-from functools import partial
-from typing import Any
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
-from fastapi.responses import JSONResponse
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.responses import Response
 
@@ -19,8 +16,9 @@ from serve.config import ServeConfig
 from serve.gateway import routing
 from serve.gateway.auth import Caller
 from serve.gateway.errors import ApiError
-from serve.gateway.exchange import Call, Exchange, Stream, begin, engine_error
+from serve.gateway.exchange import Exchange, Recording
 from serve.gateway.recorder import Recorder
+from serve.gateway.reply import Call, begin, reply
 from serve.gateway.routing import Route, RoutingTable
 from serve.gateway.schemas.common import GenerationRequest
 from serve.gateway.schemas.requests import check_limits
@@ -116,20 +114,18 @@ class Gateway:
         route = self.routing_table.route(request.model, user if request.user else None, id, caller)
         self.check_room()
         self.ongoing += 1
-        exchange = self.open_exchange(id, user or NOBODY, endpoint, request, route, request_id)
-        try:
+        async with AsyncExitStack() as ending:
+            ending.callback(self.free_place)
+            exchange = self.open_exchange(id, user or NOBODY, endpoint, request, route, request_id)
+            await ending.enter_async_context(Recording(exchange, self.recorder))
             if route.split is not None and not await self.expose(exchange, route.split, caller):
                 exchange.redirect(self.routing_table.deployments[self.routing_table.production])
             elif route.shadow is not None:
                 self.start_shadow(route.shadow, exchange)
-            async with asyncio.timeout(limits.timeout_s):
-                return await self.reply(exchange)
-        except BaseException as error:
-            api_error = exchange.fail(error)
-            await self.finish(exchange)
-            if not isinstance(error, Exception):
-                raise
-            raise api_error from None
+            return await reply(exchange, limits, self.call, ending)
+
+    def free_place(self) -> None:
+        self.ongoing -= 1
 
     def check_room(self) -> None:
         """Raises ApiError where as many requests are under way as may be."""
@@ -151,29 +147,6 @@ class Gateway:
             salt=self.salt,
             request_id=request_id,
         )
-
-    async def reply(self, exchange: Exchange) -> Response:
-        (status, first), rest = await begin(exchange, self.body_for(exchange), self.config.limits, self.call)
-        if first is None:
-            return Stream(exchange, rest, self.config.limits, partial(self.finish, exchange))
-        if status != 200:
-            raise engine_error(status, first)
-        exchange.take(first)
-        answer = JSONResponse({**first, "id": exchange.id, "model": exchange.request.model})
-        await self.finish(exchange)
-        return answer
-
-    def body_for(self, exchange: Exchange) -> dict[str, Any]:
-        return {**exchange.request.for_engine(self.config.limits), "model": exchange.deployment.variant}
-
-    async def finish(self, exchange: Exchange) -> None:
-        """Record the end of an exchange, errors included, and free its place. Further calls do nothing."""
-        if not exchange.recorded:
-            exchange.recorded = True
-            try:
-                await self.recorder.record(exchange.record())
-            finally:
-                self.ongoing -= 1
 
     async def expose(self, exchange: Exchange, split: Split, caller: Caller) -> bool:
         """Record that the experiment shows the user an arm, and with which probability, before it does.
@@ -218,12 +191,10 @@ class Gateway:
         task.add_done_callback(self.shadows.discard)
 
     async def answer_in_shadow(self, copy: Exchange) -> None:
-        try:
-            async with asyncio.timeout(self.config.limits.timeout_s):
-                (status, body), _ = await begin(copy, self.body_for(copy), self.config.limits, self.call)
-            if status != 200:
-                raise engine_error(status, body)
-            copy.take(body)
-        except Exception as error:  # noqa: BLE001  `fail` logs what is unexpected
-            copy.fail(error)
-        await self.recorder.record(copy.record())
+        # Its error is in the record.
+        with suppress(ApiError):
+            async with Recording(copy, self.recorder):
+                body, _ = await begin(copy, self.config.limits, self.call)
+                assert body is not None, "a copy does not stream"
+                copy.take(body)
+                copy.succeed()

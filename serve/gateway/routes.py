@@ -21,7 +21,7 @@ from starlette.responses import Response
 from rlhf.types import InputError, RunError
 from serve.gateway.auth import Caller, authenticate, authorize, is_loopback
 from serve.gateway.body_limits import BodyReader
-from serve.gateway.errors import ApiError
+from serve.gateway.errors import CLIENT_GONE, ApiError
 from serve.gateway.gateway import NOBODY, Gateway
 from serve.gateway.openapi import ENGINE_ERRORS, PATH, document, operation
 from serve.gateway.schemas.chat import ChatCompletionRequest
@@ -150,7 +150,7 @@ def add_errors(api: FastAPI) -> None:
 
     @api.exception_handler(ClientDisconnect)
     async def client_disconnected(request: Request, error: ClientDisconnect) -> Response:
-        return await refuse(request, ApiError(499, "the client went away"))
+        return await refuse(request, ApiError(499, CLIENT_GONE))
 
 
 def model_card(name: str) -> dict[str, Any]:
