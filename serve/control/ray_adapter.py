@@ -71,7 +71,7 @@ def is_token_auth_enabled() -> bool:
 
 def proxy_host() -> str:
     """Return the address that Serve's proxies listen on. No public call tells: `serve.status` has their states alone,
-    and whoever started Serve may have given another address than this service's configuration."""
+    and the process that started Serve may have given another address than this service's configuration."""
     return _get_global_client().http_config.host or "127.0.0.1"
 
 

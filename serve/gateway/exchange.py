@@ -38,7 +38,7 @@ class Exchange:
     started: float = field(default_factory=time.perf_counter)
     status: int = 499
     error: str | None = CLIENT_GONE
-    """How it ended. Until it has, its client may go away."""
+    """Sentence of an error; None after a success. Until an end is known, the client may go away."""
     first_token_s: float | None = None
     texts: dict[int, str] = field(default_factory=dict)
     calls: dict[int, dict[int, dict[str, Any]]] = field(default_factory=dict)
