@@ -164,7 +164,7 @@ def records_lost(service: Service, results: list[Result]) -> int:
     left = {result.id for result in results if result.id is not None}
     end = time.monotonic() + RECORDS_S
     while left and time.monotonic() < end:
-        left = {id for id in left if store.dialogue(id) is None}
+        left = {id for id in left if store.requests.dialogue(id) is None}
     store.close()
     return len(left)
 

@@ -24,10 +24,9 @@ from serve.releases import state
 from serve.releases.config import GoalConfig, GuardrailConfig, ReleaseConfig
 from serve.releases.decision import decide
 from serve.releases.progress import Progress
-from serve.releases.state import Release, Watch
-from serve.statistics.experiment import Experiment
 from serve.statistics.metrics import end
-from serve.store.records import Exposure, Feedback, FeedbackKind, ObservedRequest, Phase, Traffic
+from serve.store.records import Exposure, Feedback, FeedbackKind, ObservedRequest, Traffic
+from serve.store.release_records import Experiment, Phase, Release, Watch
 
 USERS = 3000
 """Users of a step, one per second."""

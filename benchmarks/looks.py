@@ -18,9 +18,8 @@ from serve.config import ServeConfig
 from serve.control.release_manager import ReleaseManager
 from serve.releases import state
 from serve.releases.config import GuardrailConfig, ReleaseConfig
-from serve.releases.state import Transition
-from serve.releases.verdict import Outcome
 from serve.store.database import migrate
+from serve.store.release_records import Outcome, Transition
 from serve.store.store import Store
 
 DAYS = 3
@@ -67,7 +66,7 @@ def fill(store: Store, first: int, last: int, step_s: float) -> None:
             arm = ("old", "new")[random.Random(user).random() < 0.5]
             yield EXPERIMENT, f"shop/user-{user}", arm, moments[number], WEIGHTS
 
-    with store.writer.begin() as connection:
+    with store.database.writer.begin() as connection:
         cursor = connection.connection.cursor()
         cursor.executemany(
             "INSERT INTO requests (id, user, at, endpoint, variant, version, experiment, conversation, turn, "
@@ -98,8 +97,7 @@ def begin(manager: ReleaseManager) -> None:
     """Start a release in its only step."""
     release = state.start("r1", "new", "old", RELEASE, START, salt="s")
     outcome = Outcome.hold
-    manager.save(
-        {},
+    manager.store.releases.save(
         release,
         Transition(release="r1", at=START, before="", after=release.state, outcome=outcome, by="op", reason="started"),
     )

@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ray import serve as ray_serve
-from ray._private.authentication.authentication_utils import is_token_auth_enabled
 from ray.serve import Application
-from ray.serve.context import _get_global_client
 from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
 
@@ -19,16 +17,17 @@ from rlhf.config import compose
 from rlhf.types import InputError, RunError
 from serve.config import ServeConfig
 from serve.control.controller import Controller
+from serve.control.ray_adapter import is_token_auth_enabled, proxy_host
 from serve.control.release_manager import ReleaseManager
 from serve.gateway import routes
 from serve.gateway.auth import hash_key, make_key, require_ray_auth, require_user_keys
 from serve.gateway.engine import FAST, HEALTH_PERIOD_S
 from serve.gateway.errors import ApiError
-from serve.gateway.exchange import BROKEN, call_engine
 from serve.gateway.gateway import Gateway
 from serve.gateway.http_server import run_http_server
 from serve.gateway.log_redaction import redact_error_messages
 from serve.gateway.metrics import RecordMetrics
+from serve.gateway.reply import BROKEN, call_engine
 from serve.store.database import migrate
 from serve.store.records import Role
 from serve.store.store import Store
@@ -54,8 +53,8 @@ class GatewayReplica:
         self.listens = listens
         if not listens:
             # The address on which Serve really listens.
-            config.http.host = _get_global_client().http_config.host or "127.0.0.1"
-        require_user_keys(config.http.host, store.all_keys())
+            config.http.host = proxy_host()
+        require_user_keys(config.http.host, store.keys.all())
         require_ray_auth(config.http.host, authenticated=is_token_auth_enabled())
         self.controller = controller
         self.gateway = Gateway(config, store, call_engine, RecordMetrics().write)
@@ -140,11 +139,11 @@ def prepare(config: ServeConfig) -> str:
     migrate(url, postgres=config.store.postgres)
     store = Store(url, postgres=config.store.postgres)
     try:
-        if not any(key.role == Role.operator for key in store.all_keys()):
+        if not any(key.role == Role.operator for key in store.keys.all()):
             key = make_key()
             with open(os.open(folder / OPERATOR_KEY, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
                 file.write(key)
-            store.add_key(hash_key(key), Role.operator, "operator", time.time())
+            store.keys.add(hash_key(key), Role.operator, "operator", time.time())
         ReleaseManager(store, config, time.time).bootstrap()
     finally:
         store.close()

@@ -54,7 +54,7 @@ def close_down(url: str, call_s: float, drain_s: float) -> None:
     """
     store = Store(url)
     try:
-        own = {APP, *store.applications()}
+        own = {APP, *store.applications.names()}
     finally:
         store.close()
     there = applications(call_s)

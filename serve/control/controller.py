@@ -17,7 +17,7 @@ from serve.control.engines import EngineManager, ServeBackend
 from serve.control.ray_adapter import RayServeBackend
 from serve.control.release_manager import ReleaseManager
 from serve.store.database import reason
-from serve.store.records import Phase
+from serve.store.release_records import Phase
 from serve.store.store import Store
 
 LOG = logging.getLogger(__name__)
@@ -130,10 +130,10 @@ class Controller:
 
     async def roll_back(self, by: str, reason: str) -> None:
         async with self.lock:
-            _, release = await asyncio.to_thread(self.manager.latest)
+            release = await asyncio.to_thread(self.manager.latest)
             if release and release.phase is Phase.promoted and not release.warm:
                 # Its engines were given up for a candidate that did not come to a release.
-                predecessor = self.store.variant(release.predecessor)
+                predecessor = self.store.variants.get(release.predecessor)
                 assert predecessor is not None
                 await asyncio.to_thread(self.engines.bring_up, predecessor, lambda: None)
             await asyncio.to_thread(self.manager.roll_back, by, reason)

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence, Set
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
@@ -20,7 +20,6 @@ from serve.config import ServeConfig
 from serve.gateway.engine import app_name, demand
 from serve.gateway.gateway import REFRESH_S
 from serve.gateway.routing import Deployment, deployment_of, served_variants
-from serve.releases.state import Release
 from serve.store.records import Variant
 from serve.store.store import Store
 
@@ -60,11 +59,11 @@ class ServeBackend(Protocol):
         """Resources of each node that nothing has reserved."""
 
     def first_answer(self, deployment: Deployment, body: Mapping[str, Any], request_id: str) -> tuple[int, Any]:
-        """Status and body of a completion by a deployment. Raises InputError where its engines do not load it."""
+        """Status and body of a completion by a deployment. Raises InputError if its engines do not load it."""
 
 
 def call_with_timeout(seconds: float, what: str, call: Callable[[], ResultT]) -> ResultT:
-    """Return what a blocking call of Serve returns. Raises RunError where it fails, or takes longer than `seconds`: its
+    """Return what a blocking call of Serve returns. Raises RunError if it fails, or takes longer than `seconds`: its
     thread then waits on alone."""
     result: Future[ResultT] = Future()
 
@@ -102,18 +101,18 @@ class EngineManager:
         Those of `starting` stay as they are: somebody else starts them.
         """
         with self.turn:
-            wanted, there, deployed = self.wanted_models(coming), self.applications(), self.store.applications()
+            wanted, there, deployed = self.wanted_models(coming), self.applications(), self.store.applications.names()
             if starting:
                 deployed -= {self.name(starting)} - wanted.keys()
             for app in sorted(missing(there, wanted.keys())):
-                self.store.add_application(app)
+                self.store.applications.add(app)
                 self.call("deploy an application", partial(self.backend.deploy, app, wanted[app]))
             if gone := surplus(there, deployed, wanted.keys()):
                 time.sleep(self.settle_s)
             for app in sorted(gone):
                 self.call("delete an application", partial(self.backend.delete, app))
             for app in deployed - wanted.keys() - there.keys():
-                self.store.remove_application(app)
+                self.store.applications.remove(app)
 
     def bring_all_up(self) -> None:
         """Return once the engines of all that is served answer. Raises as `bring_up` does."""
@@ -123,8 +122,8 @@ class EngineManager:
     def bring_up(self, coming: Variant, check: Callable[[], None]) -> None:
         """Return once a model's engines answer.
 
-        `check` is called while they start, and raises where they are not needed any more. Raises InputError where vLLM
-        does not serve the model, RunError where there is no room for it or it takes longer than `replicas.start_s`.
+        `check` is called while they start, and raises where they are not needed any more. Raises InputError if vLLM
+        does not serve the model, RunError if there is no room for it or it takes longer than `replicas.start_s`.
         """
         host = self.host(coming)
         self.make_room(host)
@@ -135,7 +134,7 @@ class EngineManager:
 
     def host(self, variant: Variant) -> Variant:
         """The variant whose engines answer for this one."""
-        base = self.store.variant(variant.base) if variant.base else None
+        base = self.store.variants.get(variant.base) if variant.base else None
         return base or variant
 
     def wait(self, variant: Variant, check: Callable[[], None]) -> None:
@@ -163,7 +162,7 @@ class EngineManager:
 
     def make_room(self, coming: Variant) -> None:
         """See that the nodes have room for a model's engines; where they lack it, give up those kept for nothing else
-        than a way back. RunError where that does not suffice."""
+        than a way back. RunError if that does not suffice."""
         replicas, there = self.config.replicas, self.applications()
         if self.name(coming) in there:
             return
@@ -189,20 +188,20 @@ class EngineManager:
 
     def spare_applications(self) -> Set[str]:
         """Applications that nothing but a return to the last release's other arm needs."""
-        latest = self.store.latest_release()
-        if latest is None or Release.from_json(latest["state"]).experiment is not None:
+        latest = self.store.releases.latest()
+        if latest is None or latest.experiment is not None:
             return set()
         return self.wanted_models().keys() - self.wanted_models(spare=False).keys()
 
     def give_up_spare(self) -> None:
         """Stop counting on them, here and in gateways. Raises StaleRelease if the release just changed."""
-        latest = self.store.latest_release()
+        latest = self.store.releases.latest()
         assert latest is not None
         LOG.info("the engines of %s end, as a candidate needs their room", ", ".join(sorted(self.spare_applications())))
-        self.store.save_release({**latest, "state": {**latest["state"], "warm": False}})
+        self.store.releases.save(replace(latest, warm=False))
 
     def try_adapter(self, adapter: Variant, deployment: Deployment) -> None:
-        """Have it answer with one token. Raises InputError where its model's engines do not load it."""
+        """Have it answer with one token. Raises InputError if its model's engines do not load it."""
         body = {"model": adapter.name, "prompt": [0], "max_tokens": 1}
         ask = partial(self.backend.first_answer, deployment, body, f"try-{adapter.name}")
         status, answer = self.call(f"answer with adapter {adapter.name}", ask)
@@ -211,8 +210,8 @@ class EngineManager:
 
     def wanted_models(self, coming: Variant | None = None, *, spare: bool = True) -> dict[str, Variant]:
         """Whole models that are to have engines, by their application."""
-        latest = self.store.latest_release() if spare else None
-        variants = served_variants(self.store, self.config, self.store.production(), latest)
+        latest = self.store.releases.latest() if spare else None
+        variants = served_variants(self.store.variants, self.config, self.store.releases.production(), latest)
         variants |= {coming.name: coming} if coming else {}
         return {self.name(one): one for one in variants.values() if one.base is None}
 

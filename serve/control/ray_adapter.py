@@ -1,4 +1,7 @@
-"""Ray Serve's side of `serve.control.engines`: every call of its API that engines need."""
+"""Ray and Ray Serve as the controller needs them.
+
+Names that Ray keeps private are imported here alone, each with the reason, and a test fails where Ray renames one.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ray import serve as ray_serve
+from ray._private.authentication import authentication_utils
 from ray._private.state import available_resources_per_node
 from ray.exceptions import RayTaskError
+from ray.serve.context import _get_global_client
 from ray.serve.schema import ApplicationStatusOverview
 
 from rlhf.actors.nodes import has_accelerators
@@ -25,7 +30,7 @@ ALIVE = ("STARTING", "UPDATING", "RECOVERING", "RUNNING")
 
 @dataclass(frozen=True, slots=True)
 class RayServeBackend:
-    """A `serve.control.engines.Serving`."""
+    """A `serve.control.engines.ServeBackend`."""
 
     config: ServeConfig
 
@@ -56,6 +61,18 @@ class RayServeBackend:
             raise InputError(last_line(str(error.cause))) from None
         status, answer = answers[0]
         return status, answer
+
+
+def is_token_auth_enabled() -> bool:
+    """Return whether Ray's ports want a token. `RAY_AUTH_MODE` alone does not tell: without it a token that exists
+    counts, and Ray's core decides."""
+    return authentication_utils.is_token_auth_enabled()
+
+
+def proxy_host() -> str:
+    """Return the address that Serve's proxies listen on. No public call tells: `serve.status` has their states alone,
+    and the process that started Serve may have given another address than this service's configuration."""
+    return _get_global_client().http_config.host or "127.0.0.1"
 
 
 def start_problem(app: str) -> str:

@@ -18,7 +18,7 @@ ADAPTER = "adapter_config.json"
 def register(name: str, folder: str, known: Iterable[Variant], at: float) -> Variant:
     """A folder as a variant, its files hashed; an adapter beside the variant it was trained on.
 
-    Raises InputError where the folder holds no model, where its manifest says something else than its files, or where
+    Raises InputError if the folder holds no model, where its manifest says something else than its files, or where
     an adapter's model is none of those `known`.
     """
     root = Path(folder).expanduser().resolve()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,9 +12,9 @@ from serve.config import ServeConfig
 from serve.control.registry import file_problem, is_adapter, register, summary
 from serve.releases import state
 from serve.releases.looks import Looks
-from serve.releases.state import Release, Transition, Watch
-from serve.releases.verdict import Outcome, Verdict
-from serve.store.records import UNDER_WAY, Phase, Variant
+from serve.releases.verdict import Verdict
+from serve.store.records import Variant
+from serve.store.release_records import UNDER_WAY, Outcome, Phase, Release, Transition, Watch
 from serve.store.store import Store
 
 
@@ -22,9 +22,7 @@ from serve.store.store import Store
 class Judgement:
     """A release under way and the verdict on it; it may have changed since."""
 
-    id: int
-    version: int
-    """Number of the release's changes when it was read."""
+    release: Release
     at: float
     """Unix seconds."""
     verdict: Verdict
@@ -45,7 +43,7 @@ class ReleaseManager:
     looks: Looks = field(init=False)
 
     def __post_init__(self) -> None:
-        self.looks = Looks(self.store, self.config.release, timeout_s=self.config.limits.timeout_s)
+        self.looks = Looks(self.store.database, self.config.release, timeout_s=self.config.limits.timeout_s)
 
     def bootstrap(self) -> None:
         """Register the configured models; the first call of all says what is in production."""
@@ -54,18 +52,18 @@ class ReleaseManager:
         # An adapter is registered after the model that holds it.
         for name in sorted(self.config.models, key=lambda name: is_adapter(self.config.models[name])):
             self.register(name, self.config.models[name])
-        if self.store.production() is None:
+        if self.store.releases.production() is None:
             name = self.config.production
             if name not in self.config.models:
                 known = ", ".join(self.config.models)
                 raise InputError(f"production={name}: it is none of models ({known}); name one of them")
-            self.store.set_production(name, self.clock())
+            self.store.releases.set_production(name, self.clock())
 
     def register(self, name: str, folder: str) -> Variant:
         if name == self.config.name:
             raise InputError(f"models.{name}: that is what users ask for (`name`); give this model another name")
-        variant = register(name, folder, self.store.variants(), self.clock())
-        self.store.add_variant(variant)
+        variant = register(name, folder, self.store.variants.all(), self.clock())
+        self.store.variants.add(variant)
         return variant
 
     def look(self) -> Transition | None:
@@ -73,48 +71,42 @@ class ReleaseManager:
         return self.act(self.judge())
 
     def judge(self) -> Judgement | None:
-        """Judge the release under way, which changes nothing; None where there is none. One caller at a time."""
-        saved, release = self.latest()
-        if saved is None or release is None or release.experiment is None:
+        """Judge the release under way, which changes nothing; None if there is none. One caller at a time."""
+        release = self.latest()
+        if release is None or release.experiment is None:
             return None
         now = self.clock()
         verdict = self.looks.look(release.experiment, now)
-        unverified = self.unverified(release) if release.would_promote(verdict) else None
-        return Judgement(id=saved["id"], version=saved["version"], at=now, verdict=verdict, unverified=unverified)
+        unverified = self.unverified(release) if state.would_promote(release, verdict) else None
+        return Judgement(release=release, at=now, verdict=verdict, unverified=unverified)
 
     def act(self, judgement: Judgement | None) -> Transition | None:
         """Do what follows from a verdict, unless the release has changed since."""
-        saved, release = self.latest()
-        if (
-            saved is None
-            or release is None
-            or judgement is None
-            or (saved["id"], saved["version"]) != (judgement.id, judgement.version)
-        ):
+        release = self.latest()
+        if release is None or judgement is None or release != judgement.release:
             return None
         self.verdict = judgement.verdict
         after, transition = state.advance(release, judgement.verdict, now=judgement.at, unverified=judgement.unverified)
         if transition is not None:
-            self.save(saved, after, transition)
+            self.store.releases.save(after, transition)
         return transition
 
     def check_start(self, name: str, folder: str) -> Variant:
-        """Register a candidate whose release could start now. InputError where it could not."""
-        saved, release = self.latest()
-        if saved is not None and release is not None and release.phase in UNDER_WAY:
+        """Register a candidate whose release could start now. InputError if it could not."""
+        release = self.latest()
+        if release is not None and release.phase in UNDER_WAY:
             raise InputError(f"release {release.id} of {release.candidate} is under way; promote it or roll it back")
-        state.start("r0", name, str(self.store.production()), self.config.release, self.clock(), salt="")
+        state.start("r0", name, str(self.store.releases.production()), self.config.release, self.clock(), salt="")
         return self.register(name, folder)
 
     def start(self, name: str, by: str, reason: str) -> None:
         """Begin the first step of a registered candidate; a watch of the release before ends."""
-        id = f"r{len(self.store.releases()) + 1}"
-        saved, before = self.latest()
-        if saved is not None and before is not None and before.watch is not Watch.none:
+        id, before = self.store.releases.new_id(), self.latest()
+        if before is not None and before.watch is not Watch.none:
             ended = state.promote(before, by=by, reason=f"release {id} begins", now=self.clock(), unverified=None)
-            self.save(saved, *ended)
-        salt = secrets.token_hex(16)
-        release = state.start(id, name, str(self.store.production()), self.config.release, self.clock(), salt=salt)
+            self.store.releases.save(*ended)
+        production, salt = str(self.store.releases.production()), secrets.token_hex(16)
+        release = state.start(id, name, production, self.config.release, self.clock(), salt=salt)
         transition = Transition(
             release=id,
             at=release.started,
@@ -126,35 +118,36 @@ class ReleaseManager:
             evidence={},
         )
         self.verdict = None
-        self.save({}, release, transition)
+        self.store.releases.save(release, transition)
 
     def promote(self, by: str, reason: str) -> None:
-        """RunError where there would be no way back; the release then waits in `paused`."""
-        saved, release = self.require_release()
+        """RunError if there would be no way back; the release then waits in `paused`."""
+        release = self.require_release()
         after, transition = state.promote(
             release, by=by, reason=reason or "promoted", now=self.clock(), unverified=self.unverified(release)
         )
-        self.save(saved, after, transition)
+        self.store.releases.save(after, transition)
         if after.phase is not Phase.promoted:
             raise RunError(f"release {release.id} is paused: {transition.reason}")
 
     def roll_back(self, by: str, reason: str) -> None:
-        saved, release = self.require_release()
+        release = self.require_release()
         if release.phase is Phase.promoted and (wrong := self.unverified(release)):
             raise InputError(f"release {release.id} cannot be rolled back, as {release.predecessor} is gone: {wrong}")
-        self.save(saved, *state.roll_back(release, by=by, reason=reason or "rolled back", now=self.clock()))
+        ended = state.roll_back(release, by=by, reason=reason or "rolled back", now=self.clock())
+        self.store.releases.save(*ended)
 
     def status(self) -> dict[str, Any]:
         """Return production, the latest release with its audit trail, and the last look."""
-        saved, release = self.latest()
+        release = self.latest()
         found: dict[str, Any] = {
-            "production": self.store.production(),
-            "models": [summary(variant) for variant in self.store.variants()],
+            "production": self.store.releases.production(),
+            "models": [summary(variant) for variant in self.store.variants.all()],
             "release": None,
         }
-        if saved is None or release is None:
+        if release is None:
             return found
-        transitions = self.store.transitions(saved["id"])
+        transitions = [transition.to_json() for transition in self.store.releases.transitions(release.id)]
         found["release"] = {**release.to_json(), "state": release.state, "transitions": transitions}
         if self.verdict is not None and release.experiment is not None:
             verdict = self.verdict
@@ -165,30 +158,16 @@ class ReleaseManager:
             }
         return found
 
-    def latest(self) -> tuple[dict[str, Any] | None, Release | None]:
-        saved = self.store.latest_release()
-        return (saved, Release.from_json(saved["state"])) if saved else (None, None)
+    def latest(self) -> Release | None:
+        return self.store.releases.latest()
 
-    def require_release(self) -> tuple[dict[str, Any], Release]:
-        saved, release = self.latest()
-        if saved is None or release is None:
+    def require_release(self) -> Release:
+        release = self.latest()
+        if release is None:
             raise InputError("there is no release yet; start one")
-        return saved, release
+        return release
 
     def unverified(self, release: Release) -> str | None:
         """Return the problem with the files that a rollback would return to; None if they verify."""
-        predecessor = self.store.variant(release.predecessor)
+        predecessor = self.store.variants.get(release.predecessor)
         return file_problem(predecessor) if predecessor else f"{release.predecessor} is not known"
-
-    def save(self, saved: Mapping[str, Any], release: Release, transition: Transition) -> None:
-        row = {
-            **saved,
-            "candidate": release.candidate,
-            "predecessor": release.predecessor,
-            "phase": release.phase,
-            "state": release.to_json(),
-            "updated_at": transition.at,
-        }
-        entry = {key: value for key, value in transition.to_json().items() if key != "release"}
-        answers = release.candidate if release.phase is Phase.promoted else release.predecessor
-        self.store.save_release(row, entry, production=answers)

@@ -26,9 +26,11 @@ from rlhf.train.artifact import MANIFEST, Artifact, committing, describe, open_a
 from rlhf.types import InputError
 from serve.feedback.labels import FeedbackRow, Opinion, demonstrations, labelled, pairs, read_opinions
 from serve.feedback.user_shares import largest_share, within_shares
-from serve.store.exports import Export
+from serve.store.exports import Export, Exports
 from serve.store.records import Feedback, Request
+from serve.store.requests import Requests
 from serve.store.store import Store
+from serve.store.variants import Variants
 
 ROWS = "rows.jsonl"
 FORGOTTEN = "forgotten"
@@ -100,7 +102,7 @@ def export(store: Store, kind: RowKind, folder: Path, config: ExportConfig) -> A
     if folder.exists():
         # Committing would replace the existing folder, whatever its contents.
         raise InputError(f"output={folder}: it exists already; set output to another folder")
-    rows, rejects = collect(store, kind, config)
+    rows, rejects = collect(store.requests, kind, config)
     reasons = dict(sorted(Counter(reject.reason for reject in rejects).items()))
     if not rows:
         listed = ", ".join(f"{reason} {count}" for reason, count in reasons.items()) or "there is no feedback"
@@ -111,7 +113,7 @@ def export(store: Store, kind: RowKind, folder: Path, config: ExportConfig) -> A
     manifest = {
         "kind": "feedback",
         "rows": str(kind),
-        "parents": parents_of(store, rows),
+        "parents": parents_of(store.variants, rows),
         "config": asdict(config),
         "time_range": [min(event.at for row in rows for event in row.events), max(row.at for row in rows)],
         "metrics": {
@@ -123,14 +125,14 @@ def export(store: Store, kind: RowKind, folder: Path, config: ExportConfig) -> A
         },
     }
     users = {request.id: request.user for row in rows for request in row.requests}
-    with register_export(store, folder, users), committing(folder, manifest) as staging:
+    with register_export(store.exports, folder, users), committing(folder, manifest) as staging:
         write_lines(staging / ROWS, ({**row.content, "source": row.source, **origin(row)} for row in rows))
         write_lines(staging / REJECTS, ({"reason": reject.reason, **origin(reject)} for reject in rejects))
     return open_artifact(folder)
 
 
 @contextmanager
-def register_export(store: Store, folder: Path, users: Mapping[str, str]) -> Iterator[None]:
+def register_export(exports: Exports, folder: Path, users: Mapping[str, str]) -> Iterator[None]:
     """Register an export in the store before the block writes it, so that a withdrawal meanwhile finds it.
 
     `users`: the user of each request behind the rows, by request id.
@@ -143,23 +145,23 @@ def register_export(store: Store, folder: Path, users: Mapping[str, str]) -> Ite
         manifest=None,
         at=time.time(),
     )
-    store.add_export(export, users)
+    exports.add(export, users)
     try:
         yield
     except BaseException:
-        store.remove_export(export.id)
+        exports.remove(export.id)
         raise
-    store.set_export(replace(export, manifest=describe(folder / MANIFEST)["sha256"]))
+    exports.update(replace(export, manifest=describe(folder / MANIFEST)["sha256"]))
 
 
-def parents_of(store: Store, rows: Iterable[FeedbackRow]) -> list[dict[str, Any]]:
+def parents_of(variants: Variants, rows: Iterable[FeedbackRow]) -> list[dict[str, Any]]:
     """Return the models whose answers the rows contain."""
-    folders = {variant.name: variant.folder for variant in store.variants()}
+    folders = {variant.name: variant.folder for variant in variants.all()}
     answered = sorted({(request.variant, request.version) for row in rows for request in row.requests})
     return [{"path": folders.get(name), "variant": name, "version": version} for name, version in answered]
 
 
-def collect(store: Store, kind: RowKind, config: ExportConfig) -> tuple[list[FeedbackRow], list[Reject]]:
+def collect(stored: Requests, kind: RowKind, config: ExportConfig) -> tuple[list[FeedbackRow], list[Reject]]:
     """Return the rows in order of time, and the rejects."""
     rejects: list[Reject] = []
     opinions: list[Opinion] = []
@@ -168,7 +170,7 @@ def collect(store: Store, kind: RowKind, config: ExportConfig) -> tuple[list[Fee
     def refuse(reason: str, left_out: Iterable[Opinion]) -> None:
         rejects.extend(Reject(reason, (opinion.request,), (opinion.event,)) for opinion in left_out)
 
-    for request, events in store.dialogues(since=config.since, until=config.until, variant=config.variant):
+    for request, events in stored.dialogues(since=config.since, until=config.until, variant=config.variant):
         reason = reject_reason(request)
         if reason is None:
             opinions += read_opinions(request, events)
@@ -234,7 +236,7 @@ def defect_of(row: FeedbackRow) -> str | None:
     return None
 
 
-def trace(store: Store, folder: Path, row: int) -> list[tuple[Request, list[Feedback]]]:
+def trace(requests: Requests, folder: Path, row: int) -> list[tuple[Request, list[Feedback]]]:
     """Return the requests behind a row of an exported folder, counted from 0, each with the events that produced the
     row. Records that were deleted since then are missing."""
     artifact = open_artifact(folder)
@@ -243,7 +245,7 @@ def trace(store: Store, folder: Path, row: int) -> list[tuple[Request, list[Feed
     if not 0 <= row < len(lines):
         raise InputError(f"{folder}: it has rows 0 to {len(lines) - 1}, no row {row}")
     content = json.loads(lines[row])
-    found = [store.dialogue(request_id) for request_id in content["request_ids"]]
+    found = [requests.dialogue(request_id) for request_id in content["request_ids"]]
     return [
         (request, [event for event in events if event.id in content["event_ids"]])
         for request, events in (each for each in found if each)

@@ -30,8 +30,10 @@ from rlhf.train.artifact import (
 from rlhf.types import InputError, RunError
 from serve.feedback.descendants import ArtifactNode, artifacts_in, descendants
 from serve.feedback.export import FORGOTTEN, ROWS
-from serve.store.exports import Export
+from serve.store.exports import Export, Exports
+from serve.store.requests import Requests
 from serve.store.store import Store
+from serve.store.variants import Variants
 
 Lines = list[tuple[bytes, dict[str, Any]]]
 """Lines of a JSONL file, as bytes and parsed."""
@@ -79,28 +81,28 @@ def forget(store: Store, config: ForgetConfig) -> list[ForgetResult]:
     The other rows and their order stay, byte for byte. Raises InputError if a folder in `roots`, `folders` or `gone` is
     not of the kind that the key requires.
     """
-    artifacts = find_artifacts(store, config.roots)
-    remove_gone(store, config.gone)
+    artifacts = find_artifacts(store.variants, config.roots)
+    remove_gone(store.exports, config.gone)
     outcomes = [forget_moved(store, Path(folder).resolve(), artifacts) for folder in config.folders]
-    for export in store.exports_to_forget():
+    for export in store.exports.to_forget():
         # Resolves links: renaming a link would leave the rows in its target.
         folder = Path(export.folder).resolve()
         try:
             check_unchanged(export)
-            outcome = rewrite(store, folder, artifacts)
-            update_store(store, export, outcome)
+            outcome = rewrite(store.requests, folder, artifacts)
+            update_store(store.exports, export, outcome)
         except (InputError, RunError, OSError) as error:
             outcome = ForgetResult(folder=folder, problem=str(error), models=models_of(folder, artifacts))
-            store.set_export(replace(export, problem=outcome.problem))
+            store.exports.update(replace(export, problem=outcome.problem))
         outcomes.append(outcome)
     return outcomes
 
 
-def find_artifacts(store: Store, roots: Collection[str]) -> list[ArtifactNode]:
+def find_artifacts(known: Variants, roots: Collection[str]) -> list[ArtifactNode]:
     for root in roots:
         if not Path(root).is_dir():
             raise InputError(f"roots: {root} does not exist; name the folders that runs write to, or set roots=[]")
-    variants = [Path(variant.folder) for variant in store.variants()]
+    variants = [Path(variant.folder) for variant in known.all()]
     return artifacts_in([*map(Path, roots), *(folder for folder in variants if folder.is_dir())])
 
 
@@ -108,24 +110,24 @@ def models_of(folder: Path, artifacts: Collection[ArtifactNode]) -> tuple[str, .
     return tuple(f"{made.folder} ({made.kind})" for made in descendants(folder, artifacts))
 
 
-def remove_gone(store: Store, folders: Collection[str]) -> None:
+def remove_gone(known: Exports, folders: Collection[str]) -> None:
     for folder in map(Path, folders):
         if folder.exists():
             raise InputError(f"gone: {folder} exists; leave it out, and rows are removed from it")
-        exports = [export for export in store.exports() if export.folder == str(folder.resolve())]
+        exports = [export for export in known.all() if export.folder == str(folder.resolve())]
         if not exports:
             raise InputError(f"gone: the store knows no export in {folder}; name a folder that it lists")
         for export in exports:
-            store.remove_export(export.id)
+            known.remove(export.id)
 
 
 def forget_moved(store: Store, folder: Path, artifacts: Collection[ArtifactNode]) -> ForgetResult:
     """Rewrite an export that the store does not know at this path. If it was moved, the store gets its new path."""
     before = manifest_hashes(folder)
-    outcome = rewrite(store, folder, artifacts)
-    for export in store.exports():
+    outcome = rewrite(store.requests, folder, artifacts)
+    for export in store.exports.all():
         if export.manifest in before and not Path(export.folder).exists():
-            update_store(store, replace(export, folder=str(folder), host=socket.gethostname()), outcome)
+            update_store(store.exports, replace(export, folder=str(folder), host=socket.gethostname()), outcome)
     return outcome
 
 
@@ -151,13 +153,13 @@ def manifest_hashes(folder: Path) -> set[str]:
     return {describe(file)["sha256"], *earlier}
 
 
-def update_store(store: Store, export: Export, outcome: ForgetResult) -> None:
+def update_store(exports: Exports, export: Export, outcome: ForgetResult) -> None:
     manifest = describe(outcome.folder / MANIFEST)["sha256"]
-    store.set_export(replace(export, manifest=manifest, problem=None))
-    store.set_exported(export.id, outcome.request_ids)
+    exports.update(replace(export, manifest=manifest, problem=None))
+    exports.set_requests(export.id, outcome.request_ids)
 
 
-def rewrite(store: Store, folder: Path, artifacts: Collection[ArtifactNode]) -> ForgetResult:
+def rewrite(requests: Requests, folder: Path, artifacts: Collection[ArtifactNode]) -> ForgetResult:
     """Write the export again without the rows of requests that were deleted or whose text was removed.
 
     Raises InputError if the folder is no export, or a file differs from the manifest.
@@ -166,8 +168,8 @@ def rewrite(store: Store, folder: Path, artifacts: Collection[ArtifactNode]) -> 
     if artifact.manifest.get("kind") != "feedback":
         raise InputError(f"{folder}: it is no export of feedback; name the folder that holds {ROWS}")
     rows, rejects = (read_lines(folder / name) for name in (ROWS, REJECTS))
-    users = store.readable(requests_of(rows))
-    present = store.present(requests_of(rejects))
+    users = requests.readable(requests_of(rows))
+    present = requests.present(requests_of(rejects))
     kept = [(line, row) for line, row in rows if users.keys() >= set(row["request_ids"])]
     outcome = ForgetResult(
         folder=folder,

@@ -11,6 +11,7 @@ from omegaconf import MISSING
 from rlhf.config import from_words
 from rlhf.types import InputError
 from serve.gateway.auth import hash_key, make_key
+from serve.store.keys import Keys
 from serve.store.records import Key, Role
 from serve.store.store import Store
 
@@ -64,23 +65,23 @@ def run(words: list[str]) -> None:
     config = from_words(words[1:], COMMANDS[words[0]])
     store = Store(config.url)
     try:
-        sys.stdout.write(execute(store, config))
+        sys.stdout.write(execute(store.keys, config))
     finally:
         store.close()
 
 
-def execute(store: Store, config: ListConfig) -> str:
+def execute(keys: Keys, config: ListConfig) -> str:
     """Run the command; return what to print. Raises InputError unless exactly one key is named."""
     if isinstance(config, AddConfig):
         key = make_key()
-        store.add_key(hash_key(key), config.role, config.owner, time.time(), config.users)
+        keys.add(hash_key(key), config.role, config.owner, time.time(), config.users)
         return f"{key}\nIt is shown this once: the store keeps its hash alone.\n"
-    known = store.all_keys()
+    known = keys.all()
     if isinstance(config, RemoveConfig):
         found = [key.hash for key in known if key.hash.startswith(config.hash)]
         if len(found) != 1:
             raise InputError(f"hash={config.hash}: {len(found)} keys begin like this; give one as `list` shows it")
-        store.remove_key(found[0])
+        keys.remove(found[0])
         return ""
     return "".join(f"{key.hash[:SHOWN]} {key.role} {key.owner}{limit(key)}\n" for key in known)
 

@@ -75,7 +75,7 @@ def senders(request: Request, caller: Caller) -> Counter[str]:
 
 
 async def read_all(request: Request, limit: int) -> bytes:
-    """Return the whole body. Raises ApiError 413 where it is too long, before all of it has been read, and 415 where
+    """Return the whole body. Raises ApiError 413 if it is too long, before all of it has been read, and 415 where
     its Content-Type is not JSON.
 
     A web page can send any other kind to this machine without asking first (CORS).

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+CLIENT_GONE = "the client went away"
+"""Message of status 499."""
+
 
 class ApiError(Exception):
     """A request that is not answered: the status and the sentence for its sender."""

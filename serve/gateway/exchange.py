@@ -1,61 +1,22 @@
-"""One exchange: a request, the engine's answer on its way to the user, and the record of both."""
+"""One exchange: a request, its answer as far as it has come, and how it ended."""
 
 from __future__ import annotations
 
-import asyncio
-import json
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
-from fastapi.responses import StreamingResponse
-from grpc import RpcError
-from ray import serve as ray_serve
-from ray.exceptions import RayError
-from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
-from ray.serve.handle import DeploymentHandle
-from starlette.requests import ClientDisconnect
-from starlette.types import Message, Receive, Scope, Send
-
 from rlhf.protocols.openai.generation import GenerationRequest
-from serve.config import LimitsConfig
-from serve.gateway.engine import DEPLOYMENT
-from serve.gateway.errors import ApiError
+from serve.gateway.errors import CLIENT_GONE, ApiError
 from serve.gateway.log_redaction import describe_error
+from serve.gateway.recorder import Recorder
 from serve.gateway.routing import Deployment
 from serve.store.consent import salted_hash
 from serve.store.records import Endpoint, Request, Response
 
 LOG = logging.getLogger(__name__)
-BROKEN = (RayError, DeploymentUnavailableError, RayServeException, RpcError)
-"""Errors of a call to an engine that died or does not exist."""
-BACKOFF_S = 0.2
-DATA, END, DONE = "data: ", "\n\n", "[DONE]"
-
-Answers = AsyncGenerator[tuple[int, Any], None]
-Call = Callable[[Deployment, Endpoint, Mapping[str, Any], str], Answers]
-"""(deployment, endpoint, body, request id) -> what `Engine.answer` yields."""
-
-
-@lru_cache(maxsize=64)
-def engine_handle(app: str) -> DeploymentHandle:
-    """Return a handle to a variant's engines. Serve's controller is not asked whether they exist: that would block the
-    event loop for as long as it is being restarted."""
-    return ray_serve.get_deployment_handle(DEPLOYMENT, app, _check_exists=False).options(stream=True)
-
-
-async def call_engine(deployment: Deployment, endpoint: Endpoint, body: Mapping[str, Any], id: str) -> Answers:
-    """Yield the answers of one of the variant's engines. Closing the iterator ends the generation there."""
-    answers = engine_handle(deployment.app).answer.remote(str(endpoint), body, id, deployment.adapter)
-    try:
-        async for answer in answers:
-            yield answer
-    finally:
-        answers.cancel()
 
 
 @dataclass(slots=True)
@@ -75,16 +36,15 @@ class Exchange:
     shadow_of: str | None = None
     at: float = field(default_factory=time.time)
     started: float = field(default_factory=time.perf_counter)
-    status: int = 200
-    error: str | None = None
+    status: int = 499
+    error: str | None = CLIENT_GONE
+    """Sentence of an error; None after a success. Until an end is known, the client may go away."""
     first_token_s: float | None = None
     texts: dict[int, str] = field(default_factory=dict)
     calls: dict[int, dict[int, dict[str, Any]]] = field(default_factory=dict)
     """Tool calls of each choice, by their place."""
     reasons: dict[int, str | None] = field(default_factory=dict)
     usage: Mapping[str, int] = field(default_factory=dict)
-    recorded: bool = False
-    """True once its end has been recorded."""
 
     def redirect(self, deployment: Deployment) -> None:
         """Answer from another deployment, outside of any experiment."""
@@ -114,15 +74,17 @@ class Exchange:
         """Name of the exchange in the log."""
         return f"{self.id} (request {self.request_id})"
 
-    def fail(self, error: BaseException) -> ApiError:
-        """Record the error of this exchange; return the error that the user gets."""
+    def succeed(self) -> None:
+        """Note that the answer is whole."""
+        self.status, self.error = 200, None
+
+    def fail(self, error: Exception) -> ApiError:
+        """Note the error that ends the exchange; return the one that the user gets."""
         match error:
             case ApiError():
                 api_error = error
             case TimeoutError():
                 api_error = ApiError(504, "the answer takes too long: ask for less")
-            case asyncio.CancelledError():
-                api_error = ApiError(499, "the client went away")
             case _:
                 LOG.error("%s: an unexpected error: %s", self.label, describe_error(error))
                 self.status, self.error = 500, f"{type(error).__name__}: {error}"
@@ -131,6 +93,7 @@ class Exchange:
         return api_error
 
     def record(self) -> Request:
+        """Return what the store keeps of it."""
         tokens = self.usage.get("completion_tokens")
         # The usage is of all choices together.
         counts = {0: tokens} if len(self.texts) == 1 else {}
@@ -176,112 +139,23 @@ def join_calls(calls: dict[int, dict[str, Any]], pieces: Sequence[Mapping[str, A
         call["function"]["arguments"] += function.get("arguments") or ""
 
 
-async def begin(exchange: Exchange, body: Mapping[str, Any], limits: LimitsConfig, call: Call) -> tuple[Any, Answers]:
-    """Return the first answer of an engine and an iterator over the rest. Raises ApiError.
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """A context in which an exchange is answered, and the only owner of its end, which its exit records.
 
-    Where the engine dies before that another one is tried: nobody has seen anything yet.
+    An error becomes the ApiError that the user gets. A generator would be shorter, but the event loop keeps account of
+    each, for every request.
     """
-    for attempt in range(1, limits.attempts + 1):
-        if attempt > 1:
-            await asyncio.sleep(BACKOFF_S * 2 ** (attempt - 2))
-        answers = call(exchange.deployment, exchange.endpoint, body, exchange.id)
-        try:
-            return await anext(answers), answers
-        except BackPressureError:
-            raise ApiError(429, "the model is busy: try again", retry_after_s=limits.retry_after_s) from None
-        except BROKEN as error:
-            place = f"try {attempt} of {limits.attempts} at {exchange.deployment.variant}"
-            LOG.warning("%s: %s: %s", exchange.label, place, describe_error(error))
-    raise ApiError(503, "the model does not answer at the moment: try again", retry_after_s=limits.retry_after_s)
 
+    exchange: Exchange
+    recorder: Recorder
 
-def engine_error(status: int, body: Mapping[str, Any]) -> ApiError:
-    """Turn an error body of an engine into an ApiError."""
-    return ApiError(status, body["error"]["message"], param=body["error"].get("param"))
+    async def __aenter__(self) -> None:
+        """Nothing is recorded before the end."""
 
-
-class Stream(StreamingResponse):
-    """Server-sent events. `finish` is awaited at their end, however it comes: the client may disconnect before the
-    first, or read none of them."""
-
-    def __init__(
-        self, exchange: Exchange, rest: Answers, limits: LimitsConfig, finish: Callable[[], Awaitable[None]]
-    ) -> None:
-        content = events(exchange, rest, limits, finish)
-        super().__init__(content, media_type="text/event-stream", headers={"cache-control": "no-cache"})
-        self.exchange, self.rest, self.finish, self.patience_s = exchange, rest, finish, limits.body_s
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def send_in_time(message: Message) -> None:
-            try:
-                async with asyncio.timeout(self.patience_s):
-                    await send(message)
-            except TimeoutError:
-                raise ClientDisconnect from None
-
-        try:
-            # What a server of ASGI 2.4 raises, too; of an older one the call returns.
-            with suppress(ClientDisconnect):
-                await super().__call__(scope, receive, send_in_time)
-        finally:
-            if not self.exchange.recorded:
-                self.exchange.fail(asyncio.CancelledError())
-            await self.finish()
-            await self.rest.aclose()
-
-
-async def events(
-    exchange: Exchange, rest: Answers, limits: LimitsConfig, finish: Callable[[], Awaitable[None]]
-) -> AsyncIterator[str]:
-    """A stream as the user sees it; an engine that dies under way gives an error event, then the end.
-
-    `finish` is awaited before the end, so that feedback finds the answer.
-    """
-    said: list[str] = []
-    """Events still to be sent: the pieces of one delivery are sent as one."""
-    try:
-        async for pieces in deliveries(rest, limits.timeout_s - exchange.elapsed_s):
-            for piece in pieces:
-                if "error" in piece:
-                    raise engine_error(int(piece["error"]["code"]), piece)
-                exchange.take(piece)
-                if prepare_chunk(piece, exchange):
-                    said.append(event(piece))
-            if said:
-                yield "".join(said)
-                said.clear()
-    except BROKEN as error:
-        LOG.warning("%s: the engine died in the middle of an answer: %s", exchange.label, describe_error(error))
-        died = ApiError(503, "the model's engine died in the middle of this answer: ask again")
-        said.append(event(exchange.fail(died).body_for(exchange.request_id)))
-    except Exception as error:  # noqa: BLE001  `fail` logs what is unexpected
-        said.append(event(exchange.fail(error).body_for(exchange.request_id)))
-    if said:
-        yield "".join(said)
-    await finish()
-    yield f"{DATA}{DONE}{END}"
-
-
-def event(content: Mapping[str, Any]) -> str:
-    return f"{DATA}{json.dumps(content)}{END}"
-
-
-async def deliveries(rest: Answers, left_s: float) -> AsyncIterator[list[dict[str, Any]]]:
-    """Yield the data of the engine's events, one list per delivery. Raises TimeoutError after `left_s` seconds."""
-    deadline = asyncio.get_running_loop().time() + left_s
-    while True:
-        # Not around the `yield`: the time-out would strike the code that takes the piece.
-        async with asyncio.timeout_at(deadline):
-            _, text = await anext(rest)
-        datas = [one.removeprefix(DATA) for one in text.split(END) if one]
-        yield [json.loads(data) for data in datas if data != DONE]
-        if datas[-1] == DONE:
-            return
-
-
-def prepare_chunk(piece: dict[str, Any], exchange: Exchange) -> bool:
-    """Give a piece of an answer the names its user knows; whether it is for the user at all."""
-    piece["id"], piece["model"] = exchange.id, exchange.request.model
-    if exchange.request.stream_options and exchange.request.stream_options.include_usage:
-        return True
-    return not piece.pop("usage", None) or bool(piece["choices"])
+    async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """Record the exchange. Raises ApiError if the block raised an error."""
+        api_error = self.exchange.fail(error) if isinstance(error, Exception) else None
+        await self.recorder.record(self.exchange.record())
+        if api_error is not None and api_error is not error:
+            raise api_error from None

@@ -10,10 +10,10 @@ A completion request, from the client to the store:
           |-> check_room                       ApiError 429
           |-> expose                           the user's first request in a split: Exposure -> Recorder -> Store
           |-> start_shadow                     a copy for the candidate, in the background, recorded likewise
-          |-> exchange.begin(body) -> call_engine -> a replica: Engine.answer -> vLLM
-          |     <- (status, answer), or the pieces of a stream
-          |-> reply                            JSONResponse, or Stream, which sends the pieces
-          '-> finish                           at the end, errors included: Exchange.record -> Recorder -> Store
+          '-> reply.reply                      JSONResponse, or Stream, which sends the pieces
+                -> begin -> call_engine -> a replica: Engine.answer -> vLLM
+      exchange.Recording, which a stream takes over: its exit records the end, errors included
+        Exchange.record -> Recorder -> Store
 """
 
 from __future__ import annotations
@@ -22,11 +22,8 @@ import asyncio
 import logging
 import uuid
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
-from functools import partial
-from typing import Any
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
-from fastapi.responses import JSONResponse
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.responses import Response
 
@@ -36,8 +33,9 @@ from serve.config import ServeConfig
 from serve.gateway import routing
 from serve.gateway.auth import Caller
 from serve.gateway.errors import ApiError
-from serve.gateway.exchange import Call, Exchange, Stream, begin, engine_error
+from serve.gateway.exchange import Exchange, Recording
 from serve.gateway.recorder import Recorder
+from serve.gateway.reply import Call, begin, reply
 from serve.gateway.routing import Route, RoutingTable
 from serve.gateway.schemas.requests import check_limits
 from serve.statistics.assignment import Split
@@ -64,9 +62,9 @@ class Gateway:
     ) -> None:
         """`report` gets the numbers of records that wait and that are lost, before each look at the store."""
         self.config, self.store, self.call, self.report = config, store, call, report
-        self.recorder = Recorder(store, config.store.patience_s)
+        self.recorder = Recorder(store.requests, store.exposures, config.store.patience_s)
         self.routing_table: RoutingTable = routing.read(store, config)
-        self.salt = store.salt()
+        self.salt = store.settings.salt()
         self.store_problem: str | None = None
         """Reason why the store could not be read the last time; None if it could."""
         self.erasing = True
@@ -94,7 +92,7 @@ class Gateway:
             self.report(len(self.recorder.waiting), self.recorder.lost)
             try:
                 if self.erasing:
-                    self.erasing = await asyncio.to_thread(self.store.erase) is Erasure.pending
+                    self.erasing = await asyncio.to_thread(self.store.database.erase) is Erasure.pending
                 found = await asyncio.to_thread(routing.read, self.store, self.config)
             except (SQLAlchemyError, InputError, RunError) as error:
                 self.store_problem = reason(error)
@@ -109,7 +107,7 @@ class Gateway:
         """Have deleted text gone from the store's files, in the background where somebody still reads it."""
         self.erasing = True
         for _ in range(ERASURES):
-            erasure = await asyncio.to_thread(self.store.erase)
+            erasure = await asyncio.to_thread(self.store.database.erase)
             self.erasing = erasure is Erasure.pending
             if not self.erasing:
                 return erasure
@@ -132,23 +130,21 @@ class Gateway:
         route = self.routing_table.route(request.model, user if request.user else None, id, caller)
         self.check_room()
         self.ongoing += 1
-        exchange = self.open_exchange(id, user or NOBODY, endpoint, request, route, request_id)
-        try:
+        async with AsyncExitStack() as ending:
+            ending.callback(self.free_place)
+            exchange = self.open_exchange(id, user or NOBODY, endpoint, request, route, request_id)
+            await ending.enter_async_context(Recording(exchange, self.recorder))
             if route.split is not None and not await self.expose(exchange, route.split, caller):
                 exchange.redirect(self.routing_table.deployments[self.routing_table.production])
             elif route.shadow is not None:
                 self.start_shadow(route.shadow, exchange)
-            async with asyncio.timeout(limits.timeout_s):
-                return await self.reply(exchange)
-        except BaseException as error:
-            api_error = exchange.fail(error)
-            await self.finish(exchange)
-            if not isinstance(error, Exception):
-                raise
-            raise api_error from None
+            return await reply(exchange, limits, self.call, ending)
+
+    def free_place(self) -> None:
+        self.ongoing -= 1
 
     def check_room(self) -> None:
-        """Raises ApiError where as many requests are under way as may be."""
+        """Raise ApiError if no further request may be under way."""
         limits = self.config.limits
         if self.ongoing >= limits.ongoing_requests:
             message = f"{self.ongoing} requests are under way: try again in {limits.retry_after_s} s"
@@ -167,29 +163,6 @@ class Gateway:
             salt=self.salt,
             request_id=request_id,
         )
-
-    async def reply(self, exchange: Exchange) -> Response:
-        (status, first), rest = await begin(exchange, self.body_for(exchange), self.config.limits, self.call)
-        if first is None:
-            return Stream(exchange, rest, self.config.limits, partial(self.finish, exchange))
-        if status != 200:
-            raise engine_error(status, first)
-        exchange.take(first)
-        answer = JSONResponse({**first, "id": exchange.id, "model": exchange.request.model})
-        await self.finish(exchange)
-        return answer
-
-    def body_for(self, exchange: Exchange) -> dict[str, Any]:
-        return {**exchange.request.for_engine(self.config.limits.max_tokens), "model": exchange.deployment.variant}
-
-    async def finish(self, exchange: Exchange) -> None:
-        """Record the end of an exchange, errors included, and free its place. Further calls do nothing."""
-        if not exchange.recorded:
-            exchange.recorded = True
-            try:
-                await self.recorder.record(exchange.record())
-            finally:
-                self.ongoing -= 1
 
     async def expose(self, exchange: Exchange, split: Split, caller: Caller) -> bool:
         """Record that the experiment shows the user an arm, and with which probability, before it does.
@@ -234,12 +207,10 @@ class Gateway:
         task.add_done_callback(self.shadows.discard)
 
     async def answer_in_shadow(self, copy: Exchange) -> None:
-        try:
-            async with asyncio.timeout(self.config.limits.timeout_s):
-                (status, body), _ = await begin(copy, self.body_for(copy), self.config.limits, self.call)
-            if status != 200:
-                raise engine_error(status, body)
-            copy.take(body)
-        except Exception as error:  # noqa: BLE001  `fail` logs what is unexpected
-            copy.fail(error)
-        await self.recorder.record(copy.record())
+        # Its error is in the record.
+        with suppress(ApiError):
+            async with Recording(copy, self.recorder):
+                body, _ = await begin(copy, self.config.limits, self.call)
+                assert body is not None, "a copy does not stream"
+                copy.take(body)
+                copy.succeed()

@@ -32,7 +32,7 @@ TOO_LARGE_RESPONSE = TIMEOUT_RESPONSE.replace(b"408 Request Timeout", b"431 Requ
 def bind(http: HttpConfig, *, shared: bool) -> socket.socket:
     """A listening socket; a `shared` one beside those of other gateways, between which the kernel divides connections.
 
-    Raises InputError where the address is none of this machine's or the port is taken.
+    Raises InputError if the address is none of this machine's or the port is taken.
     """
     family, place = family_of(http), (http.host, http.port)
     try:

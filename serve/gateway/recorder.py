@@ -12,8 +12,9 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as NoConnection
 
 from serve.store.database import reason
+from serve.store.exposures import Exposures
 from serve.store.records import Exposure, Request
-from serve.store.store import Store
+from serve.store.requests import Requests
 
 LOG = logging.getLogger(__name__)
 QUEUE_RECORDS = 10_000
@@ -55,7 +56,8 @@ class Entry:
 class Recorder:
     """Writes for one event loop, in order."""
 
-    store: Store
+    requests: Requests
+    exposures: Exposures
     patience_s: float
     """Seconds that an answer waits for its record, so that feedback finds it; a slow store delays none for longer."""
     waiting: dict[int, Entry] = field(default_factory=dict)
@@ -76,11 +78,11 @@ class Recorder:
         await self.put(request, size=num_characters(request.messages) + num_characters([said, called]))
 
     async def expose(self, exposure: Exposure, *, most: int | None) -> bool | None:
-        """Return whether the user takes part, as `Store.expose` does; None where that is not known in time."""
+        """Return whether the user takes part, as `Exposures.add` does; None if that is not known in time."""
         return await self.put(exposure, most=most)
 
     async def put(self, record: Request | Exposure, *, most: int | None = None, size: int = 0) -> bool | None:
-        """Queue a record and wait a moment for its result; None where it is not there by then."""
+        """Queue a record and wait a moment for its result; None if it is not there by then."""
         if len(self.waiting) >= QUEUE_RECORDS or self.characters + size > QUEUE_CHARACTERS:
             self.lose(1, f"{len(self.waiting)} records wait for it already")
             return None
@@ -120,8 +122,8 @@ class Recorder:
         requests = [entry.record for entry in batch if isinstance(entry.record, Request)]
         exposures = [(entry.record, entry.most) for entry in batch if isinstance(entry.record, Exposure)]
         try:
-            took_part = iter(self.store.expose_all(exposures))
-            self.store.record(requests)
+            took_part = iter(self.exposures.add_all(exposures))
+            self.requests.record(requests)
         except UNREACHABLE:
             raise
         except Exception as error:  # noqa: BLE001  whatever is wrong with a record, the others are kept

@@ -25,7 +25,7 @@ from rlhf.protocols.text import check_plain
 from rlhf.types import InputError, RunError
 from serve.gateway.auth import Caller, authenticate, authorize, is_loopback
 from serve.gateway.body_limits import BodyReader
-from serve.gateway.errors import ApiError
+from serve.gateway.errors import CLIENT_GONE, ApiError
 from serve.gateway.gateway import NOBODY, Gateway
 from serve.gateway.openapi import ENGINE_ERRORS, PATH, document, operation
 from serve.gateway.schemas.requests import REQUEST_SCHEMAS, ConsentBody, FeedbackBody, ReasonBody, StartBody, read
@@ -40,7 +40,7 @@ from serve.gateway.schemas.responses import (
 from serve.gateway.transport import Transport, request_id_of, respond, until_disconnect
 from serve.store.database import reason
 from serve.store.records import Endpoint, Feedback, Role
-from serve.store.store import UnknownRequest
+from serve.store.requests import UnknownRequest
 from serve.text import excerpt
 
 LOG = logging.getLogger(__name__)
@@ -147,7 +147,7 @@ def add_errors(api: FastAPI) -> None:
 
     @api.exception_handler(ClientDisconnect)
     async def client_disconnected(request: Request, error: ClientDisconnect) -> Response:
-        return await refuse(request, ApiError(499, "the client went away"))
+        return await refuse(request, ApiError(499, CLIENT_GONE))
 
 
 def model_card(name: str) -> dict[str, Any]:
@@ -203,7 +203,7 @@ def add_feedback_routes(api: FastAPI, gateway: Gateway) -> None:
         said = read(body, FeedbackBody)
         user = caller.user(said.user) or NOBODY
         event = Feedback(id=f"fb-{uuid.uuid4().hex}", at=time.time(), **{**said.model_dump(), "user": user})
-        await asyncio.to_thread(gateway.store.add_feedback, event)
+        await asyncio.to_thread(gateway.store.requests.add_feedback, event)
         return {"id": event.id}
 
     @api.put("/v1/consent", **operation(ConsentResponse, reads=ConsentBody, errors=(503,)))
@@ -212,11 +212,11 @@ def add_feedback_routes(api: FastAPI, gateway: Gateway) -> None:
         user = caller.user(given.user)
         if user is None:
             raise ApiError(400, "user: name whose consent it is", param="user")
-        await asyncio.to_thread(gateway.store.set_consent, user, given.given, time.time())
+        await asyncio.to_thread(gateway.store.people.set_consent, user, given.given, time.time())
         said = {"user": user, "given": given.given}
         if given.given:
             return said
-        if exports := await asyncio.to_thread(gateway.store.exports_of, user):
+        if exports := await asyncio.to_thread(gateway.store.exports.of, user):
             folders = ", ".join(export.folder for export in exports)
             LOG.warning("consent was withdrawn for rows of %s: remove them with `python launch/forget.py`", folders)
         return {**said, "text": await gateway.erase()}
@@ -229,8 +229,8 @@ def add_operator_routes(api: FastAPI, gateway: Gateway, command: Command) -> Non
             check_plain(user)
         except ValueError as error:
             raise ApiError(400, f"user: {error}", param="user") from None
-        deleted = await asyncio.to_thread(gateway.store.delete_user, user, time.time())
-        exports = await asyncio.to_thread(gateway.store.exports_of, user)
+        deleted = await asyncio.to_thread(gateway.store.people.delete, user, time.time())
+        exports = await asyncio.to_thread(gateway.store.exports.of, user)
         return {**deleted, "exports": [export.folder for export in exports], "text": await gateway.erase()}
 
     @api.get("/release", **operation(ReleaseStatus, errors=CONTROLLER))

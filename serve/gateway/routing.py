@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from rlhf.types import RunError
 from serve.config import ServeConfig
 from serve.gateway.auth import Caller
 from serve.gateway.engine import app_name
 from serve.gateway.errors import ApiError
-from serve.releases.state import Release
 from serve.statistics.assignment import Split, uniform
 from serve.store.records import Key, Role, Variant
+from serve.store.release_records import Release
 from serve.store.store import Store
+from serve.store.variants import Variants
 from serve.text import excerpt
 
 
@@ -26,7 +26,7 @@ class Route:
     experiment: str | None = None
     """Experiment that the request is part of; None if it is part of none."""
     split: Split | None = None
-    """The draw that put its user into an arm; None where chance did not."""
+    """The draw that put its user into an arm; None if chance did not."""
     shadow: str | None = None
     """The variant that also answers, unseen; None without a shadow."""
 
@@ -69,7 +69,7 @@ class RoutingTable:
         return [self.name, *(name for name in self.deployments if name != shadowed or caller.role is Role.operator)]
 
     def require(self, model: str, caller: Caller) -> None:
-        """Raises ApiError 404 where the caller may not ask for this model."""
+        """Raises ApiError 404 if the caller may not ask for this model."""
         known = self.models(caller)
         if model not in known:
             raise ApiError(404, f"model: there is no {excerpt(model)!r}; known are {', '.join(known)}", param="model")
@@ -96,13 +96,13 @@ class RoutingTable:
 
 
 def served_variants(
-    store: Store, config: ServeConfig, production: str | None, latest: Mapping[str, Any] | None
+    variants: Variants, config: ServeConfig, production: str | None, latest: Release | None
 ) -> dict[str, Variant]:
     """The variants that are served, and those that hold adapters among them: those configured, production, and those of
     the latest release, so that what may be returned to stays warm until the next one needs its room."""
-    warm = latest is not None and Release.from_json(latest["state"]).warm
-    names = [*config.models, production, *((latest["candidate"], latest["predecessor"]) if latest and warm else ())]
-    known = {variant.name: variant for variant in store.variants()}
+    arms = (latest.candidate, latest.predecessor) if latest and latest.warm else ()
+    names = [*config.models, production, *arms]
+    known = {variant.name: variant for variant in variants.all()}
     wanted = {name for name in names if name is not None}
     wanted |= {base for name in wanted if (base := known[name].base) is not None}
     return {name: known[name] for name in known if name in wanted}
@@ -123,11 +123,10 @@ def deployment_of(variant: Variant, variants: Mapping[str, Variant], config: Ser
 
 
 def read(store: Store, config: ServeConfig) -> RoutingTable:
-    production = store.production()
+    production = store.releases.production()
     if production is None:
         raise RunError("the store knows of no model in production; start the service with production=NAME")
-    latest = store.latest_release()
-    release = Release.from_json(latest["state"]) if latest else None
+    release = store.releases.latest()
     experiment = release.experiment if release else None
     split, shadow_fraction = None, 0.0
     if release and experiment:
@@ -144,10 +143,10 @@ def read(store: Store, config: ServeConfig) -> RoutingTable:
     return RoutingTable(
         name=config.name,
         production=production,
-        deployments=deployments_of(served_variants(store, config, production, latest), config),
-        keys={key.hash: key for key in store.all_keys()},
-        user_keys_required=store.user_keys_required(),
+        deployments=deployments_of(served_variants(store.variants, config, production, release), config),
+        keys={key.hash: key for key in store.keys.all()},
+        user_keys_required=store.keys.required_of_users(),
         split=split,
         shadow_fraction=shadow_fraction,
-        last_deletion=store.last_deletion(),
+        last_deletion=store.people.last_deletion(),
     )

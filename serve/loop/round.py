@@ -19,7 +19,7 @@ from serve.config import ServeConfig
 from serve.feedback.export import ExportConfig, RowKind, export
 from serve.local import serving
 from serve.loop.simulated_users import SimulatedUsers, read_questions
-from serve.store.records import UNDER_WAY, Phase
+from serve.store.release_records import UNDER_WAY, Phase
 from serve.store.store import Store
 
 MODEL, PAIRS, STORE, ROUND = "model", "pairs", "store.sqlite", "round.json"

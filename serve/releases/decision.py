@@ -8,10 +8,10 @@ from typing import Any
 from serve.releases.config import ReleaseConfig
 from serve.releases.guardrails import Finding
 from serve.releases.progress import Progress
-from serve.releases.verdict import Outcome, Verdict
-from serve.statistics.experiment import Experiment
+from serve.releases.verdict import Verdict
 from serve.statistics.sample_ratio import ALPHA
 from serve.store.records import Traffic
+from serve.store.release_records import Experiment, Outcome
 
 
 def judge(config: ReleaseConfig, experiment: Experiment, traffic: Traffic, now: float) -> Verdict:

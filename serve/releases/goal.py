@@ -10,11 +10,11 @@ import numpy as np
 
 from serve.releases.config import ReleaseConfig, Test
 from serve.releases.guardrails import ARMS, Finding, format_value
-from serve.statistics.experiment import Experiment
 from serve.statistics.metrics import User, trial, unanswered
 from serve.statistics.responders import RespondersTest
 from serve.statistics.sequential import Comparison, ComparisonTest, Trials
 from serve.statistics.welch import least_users, sizes, stratified_welch, until_planned
+from serve.store.release_records import Experiment
 
 
 class Goal:

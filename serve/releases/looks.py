@@ -15,10 +15,10 @@ from serve.releases.config import ReleaseConfig
 from serve.releases.decision import decide
 from serve.releases.progress import Progress
 from serve.releases.verdict import Verdict
-from serve.statistics.experiment import Experiment
 from serve.statistics.metrics import FEEDBACK_METRICS, OUTCOME, REQUEST_METRICS
 from serve.store.database import Database
 from serve.store.experiment_reader import ExperimentReader, num_exposures, num_requests
+from serve.store.release_records import Experiment
 
 LOG = logging.getLogger(__name__)
 LAG_S = 2.0
@@ -37,9 +37,9 @@ class Looks:
     detected by the number of records, which the database counts from an index.
     """
 
-    def __init__(self, store: Database, config: ReleaseConfig, *, timeout_s: float) -> None:
+    def __init__(self, database: Database, config: ReleaseConfig, *, timeout_s: float) -> None:
         """`timeout_s`: longest duration of a request, in seconds."""
-        self.store, self.config, self.longest_s = store, config, timeout_s + MARGIN_S
+        self.database, self.config, self.longest_s = database, config, timeout_s + MARGIN_S
         self.key: tuple[Experiment, dict[str, Any]] | None = None
         self.progress: Progress | None = None
         """Progress of the running step; None before the first look, and after a failed look."""
@@ -52,7 +52,7 @@ class Looks:
 
     def look(self, experiment: Experiment, now: float) -> Verdict:
         """Judge the step by its records up to `LAG_S` before now."""
-        with snapshot(self.store) as connection:
+        with snapshot(self.database) as connection:
             progress, self.progress = self.progress, None
             if progress is None or self.key != self.key_of(experiment) or not self.is_whole(connection, progress):
                 progress = self.begin(experiment)
@@ -116,9 +116,9 @@ def is_of_feedback(metric: str) -> bool:
 
 
 @contextmanager
-def snapshot(store: Database) -> Iterator[Connection]:
+def snapshot(database: Database) -> Iterator[Connection]:
     """Open a connection with snapshot isolation from its first statement, as SQLite's transactions have."""
-    with store.engine.connect() as connection:
-        if store.engine.dialect.name == "postgresql":
+    with database.engine.connect() as connection:
+        if database.engine.dialect.name == "postgresql":
             connection = connection.execution_options(isolation_level="REPEATABLE READ")
         yield connection

@@ -11,11 +11,11 @@ from serve.releases.config import ReleaseConfig
 from serve.releases.goal import Goal
 from serve.releases.guardrails import Guardrail
 from serve.releases.owner_shares import OwnerShares
-from serve.statistics.experiment import Experiment
 from serve.statistics.metrics import REQUEST_METRICS, User, observed_users
 from serve.statistics.sample_ratio import ArmCounts
 from serve.statistics.visits import Answer, Visits, answers, unit_of
 from serve.store.records import Exposure, ObservedRequest, Traffic
+from serve.store.release_records import Experiment
 
 
 class Progress:

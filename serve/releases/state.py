@@ -2,146 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
-from enum import StrEnum
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rlhf.types import InputError
 from serve.releases.config import ReleaseConfig
-from serve.releases.verdict import Outcome, Verdict
-from serve.statistics.experiment import Experiment
-from serve.store.records import UNDER_WAY, Phase
+from serve.releases.verdict import Verdict
+from serve.store.release_records import UNDER_WAY, Outcome, Phase, Release, Transition, Watch, phase_of
 
 CONTROLLER = "controller"
 """Author of automatic transitions."""
-
-
-class Watch(StrEnum):
-    """The comparison of a promoted candidate with its predecessor, which some users keep meanwhile."""
-
-    none = "none"
-    """Not started, or ended."""
-    running = "running"
-    """No alarm so far."""
-    alarm = "alarm"
-    """A guardrail is breached, or the goal is worse: a person decides."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Release:
-    """A candidate's release. Every transition returns a new object."""
-
-    id: str
-    candidate: str
-    predecessor: str
-    plan: tuple[float, ...]
-    """Share of users that see the candidate, step by step; 0 is the shadow step. Fixed when the release starts."""
-    phase: Phase
-    step: int
-    """Index in `plan` of the current or last step."""
-    salt: str
-    """Random salt, so that a user's arm cannot be predicted."""
-    started: float
-    """Unix seconds."""
-    since: float
-    """Unix seconds at which the step began, or the release ended."""
-    watch_s: float = 0.0
-    """Seconds of the watch after a promotion; 0: no watch. Fixed when the release starts, as `holdback` is."""
-    holdback: float = 0.0
-    """Share of users who keep the predecessor during the watch."""
-    watch: Watch = Watch.none
-    warm: bool = True
-    """True if the unused arm keeps its engines after the end; False once a new candidate needed their resources."""
-    reason: str = ""
-    """Reason of the last transition."""
-
-    def __post_init__(self) -> None:
-        assert self.candidate != self.predecessor
-        assert all(low < high for low, high in itertools.pairwise((*self.plan, 1.0))), self.plan
-        assert min(self.plan, default=-1) >= 0, self.plan
-        assert 0 <= self.step < len(self.plan)
-        assert self.phase not in (Phase.shadow, Phase.canary) or self.phase is phase_of(self.plan[self.step])
-        assert self.phase is Phase.promoted or self.watch is Watch.none
-
-    @property
-    def state(self) -> str:
-        """`shadow`, `canary-25`, `paused`, `watched`, `alarm`, `promoted` or `rolled_back`."""
-        if self.watch is not Watch.none:
-            return "watched" if self.watch is Watch.running else self.watch
-        return step_name(self.plan[self.step]) if self.phase is Phase.canary else self.phase
-
-    @property
-    def experiment(self) -> Experiment | None:
-        """Return the current step, including a paused one and the watch; None after the end."""
-        if self.watch is not Watch.none:
-            name, weight, last = "watch", 1 - self.holdback, False
-        elif self.phase in UNDER_WAY:
-            weight = self.plan[self.step]
-            name, last = step_name(weight), self.step == len(self.plan) - 1
-        else:
-            return None
-        return Experiment(
-            name=f"{self.id}/{name}",
-            candidate=self.candidate,
-            predecessor=self.predecessor,
-            weight=weight,
-            last=last,
-            since=self.since,
-            salt=f"{self.salt}/{name}",
-        )
-
-    @property
-    def weights(self) -> dict[str, float]:
-        """Return the share of users by variant; sums to 1."""
-        if self.experiment:
-            return self.experiment.weights
-        promoted = self.phase is Phase.promoted
-        return {self.predecessor: float(not promoted), self.candidate: float(promoted)}
-
-    def would_promote(self, verdict: Verdict) -> bool:
-        """Return whether `advance` would promote, which needs the rollback target verified."""
-        last = self.phase is not Phase.paused and self.experiment is not None and self.experiment.last
-        return last and verdict.outcome is Outcome.promote
-
-    def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "plan": list(self.plan)}
-
-    @classmethod
-    def from_json(cls, fields: Mapping[str, Any]) -> Release:
-        # Releases from before salts were recorded drew arms with their id.
-        salted = {"salt": fields["id"], **fields}
-        watch = Watch(fields.get("watch", Watch.none))
-        return cls(**{**salted, "plan": tuple(fields["plan"]), "phase": Phase(fields["phase"]), "watch": watch})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Transition:
-    """One entry of the audit trail."""
-
-    release: str
-    at: float
-    """Unix seconds."""
-    before: str
-    """State before the transition, such as `canary-25`; empty at the start."""
-    after: str
-    outcome: Outcome
-    by: str
-    """`controller`, or the operator's name."""
-    reason: str
-    evidence: Mapping[str, Any] = field(default_factory=dict)
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-def phase_of(weight: float) -> Phase:
-    return Phase.canary if weight else Phase.shadow
-
-
-def step_name(weight: float) -> str:
-    return f"canary-{100 * weight:g}" if weight else "shadow"
 
 
 def start(id: str, candidate: str, predecessor: str, config: ReleaseConfig, now: float, *, salt: str) -> Release:
@@ -164,6 +35,12 @@ def start(id: str, candidate: str, predecessor: str, config: ReleaseConfig, now:
     )
 
 
+def would_promote(release: Release, verdict: Verdict) -> bool:
+    """Return whether `advance` would promote, which needs the rollback target verified."""
+    last = release.phase is not Phase.paused and release.experiment is not None and release.experiment.last
+    return last and verdict.outcome is Outcome.promote
+
+
 def advance(
     release: Release, verdict: Verdict, *, now: float, unverified: str | None
 ) -> tuple[Release, Transition | None]:
@@ -183,7 +60,7 @@ def advance(
         return release, None
     if verdict.outcome is Outcome.inconclusive:
         return move.to(Phase.paused)
-    if release.would_promote(verdict):
+    if would_promote(release, verdict):
         return move.promote(unverified)
     return move.to(phase_of(release.plan[release.step + 1]), step=release.step + 1)
 

@@ -4,21 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any
 
-
-class Outcome(StrEnum):
-    """Outcome of a look."""
-
-    promote = "promote"
-    """The step is passed."""
-    hold = "hold"
-    """The step continues."""
-    roll_back = "roll_back"
-    """The candidate is withdrawn."""
-    inconclusive = "inconclusive"
-    """Further waiting cannot decide; a person has to."""
+from serve.store.release_records import Outcome
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

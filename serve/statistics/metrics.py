@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from serve.statistics.experiment import Experiment
 from serve.statistics.sequential import Trial
 from serve.store.records import Feedback, FeedbackKind, ObservedRequest, Traffic
+from serve.store.release_records import Experiment
 
 ERROR = 500
 """Lowest HTTP status of the service's own failures."""

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
 
-from serve.statistics.experiment import Experiment
 from serve.statistics.metrics import REQUEST_METRICS, User, end, exposed_users, user_value
 from serve.store.records import ObservedRequest, Traffic
+from serve.store.release_records import Experiment
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

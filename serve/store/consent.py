@@ -27,4 +27,4 @@ def metric_name(name: str | None, outcomes: Collection[str]) -> str | None:
 
 def salted_hash(salt: str, digest: str) -> str:
     """A digest that is equal for equal texts of one store, and says nothing to who knows the text but not the salt."""
-    return hmac.new(salt.encode(), digest.encode(), "sha256").hexdigest()
+    return hmac.digest(salt.encode(), digest.encode(), "sha256").hex()

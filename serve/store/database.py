@@ -7,7 +7,7 @@ import logging
 import os
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from enum import StrEnum
 from pathlib import Path
@@ -31,6 +31,8 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 BUSY_TIMEOUT_S = 30
 """Seconds that a writer of SQLite waits for another one: it has one at a time."""
 LONGEST_MIGRATION_S = 86_400.0
+PAGE = 1000
+"""Ids looked up at once."""
 MIGRATION_LOCK = 0x726C6866
 """PostgreSQL's advisory locks are numbers."""
 
@@ -51,7 +53,7 @@ class Database:
     """A database with the newest schema. Threads and processes may share it."""
 
     def __init__(self, url: str, postgres: PostgresConfig | None = None) -> None:
-        """Raises InputError where there is none at `url`, or with another schema. `postgres`: None is the default."""
+        """Raises InputError if there is none at `url`, or with another schema. `postgres`: None is the default."""
         parsed = parse(url)
         if parsed.get_backend_name() == "sqlite" and not Path(parsed.database or "").is_file():
             raise InputError(f"{parsed.database}: no database there; start the service once, which makes it")
@@ -248,6 +250,12 @@ def reason(error: Exception) -> str:
 def without_password(url: URL) -> str:
     """Return the URL without its password."""
     return url.render_as_string(hide_password=True)
+
+
+def pages(ids: Collection[str]) -> Iterator[list[str]]:
+    """Yield the ids, `PAGE` at a time."""
+    listed = list(ids)
+    return (listed[start : start + PAGE] for start in range(0, len(listed), PAGE))
 
 
 def to_json(value: object) -> str:

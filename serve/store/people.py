@@ -12,8 +12,8 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, delete, func, or_, select, update
 
 from serve.store.consent import NO_TEXT, numeric_parameters
-from serve.store.exports import Exports
-from serve.store.postgres import PostgresConfig
+from serve.store.database import Database
+from serve.store.settings import Settings
 from serve.store.tables import CONSENTS, DELETIONS, EXPOSURES, FEEDBACK, REQUESTS, RESPONSES, storable
 
 CLOCKS_S = 2.0
@@ -36,33 +36,30 @@ class UserStatus:
         return at >= self.consent_since
 
 
-class People(Exports):
+@dataclass(frozen=True, slots=True)
+class People:
     """Recording holds a shared lock on `DELETIONS`, withdrawal and deletion an exclusive one, so that no transaction
     adds what another one removes."""
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        consent_by_default: bool = False,
-        outcomes: Collection[str] = (),
-        postgres: PostgresConfig | None = None,
-    ) -> None:
-        """`outcomes`: names of outcomes that are kept without consent, as metrics read them."""
-        super().__init__(url, postgres)
-        self.consent_by_default, self.outcomes = consent_by_default, frozenset(outcomes)
+    database: Database
+    settings: Settings
+    consent_by_default: bool = False
+    """Texts of users who were not asked are kept."""
+    outcomes: frozenset[str] = frozenset()
+    """Names of outcomes that are kept without consent, as metrics read them."""
 
     def set_consent(self, user: str, given: bool, at: float) -> None:
-        """Texts of the user's requests are kept from now on; or none are, those from before included (`erase` follows).
+        """Texts of the user's requests are kept from now on; or none are, those from before included, which
+        `Database.erase` then takes out of the files.
 
         What is under way meanwhile was asked before: its text is not kept.
         """
-        with self.writer.begin() as connection:
+        with self.database.writer.begin() as connection:
             if not given:
-                self.lock(connection, DELETIONS, shared=False)
+                self.database.lock(connection, DELETIONS, shared=False)
             known = select(CONSENTS.c.given).where(CONSENTS.c.user == user)
             if connection.execute(known).scalar() is not given:
-                self.upsert(connection, CONSENTS, {"user": user, "given": given, "at": at})
+                self.database.upsert(connection, CONSENTS, {"user": user, "given": given, "at": at})
             if given:
                 return
             own = select(REQUESTS.c.id).where(_of_user(user))
@@ -82,19 +79,19 @@ class People(Exports):
 
     def consent(self, user: str) -> bool | None:
         """Return the user's consent; None if the user was not asked."""
-        with self.engine.connect() as connection:
+        with self.database.engine.connect() as connection:
             return connection.execute(select(CONSENTS.c.given).where(CONSENTS.c.user == user)).scalar()
 
     def last_deletion(self) -> float | None:
-        """Unix seconds of the newest deletion of a user; None where nobody was deleted."""
-        with self.engine.connect() as connection:
+        """Unix seconds of the newest deletion of a user; None if nobody was deleted."""
+        with self.database.engine.connect() as connection:
             return connection.execute(select(func.max(DELETIONS.c.at))).scalar()
 
-    def delete_user(self, user: str, at: float | None = None) -> dict[str, int]:
+    def delete(self, user: str, at: float | None = None) -> dict[str, int]:
         """Delete all that is known of a user, shadow requests and consent included; rows deleted by table.
 
         Requests that arrived before `at`, now if None, and are answered later are not recorded, by no gateway. API keys
-        stay: they are credentials, and `remove_key` removes them. Until `erase` SQLite's log holds the text.
+        stay: they are credentials, and `Keys.remove` removes them. Until `Database.erase` SQLite's log holds the text.
         """
         own = select(REQUESTS.c.id).where(_of_user(user))
         conditions = {
@@ -104,10 +101,10 @@ class People(Exports):
             EXPOSURES: EXPOSURES.c.user == user,
             CONSENTS: CONSENTS.c.user == user,
         }
-        deletion = {"user": self.pseudonym(user), "at": time.time() if at is None else at}
-        with self.writer.begin() as connection:
-            self.lock(connection, DELETIONS, shared=False)
-            self.upsert(connection, DELETIONS, deletion)
+        deletion = {"user": self.settings.pseudonym(user), "at": time.time() if at is None else at}
+        with self.database.writer.begin() as connection:
+            self.database.lock(connection, DELETIONS, shared=False)
+            self.database.upsert(connection, DELETIONS, deletion)
             return {
                 table.name: connection.execute(delete(table).where(condition)).rowcount
                 for table, condition in conditions.items()
@@ -116,9 +113,9 @@ class People(Exports):
     @contextmanager
     def recording(self, users: Collection[str]) -> Iterator[tuple[Connection, dict[str, UserStatus]]]:
         """A transaction, and what may be kept of each user, which stays so until it ends."""
-        names = {user: self.pseudonym(user) for user in users}
-        with self.writer.begin() as connection:
-            self.lock(connection, DELETIONS, shared=True)
+        names = {user: self.settings.pseudonym(user) for user in users}
+        with self.database.writer.begin() as connection:
+            self.database.lock(connection, DELETIONS, shared=True)
             yield connection, self._status(connection, names)
 
     def _status(self, connection: Connection, names: Mapping[str, str]) -> dict[str, UserStatus]:

@@ -183,21 +183,3 @@ class Key:
     """Unix seconds at which it was made."""
     users: int | None = None
     """Most users of its owner who take part in one step of a release; None: all."""
-
-
-class Phase(StrEnum):
-    """Phase of a release."""
-
-    shadow = "shadow"
-    """The candidate answers where nobody sees it."""
-    canary = "canary"
-    """Some users see it."""
-    paused = "paused"
-    """The split stays as it is until a person decides, or a guardrail does."""
-    promoted = "promoted"
-    """The candidate is production."""
-    rolled_back = "rolled_back"
-    """The predecessor is production, for good: a new attempt is a new release."""
-
-
-UNDER_WAY = (Phase.shadow, Phase.canary, Phase.paused)

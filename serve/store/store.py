@@ -1,197 +1,43 @@
-"""The store of requests, responses, feedback and exposures, as far as consent allows."""
+"""Everything that serving remembers, in parts over one database."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict
-from typing import Any
+from collections.abc import Collection
 
-from sqlalchemy import Connection, Select, func, insert, select, tuple_
-
-from rlhf.types import InputError
-from serve.store.consent import NO_TEXT, metric_name, without_text
+from serve.store.database import Database
+from serve.store.exports import Exports
+from serve.store.exposures import Exposures
+from serve.store.keys import Keys
 from serve.store.people import People
-from serve.store.records import Endpoint, Exposure, Feedback, FeedbackKind, Request, Response
-from serve.store.tables import EXPOSURES, FEEDBACK, REQUESTS, RESPONSES
-from serve.text import excerpt
-
-PAGE = 500
-"""Requests read at once."""
-
-
-class UnknownRequest(InputError):
-    """Feedback for a request that is not there or is another user's: which of the two is not said."""
+from serve.store.postgres import PostgresConfig
+from serve.store.releases import Releases
+from serve.store.requests import Requests
+from serve.store.settings import Settings
+from serve.store.variants import Applications, Variants
 
 
-class Store(People):
-    """Everything that serving remembers. One transaction per call; threads and processes may share it.
+class Store:
+    """The parts of the store. Threads and processes may share it; a function takes the parts that it needs."""
 
-    Texts of users without consent are dropped here, in the transaction that would have kept them, so that withdrawing
-    consent leaves none behind. What was under way when its user was deleted is not kept at all.
-    """
+    def __init__(
+        self,
+        url: str,
+        *,
+        consent_by_default: bool = False,
+        outcomes: Collection[str] = (),
+        postgres: PostgresConfig | None = None,
+    ) -> None:
+        """Open the database at `url`. The arguments are those of `People` and `Database`, which raises InputError."""
+        self.database = Database(url, postgres)
+        self.settings = Settings(self.database)
+        self.people = People(self.database, self.settings, consent_by_default, frozenset(outcomes))
+        self.requests = Requests(self.database, self.people)
+        self.exposures = Exposures(self.database, self.people)
+        self.exports = Exports(self.database, self.settings, self.requests)
+        self.variants = Variants(self.database)
+        self.applications = Applications(self.database)
+        self.keys = Keys(self.database)
+        self.releases = Releases(self.database)
 
-    def record(self, requests: Sequence[Request]) -> None:
-        """Keep requests with their responses, all or none; not of users who were deleted since they asked.
-
-        One that is there stays as it is: it was written before, and the answer to that got lost.
-        """
-        if not requests:
-            return
-        with self.recording({request.user for request in requests}) as (connection, people):
-            rows, answers = [], []
-            for request in requests:
-                standing = people[request.user]
-                if not standing.is_kept(request.at):
-                    continue
-                has_text = standing.is_text_kept(request.at)
-                row = asdict(request)
-                del row["responses"]
-                rows.append(row if has_text else without_text(row))
-                forgotten = {} if has_text else NO_TEXT
-                answers += [
-                    {**asdict(response), "request_id": request.id, **forgotten} for response in request.responses
-                ]
-            if rows:
-                connection.execute(self.insert_unless_there(REQUESTS), rows)
-            if answers:
-                connection.execute(self.insert_unless_there(RESPONSES), answers)
-
-    def add_feedback(self, feedback: Feedback) -> None:
-        """Keep what a user said of an answer of their own.
-
-        Raises UnknownRequest where the user has no such request, InputError where there is no such answer or the
-        feedback does not say what its kind says.
-        """
-        check(feedback)
-        with self.recording({feedback.user}) as (connection, people):
-            asked = select(REQUESTS.c.user, REQUESTS.c.shadow_of).where(REQUESTS.c.id == feedback.request_id)
-            request = connection.execute(asked).first()
-            if request is None or request.user != feedback.user or request.shadow_of is not None:
-                name = excerpt(feedback.request_id)
-                raise UnknownRequest(f"request_id={name}: this user has no such request; give the `id` of an answer")
-            answers = select(RESPONSES.c.index).where(RESPONSES.c.request_id == feedback.request_id)
-            indices = sorted(connection.execute(answers).scalars())
-            if feedback.choice not in indices:
-                raise InputError(
-                    f"choice={excerpt(feedback.choice)}: the request has answers {indices}; name one of them"
-                )
-            if feedback.kind is FeedbackKind.chosen and len(indices) < 2:
-                raise InputError(f"kind=chosen: the request has {len(indices)} answer; ask for several with `n`")
-            row = asdict(feedback)
-            del row["user"]
-            if not people[feedback.user].is_text_kept(feedback.at):
-                row |= {"text": None, "name": metric_name(feedback.name, self.outcomes)}
-            connection.execute(insert(FEEDBACK).values(row))
-
-    def expose(self, exposure: Exposure, *, most: int | None = None) -> bool:
-        """Keep the first time that the experiment shows the user an arm, and return whether the user takes part.
-
-        `most`: users of one owner who do; further ones do not. Several processes may let in some more together. A user
-        who was deleted since takes no part.
-        """
-        return self.expose_all([(exposure, most)])[0]
-
-    def expose_all(self, limited: Sequence[tuple[Exposure, int | None]]) -> list[bool]:
-        """Record exposures as `expose` does, each with its limit, in one transaction."""
-        if not limited:
-            return []
-        with self.recording({exposure.user for exposure, _ in limited}) as (connection, people):
-            return [
-                people[exposure.user].is_kept(exposure.at) and self._expose(connection, exposure, most)
-                for exposure, most in limited
-            ]
-
-    def _expose(self, connection: Connection, exposure: Exposure, most: int | None) -> bool:
-        if most is not None:
-            place = (EXPOSURES.c.experiment == exposure.experiment, EXPOSURES.c.user == exposure.user)
-            known = connection.execute(select(EXPOSURES.c.user).where(*place)).first() is not None
-            if not known and self._exposed_of(connection, exposure) >= most:
-                return False
-        self.insert_new(connection, EXPOSURES, asdict(exposure))
-        return True
-
-    def _exposed_of(self, connection: Connection, exposure: Exposure) -> int:
-        """Users of the same owner who take part already."""
-        same = (EXPOSURES.c.experiment == exposure.experiment, EXPOSURES.c.owner == exposure.owner)
-        return int(connection.execute(select(func.count()).select_from(EXPOSURES).where(*same)).scalar_one())
-
-    def exposure_counts(self, experiment: str) -> dict[str, int]:
-        """Users by the variant that they were shown."""
-        counts = (
-            select(EXPOSURES.c.variant, func.count())
-            .where(EXPOSURES.c.experiment == experiment)
-            .group_by(EXPOSURES.c.variant)
-            .order_by(EXPOSURES.c.variant)
-        )
-        with self.engine.connect() as connection:
-            return {variant: count for variant, count in connection.execute(counts)}
-
-    def dialogues(
-        self, *, since: float | None = None, until: float | None = None, variant: str | None = None
-    ) -> Iterator[tuple[Request, list[Feedback]]]:
-        """Requests that arrived in [`since`, `until`), with their responses and what was said of them, in order of
-        time. None: no bound."""
-        bounds = [
-            *([REQUESTS.c.at >= since] if since is not None else []),
-            *([REQUESTS.c.at < until] if until is not None else []),
-            *([REQUESTS.c.variant == variant] if variant is not None else []),
-        ]
-        place = tuple_(REQUESTS.c.at, REQUESTS.c.id)
-        page = select(REQUESTS).where(*bounds).order_by(REQUESTS.c.at, REQUESTS.c.id).limit(PAGE)
-        with self.engine.connect() as connection:
-            found = _complete(connection, page)
-            while found:
-                yield from found
-                last = found[-1][0]
-                found = _complete(connection, page.where(place > tuple_(last.at, last.id)))
-
-    def dialogue(self, request_id: str) -> tuple[Request, list[Feedback]] | None:
-        """A request with its responses and all that was said of them. None: there is none, or not any more."""
-        with self.engine.connect() as connection:
-            found = _complete(connection, select(REQUESTS).where(REQUESTS.c.id == request_id))
-            return found[0] if found else None
-
-
-def check(feedback: Feedback) -> None:
-    """Raises InputError where the feedback does not say what its kind says."""
-    value = feedback.value
-    match feedback.kind:
-        case FeedbackKind.thumb if value not in (1, -1):
-            raise InputError(f"value={value}: a thumb is 1 (up) or -1 (down)")
-        case FeedbackKind.rating if value not in (1, 2, 3, 4, 5):
-            raise InputError(f"value={value}: a rating is 1, 2, 3, 4 or 5")
-        case FeedbackKind.edit if not (feedback.text or "").strip():
-            raise InputError("text: an edit is the answer as it should have been; give its text")
-        case FeedbackKind.outcome if not feedback.name:
-            raise InputError("name: an outcome has one; give it")
-        case FeedbackKind.outcome if value is None or not math.isfinite(value):
-            raise InputError(f"value={value}: an outcome has a finite one; give it")
-        case _:
-            return
-
-
-def _complete(connection: Connection, requests: Select[Any]) -> list[tuple[Request, list[Feedback]]]:
-    rows = [dict(row) for row in connection.execute(requests).mappings()]
-    ids = [row["id"] for row in rows]
-    users = {row["id"]: row["user"] for row in rows}
-    responses: dict[str, list[Response]] = {id: [] for id in ids}
-    feedback: dict[str, list[Feedback]] = {id: [] for id in ids}
-    answers = select(RESPONSES).where(RESPONSES.c.request_id.in_(ids)).order_by(RESPONSES.c.index)
-    for row in connection.execute(answers).mappings():
-        fields = dict(row)
-        responses[fields.pop("request_id")].append(Response(**fields))
-    said = select(FEEDBACK).where(FEEDBACK.c.request_id.in_(ids)).order_by(FEEDBACK.c.at, FEEDBACK.c.id)
-    for row in connection.execute(said).mappings():
-        feedback[row["request_id"]].append(_feedback({**row, "user": users[row["request_id"]]}))
-    return [
-        (
-            Request(**{**row, "endpoint": Endpoint(row["endpoint"]), "responses": tuple(responses[row["id"]])}),
-            feedback[row["id"]],
-        )
-        for row in rows
-    ]
-
-
-def _feedback(row: Any) -> Feedback:
-    return Feedback(**{**row, "kind": FeedbackKind(row["kind"])})
+    def close(self) -> None:
+        self.database.close()

@@ -195,18 +195,19 @@ SETTINGS = Table(
 RELEASES = Table(
     "releases",
     METADATA,
+    # The order in which they began.
     Column("id", Integer, primary_key=True),
+    # Experiments are named after it.
+    Column("name", Text, nullable=False, index=True, unique=True),
     Column("candidate", Text, nullable=False),
     Column("predecessor", Text, nullable=False),
     Column("phase", Text, nullable=False),
     json_column("state", nullable=False),
-    Column("updated_at", Double, nullable=False),
     Column("version", Integer, nullable=False),
     # True or NULL, and NULLs are never equal: at most one release is open.
     Column("open", Boolean),
     UniqueConstraint("open"),
     CheckConstraint("open", name="open_or_null"),
-    # Ids name experiments, so that of a deleted release must not come again.
     sqlite_autoincrement=True,
 )
 

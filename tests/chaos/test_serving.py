@@ -54,7 +54,7 @@ class Service:
         id = self.ask(user=user, max_tokens=1).json()["id"]
         store = Store(f"sqlite:///{self.folder / 'store.sqlite'}")
         try:
-            found = store.dialogue(id)
+            found = store.requests.dialogue(id)
         finally:
             store.close()
         assert found is not None

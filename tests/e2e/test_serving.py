@@ -151,7 +151,7 @@ def test_tools_are_called_whole_and_streamed_and_calls_are_recorded(service: Ser
         assert said.finish_reason == reason
         assert call.function.name in (["sub"] if reason == "stop" else ["add", "sub"])
         assert json.loads(call.function.arguments) in ({"a": "x"}, {"a": "y"})
-        request, _ = service.store.dialogue(answer.id)
+        request, _ = service.store.requests.dialogue(answer.id)
         (response,) = request.responses
         assert [called["function"]["name"] for called in response.tool_calls] == [call.function.name]
         assert json.loads(response.tool_calls[0]["function"]["arguments"]) == json.loads(call.function.arguments)
@@ -272,7 +272,7 @@ def test_clients_that_go_away_free_their_slots(service: Service) -> None:
     assert answer.json()["usage"]["completion_tokens"] == 12
 
     def kept() -> list[Any]:
-        return [request for request, _ in service.store.dialogues() if request.user == "gone"]
+        return [request for request, _ in service.store.requests.dialogues() if request.user == "gone"]
 
     requests = wait_for(lambda: len(kept()) == 4 and kept())
     assert {(request.status, request.error) for request in requests} == {(499, "the client went away")}
@@ -305,7 +305,7 @@ def test_feedback_on_an_answer(service: Service) -> None:
     assert httpx.post(url, json={**said, "kind": "thumb", "value": 1}).status_code == 201
     assert httpx.post(url, json={**said, "kind": "edit", "text": "4"}).status_code == 201
     assert httpx.post(url, json={**said, "user": "bob", "kind": "thumb", "value": 1}).status_code == 404
-    request, feedback = service.store.dialogue(answer.id)
+    request, feedback = service.store.requests.dialogue(answer.id)
     assert request.responses[0].text == answer.choices[0].message.content
     assert sorted((event.kind, event.value, event.text) for event in feedback) == [
         ("edit", None, "4"), ("thumb", 1.0, None),
@@ -362,9 +362,9 @@ def test_a_candidate_is_served_beside_production_and_shadowed(service: Service, 
     wait_for(lambda: "new" in {model["id"] for model in service.operate("GET", "/v1/models").json()["data"]})
     assert "new" not in {model.id for model in service.client.models.list()}, "users see no shadow"
     answer = service.client.chat.completions.create(**asked("5+5=", user="eve"))
-    shadow, _ = wait_for(lambda: service.store.dialogue(f"shadow-{answer.id}"))
+    shadow, _ = wait_for(lambda: service.store.requests.dialogue(f"shadow-{answer.id}"))
     assert (shadow.variant, shadow.status, shadow.shadow_of) == ("new", 200, answer.id)
-    assert service.store.dialogue(answer.id)[0].variant == "base"
+    assert service.store.requests.dialogue(answer.id)[0].variant == "base"
 
     assert service.operate("POST", "/release/rollback", reason="enough").status_code == 200
     wait_for(lambda: "new" in {model.id for model in service.client.models.list()})

@@ -27,7 +27,7 @@ def traffic(store: Store, experiment: str, now: float) -> Traffic:
         .where(REQUESTS.c.experiment == experiment, REQUESTS.c.at <= now)
         .order_by(REQUESTS.c.at, REQUESTS.c.id)
     )
-    with store.engine.connect() as connection:
+    with store.database.engine.connect() as connection:
         return Traffic(
             exposures=[Exposure(**row) for row in connection.execute(exposures).mappings()],
             requests=[ObservedRequest(**row) for row in connection.execute(requests).mappings()],

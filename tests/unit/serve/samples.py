@@ -7,6 +7,7 @@ import numpy as np
 from scipy import stats
 
 from serve.store.records import Endpoint, Exposure, Feedback, FeedbackKind, Request, Response
+from serve.store.release_records import Outcome, Phase, Release, Transition
 
 numbers = itertools.count()
 
@@ -74,3 +75,39 @@ def said(request: Request, kind: str, value: float | None = None, **fields) -> F
 def exposed(user: str, variant: str, at: float, experiment: str = "r1/canary-1", owner: str = "") -> Exposure:
     weights = {"old": 0.99, "new": 0.01}
     return Exposure(experiment=experiment, user=user, variant=variant, at=at, weights=weights, salt="salt", owner=owner)
+
+
+def released(**changes) -> Release:
+    """A release of `new`, in its shadow step unless told otherwise."""
+    return Release(
+        **{
+            "id": "r1",
+            "candidate": "new",
+            "predecessor": "old",
+            "plan": (0.0, 0.01),
+            "phase": Phase.shadow,
+            "step": 0,
+            "salt": "salt",
+            "started": 1.0,
+            "since": 1.0,
+            "reason": "更好",
+            **changes,
+        }
+    )
+
+
+def moved(to: str, **changes) -> Transition:
+    """A transition of release `r1`."""
+    return Transition(
+        **{
+            "release": "r1",
+            "at": 2.0,
+            "by": "controller",
+            "before": "shadow",
+            "after": to,
+            "outcome": Outcome.promote,
+            "reason": "更好",
+            "evidence": {"p": 0.01, "步": [1, None]},
+            **changes,
+        }
+    )

@@ -75,8 +75,8 @@ def user_message(text: str) -> list[dict]:
 
 def vote(store: Store, prompt: str, answer: str, user: str, value: float, at: float = 10.0, kind: str = "thumb"):
     request = asked(prompt, answer, user=user, at=at)
-    store.record([request])
-    store.add_feedback(said(request, kind, value))
+    store.requests.record([request])
+    store.requests.add_feedback(said(request, kind, value))
     return request
 
 
@@ -84,9 +84,9 @@ def test_rows_of_each_kind_are_loaded_as_they_were_said(local, tmp_path, tokeniz
     talk = [{"role": "system", "content": "简短。"}, *user_message("你好"), {"role": "assistant", "content": "好。"},
             *user_message("几点了？")]  # fmt: skip
     several = asked("time", "三点。", "四点。", "三点。", messages=talk)
-    local.record([several])
-    local.add_feedback(said(several, "chosen", choice=1))
-    local.add_feedback(said(several, "edit", choice=1, text="四点一刻。", at=12.0))
+    local.requests.record([several])
+    local.requests.add_feedback(said(several, "chosen", choice=1))
+    local.requests.add_feedback(said(several, "edit", choice=1, text="四点一刻。", at=12.0))
     vote(local, "天气？", "晴。", "ann", 1, 20.0)
     vote(local, "天气？", "不知道", "bob", 2, 21.0, kind="rating")
     vote(local, "天气？", "多云。", "eve", 4, 22.0, kind="rating")
@@ -128,33 +128,33 @@ def test_rows_of_each_kind_are_loaded_as_they_were_said(local, tmp_path, tokeniz
 
 def test_a_row_is_traced_to_its_events(store, tmp_path):
     for user in ("ann", "bob"):
-        store.set_consent(user, True, 1.0)
+        store.people.set_consent(user, True, 1.0)
     good, bad = asked("q", "yes"), asked("q", "no", user="bob", at=20.0, variant="old", version="v1")
-    store.record([good, bad])
+    store.requests.record([good, bad])
     up, down = said(good, "rating", 5), said(bad, "thumb", -1)
     for feedback in (up, down, said(bad, "outcome", 3, name="bought")):
-        store.add_feedback(feedback)
+        store.requests.add_feedback(feedback)
     folder = tmp_path / "pairs"
     artifact = export(store, RowKind.pairs, folder, ExportConfig())
     assert lines(folder / "rows.jsonl") == [
         {"prompt": user_message("q"), "chosen": "yes", "rejected": "no", "source": "votes",
          "request_ids": [good.id, bad.id], "event_ids": [up.id, down.id]}
     ]  # fmt: skip
-    assert trace(store, folder, 0) == [(good, [up]), (bad, [down])]
+    assert trace(store.requests, folder, 0) == [(good, [up]), (bad, [down])]
     assert [(one["variant"], one["version"]) for one in artifact.manifest["parents"]] == [("new", "v2"), ("old", "v1")]
     assert artifact.manifest["time_range"] == [11.0, 21.0]
     assert artifact.manifest["kind"] == "feedback"
     with pytest.raises(InputError, match="rows 0 to 0, no row 1"):
-        trace(store, folder, 1)
-    store.delete_user("bob")
-    assert trace(store, folder, 0) == [(good, [up])]
+        trace(store.requests, folder, 1)
+    store.people.delete("bob")
+    assert trace(store.requests, folder, 0) == [(good, [up])]
 
 
 def test_what_is_left_out_is_counted_by_reason(local, tmp_path):
-    local.set_consent("mute", False, 1.0)
+    local.people.set_consent("mute", False, 1.0)
     vote(local, "q", "good", "ann", 1)
     vote(local, "q", "bad", "bob", -1)
-    local.record([asked("q", "x", shadow_of="y"), asked(status=500, responses=(), first_token_s=None)])
+    local.requests.record([asked("q", "x", shadow_of="y"), asked(status=500, responses=(), first_token_s=None)])
     vote(local, "q", "good", "mute", 1)
     vote(local, "q", "good", "ann", -1, 5.0)  # taken back later, in another request
     vote(local, "q", "good", "eve", -1)
@@ -165,16 +165,16 @@ def test_what_is_left_out_is_counted_by_reason(local, tmp_path):
     vote(local, "alone", "good", "ann", 1)
     for text in ("good", " good\n", "better", "best"):
         edited = asked("e", "good", user="ann", at=30.0)
-        local.record([edited])
-        local.add_feedback(said(edited, "edit", text=text))
-    local.add_feedback(said(edited, "edit", text="best of all", at=40.0))
+        local.requests.record([edited])
+        local.requests.add_feedback(said(edited, "edit", text=text))
+    local.requests.add_feedback(said(edited, "edit", text="best of all", at=40.0))
     again = asked("e", "good", user="bob", at=50.0)
     blank = asked("e", " ", user="bob", at=51.0)
     prefilled = asked("p", "good", messages=[*user_message("e"), {"role": "assistant", "content": "Well"}], at=52.0)
-    local.record([again, blank, prefilled])
-    local.add_feedback(said(again, "edit", text="better"))
-    local.add_feedback(said(blank, "edit", text="better"))
-    local.add_feedback(said(prefilled, "edit", text="better"))
+    local.requests.record([again, blank, prefilled])
+    local.requests.add_feedback(said(again, "edit", text="better"))
+    local.requests.add_feedback(said(blank, "edit", text="better"))
+    local.requests.add_feedback(said(prefilled, "edit", text="better"))
     rows, rejects = exported(local, "pairs", tmp_path)
     assert [(row["chosen"], row["rejected"]) for row in rows] == [
         ("good", "bad"), ("better", "good"), ("best of all", "good")
@@ -188,8 +188,8 @@ def test_what_is_left_out_is_counted_by_reason(local, tmp_path):
 def test_of_one_users_opposite_choices_the_last_counts(local, tmp_path):
     for at, choice in ((10.0, 0), (20.0, 1), (30.0, 1)):
         request = asked("q", "a", "b", at=at)
-        local.record([request])
-        local.add_feedback(said(request, "chosen", choice=choice))
+        local.requests.record([request])
+        local.requests.add_feedback(said(request, "chosen", choice=choice))
     rows, rejects = exported(local, "pairs", tmp_path)
     assert [(row["chosen"], row["rejected"]) for row in rows] == [("b", "a")]
     assert rejects == {"contradiction": 1, "duplicate": 1}
@@ -217,9 +217,9 @@ def test_a_popular_prompt_makes_no_more_pairs_than_answers(local, tmp_path):
 def test_a_flood_is_cut_to_its_first_rows(local, tmp_path, config, kept):
     requests = [asked(f"q{n}", "a", user="flooder", at=100.0 + n) for n in range(60)]
     requests += [asked(f"q{n}", "b", user=f"user {n}", at=200.0 + n) for n in range(40)]
-    local.record(requests)
+    local.requests.record(requests)
     for request in requests:
-        local.add_feedback(said(request, "thumb", 1))
+        local.requests.add_feedback(said(request, "thumb", 1))
     rows, rejects = exported(local, "labelled", tmp_path, **config)
     users = {(request.messages[0]["content"], request.responses[0].text): request.user for request in requests}
     owners = [users[row["prompt"][0]["content"], row["completion"]] for row in rows]
@@ -235,8 +235,8 @@ def test_what_was_cut_short_is_no_answer_to_learn(local, tmp_path):
         return dataclasses.replace(request, responses=tuple(short))
 
     def say(request, kind, value=None, **fields):
-        local.record([request])
-        local.add_feedback(said(request, kind, value, **fields))
+        local.requests.record([request])
+        local.requests.add_feedback(said(request, kind, value, **fields))
 
     say(cut("liked and cut", user="ann"), "rating", 5)
     say(cut("bad and cut", user="bob"), "thumb", -1)
@@ -261,8 +261,8 @@ def test_an_answer_that_also_ended_by_itself_is_whole(local, tmp_path):
     request = vote(local, "q", "good", "ann", 5, kind="rating")
     cut = dataclasses.replace(request.responses[0], finish_reason="length")
     again = dataclasses.replace(request, id="again", user="bob", responses=(cut,))
-    local.record([again])
-    local.add_feedback(said(again, "rating", 5, at=5.0))
+    local.requests.record([again])
+    local.requests.add_feedback(said(again, "rating", 5, at=5.0))
     rows, _ = exported(local, "sft", tmp_path)
     assert [row["response"] for row in rows] == ["good"]
 
@@ -271,12 +271,12 @@ def test_completions_keep_their_form_and_are_learnt_without_a_template(local, tm
     form = {"endpoint": Endpoint.completion}
     two = [*user_message("ab"), *user_message("cd")]
     request = asked("two", "1", "2", "3", "4", messages=two, sampling={"n": 2}, at=10.0, **form)
-    local.record([request])
-    local.add_feedback(said(request, "chosen", choice=3))
+    local.requests.record([request])
+    local.requests.add_feedback(said(request, "chosen", choice=3))
     good, bad = (asked("x", answer, user=answer, at=20.0, **form) for answer in ("y", "z"))
-    local.record([good, bad])
-    local.add_feedback(said(good, "thumb", 1))
-    local.add_feedback(said(bad, "thumb", -1))
+    local.requests.record([good, bad])
+    local.requests.add_feedback(said(good, "thumb", 1))
+    local.requests.add_feedback(said(bad, "thumb", -1))
     vote(local, "x", "of a chat", "eve", -1)  # the same words, and another prompt
     rows, rejects = exported(local, "pairs", tmp_path)
     assert rows == [
@@ -308,8 +308,8 @@ def test_completions_keep_their_form_and_are_learnt_without_a_template(local, tm
 
 def test_a_regenerated_answer_needs_a_vote(local, tmp_path):
     first, second, third = (asked("q", answer, at=at) for answer, at in (("a", 10.0), ("b", 20.0), ("c", 30.0)))
-    local.record([first, second, third])
-    local.add_feedback(said(second, "thumb", 1))
+    local.requests.record([first, second, third])
+    local.requests.add_feedback(said(second, "thumb", 1))
     with pytest.raises(InputError, match=r"no rows of kind pairs are left \(unpaired 1\)"):
         exported(local, "pairs", tmp_path)
     rows, _ = exported(local, "pairs", tmp_path, regenerations=True)
@@ -320,8 +320,8 @@ def test_a_regenerated_answer_needs_a_vote(local, tmp_path):
 def test_an_export_is_of_its_time_and_variant_and_always_the_same(local, tmp_path):
     for n in range(6):
         request = asked(f"q{n}", "a", user=f"user {n % 2}", at=float(n), variant="xy"[n % 2], version="v")
-        local.record([request])
-        local.add_feedback(said(request, "thumb", 1, at=50.0 - n))
+        local.requests.record([request])
+        local.requests.add_feedback(said(request, "thumb", 1, at=50.0 - n))
     rows, _ = exported(local, "labelled", tmp_path, since=1.0, until=4.0)
     assert [row["prompt"][0]["content"] for row in rows] == ["q3", "q2", "q1"]
     rows, _ = exported(local, "labelled", tmp_path / "of_y", variant="y")

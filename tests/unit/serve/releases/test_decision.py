@@ -10,9 +10,8 @@ from serve.releases.config import GoalConfig, GuardrailConfig, ReleaseConfig
 from serve.releases.config import Test as GoalTest
 from serve.releases.decision import judge
 from serve.releases.state import advance, start
-from serve.releases.verdict import Outcome
-from serve.statistics.experiment import Experiment
 from serve.store.records import Exposure, Feedback, FeedbackKind, ObservedRequest, Traffic
+from serve.store.release_records import Experiment, Outcome
 
 HOUR = 3600.0
 GUARDRAILS = {

@@ -12,8 +12,8 @@ from serve.releases.config import GoalConfig, GuardrailConfig, ReleaseConfig
 from serve.releases.config import Test as GoalTest
 from serve.releases.decision import judge
 from serve.releases.looks import LAG_S, Looks
-from serve.statistics.experiment import Experiment
 from serve.store.records import Exposure, Traffic
+from serve.store.release_records import Experiment
 from serve.store.store import Store
 from serve.store.tables import EXPOSURES, FEEDBACK
 from tests.oracles.traffic import traffic as traffic_of
@@ -89,10 +89,10 @@ def end(request):
 
 def keep(store, found):
     """As gateways do, in one transaction each."""
-    store.record([one for one in found if hasattr(one, "latency_s")])
+    store.requests.record([one for one in found if hasattr(one, "latency_s")])
     exposures = [asdict(one) for one in found if isinstance(one, Exposure)]
     events = [asdict(one) for one in found if hasattr(one, "kind")]
-    with store.writer.begin() as connection:
+    with store.database.writer.begin() as connection:
         for table, rows in ((EXPOSURES, exposures), (FEEDBACK, events)):
             if rows:
                 connection.execute(insert(table), [{k: v for k, v in row.items() if k in table.c} for row in rows])
@@ -127,7 +127,7 @@ def assert_equal(verdict, other):
 )
 def test_looks_in_random_chunks_say_what_a_look_from_scratch_says(store, step, config):
     found, random = records(step), generator(7)
-    looks = Looks(store, config, timeout_s=300.0)
+    looks = Looks(store.database, config, timeout_s=300.0)
     done, now = 0, 0.0
     while done < len(found):
         now += float(random.exponential(2 * HOUR))
@@ -136,7 +136,7 @@ def test_looks_in_random_chunks_say_what_a_look_from_scratch_says(store, step, c
         done = until
         assert_equal(looks.look(step, now), from_scratch(store, config, step, now))
     assert looks.num_reads == 1
-    assert_equal(Looks(store, config, timeout_s=300.0).look(step, now), looks.look(step, now))
+    assert_equal(Looks(store.database, config, timeout_s=300.0).look(step, now), looks.look(step, now))
 
 
 @pytest.fixture
@@ -144,7 +144,7 @@ def running(store):
     """A step of twelve hours, looked at after ten."""
     found = records(STEP)
     keep(store, [record for moment, record in found if moment <= 10 * HOUR])
-    looks = Looks(store, CONFIG, timeout_s=300.0)
+    looks = Looks(store.database, CONFIG, timeout_s=300.0)
     looks.look(STEP, 10 * HOUR)
     return looks, [record for moment, record in found if moment > 10 * HOUR]
 
@@ -153,7 +153,7 @@ def test_a_deleted_user_leaves_the_next_look(store: Store, running):
     looks, _ = running
     before = looks.look(STEP, 10 * HOUR).evidence["goal"]["num_exposed"]
     gone = traffic_of(store, STEP.name, HOUR).exposures[0].user
-    store.delete_user(gone)
+    store.people.delete(gone)
     verdict = looks.look(STEP, 10 * HOUR)
     assert verdict.evidence["goal"]["num_exposed"] == before - 1
     assert looks.num_reads == 2
@@ -187,13 +187,13 @@ def test_another_step_or_configuration_begins_anew(store, running):
 def test_a_look_that_fails_half_way_is_made_again_whole(sqlite_url):
     store = Store(sqlite_url)
     keep(store, [record for _, record in records(STEP)])
-    looks = Looks(store, CONFIG, timeout_s=300.0)
+    looks = Looks(store.database, CONFIG, timeout_s=300.0)
     looks.look(STEP, 10 * HOUR)
-    with store.writer.begin() as connection:
+    with store.database.writer.begin() as connection:
         connection.exec_driver_sql("ALTER TABLE feedback RENAME TO elsewhere")
     with pytest.raises(DBAPIError):
         looks.look(STEP, 13 * HOUR)
-    with store.writer.begin() as connection:
+    with store.database.writer.begin() as connection:
         connection.exec_driver_sql("ALTER TABLE elsewhere RENAME TO feedback")
     assert_equal(looks.look(STEP, 13 * HOUR), from_scratch(store, CONFIG, STEP, 13 * HOUR))
     store.close()

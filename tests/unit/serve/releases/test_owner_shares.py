@@ -9,9 +9,8 @@ from rlhf.types import InputError
 from serve.releases.config import GoalConfig, GuardrailConfig, ReleaseConfig
 from serve.releases.decision import judge
 from serve.releases.owner_shares import OwnerShares
-from serve.releases.verdict import Outcome
-from serve.statistics.experiment import Experiment
 from serve.store.records import Exposure, Feedback, FeedbackKind, ObservedRequest, Traffic
+from serve.store.release_records import Experiment, Outcome
 from tests.unit.serve.samples import exposed, false_alarms_are_at_most, generator
 
 HOUR = 3600.0

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from rlhf.types import InputError
 from serve.releases.config import ReleaseConfig
-from serve.releases.state import Release, advance, promote, roll_back, start
-from serve.releases.verdict import Outcome, Verdict
-from serve.store.records import Phase
+from serve.releases.state import advance, promote, roll_back, start, would_promote
+from serve.releases.verdict import Verdict
+from serve.store.release_records import Outcome, Phase, Release
 
 CONFIG = ReleaseConfig(watch_s=10.0, holdback=0.1)
 UNWATCHED = ReleaseConfig(watch_s=0.0)
@@ -131,8 +131,8 @@ def test_a_pause_keeps_users_and_data_and_a_breach_still_ends_it():
 
 def test_without_a_way_back_nothing_becomes_production():
     (*_, last), _ = walk(begin(), [(Outcome.promote, None)] * 4)
-    assert last.would_promote(verdict(Outcome.promote))
-    assert not last.would_promote(verdict(Outcome.hold))
+    assert would_promote(last, verdict(Outcome.promote))
+    assert not would_promote(last, verdict(Outcome.hold))
     paused, transition = advance(last, verdict(Outcome.promote), now=900.0, unverified=BROKEN)
     assert paused.phase is Phase.paused
     assert BROKEN in transition.reason
@@ -177,7 +177,7 @@ def test_a_promoted_candidate_is_watched_beside_users_who_keep_the_predecessor()
     assert watched.weights == pytest.approx({"old": 0.1, "new": 0.9})
     assert watched.experiment.name == "r1/watch"
     assert watched.experiment.since == 105.0
-    assert not watched.would_promote(verdict(Outcome.promote))
+    assert not would_promote(watched, verdict(Outcome.promote))
     for outcome in (Outcome.promote, Outcome.hold, Outcome.inconclusive):
         assert advance(watched, verdict(outcome), now=114.0, unverified=None) == (watched, None)
         over, transition = advance(watched, verdict(outcome), now=115.0, unverified=None)

@@ -126,6 +126,6 @@ def keyed_client(make_config, stocked: Path, tmp_path_factory) -> Iterator[TestC
     """With a user's and an operator's key, for tests that leave nothing behind."""
     with opened(stocked, tmp_path_factory.mktemp("keyed")) as store:
         for role, key in KEYS.items():
-            store.add_key(hash_key(key), Role(role), f"{role} one", NOW)
+            store.keys.add(hash_key(key), Role(role), f"{role} one", NOW)
         with running(Gateway(make_config(), store, Engines())) as client:
             yield client

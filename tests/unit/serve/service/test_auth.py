@@ -91,11 +91,11 @@ def test_revoking_the_last_users_key_opens_nothing(gateway, store):
             headers = [{}, {"authorization": f"Bearer {KEYS['user']}"}]
             return [client.get("/v1/models", headers=one).status_code for one in headers]
 
-    store.add_key(hash_key(KEYS["operator"]), Role.operator, "op", NOW)
+    store.keys.add(hash_key(KEYS["operator"]), Role.operator, "op", NOW)
     assert statuses() == [200, 200]
-    store.add_key(hash_key(KEYS["user"]), Role.user, "shop", NOW)
+    store.keys.add(hash_key(KEYS["user"]), Role.user, "shop", NOW)
     assert statuses() == [401, 200]
-    store.remove_key(hash_key(KEYS["user"]))
+    store.keys.remove(hash_key(KEYS["user"]))
     assert statuses() == [401, 401], "nor after a restart, which reads the same store"
 
 
@@ -128,8 +128,8 @@ def test_loopback_needs_no_key(host):
 
 def test_a_key_is_not_in_the_store(store, tmp_path):
     key = make_key()
-    store.add_key(hash_key(key), Role.user, "ann", 0.0)
-    assert store.key(hash_key(key)).owner == "ann"
+    store.keys.add(hash_key(key), Role.user, "ann", 0.0)
+    assert store.keys.get(hash_key(key)).owner == "ann"
     kept = b"".join(path.read_bytes() for path in tmp_path.glob("store.db*"))
     assert hash_key(key).encode() in kept
     assert key.encode() not in kept

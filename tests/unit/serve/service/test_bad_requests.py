@@ -9,8 +9,8 @@ from rlhf.protocols.openai.generation import STOP_STRINGS
 from rlhf.types import InputError, RunError
 from serve.gateway import routes, routing
 from serve.gateway.auth import hash_key
-from serve.store.ledger import StaleRelease
 from serve.store.records import Role
+from serve.store.releases import StaleRelease
 from tests.unit.serve.service.conftest import command, running
 from tests.unit.serve.service.engines import failing, overlong
 from tests.unit.serve.service.test_auth import CHAT
@@ -154,7 +154,7 @@ def test_what_a_release_controller_refuses(gateway, error, status):
     async def refusing(name: str, /, **arguments: str) -> dict:
         raise error
 
-    gateway.store.add_key(hash_key("sk-1"), Role.operator, "op", 0.0)
+    gateway.store.keys.add(hash_key("sk-1"), Role.operator, "op", 0.0)
     gateway.routing_table = routing.read(gateway.store, gateway.config)
     with running(gateway, refusing) as client:
         answer = client.post("/release/promote", json={}, headers={"authorization": "Bearer sk-1"})
@@ -213,7 +213,7 @@ def test_what_an_engine_refuses_is_refused_in_its_words(client, engines):
 def test_a_store_that_fails_fails_no_answer(client, gateway, store, caplog):
     assert client.get("/ready").json()["status"] == "ok"
     gateway.recorder.patience_s = 0.5
-    with store.writer.begin() as connection:
+    with store.database.writer.begin() as connection:
         for table in ("feedback", "responses", "requests", "consents"):
             connection.exec_driver_sql(f"DROP TABLE {table}")
     assert client.post("/v1/chat/completions", json=CHAT).json()["choices"]
@@ -234,7 +234,7 @@ def test_an_error_that_nobody_expects_is_a_sentence(gateway, engines, caplog):
         raise ZeroDivisionError("a secret")
 
     engines.behaviours["old"] = failing(ZeroDivisionError("a secret"))
-    gateway.store.add_key(hash_key("sk-1"), Role.operator, "op", 0.0)
+    gateway.store.keys.add(hash_key("sk-1"), Role.operator, "op", 0.0)
     gateway.routing_table = routing.read(gateway.store, gateway.config)
     with running(gateway, broken) as client:
         status = client.get("/release", headers={"authorization": "Bearer sk-1"})
@@ -244,7 +244,7 @@ def test_an_error_that_nobody_expects_is_a_sentence(gateway, engines, caplog):
         assert answer.status_code == answer.json()["error"]["code"] == 500
         assert answer.json()["error"]["type"] == "server_error"
         assert "secret" not in answer.text
-    kept = [request for request, _ in gateway.store.dialogues()]
+    kept = [request for request, _ in gateway.store.requests.dialogues()]
     assert [(request.status, request.error) for request in kept] == [(500, "ZeroDivisionError: a secret")] * 2
     for request in kept:
         assert f"{request.id} (request req-" in caplog.text

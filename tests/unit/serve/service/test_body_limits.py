@@ -56,7 +56,7 @@ async def half_sent(api: FastAPI, address: str, key: str, ends: asyncio.Event) -
 @pytest.fixture
 def gateway(make_config, store, engines) -> Gateway:
     for role, key in KEYS.items():
-        store.add_key(hash_key(key), Role(role), role, NOW)
+        store.keys.add(hash_key(key), Role(role), role, NOW)
     gateway = Gateway(make_config(body_s=DEADLINE_S, unread_bodies=8), store, engines)
     gateway.routing_table = routing.read(store, gateway.config)
     return gateway

@@ -111,7 +111,7 @@ def test_a_model_by_its_name(open_client, gateway):
         with pytest.raises(openai.NotFoundError, match=f"there is no '{name}'"):
             client.models.retrieve(name)
     for role, key in KEYS.items():
-        gateway.store.add_key(hash_key(key), Role(role), role, NOW)
+        gateway.store.keys.add(hash_key(key), Role(role), role, NOW)
     experiment(gateway, shadow_fraction=1)
     gateway.routing_table = read(gateway.store, gateway.config)
     with running(gateway) as transport:

@@ -47,7 +47,7 @@ def test_keys_are_added_shown_and_removed(run, sqlite_url):
     assert code == 0
     assert "shown this once" in printed
     store = Store(sqlite_url)
-    assert store.key(hash_key(key)).role == "operator"
+    assert store.keys.get(hash_key(key)).role == "operator"
     store.close()
     code, listed, _ = run(keys.main, "list", url)
     assert (code, listed) == (0, f"{hash_key(key)[:12]} operator ann\n")
@@ -77,10 +77,10 @@ def test_a_hash_that_looks_like_a_number_is_none(run, sqlite_url):
     hashes = ["00" + "7" * 62, "12e4" + "5" * 60]
     store = Store(sqlite_url)
     for hash in hashes:
-        store.add_key(hash, "user", "ann", 1.0)
+        store.keys.add(hash, "user", "ann", 1.0)
     for hash in hashes:
         assert run(keys.main, "remove", f"url={sqlite_url}", f"hash={hash[:4]}") == (0, "", "")
-    assert store.all_keys() == []
+    assert store.keys.all() == []
     store.close()
 
 

@@ -32,7 +32,7 @@ async def controller(store, config, serving, monkeypatch):
     config.release = replace(config.release, interval_s=0.02)
     controller = Controller.__new__(Controller)
     # As Serve does it.
-    await controller.__init__(config, str(store.engine.url), lambda config: serving)
+    await controller.__init__(config, str(store.database.engine.url), lambda config: serving)
     controller.engines.settle_s = 0.0
     yield controller
     controller.running.cancel()

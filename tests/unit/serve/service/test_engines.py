@@ -129,7 +129,7 @@ def test_without_room_the_engines_kept_for_a_way_back_end(engines, manager, serv
     assert serving.models() == ["b", "old"]
     manager.start("b", "ann", "")
     engines.reconcile()
-    assert (serving.models(), len(store.applications())) == (["b", "old"], 2)
+    assert (serving.models(), len(store.applications.names())) == (["b", "old"], 2)
 
 
 def test_with_room_they_stay_until_the_next_release_begins(engines, manager, serving, others):
@@ -170,7 +170,7 @@ def test_what_a_watch_needs_is_no_spare_room(engines, manager, serving, others, 
     config.models = {"a": str(others[0].folder)}
     engines.bring_up(others[1], nothing)
     assert serving.models() == ["a", "b"], "the predecessor of a release whose watch is over"
-    assert not manager.latest()[1].warm
+    assert not manager.latest().warm
 
 
 def test_a_cluster_that_adds_nodes_is_waited_for(engines, serving, others, config):
@@ -188,7 +188,7 @@ def test_engines_that_do_not_start_are_refused_with_the_reason(engines, serving,
         engines.bring_up(others[0], nothing)
     engines.reconcile()
     engines.reconcile()
-    assert (serving.models(), len(store.applications())) == (["old"], 1)
+    assert (serving.models(), len(store.applications.names())) == (["old"], 1)
 
 
 def test_a_start_that_nobody_wants_any_more_ends(engines, serving, others):

@@ -19,7 +19,6 @@ from serve.gateway import routes, routing
 from serve.gateway.auth import Caller, hash_key
 from serve.gateway.errors import ApiError
 from serve.gateway.gateway import NOBODY, REFRESH_S, SHADOWS, Gateway
-from serve.releases.state import Release
 from serve.store.consent import salted_hash
 from serve.store.records import Endpoint, Role
 from tests.oracles.traffic import traffic as traffic_of
@@ -60,7 +59,7 @@ async def until(condition) -> None:
 
 
 def kept(gateway: Gateway) -> list:
-    return [request for request, _ in gateway.store.dialogues()]
+    return [request for request, _ in gateway.store.requests.dialogues()]
 
 
 async def shadows_end(gateway: Gateway) -> None:
@@ -70,12 +69,12 @@ async def shadows_end(gateway: Gateway) -> None:
 async def test_a_deleted_user_who_comes_back_counts_anew(gateway, store):
     experiment(gateway)
     await ask(gateway, user="ann")
-    store.delete_user("ann", at=time.time() - 60)
-    assert store.exposure_counts("r1/canary-50") == {}
+    store.people.delete("ann", at=time.time() - 60)
+    assert store.exposures.counts("r1/canary-50") == {}
     async with gateway.background_refresh():
         await until(lambda: not gateway.exposed)
         await ask(gateway, user="ann")
-    assert sum(store.exposure_counts("r1/canary-50").values()) == 1
+    assert sum(store.exposures.counts("r1/canary-50").values()) == 1
 
 
 async def test_a_user_stays_with_an_arm_and_is_exposed_once(gateway, engines, store):
@@ -103,22 +102,20 @@ async def test_listed_users_direct_requests_and_nobody_are_outside_of_the_experi
     requests = kept(gateway)
     assert [request.experiment for request in requests] == [None] * 5
     assert {request.user for request in requests} == {"vip", "shy", "ann", NOBODY}
-    assert store.exposure_counts("r1/canary-50") == {}
+    assert store.exposures.counts("r1/canary-50") == {}
 
 
 async def test_what_the_store_says_is_followed_and_stays_while_it_says_nothing(gateway, store, caplog):
     experiment(gateway, steps=[0.1, 0.5])
     known = gateway.routing_table
-    with store.writer.begin() as connection:
+    with store.database.writer.begin() as connection:
         connection.exec_driver_sql("DELETE FROM production")
     async with gateway.background_refresh():
         await until(lambda: "what it last said stays" in caplog.text)
         assert gateway.routing_table is known
-        store.set_production("old", NOW)
-        saved = store.latest_release()
-        release = dataclasses.replace(Release.from_json(saved["state"]), step=1)
-        store.save_release({**saved, "state": release.to_json()})
-        store.add_key(hash_key("sk-1"), Role.user, "ann", NOW)
+        store.releases.set_production("old", NOW)
+        store.releases.save(dataclasses.replace(store.releases.latest(), step=1))
+        store.keys.add(hash_key("sk-1"), Role.user, "ann", NOW)
         await asyncio.sleep(REFRESH_S)
         await until(lambda: gateway.routing_table is not known)
     assert hash_key("sk-1") in gateway.routing_table.keys
@@ -141,7 +138,7 @@ async def test_a_shadow_answers_where_nobody_sees_it(gateway, engines, store):
     assert (shadow.user, shadow.prompt_hash, shadow.conversation) == ("ann", seen.prompt_hash, seen.conversation)
     assert shadow.sampling == seen.sampling == {"temperature": 0.5}
     assert [response.text for response in shadow.responses] == ["new says 0"]
-    assert store.exposure_counts("r1/shadow") == {"old": 1}
+    assert store.exposures.counts("r1/shadow") == {"old": 1}
 
 
 async def test_a_streams_shadow_is_whole(gateway, engines):
@@ -175,7 +172,7 @@ async def test_users_beyond_their_owners_limit_get_production_and_take_no_part(g
     requests = kept(gateway)
     assert Counter(request.experiment for request in requests) == {"r1/canary-99": 6, None: 6}
     assert {request.variant for request in requests if request.experiment is None} == {"old"}
-    assert sum(store.exposure_counts("r1/canary-99").values()) == 3
+    assert sum(store.exposures.counts("r1/canary-99").values()) == 3
     (largest,) = {exposure.owner for exposure in traffic_of(store, "r1/canary-99", time.time() + 9).exposures}
     assert largest == "bot"
 
@@ -185,7 +182,7 @@ async def test_a_limit_that_a_locked_store_does_not_tell_lets_nobody_in_for_now(
     experiment(gateway, steps=[0.99])
     body = {"model": "assistant", "messages": [{"role": "user", "content": "hi"}], "user": "1"}
     asked, bot = ChatCompletionRequest.model_validate(body), Caller(Role.user, "bot", users=3)
-    with store.writer.begin():
+    with store.database.writer.begin():
         await gateway.answer(Endpoint.chat, asked, bot, "req-1")
     async with asyncio.timeout(DEADLINE_S):
         while gateway.recorder.waiting:
@@ -217,7 +214,7 @@ async def test_requests_without_a_user_get_production_and_are_copied_in_the_shad
         ("shop", "new"),
         ("shop", "old"),
     ]
-    assert store.exposure_counts("r1/shadow") == {}
+    assert store.exposures.counts("r1/shadow") == {}
     ReleaseManager(gateway.store, gateway.config, lambda: NOW).roll_back("op", "")
     experiment(gateway, steps=[0.99])
     await gateway.answer(Endpoint.chat, body, Caller(Role.user, "shop"), "req-1")
@@ -309,7 +306,7 @@ async def test_a_client_that_goes_ends_its_request(gateway, engines):
 
 
 async def test_an_answer_whose_client_goes_while_it_is_recorded_is_kept_once(gateway, store):
-    lock = store.writer.begin()
+    lock = store.database.writer.begin()
     with lock:
         asking = asyncio.create_task(ask(gateway))
         await until(lambda: gateway.recorder.writing)
@@ -342,7 +339,7 @@ async def test_choices_and_what_engines_are_asked(gateway, engines, store):
     assert [response.text for response in request.responses] == ["old says 0", "old says 1"]
     assert [response.num_tokens for response in request.responses] == [None, None], "the usage is of both together"
     assert (request.prompt_tokens, request.sampling, request.turn) == (5, {"n": 2, "seed": 3}, 1)
-    assert request.version == store.variant("old").version
+    assert request.version == store.variants.get("old").version
     assert request.first_token_s is None
     ((_, body),) = engines.asked
     assert (body["model"], body["max_tokens"], body["n"]) == ("old", LimitsConfig(max_tokens=64).max_tokens, 2)
@@ -366,18 +363,14 @@ async def test_turns_of_a_conversation_are_joined(gateway):
 
 async def test_requests_that_end_together_are_kept_in_one_transaction(gateway, store):
     batches = []
-    store_all = store.record
+    store_all = store.requests.record
 
     class Counting:
         def record(self, requests):
             batches.append(len(requests))
             store_all(requests)
 
-        def expose_all(self, limited):
-            assert limited == [], "no experiment runs"
-            return []
-
-    gateway.recorder.store = Counting()
+    gateway.recorder.requests = Counting()
     await asyncio.gather(*(ask(gateway, user=user) for user in MANY))
     assert sum(batches) == len(MANY)
     assert len(batches) < len(MANY) / 2
@@ -391,6 +384,6 @@ async def test_hashes_of_texts_are_salted_and_equal_for_equal_prompts(gateway, c
     asked = ChatCompletionRequest.model_validate(
         {"model": "assistant", "messages": [{"role": "user", "content": "hi"}]}
     )
-    assert first.prompt_hash == second.prompt_hash == salted_hash(store.salt(), asked.prompt_hash)
-    assert first.conversation == second.conversation == salted_hash(store.salt(), asked.conversation("ann"))
+    assert first.prompt_hash == second.prompt_hash == salted_hash(store.settings.salt(), asked.prompt_hash)
+    assert first.conversation == second.conversation == salted_hash(store.settings.salt(), asked.conversation("ann"))
     assert first.prompt_hash != first.conversation

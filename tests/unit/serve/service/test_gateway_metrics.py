@@ -31,7 +31,7 @@ async def test_a_gateway_reports_what_waits_and_what_is_lost(config, store, engi
     reported = []
     gateway = Gateway(config, store, engines, lambda *numbers: reported.append(numbers))
     async with gateway.background_refresh(), asyncio.timeout(60):
-        with store.writer.begin():
+        with store.database.writer.begin():
             recording = asyncio.create_task(gateway.recorder.record(asked()))
             gateway.recorder.lost = 3
             while (1, 3) not in reported:

@@ -9,8 +9,7 @@ from serve.config import ServeConfig
 from serve.control.controller import Controller
 from serve.control.engines import EngineManager
 from serve.control.release_manager import Judgement, ReleaseManager
-from serve.releases.state import Transition
-from serve.store.records import Phase
+from serve.store.release_records import Phase, Transition
 from tests.unit.serve.service.conftest import NOW
 from tests.unit.serve.service.fake_serve import FakeServe
 
@@ -67,7 +66,7 @@ def test_a_verdict_on_a_release_that_has_changed_since_does_nothing(store, confi
     assert manager.verdict is None, "judging changes nothing"
     manager.roll_back("ann", "enough")
     assert manager.act(judgement) is None
-    assert manager.latest()[1].phase is Phase.rolled_back
+    assert manager.latest().phase is Phase.rolled_back
     manager.start("new", "ann", "again")
     assert manager.act(judgement) is None, "also where the next release has changed as often"
     assert manager.act(None) is None
@@ -90,5 +89,5 @@ def test_commands_do_not_wait_for_a_look(store, config):
         return status
 
     assert asyncio.run(run())["release"]["state"] == "rolled_back"
-    assert store.latest_release()["phase"] == "rolled_back"
+    assert store.releases.latest().phase == "rolled_back"
     assert manager.verdict is None

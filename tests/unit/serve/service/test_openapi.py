@@ -40,7 +40,7 @@ EXAMPLES = 40
 def asked(make_config, stocked, tmp_path_factory) -> Iterator[TestClient]:
     """A service that an operator asks."""
     with opened(stocked, tmp_path_factory.mktemp("fuzzed")) as store:
-        store.add_key(hash_key(KEYS["operator"]), Role.operator, "op", NOW)
+        store.keys.add(hash_key(KEYS["operator"]), Role.operator, "op", NOW)
         manager = ReleaseManager(store, make_config(), lambda: NOW)
 
         async def command(name: str, /, **arguments: str) -> dict:

@@ -12,8 +12,8 @@ from serve.config import ServeConfig
 from serve.control.release_manager import ReleaseManager
 from serve.gateway import routing
 from serve.releases.config import ReleaseConfig
-from serve.store.ledger import StaleRelease
-from serve.store.records import Phase
+from serve.store.release_records import Phase
+from serve.store.releases import StaleRelease
 from serve.store.store import Store
 from tests.unit.serve.service.conftest import NOW, make_model
 
@@ -62,16 +62,16 @@ def test_a_release_from_start_to_promotion_and_back(manager, store, clock):
     assert routing.read(store, manager.config).split.experiment == "r1/shadow"
     clock.now += 1
     manager.promote("ann", "I know it")
-    assert (store.production(), manager.latest()[1].phase) == ("new", Phase.promoted)
+    assert (store.releases.production(), manager.latest().phase) == ("new", Phase.promoted)
     assert routing.read(store, manager.config).split is None
     clock.now += 1
     manager.roll_back("bob", "")
-    assert (store.production(), manager.latest()[1].phase) == ("old", Phase.rolled_back)
+    assert (store.releases.production(), manager.latest().phase) == ("old", Phase.rolled_back)
     begun, promoted = ("ann", "shadow", "started"), ("ann", "promoted", "I know it")
     assert trail(manager) == [begun, promoted, ("bob", "rolled_back", "rolled back")]
     assert [entry["at"] for entry in manager.status()["release"]["transitions"]] == [NOW, NOW + 1, NOW + 2]
     manager.start("new", "ann", "again")
-    assert manager.latest()[1].id == "r2"
+    assert manager.latest().id == "r2"
 
 
 @pytest.mark.parametrize(
@@ -95,24 +95,24 @@ def test_what_cannot_be_a_candidate(manager, tmp_path, name, sentence):
 
 def test_a_model_may_move(manager, store, own, tmp_path):
     moved = shutil.copytree(own["new"], tmp_path / "moved")
-    assert manager.check_start("new", str(moved)).version == store.variant("new").version
-    assert store.variant("new").folder == str(moved)
+    assert manager.check_start("new", str(moved)).version == store.variants.get("new").version
+    assert store.variants.get("new").folder == str(moved)
 
 
 def test_a_promoted_candidate_is_watched_until_the_next_release(manager, store, clock, caplog):
     manager.config.release.watch_s = 50.0
     manager.start("new", "ann", "")
     manager.promote("ann", "I know it")
-    release = manager.latest()[1]
-    assert (store.production(), release.phase, release.state) == ("new", Phase.promoted, "watched")
+    release = manager.latest()
+    assert (store.releases.production(), release.phase, release.state) == ("new", Phase.promoted, "watched")
     split = routing.read(store, manager.config).split
     assert (split.experiment, split.weights) == ("r1/watch", pytest.approx({"old": 0.05, "new": 0.95}))
     clock.now += 20
     assert manager.look() is None
     assert manager.status()["look"]["outcome"] == "hold"
     manager.start("old", "ann", "back")
-    assert [entry["after"] for entry in store.transitions(1)] == ["shadow", "watched", "promoted"]
-    assert store.transitions(1)[-1]["reason"] == "release r2 begins"
+    assert [entry.after for entry in store.releases.transitions("r1")] == ["shadow", "watched", "promoted"]
+    assert store.releases.transitions("r1")[-1].reason == "release r2 begins"
     manager.roll_back("ann", "")
     manager.start("old", "ann", "again")
     manager.promote("ann", "")
@@ -165,14 +165,14 @@ def test_no_promotion_without_a_way_back(manager, store, own, spoil, sentence):
     spoil(own["old"])
     with pytest.raises(RunError, match="r1 is paused: not promoted"):
         manager.promote("ann", "I know it")
-    assert store.production() == "old"
+    assert store.releases.production() == "old"
     by, state, reason = trail(manager)[-1]
     assert (by, state) == ("ann", "paused")
     assert reason.startswith("not promoted, as old could not be returned to: ")
     assert reason.endswith(sentence)
     shutil.copytree(intact, own["old"], dirs_exist_ok=True)
     manager.promote("ann", "it is back")
-    assert (store.production(), trail(manager)[-1]) == ("new", ("ann", "promoted", "it is back"))
+    assert (store.releases.production(), trail(manager)[-1]) == ("new", ("ann", "promoted", "it is back"))
 
 
 @pytest.mark.parametrize(("spoil", "sentence"), SPOILED)
@@ -182,7 +182,7 @@ def test_no_way_back_to_what_is_gone(manager, store, own, spoil, sentence):
     spoil(own["old"])
     with pytest.raises(InputError, match=f"r1 cannot be rolled back, as old is gone: .*{sentence}"):
         manager.roll_back("ann", "")
-    assert store.production() == "new"
+    assert store.releases.production() == "new"
 
 
 @pytest.mark.parametrize(("spoil", "sentence"), SPOILED)
@@ -190,7 +190,7 @@ def test_a_candidate_is_withdrawn_whatever_became_of_its_files(manager, store, o
     manager.start("new", "ann", "")
     spoil(own["new"])
     manager.roll_back("ann", "")
-    assert (store.production(), manager.latest()[1].phase) == ("old", Phase.rolled_back)
+    assert (store.releases.production(), manager.latest().phase) == ("old", Phase.rolled_back)
 
 
 def test_a_step_that_has_had_its_time_waits_for_a_person(manager, clock, store):
@@ -203,15 +203,15 @@ def test_a_step_that_has_had_its_time_waits_for_a_person(manager, clock, store):
     transition = manager.look()
     assert (transition.by, transition.after, transition.at) == ("controller", "paused", NOW + 101)
     assert transition.evidence["experiment"] == "r1/shadow"
-    assert store.transitions(1)[-1]["evidence"] == json.loads(json.dumps(dict(transition.evidence)))
+    assert store.releases.transitions("r1")[-1].evidence == json.loads(json.dumps(dict(transition.evidence)))
     assert manager.look() is None, "a pause is told once"
-    assert store.production() == "old"
+    assert store.releases.production() == "old"
 
 
 def test_a_release_goes_on_after_a_restart(manager, store, config, clock):
     manager.start("new", "ann", "")
     clock.now += 101
-    other = Store(str(store.engine.url))
+    other = Store(str(store.database.engine.url))
     again = ReleaseManager(other, config, clock)
     again.bootstrap()
     assert again.latest() == manager.latest()
@@ -226,7 +226,7 @@ def test_a_release_goes_on_after_a_restart(manager, store, config, clock):
 
 def test_of_two_desks_that_decide_at_once_one_is_refused(manager, store, config, clock):
     manager.start("new", "ann", "")
-    saved, release = manager.latest()
+    release = manager.latest()
     other = ReleaseManager(store, config, clock)
     other.roll_back("bob", "it lies")
 
@@ -234,11 +234,11 @@ def test_of_two_desks_that_decide_at_once_one_is_refused(manager, store, config,
         """It has read the release before the other decided."""
 
         def latest(self):
-            return saved, release
+            return release
 
     with pytest.raises(StaleRelease, match="another process has changed it meanwhile"):
         Late(store, config, clock).promote("ann", "")
-    assert store.production() == "old"
+    assert store.releases.production() == "old"
     assert trail(manager)[-1] == ("bob", "rolled_back", "it lies")
     assert len(trail(manager)) == 2
 
@@ -257,7 +257,7 @@ def test_what_cannot_be_served(migrated_file, tmp_path, config, changes, sentenc
         setattr(config, key, value)
     with pytest.raises(InputError, match=sentence):
         ReleaseManager(store, config, lambda: NOW).bootstrap()
-    assert store.production() is None
+    assert store.releases.production() is None
     store.close()
 
 
@@ -272,7 +272,7 @@ def test_an_adapter_is_served_by_its_model_and_registered_after_it(manager, stor
     adapter = make_adapter(tmp_path / "lora", str(own["new"]))
     manager.config.models = {"a": str(adapter), **manager.config.models}
     manager.bootstrap()
-    assert store.variant("a").base == "new"
+    assert store.variants.get("a").base == "new"
     deployments = routing.read(store, manager.config).deployments
     assert (deployments["a"].app, deployments["a"].adapter) == (deployments["new"].app, str(adapter))
     assert (deployments["old"].app != deployments["new"].app, deployments["new"].adapter) == (True, None)

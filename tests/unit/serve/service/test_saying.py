@@ -22,7 +22,7 @@ USER, OPERATOR = ({"authorization": f"Bearer {KEYS[name]}"} for name in ("user",
 def shop(gateway):
     """A service where the shop has a user's key."""
     for role, key in KEYS.items():
-        gateway.store.add_key(hash_key(key), Role(role), "shop" if role == "user" else "op", NOW)
+        gateway.store.keys.add(hash_key(key), Role(role), "shop" if role == "user" else "op", NOW)
     gateway.routing_table = routing.read(gateway.store, gateway.config)
     with running(gateway) as client:
         yield client
@@ -47,7 +47,7 @@ def test_feedback_is_kept_with_what_it_is_about(shop, store, user):
         answer = shop.post("/v1/feedback", json={"request_id": id, "user": user, **opinion}, headers=USER)
         assert answer.status_code == 201, answer.text
         ids.append(answer.json()["id"])
-    request, events = store.dialogue(id)
+    request, events = store.requests.dialogue(id)
     assert request.user == ("shop/ann" if user else "shop")
     assert sorted(event.id for event in events) == sorted(ids)
     assert {event.kind: (event.value, event.text, event.name, event.choice) for event in events} == {
@@ -66,18 +66,18 @@ def test_consent_withdrawn_forgets_texts_and_deletion_everything(shop, store):
     said = {"user": "ann", "given": True}
     assert shop.put("/v1/consent", json=said, headers=USER).json() == {**said, "user": "shop/ann"}
     id = asked(shop, user="ann")
-    assert store.dialogue(id)[0].responses[0].text == "old says 0"
+    assert store.requests.dialogue(id)[0].responses[0].text == "old says 0"
     withdrawn = shop.put("/v1/consent", json={**said, "given": False}, headers=USER).json()
     assert withdrawn == {"user": "shop/ann", "given": False, "text": "gone"}
     later = asked(shop, user="ann")
     for request in (id, later):
-        found, _ = store.dialogue(request)
+        found, _ = store.requests.dialogue(request)
         assert (found.messages, found.responses[0].text, found.status) == (None, None, 200)
     bystander = asked(shop, user="bob")
     deleted = shop.delete("/users/shop/ann", headers=OPERATOR).json()
     assert (deleted["requests"], deleted["consents"], deleted["text"]) == (2, 1, "gone")
-    assert store.dialogue(id) is None
-    assert store.dialogue(bystander)
+    assert store.requests.dialogue(id) is None
+    assert store.requests.dialogue(bystander)
     again = shop.delete("/users/shop/ann", headers=OPERATOR).json()
     assert again.pop("exports") == []
     assert set(again.values()) == {0, "gone"}
@@ -122,7 +122,7 @@ async def test_text_that_somebody_reads_while_it_is_deleted_is_gone_once_they_ha
     def delete(client) -> dict:
         return client.delete("/users/ann", headers=OPERATOR).json()
 
-    gateway.store.add_key(hash_key(KEYS["operator"]), Role.operator, "op", NOW)
+    gateway.store.keys.add(hash_key(KEYS["operator"]), Role.operator, "op", NOW)
     gateway.routing_table = routing.read(store, gateway.config)
     reader = sqlite3.connect(tmp_path / "store.db", isolation_level=None)
     with running(gateway) as client:

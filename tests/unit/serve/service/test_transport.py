@@ -97,7 +97,7 @@ def test_every_kind_of_response_bears_its_id_and_errors_of_the_service_name_it(g
         raise ZeroDivisionError
 
     engines.behaviours["old"] = failing(ActorDiedError(), after=1)
-    gateway.store.add_key(hash_key("sk-1"), Role.operator, "op", 0.0)
+    gateway.store.keys.add(hash_key("sk-1"), Role.operator, "op", 0.0)
     gateway.routing_table = routing.read(gateway.store, gateway.config)
     requests = {
         200: ("POST", "/v1/chat/completions", {**CHAT, "stream": True}),

@@ -25,7 +25,7 @@ def deleting(store: Store, user: str):
     """An engine that answers a user whom another gateway deletes meanwhile."""
 
     async def behave(variant, endpoint, body):
-        store.delete_user(user, time.time())
+        store.people.delete(user, time.time())
         async for answer in answers(variant, endpoint, body):
             yield answer
 
@@ -35,13 +35,13 @@ def deleting(store: Store, user: str):
 @pytest.mark.parametrize("stream", [False, True])
 async def test_an_answer_whose_user_is_deleted_under_way_is_not_kept(gateway, engines, store, stream):
     experiment(gateway)
-    another = Store(str(store.engine.url), consent_by_default=True)
+    another = Store(str(store.database.engine.url), consent_by_default=True)
     engines.behaviours = dict.fromkeys(("old", "new"), deleting(another, "ann"))
     reply = await ask(gateway, user="ann", stream=stream)
     text = "".join([piece async for piece in reply.body_iterator]) if stream else reply.body.decode()
     assert "says" in text, "the user has the answer"
     assert kept(gateway) == []
-    assert store.exposure_counts("r1/canary-1") == {}
+    assert store.exposures.counts("r1/canary-1") == {}
     assert gateway.ongoing == 0
     await ask(gateway, user="bob")
     assert [request.user for request in kept(gateway)] == ["bob"]

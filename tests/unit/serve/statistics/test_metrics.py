@@ -4,9 +4,9 @@ import pytest
 from rlhf.types import InputError
 from serve.releases.config import GoalConfig, GuardrailConfig, ReleaseConfig
 from serve.releases.config import Test as GoalTest
-from serve.statistics.experiment import Experiment
 from serve.statistics.metrics import observed_users, scale, trial, unanswered, user_value
 from serve.store.records import Exposure, Feedback, FeedbackKind, ObservedRequest, Traffic
+from serve.store.release_records import Experiment
 
 DAY = 86400.0
 

@@ -1,8 +1,8 @@
 """What guardrails count, by hand."""
 
-from serve.statistics.experiment import Experiment
 from serve.statistics.visits import Unit, visits
 from serve.store.records import Exposure, ObservedRequest, Traffic
+from serve.store.release_records import Experiment
 
 CANARY = Experiment(name="r1/x", candidate="new", predecessor="old", weight=0.25, last=True, since=100.0, salt="s")
 SHADOW = Experiment(name="r1/s", candidate="new", predecessor="old", weight=0.0, last=False, since=100.0, salt="s")

@@ -1,9 +1,11 @@
 """Schema, refusals, and several at once, on SQLite and on PostgreSQL."""
 
+import itertools
 import multiprocessing
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,11 +15,12 @@ from alembic.runtime.migration import MigrationContext
 from rlhf.types import InputError
 from serve.store.consent import salted_hash
 from serve.store.database import connect, migrate, parse
-from serve.store.ledger import StaleRelease
+from serve.store.release_records import Phase, Release
+from serve.store.releases import StaleRelease
 from serve.store.store import Store
 from serve.store.tables import METADATA
 from tests.oracles.traffic import traffic as traffic_of
-from tests.unit.serve.samples import asked, exposed
+from tests.unit.serve.samples import asked, exposed, moved, released
 
 DEADLINE_S = 300
 
@@ -38,7 +41,7 @@ def at_once(*functions) -> list:
 
 
 def test_migrations_make_the_declared_tables(store):
-    with store.engine.connect() as connection:
+    with store.database.engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), METADATA) == []
 
 
@@ -56,8 +59,8 @@ def test_a_store_of_the_first_schema_requires_keys_where_a_user_has_one(bare_url
     engine.dispose()
     migrate(bare_url)
     store = Store(bare_url)
-    store.remove_key("h")
-    assert store.user_keys_required() is required
+    store.keys.remove("h")
+    assert store.keys.required_of_users() is required
     store.close()
 
 
@@ -76,11 +79,11 @@ def test_a_store_of_the_first_schema_is_salted_and_keeps_no_words_without_consen
     engine.dispose()
     migrate(bare_url)
     store = Store(bare_url)
-    requests = [request for request, _ in store.dialogues()]
+    requests = [request for request, _ in store.requests.dialogues()]
     assert len(requests) == 1203
     for number, request in enumerate(requests):
-        assert request.prompt_hash == salted_hash(store.salt(), f"h{number % 2}")
-        assert request.conversation == salted_hash(store.salt(), "c")
+        assert request.prompt_hash == salted_hash(store.settings.salt(), f"h{number % 2}")
+        assert request.conversation == salted_hash(store.settings.salt(), "c")
         words = ({"seed": 1}, None) if number % 3 else ({"seed": 1, "stop": "x"}, "x")
         assert (request.sampling, request.error) == words
     store.close()
@@ -130,7 +133,7 @@ def test_an_sqlite_store_is_its_owners_alone(tmp_path, there):
         path.chmod(0o644)
     migrate(f"sqlite:///{path}")
     store = Store(f"sqlite:///{path}")
-    store.record([asked()])
+    store.requests.record([asked()])
     files = {file.name: file.stat().st_mode & 0o777 for file in tmp_path.iterdir()}
     assert files == dict.fromkeys(("store.db", "store.db-wal", "store.db-shm"), 0o600)
     store.close()
@@ -146,7 +149,7 @@ def expose_in_process(url: str, variant: str, start, results) -> None:
     start.wait(DEADLINE_S)
     exposures = [exposed(f"user{n}", variant, 1.0, "e") for n in range(50)]
     for exposure in exposures:
-        store.expose(exposure)
+        store.exposures.add(exposure)
     results.put((variant, {exposure.user: exposure.variant for exposure in traffic_of(store, "e", 9.0).exposures}))
     store.close()
 
@@ -170,25 +173,33 @@ def test_of_two_processes_one_exposes_a_user(url):
 
 
 def test_of_threads_that_advance_a_release_one_does(store):
-    release = {"candidate": "new", "predecessor": "old", "phase": "shadow", "state": {}, "updated_at": 1.0}
-    read = store.save_release(release)
-    step = {"at": 2.0, "by": "controller", "before": "shadow", "after": "canary", "outcome": None, "reason": None}
-    saved = at_once(*[lambda: store.save_release({**read, "phase": "canary"}, {**step, "evidence": {}})] * 4)
-    assert Counter(type(each) for each in saved) == {dict: 1, StaleRelease: 3}
-    assert len(store.transitions(read["id"])) == 1
+    read = store.releases.save(released())
+    saved = at_once(*[lambda: store.releases.save(replace(read, step=1, phase=Phase.canary), moved("canary-1"))] * 4)
+    assert Counter(type(each) for each in saved) == {Release: 1, StaleRelease: 3}
+    assert len(store.releases.transitions(read.id)) == 1
 
 
 def test_of_threads_that_start_a_release_one_does(store):
-    release = {"candidate": "new", "predecessor": "old", "phase": "shadow", "state": {}, "updated_at": 1.0}
-    saved = at_once(*[lambda: store.save_release(release)] * 4)
-    assert Counter(type(each) for each in saved) == {dict: 1, InputError: 3}
+    saved = at_once(*[lambda: store.releases.save(released(id=store.releases.new_id()))] * 4)
+    assert Counter(type(each) for each in saved) == {Release: 1, InputError: 3}
+
+
+def test_of_threads_that_save_a_release_with_the_same_id_one_does(store):
+    saved = at_once(*[lambda: store.releases.save(released(phase=Phase.rolled_back))] * 4)
+    assert Counter(type(each) for each in saved) == {Release: 1, StaleRelease: 3}
+    assert store.releases.all() == [each for each in saved if isinstance(each, Release)]
+
+
+def test_threads_get_different_ids(store):
+    ids = at_once(*[lambda: [store.releases.new_id() for _ in range(5)]] * 4)
+    assert sorted(itertools.chain(*ids), key=lambda id: int(id[1:])) == [f"r{number}" for number in range(1, 21)]
 
 
 def test_a_thousand_requests_from_four_threads(store):
     def record(thread: int) -> None:
         for batch in range(25):
-            store.record([asked(id=f"{thread}-{batch}-{n}", user=f"user{thread}") for n in range(10)])
+            store.requests.record([asked(id=f"{thread}-{batch}-{n}", user=f"user{thread}") for n in range(10)])
 
     assert at_once(*[lambda thread=thread: record(thread) for thread in range(4)]) == [None] * 4
-    found = [request.id for request, _ in store.dialogues()]
+    found = [request.id for request, _ in store.requests.dialogues()]
     assert len(found) == len(set(found)) == 1000

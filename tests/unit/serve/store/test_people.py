@@ -25,71 +25,71 @@ def gateways(url):
 
 
 def everything(store: Store) -> str:
-    with store.engine.connect() as connection:
+    with store.database.engine.connect() as connection:
         return str([connection.execute(table.select()).all() for table in METADATA.sorted_tables])
 
 
 def test_what_was_asked_before_a_deletion_is_kept_by_no_gateway(gateways):
     for store in gateways:
-        store.record([asked(SECRET, user=SECRET, at=10.0)])
-    assert gateways[0].delete_user(SECRET, at=15.0)["requests"] == 2
+        store.requests.record([asked(SECRET, user=SECRET, at=10.0)])
+    assert gateways[0].people.delete(SECRET, at=15.0)["requests"] == 2
     for store in gateways:
         late = [asked(SECRET, user=SECRET, at=at) for at in (12.0, 15.0 + CLOCKS_S)]
         copy = asked(SECRET, user=SECRET, at=12.5, shadow_of=late[0].id)
         others = asked(user="bob", at=12.0)
-        store.record([*late, copy, others])
-        assert store.dialogue(others.id) == (others, [])
-        assert not store.expose(exposed(SECRET, "new", 12.0))
-        assert not store.expose(exposed(SECRET, "new", 12.0), most=5)
+        store.requests.record([*late, copy, others])
+        assert store.requests.dialogue(others.id) == (others, [])
+        assert not store.exposures.add(exposed(SECRET, "new", 12.0))
+        assert not store.exposures.add(exposed(SECRET, "new", 12.0), most=5)
     assert SECRET not in everything(gateways[0])
-    assert gateways[0].exposure_counts("r1/canary-1") == {}
+    assert gateways[0].exposures.counts("r1/canary-1") == {}
 
 
 def test_who_comes_back_after_a_deletion_is_a_new_user(gateways):
     first, second = gateways
-    first.delete_user("ann", at=15.0)
+    first.people.delete("ann", at=15.0)
     back = asked(at=15.0 + 2 * CLOCKS_S)
-    second.record([back])
-    assert second.dialogue(back.id) == (back, [])
-    assert second.expose(exposed("ann", "new", back.at))
-    assert second.delete_user("ann", at=30.0)["requests"] == 1
+    second.requests.record([back])
+    assert second.requests.dialogue(back.id) == (back, [])
+    assert second.exposures.add(exposed("ann", "new", back.at))
+    assert second.people.delete("ann", at=30.0)["requests"] == 1
 
 
 def test_without_a_time_a_deletion_is_of_now(gateways):
     store = gateways[0]
-    store.delete_user("ann")
-    store.record([asked(at=time.time()), asked(id="later", at=time.time() + 2 * CLOCKS_S)])
-    assert [request.id for request, _ in store.dialogues()] == ["later"]
+    store.people.delete("ann")
+    store.requests.record([asked(at=time.time()), asked(id="later", at=time.time() + 2 * CLOCKS_S)])
+    assert [request.id for request, _ in store.requests.dialogues()] == ["later"]
 
 
 def test_a_deleted_user_who_had_refused_is_not_kept_by_default(gateways):
     first, second = gateways
-    first.set_consent("ann", False, 1.0)
-    first.delete_user("ann", at=15.0)
-    second.record([asked(SECRET, at=12.0)])
+    first.people.set_consent("ann", False, 1.0)
+    first.people.delete("ann", at=15.0)
+    second.requests.record([asked(SECRET, at=12.0)])
     assert SECRET not in everything(first)
 
 
 def test_text_asked_before_consent_was_given_again_is_not_kept(gateways):
     first, second = gateways
-    first.set_consent("ann", True, 1.0)
-    first.set_consent("ann", False, 12.0)
-    second.set_consent("ann", True, 14.0)
+    first.people.set_consent("ann", True, 1.0)
+    first.people.set_consent("ann", False, 12.0)
+    second.people.set_consent("ann", True, 14.0)
     for id, at in (("before", 11.0), ("meanwhile", 13.0)):
-        second.record([asked(SECRET, id=id, at=at, prompt_hash="h")])
-    second.record([asked(id="after", at=14.0)])
-    texts = {request.id: request.responses[0].text for request, _ in first.dialogues()}
+        second.requests.record([asked(SECRET, id=id, at=at, prompt_hash="h")])
+    second.requests.record([asked(id="after", at=14.0)])
+    texts = {request.id: request.responses[0].text for request, _ in first.requests.dialogues()}
     assert texts == {"before": None, "meanwhile": None, "after": "三点。"}
     assert SECRET not in everything(first)
 
 
 def test_consent_given_twice_holds_from_the_first_time(gateways):
     store = gateways[0]
-    store.set_consent("ann", True, 1.0)
-    store.set_consent("ann", True, 20.0)
+    store.people.set_consent("ann", True, 1.0)
+    store.people.set_consent("ann", True, 20.0)
     request = asked(at=10.0)
-    store.record([request])
-    assert store.dialogue(request.id) == (request, [])
+    store.requests.record([request])
+    assert store.requests.dialogue(request.id) == (request, [])
 
 
 @pytest.mark.parametrize("withdraw", [False, True])
@@ -99,12 +99,12 @@ def test_a_deletion_waits_for_records_that_are_being_written(gateways, withdraw)
 
     def leave() -> None:
         if withdraw:
-            deleting.set_consent("ann", False, 15.0)
+            deleting.people.set_consent("ann", False, 15.0)
         else:
-            deleting.delete_user("ann", at=15.0)
+            deleting.people.delete("ann", at=15.0)
 
     thread = threading.Thread(target=leave)
-    with recording.recording({"ann"}) as (connection, people):
+    with recording.people.recording({"ann"}) as (connection, people):
         assert people["ann"].is_kept(10.0)
         assert people["ann"].is_text_kept(10.0)
         thread.start()
@@ -119,7 +119,7 @@ def test_a_deletion_waits_for_records_that_are_being_written(gateways, withdraw)
 
 
 def test_what_stays_of_a_deleted_user_is_a_salted_hash(store):
-    store.delete_user("ann", at=15.0)
-    with store.engine.connect() as connection:
-        assert connection.execute(DELETIONS.select()).all() == [(store.pseudonym("ann"), 15.0)]
+    store.people.delete("ann", at=15.0)
+    with store.database.engine.connect() as connection:
+        assert connection.execute(DELETIONS.select()).all() == [(store.settings.pseudonym("ann"), 15.0)]
     assert "ann" not in everything(store)

@@ -33,7 +33,7 @@ def url(new_database: Callable[[], str]) -> str:
 @pytest.fixture
 def store(url: str) -> Iterator[Store]:
     store = Store(url, postgres=PostgresConfig(silence_s=SILENCE_S, statement_s=0.5))
-    store.record([BEFORE])
+    store.requests.record([BEFORE])
     yield store
     store.close()
 
@@ -41,7 +41,7 @@ def store(url: str) -> Iterator[Store]:
 @contextmanager
 def hung(store: Store) -> Iterator[None]:
     """Every process of the server is stopped."""
-    with store.engine.connect() as connection:
+    with store.database.engine.connect() as connection:
         backend = connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
     postmaster = psutil.Process(psutil.Process(backend).ppid())
     processes = [postmaster, *postmaster.children()]
@@ -64,34 +64,34 @@ def refused(call: Callable[[], object]) -> None:
 
 
 def test_feedback_does_not_wait_for_a_server_that_hangs_and_goes_on_later(store, url):
-    with store.engine.connect() as kept, hung(store):
-        refused(lambda: store.add_feedback(said(BEFORE, "thumb", 1)))
-        refused(store.production)  # by a new connection
+    with store.database.engine.connect() as kept, hung(store):
+        refused(lambda: store.requests.add_feedback(said(BEFORE, "thumb", 1)))
+        refused(store.releases.production)  # by a new connection
         refused(lambda: kept.exec_driver_sql("SELECT 1"))  # in the middle of a transaction
         with pytest.raises(InputError, match=f"the database cannot be used .{SENTENCE}.*start its server"):
             Store(url, postgres=PostgresConfig(silence_s=SILENCE_S))
         with pytest.raises(InputError, match=f"the database cannot be used .{SENTENCE}"):
             migrate(url, postgres=PostgresConfig(silence_s=SILENCE_S))
-    store.add_feedback(said(BEFORE, "thumb", 1))
-    store.record([asked(id="after")])
-    assert [len(store.dialogue(id)[1]) for id in ("before", "after")] == [1, 0]
+    store.requests.add_feedback(said(BEFORE, "thumb", 1))
+    store.requests.record([asked(id="after")])
+    assert [len(store.requests.dialogue(id)[1]) for id in ("before", "after")] == [1, 0]
 
 
 async def test_a_record_that_was_written_though_no_answer_came_is_not_lost(store):
-    recorder = Recorder(store, patience_s=1.0)
+    recorder = Recorder(store.requests, store.exposures, patience_s=1.0)
     await recorder.record(asked(id="twice"))
     await recorder.record(asked(id="twice"))
     assert (recorder.lost, recorder.problem) == (0, None)
-    assert store.dialogue("twice")
+    assert store.requests.dialogue("twice")
 
 
 def test_the_server_ends_a_long_statement_itself(store):
-    with store.engine.connect() as connection, pytest.raises(Exception, match="statement timeout"):
+    with store.database.engine.connect() as connection, pytest.raises(Exception, match="statement timeout"):
         connection.exec_driver_sql("SELECT pg_sleep(0.9)")
 
 
 def test_more_uses_than_connections_wait_for_one_and_end(url):
     store = Store(url, postgres=PostgresConfig(silence_s=0.2, connections=1))
-    with store.engine.connect(), pytest.raises(NoConnection, match="QueuePool limit of size 1"):
-        store.production()
+    with store.database.engine.connect(), pytest.raises(NoConnection, match="QueuePool limit of size 1"):
+        store.releases.production()
     store.close()
