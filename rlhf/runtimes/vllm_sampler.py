@@ -116,7 +116,7 @@ class VLLMSampler:
         def sleep() -> int:
             if self.updating:
                 raise RunError(
-                    "weight sync: the engine was told to give its memory back while its weights are replaced; a role "
+                    "weight sync: the engine was asked to give its memory back while its weights are replaced; a role "
                     "on its accelerators took them without waiting for the sync to end: resume the run"
                 )
             if self.sleeps:

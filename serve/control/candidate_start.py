@@ -29,7 +29,7 @@ class CandidateStart:
         self.cancelled_by = by
 
     def check(self) -> None:
-        """Raises RunError once it is cancelled."""
+        """Raise RunError once it is cancelled."""
         if self.cancelled_by is not None:
             raise RunError(f"the start of {self.name} was cancelled by {self.cancelled_by}'s rollback")
 

@@ -25,12 +25,12 @@ COMMANDS = ("status", "start", "promote", "roll_back")
 
 
 class Controller:
-    """The only replica of its deployment. Where it dies Serve starts another, which goes on from the store."""
+    """The only replica of its deployment. If it dies, Serve starts another, which continues from the store."""
 
     async def __init__(  # type: ignore[misc]
         self, config: ServeConfig, store_url: str, connect: Callable[[ServeConfig], ServeBackend] = RayServeBackend
     ) -> None:
-        """Returns once every model is served, so that the application is up when they are."""
+        """Serve every model before the replica counts as started, so that the application is up once they are."""
         self.config = config
         self.store = Store(
             store_url, consent_by_default=config.store.consent_by_default, postgres=config.store.postgres
@@ -67,9 +67,9 @@ class Controller:
             self.running.result()
 
     async def command(self, name: str, arguments: Mapping[str, Any]) -> dict[str, Any] | InputError | RunError:
-        """Run an operator's command; return the state after it, or the error, since Ray would wrap one that is raised.
+        """Run an operator's command; return the state after it, or the error, since Ray would wrap a raised one.
 
-        The command goes on if the operator's client disconnects.
+        The command continues if the operator's client disconnects.
         """
         assert name in COMMANDS, name
         return await asyncio.shield(asyncio.create_task(self.obey(name, arguments)))
@@ -88,12 +88,12 @@ class Controller:
             return error
 
     async def status(self) -> dict[str, Any]:
-        """Waits for no look and no start."""
+        """Answer without waiting for a look or a start."""
         found = await asyncio.to_thread(self.manager.status)
         return {**found, "starting": self.starting.describe() if self.starting else None}
 
     async def start(self, name: str, folder: str, by: str, reason: str) -> None:
-        """The candidate's engines run before its first step begins. Looks and commands go on meanwhile."""
+        """The candidate's engines run before its first step begins. Looks and commands continue meanwhile."""
         if self.starting:
             raise InputError(f"{self.starting}: wait for its release, or cancel it by a rollback")
         self.starting = starting = CandidateStart(name, folder)

@@ -16,14 +16,14 @@ ADAPTER = "adapter_config.json"
 
 
 def register(name: str, folder: str, known: Iterable[Variant], at: float) -> Variant:
-    """A folder as a variant, its files hashed; an adapter beside the variant it was trained on.
+    """Return a folder as a variant, its files hashed; an adapter beside the variant it was trained on.
 
-    Raises InputError if the folder holds no model, where its manifest says something else than its files, or where
-    an adapter's model is none of those `known`.
+    Raises InputError if the folder holds no model, if its manifest differs from its files, or if an adapter's model is
+    none of those `known`.
     """
     root = Path(folder).expanduser().resolve()
     if not (root / "config.json").is_file() and not is_adapter(root):
-        raise InputError(f"models.{name}={folder}: neither config.json nor {ADAPTER} is there; give a model's folder")
+        raise InputError(f"models.{name}={folder}: it has neither config.json nor {ADAPTER}; name a model's folder")
     # Every byte that a manifest lists has been read by then; a large model is not read twice.
     verified = open_artifact(root).manifest["files"] if (root / MANIFEST).is_file() else {}
     names = {str(path.relative_to(root)): path for path in sorted(root.rglob("*")) if path.is_file()}

@@ -121,7 +121,8 @@ class ReleaseManager:
         self.store.releases.save(release, transition)
 
     def promote(self, by: str, reason: str) -> None:
-        """RunError if there would be no way back; the release then waits in `paused`."""
+        """Make the candidate production. Raises RunError if the predecessor could not be restored; the release then
+        waits in `paused`."""
         release = self.require_release()
         after, transition = state.promote(
             release, by=by, reason=reason or "promoted", now=self.clock(), unverified=self.unverified(release)

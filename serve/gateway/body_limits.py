@@ -14,7 +14,7 @@ from serve.gateway.errors import ApiError
 from serve.gateway.transport import is_json
 
 SLOW_S = 1.0
-"""Seconds after which a body that is not there counts as slow."""
+"""Seconds after which an incomplete body counts as slow."""
 
 
 @dataclass(slots=True)
@@ -42,7 +42,7 @@ class BodyReader:
         """Slow bodies by sender."""
 
     async def read(self, request: Request, caller: Caller) -> bytes:
-        """Raises ApiError 408, 413 and 415."""
+        """Return the body. Raises ApiError 408, 413 and 415."""
         reading = PendingBody(senders(request, caller), asyncio.timeout(self.limits.body_s))
         timer = asyncio.get_running_loop().call_later(SLOW_S, self.slow_down, reading)
         try:

@@ -112,7 +112,7 @@ class Gateway:
             if not self.erasing:
                 return erasure
             await asyncio.sleep(ERASURE_S)
-        LOG.warning("deleted text stays in the store's files until nobody reads what was there before")
+        LOG.warning("deleted text stays in the store's files until no reader has an older snapshot open")
         return Erasure.pending
 
     def problems(self) -> list[str]:

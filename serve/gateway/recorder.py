@@ -82,7 +82,7 @@ class Recorder:
         return await self.put(exposure, most=most)
 
     async def put(self, record: Request | Exposure, *, most: int | None = None, size: int = 0) -> bool | None:
-        """Queue a record and wait a moment for its result; None if it is not there by then."""
+        """Queue a record and wait a moment for its result; None if it has not come by then."""
         if len(self.waiting) >= QUEUE_RECORDS or self.characters + size > QUEUE_CHARACTERS:
             self.lose(1, f"{len(self.waiting)} records wait for it already")
             return None

@@ -60,7 +60,7 @@ class RequireRole:
 
     # A coroutine, though it waits for nothing: FastAPI runs functions in threads.
     async def __call__(self, request: Request) -> Caller:
-        """Raises ApiError."""
+        """Return the caller. Raises ApiError 401 and 403."""
         gateway: Gateway = request.app.state.gateway
         routing_table = gateway.routing_table
         keyless = is_loopback(gateway.config.http.host) and not routing_table.user_keys_required
@@ -161,7 +161,7 @@ def add_completion_routes(api: FastAPI, gateway: Gateway) -> None:
 
     @api.get("/ready", **operation(Readiness))
     async def ready() -> Response:
-        """Report problems to a load balancer: answers go on while the store does not."""
+        """Report problems to a load balancer: requests are answered even while the store is down."""
         problems = gateway.problems()
         body = {"problems": problems, "records_waiting": len(gateway.recorder.waiting), "lost": gateway.recorder.lost}
         body["deleted_text_pending"] = gateway.erasing

@@ -69,7 +69,7 @@ class RoutingTable:
         return [self.name, *(name for name in self.deployments if name != shadowed or caller.role is Role.operator)]
 
     def require(self, model: str, caller: Caller) -> None:
-        """Raises ApiError 404 if the caller may not ask for this model."""
+        """Raise ApiError 404 if the caller may not ask for this model."""
         known = self.models(caller)
         if model not in known:
             raise ApiError(404, f"model: there is no {excerpt(model)!r}; known are {', '.join(known)}", param="model")

@@ -44,7 +44,7 @@ class Erasure(StrEnum):
 
     gone = "gone"
     pending = "pending"
-    """Somebody still reads what was there before, an export or a backup, or the store does not work at the moment."""
+    """A reader, such as an export or a backup, still has an older snapshot open, or the store is unavailable."""
     vacuum = "vacuum"
     """PostgreSQL lets its space be overwritten when it vacuums, by itself."""
 
@@ -53,7 +53,8 @@ class Database:
     """A database with the newest schema. Threads and processes may share it."""
 
     def __init__(self, url: str, postgres: PostgresConfig | None = None) -> None:
-        """Raises InputError if there is none at `url`, or with another schema. `postgres`: None is the default."""
+        """Open the store at `url`. Raises InputError if there is none, or one with another schema. `postgres`: None is
+        the default."""
         parsed = parse(url)
         if parsed.get_backend_name() == "sqlite" and not Path(parsed.database or "").is_file():
             raise InputError(f"{parsed.database}: no database there; start the service once, which makes it")
@@ -110,7 +111,7 @@ class Database:
         return INSERTS[self.engine.dialect.name](table).on_conflict_do_nothing()
 
     def insert_new(self, connection: Connection, table: Table, row: Mapping[str, Any]) -> bool:
-        """Insert the row unless one with its key is there; whether it was new."""
+        """Insert the row unless one with its key exists. Returns whether it was new."""
         return connection.execute(self.insert_unless_there(table), dict(row)).rowcount == 1
 
     def upsert(self, connection: Connection, table: Table, row: Mapping[str, Any]) -> None:
@@ -144,7 +145,7 @@ def migrate(url: str, revision: str = "head", postgres: PostgresConfig | None = 
 
 
 def make_private(path: Path) -> None:
-    """Let its owner alone read and write an SQLite database, which is created where it is not there.
+    """Let its owner alone read and write an SQLite database, which is created if it does not exist.
 
     SQLite gives its log and its index the permissions of the database.
     """

@@ -14,7 +14,7 @@ from rlhf.types import InputError
 
 @dataclass(kw_only=True, slots=True)
 class PostgresConfig:
-    """A PostgreSQL server that hangs, or is cut off without a word, is given up after a while."""
+    """A PostgreSQL server that hangs, or is cut off silently, is given up after a while."""
 
     silence_s: float = 10.0
     """Seconds without a byte from the server, while connecting to it and in a statement, after which the connection is
@@ -22,7 +22,7 @@ class PostgresConfig:
     first row."""
     statement_s: float = 120.0
     """Seconds after which the server itself ends a statement (`statement_timeout`), its rows and its wait for locks
-    included; 0: never. One whose connection was given up would go on there."""
+    included; 0: never. A statement whose connection was given up would continue in the server."""
     connections: int = 15
     """Connections of each process at most; a further use waits for one, up to `silence_s`."""
 

@@ -22,7 +22,7 @@ PAGE = 500
 
 
 class UnknownRequest(InputError):
-    """Feedback for a request that is not there or is another user's: which of the two is not said."""
+    """Feedback for a request that does not exist or is another user's: the error does not tell which."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Requests:
     def record(self, requests: Sequence[Request]) -> None:
         """Keep requests with their responses, all or none; not of users who were deleted since they asked.
 
-        One that is there stays as it is: it was written before, and the answer to that got lost.
+        An existing one stays as it is: it was written before, and the answer to that got lost.
         """
         if not requests:
             return
@@ -132,7 +132,7 @@ class Requests:
 
 
 def check(feedback: Feedback) -> None:
-    """Raises InputError if the feedback does not say what its kind says."""
+    """Raise InputError if the feedback lacks what its kind requires."""
     value = feedback.value
     match feedback.kind:
         case FeedbackKind.thumb if value not in (1, -1):
