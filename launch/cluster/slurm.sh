@@ -3,7 +3,7 @@
 #   sbatch launch/cluster/slurm.sh experiment=gsm8k_grpo_8gpu model=/shared/model data.path=/shared/gsm8k/train.jsonl \
 #     output=/shared/runs/gsm8k
 # Submit from the root of the clone, on a file system that all nodes share, with the environment in .venv. The same
-# command continues a run: ten minutes before the time limit it is told to save and stop.
+# command continues a run: ten minutes before the time limit it is asked to save and stop.
 #SBATCH --job-name=rlhf
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1
