@@ -45,10 +45,10 @@ loop: install  ## serve, gather feedback, DPO, release: twice round on a tiny mo
 	.venv/bin/python launch/pipeline.py pipeline=loop $(ARGS)
 
 test: lint test-unit  ## lint and every tier of tests; those that need a GPU skip themselves
-	.venv/bin/pytest -n 2 --dist loadgroup --no-loadscope-reorder tests --ignore=tests/unit --ignore=tests/architecture
+	.venv/bin/pytest -n 2 --no-loadscope-reorder tests --ignore=tests/unit --ignore=tests/architecture
 
 test-unit: install  ## the tiers without Ray, on two cores, under two minutes
-	.venv/bin/pytest -n 2 --dist loadfile tests/unit tests/architecture
+	.venv/bin/pytest -n 2 tests/unit tests/architecture
 
 lint: install  ## ruff, mypy and the import contracts
 	.venv/bin/ruff check .

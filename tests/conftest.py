@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from xdist.scheduler import LoadScopeScheduling
 
 # The same examples in every run: a suite that fails by chance is not believed. New ones: --hypothesis-profile=default.
 # No deadline of an example: a busy machine takes seconds for what takes milliseconds.
@@ -26,28 +27,35 @@ if shutil.which("nvidia-smi") is None:
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 SHARED = {
-    "all_roles": "roles", "on_ranks": "ranks", "on_one_rank": "ranks", "head": "jobs", "undisturbed": "jobs",
+    "roles": ("e2e/test_colocation.py", "e2e/test_one_loop.py", "e2e/test_watching.py", "e2e/test_weight_sync.py"),
+    "ranks": (
+        "ray/test_loading.py", "ray/test_lora.py", "ray/test_offline_losses.py", "ray/test_offload.py",
+        "ray/test_score_heads.py", "ray/test_sharding.py",
+    ),
+    "jobs": (
+        "chaos/test_jobs.py", "chaos/test_stops.py::test_an_interrupted_run_continues",
+        "chaos/test_sweeps.py::test_jobs_outlive",
+    ),
 }  # fmt: skip
-"""Fixtures that take a minute to set up, with the group of the tests that share them."""
+"""Tests that share what takes a minute to start, in the session of one worker: roles, ranks, a head with its jobs."""
+ONE_BY_ONE = ("chaos/test_offline.py", "chaos/test_runs.py", "chaos/test_stops.py", "chaos/test_sweeps.py")
+"""Files whose tests share nothing, and take a minute each."""
 
 ALPHABET = "0123456789+-*=.,:?# abcdefghijklmnopqrstuvwxyz加减乘除等于多少答案是"
 SMALL_BYTES = 400_000
-TESTS = Path(__file__).parent
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Group the tests of the slow tiers for `--dist loadgroup`: those that share what starts once, and else a file's.
+class Scheduling(LoadScopeScheduling):
+    """Deal groups of tests to workers in collection order: the tests of a file, unless a table above says otherwise."""
 
-    Files of chaos share nothing else, and their tests take a minute each: they are dealt one by one.
-    """
-    for item in items:
-        names = getattr(item, "fixturenames", ())
-        shared = next((group for name, group in SHARED.items() if name in names), None)
-        file = item.path.relative_to(TESTS)
-        alone = file.parts[0] == "chaos" and "service" not in names
-        group = shared or (item.nodeid.rpartition("::")[2] if alone else str(file))
-        item.add_marker(pytest.mark.xdist_group(group))
+    def _split_scope(self, nodeid: str) -> str:
+        place = nodeid.removeprefix("tests/")
+        shared = next((name for name, tests in SHARED.items() if place.startswith(tests)), None)
+        return shared or (nodeid if place.startswith(ONE_BY_ONE) else nodeid.partition("::")[0])
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> Scheduling:
+    return Scheduling(config, log)
 
 
 @pytest.fixture(scope="session")
