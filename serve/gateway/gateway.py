@@ -5,7 +5,7 @@ A completion request, from the client to the store:
     HTTP server -> Transport                   host, request id
       -> routes.chat | routes.completion       RequireRole -> Caller; BodyReader -> bytes; read -> GenerationRequest
       -> Gateway.answer(endpoint, request, caller, request_id)
-          |-> check_limits                     ApiError 400
+          |-> check_limits, check_scoring      ApiError 400
           |-> RoutingTable.route               user, model -> Route: variant, experiment, split or shadow
           |-> check_room                       ApiError 429
           |-> expose                           the user's first request in a split: Exposure -> Recorder -> Store
@@ -37,7 +37,7 @@ from serve.gateway.exchange import Exchange, Recording
 from serve.gateway.recorder import Recorder
 from serve.gateway.reply import Call, begin, reply
 from serve.gateway.routing import Route, RoutingTable
-from serve.gateway.schemas.requests import check_limits
+from serve.gateway.schemas.requests import check_limits, check_scoring
 from serve.statistics.assignment import Split
 from serve.store.database import Erasure, reason
 from serve.store.records import Endpoint, Exposure
@@ -125,6 +125,7 @@ class Gateway:
         """Return the response to a request. Raises ApiError."""
         limits = self.config.limits
         check_limits(request, limits)
+        check_scoring(request, self.config.engine.max_adapters)
         id = f"{'chatcmpl' if endpoint is Endpoint.chat else 'cmpl'}-{uuid.uuid4().hex}"
         user = caller.user(request.user)
         route = self.routing_table.route(request.model, user if request.user else None, id, caller)

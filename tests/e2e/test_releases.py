@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import jsonschema
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -141,6 +142,18 @@ def has_seen_enough_users(status: dict[str, Any]) -> bool:
 
 def states(status: dict[str, Any]) -> list[str]:
     return [entry["after"] for entry in status["release"]["transitions"]]
+
+
+def test_prompts_are_scored_beside_each_other(service: Service) -> None:
+    """As lm-eval asks, of engines without adapters: logprobs of all tokens but the first, and of the one sampled."""
+    document = httpx.get(f"{service.url}/openapi.json").json()
+    schema = {"$ref": "#/components/schemas/Completion", "components": document["components"]}
+    body = {"model": "assistant", "prompt": [[5, 6], [7], [5, 6, 7]], "logprobs": 1, "echo": True, "max_tokens": 1}
+    answer = httpx.post(f"{service.url}/v1/completions", json=body, timeout=DEADLINE_S).json()
+    jsonschema.validate(answer, schema)
+    logprobs = [choice["logprobs"]["token_logprobs"] for choice in answer["choices"]]
+    assert [(len(each), each[0]) for each in logprobs] == [(3, None), (2, None), (4, None)]
+    assert all(value < 0 for each in logprobs for value in each[1:])
 
 
 def test_a_candidate_waits_for_feedback_and_is_promoted_where_it_is_better(service: Service, tmp_path: Path) -> None:

@@ -171,15 +171,17 @@ def test_tools_by_choice_or_not_at_all_leave_an_untrained_model_its_text(service
 
 def test_answers_are_as_the_published_document_says(service: Service) -> None:
     document = httpx.get(f"{service.url}/openapi.json").json()
-    scored = {"logprobs": 1, "echo": True, "max_tokens": 1}
+    prompts = {"model": "assistant", "prompt": [[5, 6], [7]], "logprobs": 1, "max_tokens": 1}
     answers = {
         "ChatCompletion": ("chat/completions", asked("7+5=", logprobs=True, top_logprobs=2)),
-        "Completion": ("completions", {"model": "assistant", "prompt": [[5, 6], [7]], **scored}),
+        "Completion": ("completions", prompts),
     }
     for name, (path, body) in answers.items():
         answer = httpx.post(f"{service.url}/v1/{path}", json=body, timeout=DEADLINE_S).json()
         schema = {"$ref": f"#/components/schemas/{name}", "components": document["components"]}
         jsonschema.validate(answer, schema)
+    refused = httpx.post(f"{service.url}/v1/completions", json={**prompts, "echo": True}, timeout=DEADLINE_S)
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "logprobs")
 
 
 @pytest.mark.parametrize("sampling", [{"temperature": 0}, {"temperature": 1, "seed": 11}], ids=str)

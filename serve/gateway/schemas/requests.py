@@ -98,3 +98,17 @@ def check_limits(request: GenerationRequest, limits: LimitsConfig) -> None:
             count = request.n * len(request.prompts)
             message = f"prompt: {count} completions are more than {limits.prompts}; send fewer prompts at once"
             raise ApiError(400, message, param="prompt")
+
+
+def check_scoring(request: GenerationRequest, max_adapters: int) -> None:
+    """Raise ApiError 400 if a request asks for logprobs of its prompt and the engines serve adapters.
+
+    vLLM 0.32 applies adapters to as many rows of logits as it samples: with more rows, as of a prompt, the engine dies
+    or its logprobs are wrong (vllm#16668).
+    """
+    if max_adapters > 0 and isinstance(request, CompletionRequest) and request.echo and request.logprobs is not None:
+        message = (
+            f"logprobs: with echo they include the prompt's, which engines with adapters (engine.max_adapters="
+            f"{max_adapters}) do not compute; leave out echo or logprobs"
+        )
+        raise ApiError(400, message, param="logprobs")

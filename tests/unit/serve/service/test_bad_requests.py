@@ -1,6 +1,7 @@
 """What is refused: status, sentence and field; and the service answers the next request."""
 
 import json
+from dataclasses import replace
 
 import httpx
 import pytest
@@ -250,3 +251,16 @@ def test_an_error_that_nobody_expects_is_a_sentence(gateway, engines, caplog):
         assert f"{request.id} (request req-" in caplog.text
     assert kept[0].id in asked.json()["error"]["message"]
     assert gateway.ongoing == 0
+
+
+def test_prompts_are_not_scored_by_engines_with_adapters(client, gateway):
+    """vLLM would end the engine, and the next ones that the request is tried on."""
+    scored = {"model": "assistant", "prompt": [[5, 6], [7]], "echo": True, "logprobs": 1, "max_tokens": 1}
+    assert client.post("/v1/completions", json=scored).status_code == 200
+    gateway.config.engine = replace(gateway.config.engine, max_adapters=2)
+    refused = client.post("/v1/completions", json=scored)
+    assert refused.status_code == 400
+    assert "engines with adapters (engine.max_adapters=2)" in refused.json()["error"]["message"]
+    for field in ("echo", "logprobs"):
+        plain = {name: value for name, value in scored.items() if name != field}
+        assert client.post("/v1/completions", json=plain).status_code == 200
