@@ -21,14 +21,15 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-KINDS: dict[str, type[np.generic]] = {
-    "token_ids": np.integer,
-    "loss_mask": np.bool_,
-    "logprobs": np.floating,
-    "versions": np.integer,
-    "token_rewards": np.floating,
+INTEGERS, BOOLEANS, FLOATS = ("iu", "integers"), ("b", "booleans"), ("f", "floats")
+KINDS = {
+    "token_ids": INTEGERS,
+    "loss_mask": BOOLEANS,
+    "logprobs": FLOATS,
+    "versions": INTEGERS,
+    "token_rewards": FLOATS,
 }
-"""Types of a row's arrays."""
+"""Kinds of a row's arrays, as numpy's `dtype.kind` has them, and in words."""
 
 
 class Rewards(Protocol):
@@ -155,13 +156,13 @@ def check_episode(episode: Episode, prompt: Prompt, context_tokens: int) -> None
 def check_columns(row: Rollout) -> None:
     """Refuse arrays of a row that are not what `Rollout` says: a mask of numbers would select by place."""
     shape = (len(row.token_ids),)
-    for name, kind in KINDS.items():
+    for name, (kinds, words) in KINDS.items():
         column = getattr(row, name)
         if column is None and name == "token_rewards":
             continue
-        if not isinstance(column, np.ndarray) or not np.issubdtype(column.dtype, kind):
+        if not isinstance(column, np.ndarray) or column.dtype.kind not in kinds:
             given = column.dtype if isinstance(column, np.ndarray) else type(column).__name__
-            raise TypeError(f"a row's {name} is {given}: give a numpy array whose type is {kind.__name__}")
+            raise TypeError(f"a row's {name} is {given}: give a numpy array of {words}")
         if column.shape != shape:
             raise ValueError(f"a row has {shape[0]} tokens, and arrays of another length: append turns as a whole")
     if (row.token_ids < 0).any():

@@ -319,10 +319,10 @@ def scored(value: Any, **parts: Any) -> Episode:
         ),
         (Episode(rows=[start(PROMPTS[0], ())]), "ValueError: a row begins with a token of the policy: let it begin"),
         (Episode(rows=(row for row in [start(PROMPTS[0])])), "TypeError: the environment returned Episode(rows="),
-        (odd_row(token_ids=[3, 4]), "TypeError: a row's token_ids is list: give a numpy array whose type is integer"),
+        (odd_row(token_ids=[3, 4]), "TypeError: a row's token_ids is list: give a numpy array of integers"),
         (odd_row(token_ids=np.ones((2, 1), np.int32)), "ValueError: a row has 2 tokens, and arrays of another length"),
         (odd_row(token_ids=np.array([3, -4])), "ValueError: a row has a negative token id: give ids of the policy's"),
-        (odd_row(loss_mask=np.array([0, 1])), "TypeError: a row's loss_mask is int64: give a numpy array whose type"),
+        (odd_row(loss_mask=np.array([0, 1])), "TypeError: a row's loss_mask is int64: give a numpy array of booleans"),
         (
             odd_row(loss_mask=np.array([False, True]), logprobs=np.array([0.0, np.nan])),
             "ValueError: a row has a logprob that is not finite: give the engine's",
