@@ -78,6 +78,11 @@ def find_config_class(group: str, spec: str) -> type[Any]:
     if not (inspect.isclass(schema) and issubclass(schema, bases)):
         known = " or ".join(base.__name__ for base in bases)
         raise InputError(f"{has}, which is no subclass of {known}: name the config class, and derive it from one")
+    if "." in schema.__qualname__:
+        raise InputError(
+            f"{has}, which is {schema.__qualname__}: define it at the top of its module, where sweeps and other "
+            "processes find it"
+        )
     if "__dataclass_fields__" not in vars(schema):
         raise InputError(f"{has}, which is no dataclass: write @dataclass(kw_only=True, slots=True) above it")
     try:

@@ -63,10 +63,16 @@ def with_absolute_path(spec: str) -> str:
 def _load_file(key: str, spec: str, path: Path) -> ModuleType:
     if not path.is_file():
         raise InputError(f"{key} has '{spec}', but there is no file {path.absolute()}: correct the path")
-    name = f"{USER_FILE}{path.resolve()}"
+    name, state = f"{USER_FILE}{path.resolve()}", path.stat()
+    stamp = (state.st_mtime_ns, state.st_size)
+    known = sys.modules.get(name)
+    # Once per process, as modules are: its classes and values are the same whatever names it, until it is edited.
+    if known is not None and known.__spec__ is not None and known.__spec__.loader_state == stamp:
+        return known
     found = importlib.util.spec_from_file_location(name, path)
     assert found is not None, path
     assert found.loader is not None, path
+    found.loader_state = stamp
     module = importlib.util.module_from_spec(found)
     sys.modules[name] = module  # dataclasses look their module up
     try:

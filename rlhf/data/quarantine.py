@@ -111,7 +111,8 @@ class Quarantine:
 
 
 def _line(reject: Reject) -> str:
-    record = dataclasses.asdict(reject)
+    # Not `asdict`, which copies the row: a reader's may hold what cannot be copied, such as an open file.
+    record = {field.name: getattr(reject, field.name) for field in dataclasses.fields(reject)}
     try:
         return json.dumps(record, ensure_ascii=False, default=str, allow_nan=False)
     except ValueError:  # Parquet has NaN and JSON has none: the row as text

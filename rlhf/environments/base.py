@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -59,6 +59,8 @@ async def act(row: Rollout, sampler: Sampler, sampling: Sampling) -> Rollout:
 
 def observe(row: Rollout, sampler: ChatSampler, messages: Sequence[Message]) -> Rollout:
     """Return the row with a turn of the environment: messages that follow the policy's last turn."""
+    if isinstance(messages, str | Mapping):
+        raise TypeError(f"observe got {messages!r}: give a list of messages, [{{'role': ..., 'content': ...}}]")
     return append_observation(row, sampler.encode_turn(messages, closed=row.stop == "stop"), messages)
 
 

@@ -134,7 +134,7 @@ def _call(name: str, reward: Reward, prompt: Prompt, rollout: Rollout) -> Mappin
         parts = {f"{name}/{part}": value for part, value in result.parts.items()} if isinstance(result, Score) else {}
         parts[name] = result.value if isinstance(result, Score) else result
         for part, value in parts.items():
-            number = _finite(value)
+            number = finite_number(value)
             if number is None:
                 returned = f"{reprlib.repr(value)} ({type(value).__name__})"
                 return Failure(kind="reward_invalid", message=f"reward {part} returned {returned}, not a finite number")
@@ -144,7 +144,7 @@ def _call(name: str, reward: Reward, prompt: Prompt, rollout: Rollout) -> Mappin
         return Failure(kind="reward_error", message=f"reward {name}: {describe(error)}")
 
 
-def _finite(value: Any) -> float | None:
+def finite_number(value: Any) -> float | None:
     """Return the value as a float; None if it is not a number, not finite, or too large for a float."""
     if not isinstance(value, numbers.Real | np.bool_):
         return None

@@ -83,11 +83,19 @@ class TrainConfig:
 
 
 def advantages_of(algorithm: Algorithm, group: Group) -> list[float]:
-    """Return one finite number per survivor. Raises RunError if the algorithm gives something else."""
-    advantages = algorithm.group_advantages(group)
-    if len(advantages) != len(group.survivors) or not all(map(math.isfinite, advantages)):
+    """Return one finite number per survivor. Raises RunError if the algorithm gives something else, or raises."""
+    name = f"{type(algorithm).__name__}.group_advantages"
+    try:
+        advantages = list(algorithm.group_advantages(group))
+        fit = len(advantages) == len(group.survivors) and all(map(math.isfinite, advantages))
+    except Exception as error:
         raise RunError(
-            f"{type(algorithm).__name__}.group_advantages gives {advantages} for {len(group.survivors)} rollouts of "
+            f"{name} raises {type(error).__name__}: {error} for {len(group.survivors)} rollouts of prompt "
+            f"{group.prompt.id} that have a reward: let it return a list of numbers, and resume the run"
+        ) from error
+    if not fit:
+        raise RunError(
+            f"{name} gives {advantages} for {len(group.survivors)} rollouts of "
             f"prompt {group.prompt.id} that have a reward: let it return one finite number for each, in their order, "
             "and resume the run"
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import reprlib
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -13,11 +14,22 @@ import xxhash
 
 from rlhf.environments.base import Environment, Sampler, start
 from rlhf.environments.sampler import EpisodeSampler
-from rlhf.rewards.base import describe
+from rlhf.rewards.base import describe, finite_number
 from rlhf.types import Episode, EpisodeInfo, Failure, Prompt, Rollout, Row, RunError, Sampling, Score
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+
+INTEGERS, BOOLEANS, FLOATS = ("iu", "integers"), ("b", "booleans"), ("f", "floats")
+KINDS = {
+    "token_ids": INTEGERS,
+    "loss_mask": BOOLEANS,
+    "logprobs": FLOATS,
+    "versions": INTEGERS,
+    "token_rewards": FLOATS,
+}
+"""Kinds of a row's arrays, as numpy's `dtype.kind` has them, and in words."""
 
 
 class Rewards(Protocol):
@@ -73,11 +85,11 @@ class RolloutCollector:
             seed = rollout_seed(self.run_seed, prompt.id, epoch, sample, attempt)
             sampler = EpisodeSampler(self.sampler, self.tokenizer, prompt)
             try:
-                episode = await self.environment(prompt, sampler, replace(request, seed=seed))
+                episode = await self.environment(own_copy(prompt), sampler, replace(request, seed=seed))
                 check_episode(episode, prompt, self.context_tokens)
-            except RunError:  # the engine is gone: no attempt will help
-                raise
-            except Exception as error:  # noqa: BLE001  whatever an environment raises is its failure, not a reward
+                episode = replace(episode, score=plain_score(episode.score))
+            except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  what it raises is its failure
+                raise_if_ended(error)
                 failure = Failure(kind="environment", message=describe(error))
             else:
                 if episode.score is not None:
@@ -88,23 +100,75 @@ class RolloutCollector:
         return Episode(rows=[start(prompt)], score=failure), True
 
 
+def own_copy(prompt: Prompt) -> Prompt:
+    """Return the prompt for one attempt: what an environment appends to its messages stays out of other episodes and
+    of the rewards."""
+    messages, meta, tools = deepcopy((prompt.messages, prompt.meta, prompt.tools))
+    return replace(prompt, messages=messages, meta=meta, tools=tools)
+
+
+def raise_if_ended(error: BaseException) -> None:
+    """Raise where no further attempt helps: the engine is gone, or this task, not one of the environment's own, was
+    cancelled."""
+    task = asyncio.current_task()
+    if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+        raise error
+    found = error.subgroup(RunError) if isinstance(error, BaseExceptionGroup) else error
+    while isinstance(found, BaseExceptionGroup):
+        found = found.exceptions[0]
+    if isinstance(found, RunError):
+        raise found
+
+
+def plain_score(score: Score | Failure | None) -> Score | Failure | None:
+    """Return an environment's own score with Python's floats and texts, which metrics and logs need. Raises
+    ValueError."""
+    if isinstance(score, Failure):
+        return Failure(kind=str(score.kind), message=str(score.message))
+    if score is None:
+        return None
+    numbers = {"value": score.value, **{f"part {name}": part for name, part in score.parts.items()}}
+    for name, number in numbers.items():
+        if finite_number(number) is None:
+            raise ValueError(f"the episode's score has {name} {reprlib.repr(number)}: give a finite number")
+    return Score(value=float(score.value), parts={str(name): float(part) for name, part in score.parts.items()})
+
+
 def check_episode(episode: Episode, prompt: Prompt, context_tokens: int) -> None:
     """Refuse what an environment must not return: what rows of another shape would do to the learner comes too late."""
-    if not isinstance(episode, Episode) or not episode.rows:
-        raise TypeError(f"the environment returned {reprlib.repr(episode)}: return an Episode with at least one row")
+    if not isinstance(episode, Episode) or not isinstance(episode.rows, Sequence) or not episode.rows:
+        raise TypeError(
+            f"the environment returned {reprlib.repr(episode)}: return an Episode with at least one row, in a list"
+        )
     if not isinstance(episode.score, Score | Failure | None):
         raise TypeError(f"the episode's score is {reprlib.repr(episode.score)}: give a Score, a Failure or None")
     for row in episode.rows:
         num_tokens = len(row.token_ids)
-        columns = (row.loss_mask, row.logprobs, row.versions, row.token_rewards)
-        if any(column is not None and column.shape != (num_tokens,) for column in columns):
-            raise ValueError(f"a row has {num_tokens} tokens, and arrays of another length: append turns as a whole")
+        check_columns(row)
         if num_tokens == 0 or row.loss_mask[0]:
             raise ValueError("a row begins with a token of the policy: let it begin with those of a prompt")
         if row.prompt_id != prompt.id:
             raise ValueError(f"a row is of prompt {row.prompt_id}, not of {prompt.id}")
         if num_tokens > context_tokens:
             raise ValueError(f"a row has {num_tokens} tokens, more than sampler.context_tokens={context_tokens}")
+
+
+def check_columns(row: Rollout) -> None:
+    """Refuse arrays of a row that are not what `Rollout` says: a mask of numbers would select by place."""
+    shape = (len(row.token_ids),)
+    for name, (kinds, words) in KINDS.items():
+        column = getattr(row, name)
+        if column is None and name == "token_rewards":
+            continue
+        if not isinstance(column, np.ndarray) or column.dtype.kind not in kinds:
+            given = column.dtype if isinstance(column, np.ndarray) else type(column).__name__
+            raise TypeError(f"a row's {name} is {given}: give a numpy array of {words}")
+        if column.shape != shape:
+            raise ValueError(f"a row has {shape[0]} tokens, and arrays of another length: append turns as a whole")
+    if (row.token_ids < 0).any():
+        raise ValueError("a row has a negative token id: give ids of the policy's tokenizer")
+    if not np.isfinite(row.logprobs[row.loss_mask]).all():
+        raise ValueError("a row has a logprob that is not finite: give the engine's")
 
 
 def info_of(episode: Episode, episode_id: str, source: str, trained: bool, first_index: int) -> EpisodeInfo:

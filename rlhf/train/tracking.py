@@ -133,12 +133,13 @@ class RolloutLog:
 
     async def on_step(self, report: StepReport) -> bool:
         chosen = report.groups[: self.groups_per_step]
-        with self.path.open("a", encoding="utf-8") as file:
+        # An environment's messages may hold what JSON and UTF-8 do not: bytes, numbers of numpy's, broken text.
+        with self.path.open("a", encoding="utf-8", errors="replace") as file:
             for group, rollouts in zip(chosen, self.fetch([group.rollouts for group in chosen]), strict=True):
                 for info, episode in zip(group.infos, group.episodes(rollouts), strict=True):
                     start = {"step": report.step, "messages": list(group.prompt.messages), "episode": info.id}
                     for line in readable(episode):
-                        file.write(json.dumps({**start, **line}, ensure_ascii=False) + "\n")
+                        file.write(json.dumps({**start, **line}, ensure_ascii=False, default=str) + "\n")
         return False
 
 

@@ -107,6 +107,11 @@ class Stream(StreamingResponse):
         super().__init__(self.events(), media_type="text/event-stream", headers=headers)
         self.exchange, self.rest, self.limits, self.ending = exchange, rest, limits, ending
 
+    async def abandon(self) -> None:
+        """End the exchange of a stream that nobody sends."""
+        async with aclosing(self.rest):
+            await self.ending.aclose()
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_in_time(message: Message) -> None:
             try:

@@ -21,6 +21,7 @@ from serve.config import HttpConfig
 from serve.gateway.auth import is_loopback
 from serve.gateway.errors import ApiError
 from serve.gateway.log_redaction import UnexpectedError, describe_error
+from serve.gateway.reply import Stream
 from serve.text import excerpt
 
 LOG = logging.getLogger(__name__)
@@ -78,14 +79,22 @@ async def until_disconnect(request: Request, answer: Coroutine[Any, Any, Respons
     """
     answering, disconnecting = asyncio.create_task(answer), asyncio.create_task(wait_for_disconnect(request))
     try:
-        await asyncio.wait([answering, disconnecting], return_when=asyncio.FIRST_COMPLETED)
-        if not answering.done():
-            raise ClientDisconnect
-        return await answering
-    finally:
-        for task in (answering, disconnecting):
-            task.cancel()
-        await asyncio.wait([answering, disconnecting])
+        try:
+            await asyncio.wait([answering, disconnecting], return_when=asyncio.FIRST_COMPLETED)
+            if not answering.done():
+                raise ClientDisconnect
+        finally:
+            for task in (answering, disconnecting):
+                task.cancel()
+            await asyncio.wait([answering, disconnecting])
+        return answering.result()
+    except asyncio.CancelledError:
+        # Cancelled while the answer was there already: nobody will send it.
+        if answering.done() and not answering.cancelled() and answering.exception() is None:
+            response = answering.result()
+            if isinstance(response, Stream):
+                await response.abandon()
+        raise
 
 
 async def wait_for_disconnect(request: Request) -> None:

@@ -31,7 +31,7 @@ from rlhf.train.clock import Clock
 from rlhf.train.layout import choose_layout
 from rlhf.train.online import row_group
 from rlhf.train.run_folder import REPORT, look_at_run_folder, open_run_folder
-from rlhf.types import Batch, Group
+from rlhf.types import Batch, Failure, Group, RunError
 
 Logprobs = list[np.ndarray]
 """[tokens] float32 for each pack of a batch, its rows end to end; 0 for tokens that the policy did not choose."""
@@ -92,7 +92,19 @@ def sample_policy(job: Job, plan: Plan) -> list[Group]:
 
     CONSOLE.print(f"sampling {job.config.model}", soft_wrap=True)
     with reserved(plan, job.config.placement.timeout_s) as bundles:
-        return asyncio.run(ask(bundles))
+        groups = asyncio.run(ask(bundles))
+    require_scores(job.config.model, groups)
+    return groups
+
+
+def require_scores(model: str, groups: Sequence[Group]) -> None:
+    """Raise RunError if no episode has a score: there is nothing to compare."""
+    failures = [info.score for group in groups for info in group.infos if isinstance(info.score, Failure)]
+    if not any(group.survivors for group in groups):
+        raise RunError(
+            f"all {len(failures)} episodes of {model} failed; the last one: {failures[-1].kind}: "
+            f"{failures[-1].message}; correct its cause, and compare again"
+        )
 
 
 def as_batch(config: CompareConfig, groups: Sequence[Group]) -> Batch:

@@ -86,7 +86,7 @@ def measure_policy(
         ),
         parts=mean_parts(scores),
         kl_per_sequence=estimate_mean(nats, prompts),
-        kl_per_token=float(nats.sum() / num_tokens),
+        kl_per_token=float(nats.sum() / max(num_tokens, 1)),
         completion_tokens=num_tokens / len(scored),
         failures=len(infos) - len(scored),
         training_seconds=sum(seconds for seconds, _ in costs),

@@ -12,8 +12,21 @@ from rlhf.environments.lookup import find_environment
 from rlhf.rewards.processes import RewardProcesses
 from rlhf.stages.console import show_loss_masks, show_table
 from rlhf.stages.online.job import Job
+from rlhf.train.online import advantages_of
 from rlhf.train.rollouts import Rewards, RolloutCollector
-from rlhf.types import Completion, Episode, Failure, InputError, Prompt, Sampling, Score
+from rlhf.types import (
+    Completion,
+    Episode,
+    EpisodeInfo,
+    Failure,
+    Group,
+    InputError,
+    Prompt,
+    Reference,
+    Row,
+    Sampling,
+    Score,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -35,6 +48,31 @@ class OwnAnswer:
         text = str(self.prompt.meta.get("answer", ""))
         answer = [*self.tokenizer(text, add_special_tokens=False)["input_ids"], self.tokenizer.eos_token_id]
         return unsampled(answer, stop="stop", text=text)
+
+
+def try_algorithm(job: Job) -> None:
+    """Compute the advantages of invented episodes, with rewards 0 and 1 in turn. Raises InputError if that fails, so
+    that a method with a bug is reported before accelerators wait for it."""
+    algorithm, prompt = job.algorithm, job.prompts[0]
+    infos = [
+        EpisodeInfo(
+            id=f"{prompt.id}/0/{i}",
+            prompt_id=prompt.id,
+            source=prompt.source,
+            rows=(Row(group=0, index=i, num_tokens=len(prompt.token_ids) + 1, num_loss_tokens=1),),
+            score=Score(value=float(i % 2)),
+            stop="stop",
+            versions=(0, 0),
+            trained=sampling.trained,
+        )
+        for i, sampling in enumerate(algorithm.requests(prompt))
+    ]
+    group = Group(prompt=prompt, rollouts=Reference(None), infos=infos)
+    try:
+        if algorithm.admits(group):
+            advantages_of(algorithm, group)
+    except Exception as error:
+        raise InputError(f"algorithm: invented rewards of one prompt, 0 and 1 in turn, show a bug: {error}") from error
 
 
 async def try_episodes(job: Job, *, show: bool) -> None:

@@ -20,7 +20,7 @@ from rlhf.models.heads import Head
 from rlhf.runtimes.configs import OptimizerConfig
 from rlhf.stages.console import CONSOLE, show_plan, show_special_tokens
 from rlhf.stages.model_files import manifest_of, write_tokenizer
-from rlhf.stages.online.dry_run import try_episodes
+from rlhf.stages.online.dry_run import try_algorithm, try_episodes
 from rlhf.stages.online.engines import reward_model_spec, sampler_spec, spawn_samplers, wait_for_start
 from rlhf.stages.online.job import Job, prepare, show_arithmetic, transport_of
 from rlhf.stages.online.success import Success, conclude, measure_success, success_before
@@ -83,6 +83,7 @@ def run(config: OnlineConfig) -> Artifact | None:
     show_arithmetic(job)
     show_special_tokens(job.tokenizer, job.stop_token_ids, job.distribution.banned_token_ids)
     show_plan(job.plan)
+    try_algorithm(job)
     asyncio.run(try_episodes(job, show=config.dry_run))
     if config.dry_run:
         is_done(job, look_at_run_folder(config.output, as_plain(config)))

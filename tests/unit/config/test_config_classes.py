@@ -75,6 +75,12 @@ class WrongValue(AlgorithmConfig):
 class Undecorated(AlgorithmConfig):
     factor: float = 2.0
 
+class Outer:
+    @dataclass(kw_only=True, slots=True)
+    class Inner(AlgorithmConfig):
+        pass
+
+Alias = Outer.Inner
 value = 3
 """
 
@@ -146,6 +152,10 @@ def test_a_run_is_continued_by_the_same_class_alone(mine, tmp_path):
         ("mine.py:OtherDefault", "algorithm has 'mine.py:OtherDefault', where group_size has no type, so that it is"),
         ("mine.py:Unknown", "algorithm has 'mine.py:Unknown', where function cannot be a key (Unexpected type annotat"),
         ("mine.py:WrongValue", "algorithm has 'mine.py:WrongValue', where factor cannot be a key (Incompatible value "),
+        (
+            "mine.py:Alias",
+            "algorithm has 'mine.py:Alias', which is Outer.Inner: define it at the top of its module, wh",
+        ),
         ("made.py:Made", "algorithm has 'made.py:Made', whose source cannot be read (could not find class definition)"),
         ("mine.py:PairsConfig", "algorithm=mine.py:PairsConfig: it does not work with this command; known are grpo, p"),
     ],

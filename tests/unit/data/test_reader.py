@@ -34,6 +34,20 @@ def raising(path):
     raise KeyError("question")
 
 
+def nameless(path):
+    with open(path, newline="", encoding="utf-8") as file:
+        yield from csv.DictReader(file, fieldnames=["prompt"], delimiter="\\t")
+
+
+def undecoded(path):
+    yield {"prompt": b"caf\\xe9".decode("utf-8", "surrogateescape")}
+
+
+def uncopied(path):
+    yield {"file": open(path, encoding="utf-8")}
+    yield {"prompt": "1", "response": "2"}
+
+
 def empty(path):
     return []
 
@@ -112,6 +126,8 @@ def test_a_text_file_of_documents_is_read_by_it_whole(tmp_path, reader, bytes_to
     [
         ("absent", "data.reader has '{spec}', but absent does not exist in"),
         ("broken", "{path}:row 2: data.reader={spec} yields a list, not a dict: yield one per row"),
+        ("nameless", "{path}:row 1: data.reader={spec} yields a row with the key None, which is no text: name every f"),
+        ("undecoded", "{path}:row 1: data.reader={spec} yields a row with half a surrogate pair (surrogates not allo"),
         ("raising", "{path}: data.reader={spec} raises KeyError after row 1: 'question': correct it, or the file"),
         ("empty", "{path} holds no rows: let data.reader={spec} yield at least one row"),
         ("nothing", "data.reader={spec} returns a NoneType for {path}: yield one dict per row"),
@@ -140,3 +156,14 @@ def test_what_is_no_dict_is_quarantined(reader, table, tmp_path):
     assert json.loads(line) | {"reason": None} == {
         "source": f"{table}:row 2", "defect": "malformed", "reason": None, "row": "['2']",
     }  # fmt: skip
+
+
+def test_a_bad_row_that_cannot_be_copied_is_quarantined(reader, table, bytes_tokenizer, tmp_path):
+    config = SupervisedDataConfig(
+        path=table, reader=reader("uncopied"), bad_rows=BadRows.quarantine, max_rejected_fraction=0.5
+    )
+    quarantine = config.quarantine()
+    assert len(config.load(bytes_tokenizer, context_tokens=99, quarantine=quarantine)) == 1
+    quarantine.write(tmp_path)
+    (line,) = (tmp_path / "rejects.jsonl").read_text(encoding="utf-8").splitlines()
+    assert json.loads(line)["row"]["file"].startswith("<_io.TextIOWrapper")

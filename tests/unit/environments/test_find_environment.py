@@ -9,7 +9,7 @@ import pytest
 
 from rlhf.environments.lookup import find_environment
 from rlhf.environments.single_turn import single_turn
-from rlhf.lookup import with_absolute_path
+from rlhf.lookup import find_attribute, with_absolute_path
 from rlhf.types import InputError
 
 CODE = """
@@ -118,3 +118,13 @@ def test_a_relative_path_is_found_from_another_folder_by_another_process(file, t
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert found.stdout == "['there']\n"
+
+
+def test_a_file_is_loaded_once_whatever_names_it_and_again_once_it_is_edited(file, tmp_path, monkeypatch):
+    (tmp_path / "link.py").symlink_to(file)
+    monkeypatch.chdir(tmp_path)
+    places = (str(file), "my_env.py", "link.py")
+    first, *others = [find_attribute("environment", f"{place}:Memory", "class") for place in places]
+    assert others == [first, first]
+    file.write_text(CODE + "\n# Edited.\n", encoding="utf-8")
+    assert find_attribute("environment", f"{file}:Memory", "class") is not first

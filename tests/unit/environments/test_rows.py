@@ -142,3 +142,9 @@ def test_messages_go_through_the_chat_template_with_the_prompt_s_tools():
     prompt = Prompt(id="p", messages=[], token_ids=(3,), source="f:1", meta={}, tools=[{"name": "f"}])
     assert EpisodeSampler(Engine(), Tokenizer, prompt).encode([HINT]) == (8,)
     assert seen == [([HINT], [{"name": "f"}])]
+
+
+@pytest.mark.parametrize("messages", ["no", HINT], ids=["text", "message"])
+def test_a_turn_that_is_no_list_of_messages_is_refused_in_a_sentence(messages):
+    with pytest.raises(TypeError, match=r"^observe got .*: give a list of messages, \[{'role': "):
+        observe(start(PROMPT), Chat(), messages)

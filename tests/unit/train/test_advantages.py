@@ -33,3 +33,22 @@ def test_what_does_not_fit_ends_the_run(advantages):
         advantages_of(algorithm, GROUP)
     algorithm.advantages = [0.5, -0.5]
     assert advantages_of(algorithm, GROUP) == [0.5, -0.5]
+
+
+def no_list(group: Group) -> float:
+    return 0.5
+
+
+def divides(group: Group) -> list[float]:
+    return [1.0 / 0.0 for _ in group.survivors]
+
+
+@pytest.mark.parametrize(
+    ("function", "problem"),
+    [(no_list, "TypeError: 'float' object is not iterable"), (divides, "ZeroDivisionError: float division by zero")],
+)
+def test_an_algorithm_that_raises_ends_the_run_in_a_sentence(function, problem):
+    algorithm = Given(AlgorithmConfig(), Sampling(temperature=1.0, max_tokens=4))
+    algorithm.group_advantages = function
+    with pytest.raises(RunError, match=rf"^Given.group_advantages raises {problem} for 2 rollouts of prompt p7"):
+        advantages_of(algorithm, GROUP)

@@ -1,8 +1,9 @@
 """Episodes through the whole loop, from the environment to the learner's update, against a straight line."""
 
 import asyncio
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,7 @@ from rlhf.types import (
     Reference,
     Rollout,
     Row,
+    RunError,
     Sampling,
     Score,
 )  # fmt: skip
@@ -293,6 +295,14 @@ async def test_success_counts_episodes_and_shows_how_the_first_ended():
     assert measured.samples == [("0?", last[0]), ("1?", last[1])]
 
 
+def odd_row(**columns: Any) -> Episode:
+    return Episode(rows=[replace(start(PROMPTS[0]), **columns)])
+
+
+def scored(value: Any, **parts: Any) -> Episode:
+    return Episode(rows=[start(PROMPTS[0])], score=Score(value=value, parts=parts))
+
+
 @pytest.mark.parametrize(
     ("episode", "sentence"),
     [
@@ -308,6 +318,17 @@ async def test_success_counts_episodes_and_shows_how_the_first_ended():
             "ValueError: a row has 33 tokens, more than sampler.context_tok",
         ),
         (Episode(rows=[start(PROMPTS[0], ())]), "ValueError: a row begins with a token of the policy: let it begin"),
+        (Episode(rows=(row for row in [start(PROMPTS[0])])), "TypeError: the environment returned Episode(rows="),
+        (odd_row(token_ids=[3, 4]), "TypeError: a row's token_ids is list: give a numpy array of integers"),
+        (odd_row(token_ids=np.ones((2, 1), np.int32)), "ValueError: a row has 2 tokens, and arrays of another length"),
+        (odd_row(token_ids=np.array([3, -4])), "ValueError: a row has a negative token id: give ids of the policy's"),
+        (odd_row(loss_mask=np.array([0, 1])), "TypeError: a row's loss_mask is int64: give a numpy array of booleans"),
+        (
+            odd_row(loss_mask=np.array([False, True]), logprobs=np.array([0.0, np.nan])),
+            "ValueError: a row has a logprob that is not finite: give the engine's",
+        ),
+        (scored(torch.tensor(1.0)), "ValueError: the episode's score has value tensor(1.): give a finite number"),
+        (scored(1.0, tries="two"), "ValueError: the episode's score has part tries 'two': give a finite number"),
     ],
 )
 def test_what_is_no_episode_is_a_failure_and_no_crash(episode, sentence):
@@ -338,3 +359,54 @@ async def test_a_judge_gets_the_episodes_that_the_environment_did_not_score():
     values = [info.score.value if isinstance(info.score, Score) else None for info in infos]
     assert set(values) == {-1.0, 7.0, None}
     assert len(seen) == values.count(-1.0)
+
+
+async def collected(environment: Any, prompt: Prompt = PROMPTS[0], number: int = 2) -> Any:
+    return await make_trainer(environment)[0].samplers.collector.collect(prompt, 0, [SAMPLING] * number)
+
+
+async def test_a_score_of_numpy_s_becomes_the_floats_that_logs_take():
+    async def measured(prompt: Prompt, sampler: Any, sampling: Sampling) -> Episode:
+        return scored(np.float32(0.5), tries=np.int64(3))
+
+    _, infos = await collected(measured)
+    assert json.dumps([infos[0].score.value, infos[0].score.parts]) == '[0.5, {"tries": 3.0}]'
+
+
+async def test_what_an_environment_appends_to_its_prompt_stays_out_of_other_episodes_and_of_rewards():
+    seen: list[int] = []
+
+    async def appends(prompt: Prompt, sampler: Any, sampling: Sampling) -> Episode:
+        seen.append(len(prompt.messages) + len(prompt.meta))
+        prompt.messages.append({"role": "user", "content": "again"})
+        prompt.meta["tries"] = 1
+        return Episode(rows=[start(prompt)])
+
+    prompt = replace(PROMPTS[0], messages=[{"role": "user", "content": "0?"}], meta={"answer": "0"})
+    await collected(appends, prompt, number=3)
+    assert seen == [2, 2, 2]
+    assert (len(prompt.messages), prompt.meta) == (1, {"answer": "0"})
+
+
+async def test_a_cancelled_task_of_the_environment_is_its_failure():
+    async def abandons(prompt: Prompt, sampler: Any, sampling: Sampling) -> Episode:
+        task = asyncio.create_task(asyncio.sleep(60))
+        task.cancel()
+        await task
+        raise AssertionError
+
+    _, infos = await collected(abandons)
+    assert infos[0].score.message.startswith("asyncio.exceptions.CancelledError")
+
+
+async def test_an_engine_that_is_gone_ends_the_run_also_out_of_a_task_group():
+    async def generate() -> None:
+        raise RunError("the engine died")
+
+    async def samples_at_once(prompt: Prompt, sampler: Any, sampling: Sampling) -> Episode:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(generate())
+        raise AssertionError
+
+    with pytest.raises(RunError, match="the engine died"):
+        await collected(samples_at_once)

@@ -148,9 +148,18 @@ def test_a_run_error_is_not_retried(where):
     assert len(sampler.asked) == 1
 
 
-def test_cancellation_is_not_a_failure():
+async def test_cancellation_is_not_a_failure():
+    @dataclass
+    class Waiting(FakeSampler):
+        async def generate(self, token_ids: tuple[int, ...], sampling: Sampling) -> Completion:
+            await asyncio.sleep(60)
+            raise AssertionError
+
+    collection = asyncio.create_task(make_collector(Waiting()).collect(PROMPT, 3, REQUESTS))
+    await asyncio.sleep(0.01)
+    collection.cancel()
     with pytest.raises(asyncio.CancelledError):
-        collect(FakeSampler(errors={1: asyncio.CancelledError()}), FakeRewards(), REQUESTS[:1])
+        await collection
 
 
 async def test_a_judge_sees_the_group_once_all_its_episodes_have_scores():

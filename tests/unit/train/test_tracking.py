@@ -149,6 +149,16 @@ def test_a_resumed_rollout_log_reads_any_text(tmp_path, separator):
     assert [(row["step"], row["text"]) for row in read_lines(tmp_path / ROLLOUTS)] == [(0, text)]
 
 
+def test_messages_of_an_environment_that_json_cannot_hold_are_written_as_text(tmp_path):
+    rollout = make_rollout("4")
+    said = {"role": "tool", "content": np.int64(7), "raw": b"x", "text": "\udce9"}
+    rollout.turns += (Turn(speaker="environment", start=2, stop=4, messages=[said]),)
+    log = RolloutLog(tmp_path, 1, list, next_step=0)
+    asyncio.run(log.on_step(report_with_rollouts(0, [[rollout]])))
+    (row,) = read_lines(tmp_path / ROLLOUTS)
+    assert row["turns"][-1] == {"role": "tool", "content": "7", "raw": "b'x'", "text": "?"}
+
+
 def test_training_stops_once_the_window_s_mean_reaches_the_target():
     history: list[dict[str, float]] = []
     stop = StopAtReward(target=0.75, window=3, history=history)

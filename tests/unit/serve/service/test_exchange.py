@@ -3,12 +3,14 @@
 import asyncio
 
 import pytest
+from starlette.requests import Request
 
 from rlhf.protocols.openai.chat import ChatCompletionRequest
 from serve.gateway.errors import CLIENT_GONE, ApiError
 from serve.gateway.exchange import Exchange, Recording
 from serve.gateway.gateway import Gateway
 from serve.gateway.routing import Route
+from serve.gateway.transport import until_disconnect
 from serve.store.records import Endpoint
 from tests.unit.serve.service.test_gateway import ask, kept
 
@@ -67,3 +69,29 @@ async def test_a_stream_takes_the_end_over_and_records_it_once(gateway):
     assert ([request.status for request in kept(gateway)], gateway.ongoing) == ([200], 0)
     await response.ending.aclose()
     assert ([request.status for request in kept(gateway)], gateway.ongoing) == ([200], 0)
+
+
+async def test_a_stream_that_is_there_as_its_request_is_cancelled_is_recorded_and_leaves_no_place_taken(
+    gateway, engines
+):
+    async def receive() -> dict:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    ready = 0
+    for steps in range(2, 9):
+        answering = until_disconnect(Request({"type": "http"}, receive), ask(gateway, stream=True))
+        task = asyncio.create_task(answering)
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        if task.done():
+            await task.result().abandon()
+            ready += 1
+        else:
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        assert gateway.ongoing == 0, steps
+    assert 0 < ready < 7
+    assert engines.closed == len(engines.asked)
+    assert [request.status for request in kept(gateway)] == [499] * 7

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from rlhf.config import CompareConfig, as_plain, compose
-from rlhf.stages.online.compare import divergence
+from rlhf.stages.online.compare import divergence, require_scores
 from rlhf.stages.online.compare_report import (
     PolicyFigures,
     compare_pairs,
@@ -16,7 +16,20 @@ from rlhf.stages.online.compare_report import (
     write_comparison,
 )
 from rlhf.train.artifact import committing
-from rlhf.types import Batch, EpisodeInfo, Failure, Group, InputError, Minibatch, Pack, Prompt, Reference, Row, Score
+from rlhf.types import (
+    Batch,
+    EpisodeInfo,
+    Failure,
+    Group,
+    InputError,
+    Minibatch,
+    Pack,
+    Prompt,
+    Reference,
+    Row,
+    RunError,
+    Score,
+)
 
 CONF = Path(__file__).parents[4] / "conf"
 
@@ -56,6 +69,13 @@ def test_a_policy_is_measured_by_prompt_and_failures_are_left_out() -> None:
     assert figures.kl_per_sequence.mean == pytest.approx(1.0)
     assert figures.kl_per_token == pytest.approx(0.5)
     assert (figures.training_seconds, figures.trained_in) == (0.0, [])
+
+
+def test_a_policy_whose_every_episode_failed_ends_the_comparison() -> None:
+    require_scores("one", [group(0, None, None), group(1, None, 1.0)])
+    sentence = "all 3 episodes of one failed; the last one: reward_error: ; correct its cause, and compare again"
+    with pytest.raises(RunError, match=f"^{sentence}$"):
+        require_scores("one", [group(0, None, None), group(1, None)])
 
 
 def test_completions_of_one_prompt_do_not_narrow_the_intervals() -> None:
