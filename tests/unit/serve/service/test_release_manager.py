@@ -79,7 +79,7 @@ def test_a_release_from_start_to_promotion_and_back(manager, store, clock):
     [
         ("old", "candidate='old' is in production already; name another model"),
         ("assistant", r"models\.assistant: that is what users ask for"),
-        ("third", r"models\.third=.*: neither config\.json nor adapter_config\.json is there"),
+        ("third", r"models\.third=.*: it has neither config\.json nor adapter_config\.json"),
         ("new", r"models\.new=.*: the name already belongs to other files"),
     ],
 )
