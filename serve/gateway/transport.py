@@ -89,7 +89,7 @@ async def until_disconnect(request: Request, answer: Coroutine[Any, Any, Respons
             await asyncio.wait([answering, disconnecting])
         return answering.result()
     except asyncio.CancelledError:
-        # Cancelled while the answer was there already: nobody will send it.
+        # Cancelled after the answer was made: nobody will send it.
         if answering.done() and not answering.cancelled() and answering.exception() is None:
             response = answering.result()
             if isinstance(response, Stream):
