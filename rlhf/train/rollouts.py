@@ -108,8 +108,8 @@ def own_copy(prompt: Prompt) -> Prompt:
 
 
 def raise_if_ended(error: BaseException) -> None:
-    """Raise the error if no further attempt helps: the engine is gone, or this task, not one of the environment's own, was
-    cancelled."""
+    """Raise the error if no further attempt helps: the engine is gone, or this task, not one of the environment's own,
+    was cancelled."""
     task = asyncio.current_task()
     if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
         raise error
