@@ -13,7 +13,7 @@ from hydra import initialize_config_dir
 from rlhf.actors.jobs import RayJobs
 from rlhf.config import CLASS, OnlineConfig, as_plain, compose
 from rlhf.overrides import as_overrides, quoted
-from rlhf.paths import PATHS
+from rlhf.paths import FUNCTIONS, PATHS
 from rlhf.stages.console import CONSOLE
 from rlhf.stages.snapshots import sources_of
 from rlhf.stages.template_date import with_template_date
@@ -78,6 +78,8 @@ def absolute_paths(config: OnlineConfig) -> list[str]:
     values = flatten(as_plain(config))
     read = [key for key in PATHS if values.get(key) is not None and key not in on_hub]
     paths = [f"{key}={quoted(absolute(values[key]))}" for key in read]
+    named = {key: value for key in FUNCTIONS if isinstance(value := values.get(key), str) and ".py:" in value}
+    paths += [f"{key}={quoted(absolute(spec))}" for key, spec in named.items()]
     functions = [quoted(absolute(name) if ".py:" in name else name) for name in config.reward.functions]
     own = values.get(f"algorithm.{CLASS}")
     method = [] if own is None else [f"algorithm={quoted(own)}"]

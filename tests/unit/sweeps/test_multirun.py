@@ -86,7 +86,9 @@ def test_a_machine_without_a_token_is_told_so(tmp_path):
 
 def test_jobs_are_given_absolute_paths_and_a_folder_each(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    given = ["model=m", 'data.path="p\'s.jsonl"', "output=all", "reward.functions=[exact,my.py:f]", "seed=1,2"]
+    given = ["model=m", 'data.path="p\'s.jsonl"', "output=all", "reward.functions=[exact,my.py:f]", "seed=1,2",
+             "environment=my.py:play", "data.reader=my.py:read", "weight_sync.transport=my.py:Carrier",
+             "sampler.engine=my.py:Engine"]  # fmt: skip
     members, configs = plan_members(ROOT / "conf", given)
     assert [member.name for member in members] == ["seed-1", "seed-2"]
     for member in members:
@@ -95,6 +97,8 @@ def test_jobs_are_given_absolute_paths_and_a_folder_each(tmp_path, monkeypatch):
         assert config.data.path == str(tmp_path / "p's.jsonl")
         assert config.output == str(tmp_path / "all" / member.name)
         assert config.reward.functions == ["exact", f"{tmp_path}/my.py:f"]
+        own = (config.environment, config.data.reader, config.weight_sync.transport, config.sampler.engine)
+        assert own == tuple(f"{tmp_path}/my.py:{name}" for name in ("play", "read", "Carrier", "Engine"))
         assert f"seed-{config.seed}" == member.name
 
 
