@@ -28,6 +28,21 @@ def find_function(key: str, spec: str) -> Callable[..., Any]:
     return found
 
 
+def find_named(key: str, spec: str, short_names: Mapping[str, str], refusal: str) -> tuple[str, Callable[..., Any]]:
+    """Return the name of a function in options and sentences, which leaves out a file's folder, and the function, given
+    by a short name of ours, a module or a file.
+
+    Raises InputError with the `key`; for a name that is none of ours `refusal` opens the sentence, before what may be
+    given.
+    """
+    place, _, attribute = short_names.get(spec, spec).rpartition(":")
+    if not place or not attribute:
+        known = ", ".join(short_names)
+        raise InputError(f"{refusal} {known}, package.module:function or /path/file.py:function")
+    name = f"{Path(place).name}:{attribute}" if place.endswith(".py") else spec
+    return name, find_function(key, f"{place}:{attribute}")
+
+
 def find_attribute(key: str, spec: str, kind: str) -> Any:
     """Return what `package.module:name` or `/path/file.py:name` names. Raises InputError with the `key`; `kind` stands
     for the name in its sentences, as in `function`."""

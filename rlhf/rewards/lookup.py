@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
-from rlhf.lookup import bind_options, find_function
-from rlhf.types import InputError
+from rlhf.lookup import bind_options, find_named
 
 SHORT_NAMES = {
     "exact": "rlhf.rewards.exact:exact",
@@ -22,13 +20,7 @@ GIVEN = ("prompt", "rollout")
 
 def find_reward(spec: str, options: Mapping[str, Any]) -> tuple[str, Callable[..., Any]]:
     """The name of a function in the config, and the function with its options bound. Raises InputError."""
-    place, _, attribute = SHORT_NAMES.get(spec, spec).rpartition(":")
-    if not place or not attribute:
-        raise InputError(
-            f"reward.functions has '{spec}', which is no reward: use one of {', '.join(SHORT_NAMES)}, "
-            "package.module:function or /path/file.py:function"
-        )
-    function = find_function("reward.functions", f"{place}:{attribute}")
-    name = f"{Path(place).name}:{attribute}" if place.endswith(".py") else spec
+    refusal = f"reward.functions has '{spec}', which is no reward: use one of"
+    name, function = find_named("reward.functions", spec, SHORT_NAMES, refusal)
     bound = bind_options("reward", name, function, GIVEN, f"reward.options.{name}", options.get(name, {}))
     return name, bound

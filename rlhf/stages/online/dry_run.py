@@ -7,23 +7,21 @@ import sys
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from rlhf.environments.base import ChatSampler, Environment, unsampled
+from rlhf.environments.base import ChatSampler, Environment, append_completion, start, unsampled
 from rlhf.environments.lookup import find_environment
 from rlhf.rewards.processes import RewardProcesses
 from rlhf.stages.console import show_loss_masks, show_table
 from rlhf.stages.online.job import Job
 from rlhf.train.online import advantages_of
-from rlhf.train.rollouts import Rewards, RolloutCollector
+from rlhf.train.rollouts import Rewards, RolloutCollector, info_of
 from rlhf.types import (
     Completion,
     Episode,
-    EpisodeInfo,
     Failure,
     Group,
     InputError,
     Prompt,
     Reference,
-    Row,
     Sampling,
     Score,
 )
@@ -54,20 +52,14 @@ def try_algorithm(job: Job) -> None:
     """Compute the advantages of invented episodes, with rewards 0 and 1 in turn. Raises InputError if that fails, so
     that a method with a bug is reported before accelerators wait for it."""
     algorithm, prompt = job.algorithm, job.prompts[0]
+    row = append_completion(start(prompt), unsampled([job.stop_token_ids[0]], stop="stop", text=""))
     infos = [
-        EpisodeInfo(
-            id=f"{prompt.id}/0/{i}",
-            prompt_id=prompt.id,
-            source=prompt.source,
-            rows=(Row(group=0, index=i, num_tokens=len(prompt.token_ids) + 1, num_loss_tokens=1),),
-            score=Score(value=float(i % 2)),
-            stop="stop",
-            versions=(0, 0),
-            trained=sampling.trained,
+        info_of(
+            Episode(rows=[row], score=Score(value=float(i % 2))), f"{prompt.id}/0/{i}", prompt.source, each.trained, i
         )
-        for i, sampling in enumerate(algorithm.requests(prompt))
+        for i, each in enumerate(algorithm.requests(prompt))
     ]
-    group = Group(prompt=prompt, rollouts=Reference(None), infos=infos)
+    group = Group(prompt=prompt, rollouts=Reference([row] * len(infos)), infos=infos)
     try:
         if algorithm.admits(group):
             advantages_of(algorithm, group)
@@ -83,12 +75,13 @@ async def try_episodes(job: Job, *, show: bool) -> None:
     slow, is reported before accelerators wait for it.
     """
     config = job.config.reward
+    environment = find_environment(job.config.environment, job.config.environment_options)
     rewards = RewardProcesses(replace(config, num_processes=1, max_attempts=1)) if config.functions else None
     if rewards:
         await rewards.start()
     episodes: list[Episode] = []
     for prompt in job.prompts[:NUM_SCORED]:
-        episodes.append(await play(job, prompt, rewards))
+        episodes.append(await play(job, prompt, in_time(environment, TIMEOUT_S), rewards))
         if not show and isinstance(episodes[-1].score, Score):
             break
     if rewards:
@@ -106,16 +99,15 @@ async def try_episodes(job: Job, *, show: bool) -> None:
         show_table("Reward of the rows' own answers", ("row", "answer", "reward", "parts"), table)
 
 
-async def play(job: Job, prompt: Prompt, rewards: Rewards | None) -> Episode:
+async def play(job: Job, prompt: Prompt, environment: Environment, rewards: Rewards | None) -> Episode:
     """The episode, with its score, of a policy that gives the row's own answer."""
-    config = job.config
     collector = RolloutCollector(
         sampler=OwnAnswer(job.tokenizer, prompt),
         tokenizer=lambda: job.tokenizer,
         context_tokens=sys.maxsize,  # an answer may be longer than the policy may write
-        environment=in_time(find_environment(config.environment, config.environment_options), TIMEOUT_S),
+        environment=environment,
         rewards=rewards,
-        run_seed=config.seed,
+        run_seed=job.config.seed,
         max_attempts=1,
     )
     episode, _ = await collector.play(prompt, 0, 0, job.sampling)
