@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,8 @@ from rlhf.types import InputError
 
 USER_FILE = "user_file:"
 """Prefix of the names of modules that are files of the user's own; the resolved path follows."""
+LOADING = threading.RLock()
+"""Held while a file is loaded: another thread would otherwise see it half executed."""
 
 
 def find_function(key: str, spec: str) -> Callable[..., Any]:
@@ -50,7 +53,8 @@ def find_attribute(key: str, spec: str, kind: str) -> Any:
     if not place or not attribute:
         raise InputError(f"{key} has '{spec}': give package.module:{kind} or /path/file.py:{kind}")
     is_file = place.endswith(".py")
-    module = _load_file(key, spec, Path(expand_home(key, place))) if is_file else _load_module(key, spec, place)
+    with LOADING:
+        module = _load_file(key, spec, Path(expand_home(key, place))) if is_file else _load_module(key, spec, place)
     try:
         return getattr(module, attribute)
     except AttributeError:

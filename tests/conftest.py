@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -97,10 +96,10 @@ def one_rank() -> Iterator[None]:
     """This process as the only rank of a learner."""
     import torch
 
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    ranks = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    from rlhf.ports import free_port
+
+    ranks = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
+    ranks["MASTER_PORT"] = str(free_port())
     with pytest.MonkeyPatch.context() as environment:
         for name, value in ranks.items():
             environment.setenv(name, value)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import ray
 from ray.util.placement_group import PlacementGroup, placement_group_table
+
+from rlhf.ports import free_port
 
 ACCELERATOR = "GPU"
 KIND = "accelerator_type:"
@@ -68,6 +69,4 @@ def nodes_of(bundles: PlacementGroup) -> list[str]:
 
 def free_address() -> tuple[str, int]:
     """Return an address for connections to this process: this node and a free port."""
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        return ray.util.get_node_ip_address(), probe.getsockname()[1]
+    return ray.util.get_node_ip_address(), free_port()

@@ -5,7 +5,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,8 @@ import httpx
 import psutil
 import pytest
 
+from rlhf.ports import free_port
+
 DEADLINE_S = 600
 """Seconds any wait may take before the test fails: it is generous, since machines that run tests are busy."""
 BIN = Path(sys.executable).parent
@@ -27,17 +28,6 @@ def wait_until(condition: Callable[[], bool], explain: Callable[[], str]) -> Non
     while not condition():
         assert time.monotonic() < end, explain()
         time.sleep(0.5)
-
-
-def free_ports(count: int) -> list[int]:
-    """Free ports, none of those that Ray keeps for its workers."""
-    sockets = [socket.socket() for _ in range(count)]
-    for probe in sockets:
-        probe.bind(("127.0.0.1", 0))
-    ports = [probe.getsockname()[1] for probe in sockets]
-    for probe in sockets:
-        probe.close()
-    return ports
 
 
 @dataclass
@@ -87,7 +77,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     folder = tmp_path_factory.mktemp("head")
     token = folder / "token"
     token.write_text(secrets.token_hex(32))
-    gcs, dashboard, agent, client = free_ports(4)
+    gcs, dashboard, agent, client = (free_port() for _ in range(4))
     environment = {
         **os.environ, "PATH": f"{BIN}:{os.environ['PATH']}",
         "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token),

@@ -19,9 +19,9 @@ import psutil
 import pytest
 from ray.serve.generated import serve_pb2, serve_pb2_grpc
 
+from rlhf.ports import free_port
 from serve.store.store import Store
 from tests.chaos.conftest import Run
-from tests.chaos.head import free_ports
 
 RECOVERY_S = 600
 CLIENTS, ONGOING = 6, 12
@@ -111,7 +111,7 @@ def adapter(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -
 @pytest.fixture(scope="module")
 def service(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     folder = tmp_path_factory.mktemp("service")
-    (port,) = free_ports(1)
+    port = free_port()
     overrides = [
         f"+models.base={models['tied']}", "production=base", f"output={folder}", f"http.port={port}",
         "replicas.min=2", "replicas.max=2", f"limits.ongoing_requests={ONGOING}", "limits.max_tokens=200",

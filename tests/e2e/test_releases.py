@@ -14,11 +14,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rlhf.config import compose
 from rlhf.models.tiny import build_tiny_model
+from rlhf.ports import free_port
 from serve.app import OPERATOR_KEY
 from serve.config import ServeConfig
 from serve.local import serving
 from serve.loop.simulated_users import Question, SimulatedUsers
-from tests.chaos.head import free_ports
 
 CONF = Path(__file__).parents[2] / "conf"
 LETTERS = "abcdef"
@@ -121,8 +121,7 @@ class Service:
 def service(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     root = tmp_path_factory.mktemp("serving")
     half = speaker(root / "half", 0.5)
-    (port,) = free_ports(1)
-    words = [f"output={root / 'service'}", f"+models.half={half}", "production=half", f"http.port={port}"]
+    words = [f"output={root / 'service'}", f"+models.half={half}", "production=half", f"http.port={free_port()}"]
     config = compose(CONF, "serve", [*RELEASE, *words], ServeConfig)
     with serving(config) as url:
         yield Service(url, (root / "service" / OPERATOR_KEY).read_text())

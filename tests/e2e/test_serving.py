@@ -12,8 +12,8 @@ import jsonschema
 import openai
 import pytest
 
+from rlhf.ports import free_port
 from serve.store.store import Store
-from tests.chaos.head import free_ports
 from tests.conftest import ALPHABET
 
 DEADLINE_S = 600
@@ -73,10 +73,9 @@ def service(cluster: None, folders: dict[str, Path], tmp_path_factory: pytest.Te
     from serve.local import serving
 
     folder = tmp_path_factory.mktemp("service")
-    (port,) = free_ports(1)
     overrides = [
         f"+models.base={folders['base']}", f"+models.adapter={folders['adapter']}", "production=base",
-        f"output={folder}", f"http.port={port}", "engine.precision=fp32", f"engine.context_tokens={CONTEXT}",
+        f"output={folder}", f"http.port={free_port()}", "engine.precision=fp32", f"engine.context_tokens={CONTEXT}",
         "engine.kv_cache_bytes=67108864", "engine.max_num_seqs=4", "engine.max_adapters=2",
         "engine.tool_call_parser=hermes",
         f"limits.max_tokens={CONTEXT - 64}", "release.interval_s=0.5", "store.consent_by_default=true",

@@ -3,7 +3,6 @@
 import json
 import multiprocessing
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from typing import Any, TypeVar
 import pytest
 import torch
 
+from rlhf.ports import free_port
 from tests.e2e.conftest import SMALL_RUN, sums
 
 __all__ = ["sums"]
@@ -46,10 +46,8 @@ def apart(function: Callable[..., T], *arguments: Any) -> T:
 
 def become_the_only_rank() -> None:
     """Set the environment in which a learner is the only rank of its group."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    port = str(free_port())
+    os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
 
 
 @pytest.fixture(scope="session")

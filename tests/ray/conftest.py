@@ -1,11 +1,12 @@
 """Rank processes that live for the session: imports dominate, so every test on ranks runs in the same ones."""
 
 import os
-import socket
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+
+from rlhf.ports import free_port
 
 NUM_RANKS = 2
 
@@ -26,9 +27,7 @@ class Rank:
 def start_ranks(num_ranks: int) -> Callable[..., list[Any]]:
     import ray
 
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     ranks = [ray.remote(num_cpus=0.5)(Rank).remote(rank, num_ranks, port) for rank in range(num_ranks)]
 
     def run(function: Callable[..., Any], *arguments: Any) -> list[Any]:

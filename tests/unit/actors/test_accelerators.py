@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import socket
 import sys
 from dataclasses import replace
 
@@ -25,6 +24,7 @@ from rlhf.actors.accelerators import (
 )
 from rlhf.actors.node_checks import NodeProbe
 from rlhf.actors.preflight import NodeReport, PreflightConfig, judge
+from rlhf.ports import free_port
 from rlhf.types import InputError
 
 GB = 10**9
@@ -139,9 +139,7 @@ def test_what_is_installed_here_fits_together():
 
 def test_processes_that_meet_reduce_and_send_around_a_ring():
     """By gloo: what NCCL's round does on GPUs."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = ("127.0.0.1", probe.getsockname()[1])
+    address = ("127.0.0.1", free_port())
     context = multiprocessing.get_context("fork")
     ranks = [context.Process(target=NodeProbe().meet, args=(rank, 3, address, 60.0)) for rank in range(3)]
     for rank in ranks:

@@ -9,6 +9,7 @@ import pytest
 
 from rlhf.actors import connect
 from rlhf.actors.connect import check_home, check_joins, check_reachable, check_temporary, protect_token
+from rlhf.ports import free_port
 from rlhf.types import InputError, RunError
 
 HOMELESS = (
@@ -70,9 +71,7 @@ def test_an_address_of_another_kind_is_refused(address):
 
 
 def test_an_address_where_nobody_listens_is_told_at_once():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     with pytest.raises(RunError, match=rf"^RAY_ADDRESS=127\.0\.0\.1:{port}: no cluster is reached there within 10 s"):
         check_reachable(f"127.0.0.1:{port}")
 

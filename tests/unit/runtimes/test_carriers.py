@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 import re
-import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
@@ -14,6 +13,7 @@ from queue import SimpleQueue
 import pytest
 import torch
 
+from rlhf.ports import free_port
 from rlhf.runtimes.buckets import flatten, unpack
 from rlhf.runtimes.carriers import carrier_class, make_carrier
 from rlhf.runtimes.transport import Carrier, Link, WeightSyncConfig
@@ -27,6 +27,7 @@ WEIGHTS = [
 ]
 """Parameters of each bucket."""
 NUM_RECEIVERS = 2
+DEADLINE_S = 120
 OWN = """
 import torch
 
@@ -95,10 +96,7 @@ def transport(request: pytest.FixtureRequest) -> str:
 
 
 def link_of(transport: str) -> Link:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    return Link(transport=transport, host="127.0.0.1", port=port, size=1 + NUM_RECEIVERS, timeout_s=60)
+    return Link(transport=transport, host="127.0.0.1", port=free_port(), size=1 + NUM_RECEIVERS, timeout_s=60)
 
 
 def sent_by(carrier: Carrier) -> Iterator[bytes]:
@@ -110,7 +108,8 @@ def sent_by(carrier: Carrier) -> Iterator[bytes]:
 
 def receive(link: Link, rank: int, passed_on: SimpleQueue) -> list[tuple[str, torch.Tensor]]:
     carrier = make_carrier(link, rank)
-    buckets = (pickle.loads(passed_on.get()) for _ in WEIGHTS)
+    # A sender that failed passes nothing on: without a deadline its error would never be told.
+    buckets = (pickle.loads(passed_on.get(timeout=DEADLINE_S)) for _ in WEIGHTS)
     return [(name, value.clone()) for bucket in buckets for name, value in unpack(bucket, carrier.receive(bucket))]
 
 

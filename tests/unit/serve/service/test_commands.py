@@ -4,7 +4,6 @@ import contextlib
 import io
 import json
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -16,6 +15,7 @@ import pytest
 
 from launch import keys, release
 from rlhf.command_line import command_line
+from rlhf.ports import free_port
 from serve.gateway.auth import hash_key
 from serve.store.store import Store
 
@@ -244,9 +244,7 @@ def test_wrong_words_about_releases(run, words, sentence):
 
 
 def test_a_service_that_is_not_there_is_its_turn(run, key):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{free.getsockname()[1]}"
+    url = f"http://127.0.0.1:{free_port()}"
     code, _, err = run(release.main, "status", f"url={url}", key)
     assert code == 4
     assert f"url={url}: the service does not answer" in err
