@@ -82,13 +82,18 @@ def test_policy_gradient_is_that_of_the_whole_batch(num_ranks, packed, max_token
         [{"advantages": batch.in_pack_order([columns["advantages"] for columns, _ in credited])}]
     )
     config = AlgorithmConfig(kl_coef=0.3, normalisation=normalisation)
-    loss = ClippedLoss(config, config.kl_coef)
+    loss = ClippedLoss(config, config.kl_coef, max_tokens=8)
     stats = merge([learner.update(learner.shard(batch, loss), loss, 0.1) for learner in learners])
 
     total, rows = 0.0, rows_of(batch)
     num_tokens = sum(row.num_loss_tokens for row, _ in rows)
     for row, rollout in rows:
-        divisor = num_tokens if normalisation is Normalisation.tokens else row.num_loss_tokens * len(rows)
+        divisor = {
+            Normalisation.tokens: num_tokens,
+            Normalisation.sequences: row.num_loss_tokens * len(rows),
+            Normalisation.sequence_sums: len(rows),
+            Normalisation.constant: 8 * len(rows),
+        }[normalisation]
         logprobs = row_logprobs(model, rollout.token_ids, 0.8)
         ref_logprobs = row_logprobs(reference, rollout.token_ids, 0.8)
         for t in range(1, row.num_tokens):
@@ -130,7 +135,7 @@ def test_a_rank_without_packs_takes_part_all_the_same():
     assert len(second.backend.forwards) == 1
     columns, stats = second.assign_credit(second.shard(batch), GRPO)
     assert (columns, stats.values()) == ({"advantages": []}, {})
-    loss = ClippedLoss(AlgorithmConfig(), 0.0)
+    loss = ClippedLoss(AlgorithmConfig(), 0.0, max_tokens=8)
     share = second.update(second.shard(batch, loss), loss, 0.1)
     assert second.backend.lasts == [True]
     assert (second.backend.gradients[0] == 0).all()
@@ -145,7 +150,7 @@ def test_one_optimiser_step_per_minibatch_and_epoch_in_the_batch_s_order():
     (learner,) = make_learners(1, packed=True)
     columns, _ = learner.assign_credit(learner.shard(batch), GRPO)
     batch = batch.with_columns([columns])
-    loss = ClippedLoss(AlgorithmConfig(), 0.0)
+    loss = ClippedLoss(AlgorithmConfig(), 0.0, max_tokens=8)
     learner.update(learner.shard(batch, loss), loss, 0.25)
     assert learner.backend.learning_rates == [0.25] * 6
     seen = [micro.signals.tolist() for micro in learner.backend.forwards]
