@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from inspect import get_annotations, getattr_static
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlhf.actors.plan import Plan, RolePlan, lay_out, make_plan
-from rlhf.algorithms.base import Algorithm, AlgorithmConfig
+from rlhf.algorithms.base import Algorithm
 from rlhf.config import OnlineConfig
 from rlhf.data.dialogues import Dialogue
 from rlhf.data.encoding import refuse_unscored
@@ -17,7 +15,7 @@ from rlhf.data.files import errors_at
 from rlhf.data.prompts import load_prompts
 from rlhf.data.template_clock import fix_date
 from rlhf.environments.lookup import find_environment
-from rlhf.lookup import spec_of, with_absolute_path
+from rlhf.lookup import with_absolute_path
 from rlhf.models.causal_lm import (
     SamplingDistribution,
     check_tensor_parallel,
@@ -31,12 +29,12 @@ from rlhf.models.heads import Head, config_for
 from rlhf.models.reward_model import check_reward_model, check_vocabulary
 from rlhf.models.tokenizer import load_tokenizer, special_ids_to_ban, stop_token_ids
 from rlhf.rewards.base import ModelInput, RewardConfig, load_reward
-from rlhf.rewards.reward_model import NAME
 from rlhf.runtimes.carriers import carrier_class
 from rlhf.runtimes.configs import VLLM
 from rlhf.runtimes.engines import find_engine
 from rlhf.runtimes.transport import Transport
 from rlhf.stages.console import show_table
+from rlhf.stages.online.method import check_part, method_of
 from rlhf.types import InputError, Prompt, Sampling
 
 if TYPE_CHECKING:
@@ -82,10 +80,11 @@ def prepare(config: OnlineConfig) -> Job:
             f"train.num_minibatches={config.train.num_minibatches}: there are only stream.prompts_per_step="
             f"{config.stream.prompts_per_step} groups to deal; lower it"
         )
-    check_success_part(config)
+    if config.success.part is not None:
+        check_part("success.part", config.success.part, config)
     stop_ids = stop_token_ids(config.model, tokenizer)
     sampling = Sampling(temperature=config.sampling.temperature, max_tokens=config.sampling.max_tokens)
-    algorithm = build_algorithm(config.algorithm, sampling)
+    algorithm = method_of(config, sampling)
     return Job(
         config=config,
         tokenizer=tokenizer,
@@ -99,26 +98,6 @@ def prepare(config: OnlineConfig) -> Job:
         stop_token_ids=stop_ids,
         plan=plan,
     )
-
-
-def build_algorithm(config: AlgorithmConfig, sampling: Sampling) -> Algorithm:
-    """The method of a configuration. Raises InputError if a class of the user's own does not build one."""
-    has = f"algorithm has '{spec_of(type(config))}'"
-    try:
-        algorithm = config.build(sampling)
-    except InputError:
-        raise
-    except Exception as error:
-        raise InputError(f"{has}, whose build raises {type(error).__name__}: {error}: correct it") from error
-    # The critic's loss is looked at, not asked for: a method without one raises.
-    wanted = {name for name in {*vars(Algorithm), *get_annotations(Algorithm)} if not name.startswith("_")}
-    missing = sorted(name for name in wanted if getattr_static(algorithm, name, None) is None)
-    if missing:
-        raise InputError(
-            f"{has}, whose build returns a {type(algorithm).__name__} without {', '.join(missing)}: return an instance "
-            "of a class derived from rlhf.algorithms.policy_gradient.PolicyGradient, which has them"
-        )
-    return algorithm
 
 
 def check_model(config: OnlineConfig, model_config: dict[str, Any]) -> None:
@@ -189,14 +168,6 @@ def check_sharing(config: OnlineConfig, plan: Plan) -> None:
                 f"placement.colocate has {group.name}, stream.max_staleness={config.stream.max_staleness}: engines "
                 "that take turns cannot sample ahead; set stream.max_staleness=0, or remove the sampler from the list"
             )
-
-
-def check_success_part(config: OnlineConfig) -> None:
-    parts = [Path(spec).name for spec in config.reward.functions] + ([NAME] if config.reward.model is not None else [])
-    part = config.success.part
-    # An environment of the user's own may score its episodes, with parts of its own.
-    if part is not None and config.environment == "single_turn" and part.partition("/")[0] not in parts:
-        raise InputError(f"success.part={part}: the reward has no such part; known are {', '.join(parts)}")
 
 
 def check_transport(config: OnlineConfig, plan: Plan) -> None:

@@ -156,6 +156,9 @@ def test_each_recipe_has_its_comment(page_of):
 def test_choices_are_described_by_their_source(page_of):
     words = " ".join(page_of("launch/ppo.py").split())
     assert "algorithm=grpo (default) Group relative policy optimisation (Shao et al. 2024, DeepSeekMath). algo" in words
+    assert "algorithm=dapo DAPO (Yu et al. 2025): GRPO with a higher upper clip, dynamic sampling, a mean" in words
+    assert "with algorithm=dapo: algorithm.clip_high=0.28 (float)" in words
+    assert "algorithm.scale_by_std=false (bool) Divide by the standard deviation" in words  # Dr. GRPO's default
     assert "reward=exact (default) The completion is the answer, letter by letter. reward=http A server" in words
     words = " ".join(page_of("launch/dpo.py").split())
     assert "algorithm=kto Kahneman-Tversky optimisation: learns from single responses" in words
