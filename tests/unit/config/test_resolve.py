@@ -11,8 +11,10 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
+from rlhf.algorithms.base import AlgorithmConfig
 from rlhf.algorithms.grpo import GRPOConfig
 from rlhf.algorithms.ppo import PPOConfig
+from rlhf.algorithms.registry import ALGORITHMS
 from rlhf.command_line import explain
 from rlhf.config import (
     OnlineConfig,
@@ -67,6 +69,7 @@ def command_of(recipe: str) -> tuple[str, type[RunConfig]]:
     return "online", OnlineConfig
 
 
+ONLINE_METHODS = sorted(name for name, config in ALGORITHMS.items() if issubclass(config, AlgorithmConfig))
 ONLINE_RECIPES = [recipe for recipe in RECIPES if command_of(recipe)[0] == "online"]
 
 
@@ -172,7 +175,10 @@ def test_mistakes_are_told_in_one_sentence(override, expected):
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
-        ("algorithm=foo", f"algorithm=foo: unknown; known are grpo, ppo, and classes of your own: {FORM}"),
+        (
+            "algorithm=foo",
+            f"algorithm=foo: unknown; known are {', '.join(ONLINE_METHODS)}, and classes of your own: {FORM}",
+        ),
         ("reward=foo", f"reward=foo: unknown; known are {', '.join(REWARDS)}"),
         ("data=foo", "data=foo: unknown; known are verl"),
         ("experiment=foo", f"experiment=foo: unknown; known are {', '.join(ONLINE_RECIPES)}"),
