@@ -176,6 +176,8 @@ def why_unfit(text: str) -> str:
 def explain_word(word: str, text: str) -> str:
     """Explain why Hydra cannot read a word of the command line."""
     key, equals, _ = word.partition("=")
+    if equals and (match := re.fullmatch(r"\+*(reward\.options\.).*:(.*)", key)):
+        return f"{word}: options go by the function's own name, without its file, as in +{match[1]}{match[2]}=..."
     if not equals:
         return f"{word}: it is neither an option nor key=value; write key=value, as in train.num_steps=50"
     if not key.isascii() or re.search(r"[^\w.~+@/$:-]", key):

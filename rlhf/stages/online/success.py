@@ -7,7 +7,7 @@ import json
 import shlex
 import textwrap
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from rich.markup import escape
 
 from rlhf.config import OnlineConfig, SuccessConfig, as_plain
 from rlhf.overrides import as_value
+from rlhf.rewards.lookup import by_own_names
 from rlhf.stages.console import CONSOLE
 from rlhf.train.run_folder import RunFolder, flatten
 from rlhf.train.stream import GroupSource
@@ -119,7 +120,9 @@ def how_to_evaluate(config: OnlineConfig, model: Path) -> str:
     """Return the shell command that measures a model of this run as the run did."""
     # Model and output are set below; any algorithm is suitable, since nothing is learnt.
     usual = OnlineConfig(model=MISSING, output=MISSING, algorithm=config.algorithm)
-    before, now = flatten(as_plain(usual)), flatten(as_plain(config))
+    options = by_own_names(config.reward.functions, config.reward.options)
+    before = flatten(as_plain(usual))
+    now = flatten(as_plain(replace(config, reward=replace(config.reward, options=options))))
     words = [f"model={as_value(str(model))}", "output=unused"]
     for key, value in now.items():
         if key.startswith(EVALUATED) and (key not in before or before[key] != value):

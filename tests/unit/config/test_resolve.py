@@ -117,7 +117,8 @@ def test_overrides_come_after_the_recipe_and_the_recipe_after_the_groups():
 
 
 def test_options_of_rewards_are_free():
-    assert online("+reward.options.length={max_tokens: 4}").reward.options == {"length": {"max_tokens": 4}}
+    for word in ("+reward.options.length={max_tokens: 4}", "+reward.options.length.max_tokens=4"):
+        assert online(word).reward.options == {"length": {"max_tokens": 4}}
 
 
 @pytest.mark.parametrize("override", ["model", "output", "data.path"])

@@ -47,6 +47,16 @@ def test_it_composes_to_what_the_run_read(overrides, tmp_path):
     assert now["placement"]["reward"] == before["placement"]["reward"]
 
 
+def test_options_of_a_file_s_reward_are_words_of_a_command_line():
+    options = {"my rewards.py:close": {"by": 2}}
+    reward = ["reward.functions=[my rewards.py:close]", "output=o", "model=M", "data.path=d"]
+    config = compose(CONF, "online", reward, OnlineConfig)
+    config.reward.options = options
+    words = shlex.split(how_to_evaluate(config, Path("model")))
+    assert "++reward.options.close.by=2" in words
+    assert compose(CONF, "online", words[2:], OnlineConfig).reward.options == {"close": {"by": 2}}
+
+
 def test_success_is_of_episodes_and_of_a_part_that_their_score_has():
     scores = [Score(value=0.5, parts={"solved": 1.0}), Failure(kind="environment", message="x"), Score(value=1.0)]
     group = make_group(0, [make_info(score, sample=i) for i, score in enumerate(scores)])
