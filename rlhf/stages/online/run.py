@@ -162,7 +162,7 @@ async def train(job: Job, folder: RunFolder, bundles: Bundles, stop: Stop) -> No
     await checkpointer.save_final(trainer.next_step, {"success_before": before.rate, "success_after": after.rate})
     await roles.samplers.close()
     plot(log.history, PANELS, folder.root / PLOT)
-    conclude(config, folder, before, after, trainer.next_step)
+    conclude(config, job.tokenizer, folder, before, after, trainer.next_step)
 
 
 async def start_and_verify(
