@@ -186,7 +186,7 @@ def test_an_algorithm_of_the_user_s_own_is_shown_without_the_keys_of_others(tmp_
 
 def test_each_recipe_has_its_comment(page_of):
     words = " ".join(page_of("launch/sft.py").split())
-    assert "experiment=quickstart_sft Warm start of the quickstart: the untrained model learns what an answer " in words
+    assert "experiment=quickstart_sft Warm start of the quickstart: the untrained model learns the form of an " in words
     assert (
         "experiment=qwen3_06b_sft_1gpu SFT of Qwen3-0.6B on one GPU. Not yet run. experiment=tiny_sft A tiny" in words
     )
@@ -195,7 +195,7 @@ def test_each_recipe_has_its_comment(page_of):
 def test_choices_are_described_by_their_source(page_of):
     words = " ".join(page_of("launch/ppo.py").split())
     assert "algorithm=grpo (default) Group relative policy optimisation (Shao et al. 2024, DeepSeekMath). algo" in words
-    assert "reward=exact (default) The completion is the answer, letter by letter. reward=http A server" in words
+    assert "reward=exact (default) The completion equals the answer, letter by letter. reward=http A server" in words
     words = " ".join(page_of("launch/dpo.py").split())
     assert "algorithm=kto Kahneman-Tversky optimisation: learns from single responses" in words
     assert "data=preferences (default) Pairs for a policy, which learns the tokens of both last turns." in words
