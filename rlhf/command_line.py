@@ -85,8 +85,7 @@ def in_one_sentence(function: Callable[P, None]) -> Callable[P, None]:
         except InputError as error:
             sys.exit(refuse(str(error), 2))
         except (ValueError, TypeError, IndexError) as error:
-            # Hydra passes errors of some words on, such as `key.x=1` of a list or `group=null`.
-            if (sentence := explain_group(error) or explain_type(error)) is None:
+            if (sentence := explain_passed_on(error)) is None:
                 raise
             sys.exit(refuse(sentence, 2))
         except RunError as error:
@@ -157,6 +156,12 @@ def mistake_behind(error: BaseException | None) -> InputError | None:
     while error is not None and not isinstance(error, InputError):
         error = error.__cause__ or error.__context__
     return error
+
+
+def explain_passed_on(error: BaseException) -> str | None:
+    """Explain an error of Python's that Hydra passes on as it is, such as that of `group=null`, or of `key.x=1` where
+    `key` is a list; None for any other error."""
+    return explain_group(error) or explain_type(error)
 
 
 def explain_group(error: BaseException) -> str | None:

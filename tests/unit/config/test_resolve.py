@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from rlhf.algorithms.grpo import GRPOConfig
 from rlhf.algorithms.ppo import PPOConfig
-from rlhf.command_line import explain, explain_group
+from rlhf.command_line import explain, explain_passed_on
 from rlhf.config import (
     OnlineConfig,
     PreferenceRunConfig,
@@ -73,7 +73,7 @@ def sentence(*overrides: str) -> str:
     except InputError as error:
         return str(error)
     except ValueError as error:
-        return explain_group(error) or explain_type(error) or str(error)
+        return explain_passed_on(error) or str(error)
     pytest.fail(f"{overrides} were accepted")
 
 
