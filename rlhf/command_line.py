@@ -17,6 +17,7 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import MissingMandatoryValue
 from omegaconf.errors import OmegaConfBaseException
 
+from rlhf.causes import causes
 from rlhf.config import all_schemas
 from rlhf.config_classes import FORM, OPEN_GROUPS
 from rlhf.help.choices import choices_at
@@ -151,11 +152,9 @@ def explain(error: BaseException) -> str:
     return text
 
 
-def mistake_behind(error: BaseException | None) -> InputError | None:
+def mistake_behind(error: BaseException) -> InputError | None:
     """Return the InputError that a resolver raised, from within OmegaConf's own errors."""
-    while error is not None and not isinstance(error, InputError):
-        error = error.__cause__ or error.__context__
-    return error
+    return next((cause for cause in causes(error) if isinstance(cause, InputError)), None)
 
 
 def explain_passed_on(error: BaseException) -> str | None:

@@ -7,7 +7,7 @@ import re
 import shlex
 import traceback
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from enum import Enum
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
@@ -22,6 +22,7 @@ from omegaconf.errors import (
     ValidationError,
 )
 
+from rlhf.causes import causes
 from rlhf.help.fields import ANY_NAME, plain, shown
 
 SCALARS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", Any: "a value"}
@@ -35,7 +36,7 @@ def explain_type(error: BaseException) -> str | None:
     Hydra's and OmegaConf's errors name neither the type nor always the key, so the word or the file that was being
     merged is read from the local variables in the traceback.
     """
-    cause = next(causes_of(error), None)
+    cause = next((cause for cause in causes(error) if isinstance(cause, OmegaConfBaseException)), None)
     local = {frame.f_code.co_name: frame.f_locals for frame, _ in traceback.walk_tb(error.__traceback__)}
     composed = local.get("resolve", {}).get("composed")
     if isinstance(composed, DictConfig) and (key := nested_item(composed)) is not None:
@@ -56,14 +57,6 @@ def explain_type(error: BaseException) -> str | None:
         return about_value(composed, key)
     given = local.get("from_words", {}).get("given", {})
     return about_field(cause.object_type, key, given) if cause is not None and key else None
-
-
-def causes_of(error: BaseException | None) -> Iterator[OmegaConfBaseException]:
-    """Yield OmegaConf's errors behind an error, the outermost first."""
-    while error is not None:
-        if isinstance(error, OmegaConfBaseException):
-            yield error
-        error = error.__cause__ or error.__context__
 
 
 def is_type_error(error: OmegaConfBaseException) -> bool:

@@ -315,7 +315,10 @@ def test_values_out_of_range_are_refused(override):
     assert key in sentence(override)
 
 
-def test_how_entries_are_added_to_a_free_dictionary_is_told():
+@pytest.mark.parametrize("kept", ["0", "1"])
+def test_how_entries_are_added_to_a_free_dictionary_is_told(monkeypatch, kept):
+    """`OC_CAUSE=1`, or a debugger, makes OmegaConf keep the causes of its errors: some are each other's."""
+    monkeypatch.setenv("OC_CAUSE", kept)
     value = "reward.options={length: {max_tokens: 1024}}"
     assert sentence(value) == f"reward.options: new entries take a plus sign, as in +{value}"
 
