@@ -85,7 +85,7 @@ class RolloutCollector:
         """One episode with its score, or with the failure of its last attempt; True if the environment scored it."""
         for attempt in range(self.max_attempts):
             seed = rollout_seed(self.run_seed, prompt.id, epoch, sample, attempt)
-            sampler = EpisodeSampler(self.sampler, self.tokenizer, prompt)
+            sampler = EpisodeSampler(self.sampler, self.tokenizer, prompt, request.temperature)
             try:
                 episode = await self.environment(own_copy(prompt), sampler, replace(request, seed=seed))
                 check_episode(episode, prompt, self.context_tokens)
