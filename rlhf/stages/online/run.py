@@ -149,7 +149,7 @@ async def train(job: Job, folder: RunFolder, bundles: Bundles, stop: Stop) -> No
         probe=probe_sequence(job),
     )
     before = await stop.before(success_before(folder, functools.partial(measure, job, roles.samplers)))
-    rollouts = RolloutLog(folder.root, config.log.groups_per_step, fetch, next_step)
+    rollouts = RolloutLog(folder.root, config.log.groups_per_step, fetch, job.tokenizer.decode, next_step)
     try:
         with metrics_log(config, folder, next_step) as log, ProgressBar(config.train.num_steps, CONSOLE) as bar:
             callbacks: list[Callback] = [log, rollouts, bar, *stop_rules(config, log), checkpointer]
@@ -164,7 +164,7 @@ async def train(job: Job, folder: RunFolder, bundles: Bundles, stop: Stop) -> No
     await checkpointer.save_final(trainer.next_step, {"success_before": before.rate, "success_after": after.rate})
     await roles.samplers.close()
     plot(log.history, PANELS, folder.root / PLOT)
-    conclude(config, folder, before, after, trainer.next_step)
+    conclude(config, job.tokenizer, folder, before, after, trainer.next_step)
 
 
 async def start_and_verify(
