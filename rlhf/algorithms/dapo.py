@@ -19,7 +19,8 @@ class DAPOConfig(GRPOConfig):
     mask_truncated: bool = True
     """Leave episodes that end at their length limit out of the loss. They stay in the baseline."""
     overlong_buffer: float = 0.2
-    """Share of `sampling.max_tokens`, at its end, over which the reward falls linearly by up to 1. 0: no penalty."""
+    """Share of `sampling.max_tokens`, at its end, over which the reward falls linearly by up to 1; all tokens that the
+    policy chose in an episode count. 0: no penalty."""
 
     def __post_init__(self) -> None:
         # With slots the zero-argument super() refers to the class before slots were added.
