@@ -248,7 +248,10 @@ def check_judged(reward: RewardConfig, prompts: Sequence[Prompt]) -> None:
 
 def show_arithmetic(job: Job) -> None:
     config, prompt = job.config, job.prompts[0]
-    prompts, group_size = config.stream.prompts_per_step, len(job.algorithm.requests(prompt))
+    requests = job.algorithm.requests(prompt)
+    prompts, group_size = config.stream.prompts_per_step, len(requests)
+    baselines = sum(not request.trained for request in requests)
+    beside = f", {baselines} of them a baseline that is not learnt from" if baselines else ""
     rollouts, updates = prompts * group_size, config.train.updates_per_step
     epochs = config.train.num_steps * prompts / len(job.prompts)
     longest = max(len(prompt.token_ids) for prompt in job.prompts)
@@ -258,7 +261,7 @@ def show_arithmetic(job: Job) -> None:
         [
             ("prompts", len(job.prompts), f"{config.data.path}; the longest has {longest} tokens"),
             ("prompts per step", prompts, "stream.prompts_per_step"),
-            ("rollouts per step", rollouts, f"x {group_size} per prompt (algorithm.group_size)"),
+            ("rollouts per step", rollouts, f"x {group_size} per prompt (algorithm.group_size){beside}"),
             ("prompts in flight", prompts * (config.stream.max_staleness + 1), "x (stream.max_staleness + 1)"),
             ("optimiser steps per step", updates, "train.num_minibatches x train.num_epochs"),
             ("rollouts per optimiser step", f"about {rollouts // config.train.num_minibatches}", "split by tokens"),
