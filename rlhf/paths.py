@@ -20,7 +20,7 @@ FUNCTIONS = (
 )  # fmt: skip
 """Keys whose values may name a Python file: `/path/file.py:function`."""
 PATH_LISTS = ("reward.ensemble",)
-WRITTEN = ("output",)
+WRITTEN = ("output", "log.mlflow")
 
 
 def expand_home(key: str, path: str) -> str:

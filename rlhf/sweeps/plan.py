@@ -20,6 +20,7 @@ from rlhf.stages.snapshots import sources_of
 from rlhf.sweeps.grid import by_key, grid, member_of, parse
 from rlhf.sweeps.record import Member, State
 from rlhf.train.run_folder import flatten
+from rlhf.train.tracking import is_uri
 from rlhf.types import InputError
 
 
@@ -94,6 +95,7 @@ def absolute_paths(config: OnlineConfig) -> list[str]:
     on_hub = {source.key for source in sources_of(config)}
     values = flatten(as_plain(config))
     read = [key for key in PATHS if values.get(key) is not None and key not in on_hub]
+    read += ["log.mlflow"] if config.log.mlflow and not is_uri(config.log.mlflow) else []
     paths = [f"{key}={quoted(absolute(values[key]))}" for key in read]
     named = {key: value for key in FUNCTIONS if isinstance(value := values.get(key), str) and ".py:" in value}
     paths += [f"{key}={quoted(absolute(spec))}" for key, spec in named.items()]

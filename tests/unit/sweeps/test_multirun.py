@@ -118,6 +118,15 @@ def test_jobs_are_given_absolute_paths_and_a_folder_each(tmp_path, monkeypatch):
         assert f"seed-{config.seed}" == member.name
 
 
+@pytest.mark.parametrize(("given", "expected"), [("runs", "/runs"), ("http://host:5000", None)])
+def test_a_folder_of_mlflow_is_given_as_an_absolute_path(tmp_path, monkeypatch, given, expected):
+    pytest.importorskip("mlflow", reason="mlflow-skinny is not installed: it is optional")
+    monkeypatch.chdir(tmp_path)
+    plan = Plan.of(ROOT / "conf", [*RUN, "seed=1,2", f"log.mlflow={given}"])
+    plan.listed()
+    assert plan.sample.log.mlflow == (f"{tmp_path}{expected}" if expected else given)
+
+
 def test_a_member_that_is_wrong_stops_a_sweep_of_jobs_before_it_starts():
     with pytest.raises(InputError, match=r"algorithm\.clip_low=7\.0: must lie between 0 and 1"):
         Plan.of(ROOT / "conf", ["model=m", "data.path=p", "output=o", "algorithm.clip_low=0.1,7.0"]).listed()
