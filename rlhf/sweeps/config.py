@@ -56,9 +56,9 @@ class SweepConfig:
     """Figure that the search improves: a column of the sweep's table (`reward`, `kl`, `success_after`), or a metric of
     `metrics.jsonl`, as its mean over the last steps."""
     direction: Direction = Direction.maximize
-    """Whether more or less of the objective is better."""
+    """The better direction of the objective."""
     pruning: Pruning | None = None
-    """Rule by which members with a low objective end early: `median` or `halving`; None trains all to the end."""
+    """Rule by which members with a poor objective end early: `median` or `halving`; None trains all to the end."""
     pruning_start: int = 10
     """Training steps before which no member is pruned; with `halving` the first comparison, others follow at 3, 9, ...
     times as many."""

@@ -18,7 +18,7 @@ REDUCTION = 3
 def is_hopeless(rule: Pruning, curve: Curve, peers: Sequence[Curve], start: int) -> bool:
     """Return whether a member is to end, by the curves of the members that began before it.
 
-    `start` is the number of training steps before which it goes on in any case.
+    `start` is the number of training steps before which no member ends.
     """
     if max(curve, default=0) < start:
         return False
