@@ -15,12 +15,11 @@ from omegaconf.errors import OmegaConfBaseException
 from rlhf.command_line import explain
 from rlhf.config import CLASS, OnlineConfig, as_plain, compose
 from rlhf.overrides import quoted
-from rlhf.paths import FUNCTIONS, PATHS
+from rlhf.paths import FUNCTIONS, PATHS, is_uri
 from rlhf.stages.snapshots import sources_of
 from rlhf.sweeps.grid import by_key, grid, member_of, parse
 from rlhf.sweeps.record import Member, State
 from rlhf.train.run_folder import flatten
-from rlhf.train.tracking import is_uri
 from rlhf.types import InputError
 
 

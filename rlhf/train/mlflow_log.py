@@ -10,8 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from rlhf.paths import is_uri
 from rlhf.train.run_folder import flatten
-from rlhf.train.tracking import LogConfig, is_uri
+from rlhf.train.tracking import LogConfig
 from rlhf.types import RunError
 
 RUN_ID = "mlflow_run_id"
@@ -110,9 +111,8 @@ def tracking_uri(place: str) -> str:
     """Return a tracking URI, for a folder that of a database in it."""
     if is_uri(place):
         return place
-    folder = Path(place).resolve()
-    folder.mkdir(parents=True, exist_ok=True)
-    return f"sqlite:///{folder / 'mlflow.db'}"
+    Path(place).mkdir(parents=True, exist_ok=True)
+    return f"sqlite:///{place}/mlflow.db"
 
 
 def open_run(client: Any, id_file: Path, log: LogConfig, name: str) -> Any:
@@ -139,7 +139,7 @@ def experiment_id(client: Any, log: LogConfig) -> str:
     from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
 
     assert log.mlflow is not None
-    artifacts = None if is_uri(log.mlflow) else (Path(log.mlflow).resolve() / "artifacts").as_uri()
+    artifacts = None if is_uri(log.mlflow) else Path(log.mlflow, "artifacts").as_uri()
     if (found := client.get_experiment_by_name(log.mlflow_experiment)) is None:
         try:
             return client.create_experiment(log.mlflow_experiment, artifact_location=artifacts)

@@ -15,6 +15,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from rlhf.paths import is_uri
 from rlhf.train.report import StepReport
 from rlhf.types import Episode, InputError, Reference, Score
 
@@ -41,11 +42,9 @@ class LogConfig:
     def __post_init__(self) -> None:
         if self.mlflow is not None and find_spec("mlflow") is None:
             raise InputError(f"log.mlflow={self.mlflow}: its package is not installed; pip install mlflow-skinny")
-
-
-def is_uri(place: str) -> bool:
-    """Return whether `log.mlflow` names a tracking URI, not a folder."""
-    return "://" in place
+        # Ranks of offline training write the metrics, and have another working directory.
+        if self.mlflow is not None and not is_uri(self.mlflow):
+            self.mlflow = str(Path(self.mlflow).resolve())
 
 
 class Sink(Protocol):

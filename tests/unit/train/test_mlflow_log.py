@@ -40,6 +40,12 @@ def read(log: LogConfig, folder: Path) -> tuple[Any, list[tuple[int, float]]]:
     return run, sorted((metric.step, metric.value) for metric in client.get_metric_history(run.info.run_id, "reward"))
 
 
+def test_a_relative_folder_is_that_of_the_working_directory_at_the_start(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert LogConfig(mlflow="runs").mlflow == str(tmp_path / "runs")
+    assert LogConfig(mlflow="http://host:5000").mlflow == "http://host:5000"
+
+
 def ignore(sentence: str) -> None:
     raise AssertionError(sentence)
 
