@@ -20,7 +20,7 @@ FUNCTIONS = (
 )  # fmt: skip
 """Keys whose values may name a Python file: `/path/file.py:function`."""
 PATH_LISTS = ("reward.ensemble",)
-WRITTEN = ("output",)
+WRITTEN = ("output", "log.mlflow")
 
 
 def expand_home(key: str, path: str) -> str:
@@ -43,3 +43,8 @@ def repo_type_of(key: str) -> str | None:
 def is_path(key: str) -> bool:
     """Return whether the value of a configuration's key is a path, or a list of them."""
     return key in (*PATHS, *WRITTEN, *FUNCTIONS, *PATH_LISTS) or key.startswith(NAMED_PATHS)
+
+
+def is_uri(place: str) -> bool:
+    """Return whether a text names a server or database, as `http://host:5000` does, and not a folder."""
+    return "://" in place

@@ -37,7 +37,7 @@ SHARED = {
         "ray/test_score_heads.py", "ray/test_sharding.py",
     ),
     "jobs": (
-        "chaos/test_jobs.py", "chaos/test_stops.py::test_an_interrupted_run_continues",
+        "chaos/test_jobs.py", "chaos/test_search.py", "chaos/test_stops.py::test_an_interrupted_run_continues",
         "chaos/test_sweeps.py::test_jobs_outlive",
     ),
 }  # fmt: skip

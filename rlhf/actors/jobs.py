@@ -66,3 +66,10 @@ class RayJobs:
             return "its job ended without a model"
         errors = [line for line in self.client.get_job_logs(submission_id).splitlines() if line.startswith("error: ")]
         return errors[-1].removeprefix("error: ") if errors else str(job.message)
+
+    def stop(self, submission_id: str) -> None:
+        """Send a job SIGTERM. A job that has ended already stays as it is."""
+        try:
+            self.client.stop_job(submission_id)
+        except (RuntimeError, requests.exceptions.RequestException) as error:
+            raise RunError(f"the cluster did not stop job {submission_id} ({error}); {CONTINUE}") from error

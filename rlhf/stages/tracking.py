@@ -7,6 +7,8 @@ from contextlib import ExitStack, contextmanager
 
 from rlhf.actors.metrics import RayMetrics
 from rlhf.config import RunConfig, as_plain
+from rlhf.stages.console import CONSOLE
+from rlhf.train.mlflow_log import mlflow_log
 from rlhf.train.run_folder import RunFolder
 from rlhf.train.tracking import MetricsLog, TensorBoard
 from rlhf.train.wandb_log import wandb_log
@@ -23,4 +25,11 @@ def metrics_log(config: RunConfig, folder: RunFolder, next_step: int) -> Iterato
         if config.log.wandb_project:
             opened = wandb_log(folder.root, config.log.wandb_project, config.output, as_plain(config), log.history[:])
             log.sinks.append(stack.enter_context(opened))
+        if config.log.mlflow:
+            run = mlflow_log(folder.root, config.log, config.output, as_plain(config), log.history[:], tell)
+            log.sinks.append(stack.enter_context(run))
         yield log
+
+
+def tell(sentence: str) -> None:
+    CONSOLE.print(sentence, soft_wrap=True, markup=False)

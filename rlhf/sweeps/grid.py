@@ -24,31 +24,45 @@ def parse(overrides: Sequence[str]) -> list[Override]:
     return OverridesParser.create(config_loader=GlobalHydra.instance().config_loader()).parse_overrides(list(overrides))
 
 
-def grid(overrides: Sequence[str]) -> list[Member]:
+def grid(overrides: Mapping[str, Override]) -> list[Member]:
     """Return the members of a sweep, each with the overrides that Hydra's basic sweeper gives it.
 
     Raises InputError if nothing is swept, or a key that cannot be swept.
     """
-    parsed = {override.get_key_element(): override for override in parse(overrides)}
-    swept = {key for key, override in parsed.items() if override.is_sweep_override()}
+    swept = swept_keys(overrides)
+    choices = [values_of(overrides[key]) for key in swept]
+    return [member_of(overrides, dict(zip(swept, values, strict=True))) for values in itertools.product(*choices)]
+
+
+def by_key(overrides: Sequence[Override]) -> dict[str, Override]:
+    """Return overrides by key; the last one of a key counts, as in Hydra."""
+    return {override.get_key_element(): override for override in overrides}
+
+
+def swept_keys(overrides: Mapping[str, Override]) -> list[str]:
+    """Return the keys with several values. Raises InputError if there is none, or one that cannot be swept."""
+    swept = [key for key, override in overrides.items() if override.is_sweep_override()]
     if not swept:
         raise InputError("nothing is swept: give a key several values, as in algorithm.clip_low=0.1,0.2")
     if "output" in swept:
         raise InputError("output: it cannot be swept; name one folder, in which every member gets its own")
-    choices = [[(key, value) for value in values_of(override)] for key, override in parsed.items()]
-    members = []
-    for combination in itertools.product(*choices):
-        chosen = {key: value for key, value in combination if key in swept}
-        overrides = tuple(f"{key}={value}" for key, value in combination)
-        members.append(Member(name=member_name(chosen), swept=chosen, overrides=overrides))
-    return members
+    return swept
+
+
+def member_of(overrides: Mapping[str, Override], swept: Mapping[str, str]) -> Member:
+    """Return the member with these values of the swept keys."""
+    values = {key: override.get_value_element_as_str() for key, override in overrides.items() if key not in swept}
+    words = tuple(f"{key}={swept[key] if key in swept else values[key]}" for key in overrides)
+    return Member(name=member_name(swept), swept=swept, overrides=words)
 
 
 def values_of(override: Override) -> list[str]:
-    if not override.is_sweep_override():
-        return [override.get_value_element_as_str()]
+    """Return the values of a swept key as texts."""
     if not override.is_discrete_sweep():
-        raise InputError(f"{override.input_line}: an interval has too many values; use choice(...) or range(...)")
+        raise InputError(
+            f"{override.input_line}: an interval has too many values; use choice(...) or range(...), or search it with "
+            "launch/sweep.py and sweep.search=true"
+        )
     return list(override.sweep_string_iterator())
 
 

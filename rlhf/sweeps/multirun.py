@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rlhf.command_line import explain, in_one_sentence, refuse
 from rlhf.paths import expand_home
 from rlhf.stages.console import CONSOLE
-from rlhf.sweeps.grid import grid
+from rlhf.sweeps.grid import by_key, grid, parse
 from rlhf.sweeps.record import State, open_sweep, read_sweep
 from rlhf.sweeps.report import conclude_sweep
 from rlhf.types import InputError, RunError, Stopped
@@ -35,7 +35,8 @@ class SweepCallback(Callback):
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Name the members, and lock the sweep's folder while they run."""
         params: Mapping[str, Any] = config.hydra.sweeper.params or {}
-        members = grid([*(f"{key}={value}" for key, value in params.items()), *config.hydra.overrides.task])
+        overrides = [*(f"{key}={value}" for key, value in params.items()), *config.hydra.overrides.task]
+        members = grid(by_key(parse(overrides)))
         self.stack.enter_context(open_sweep(expand_home("output", config.output), members))
 
     @in_one_sentence

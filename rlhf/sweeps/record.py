@@ -18,12 +18,13 @@ SWEEP = "sweep.json"
 
 
 class State(StrEnum):
-    """State of a member. A failed member runs again when the sweep is continued."""
+    """State of a member. A failed member runs again when the sweep is continued, a pruned one does not."""
 
     waiting = "waiting"
     running = "running"
     done = "done"
     failed = "failed"
+    pruned = "pruned"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,22 +87,24 @@ def restore_member(member: dict[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def open_sweep(path: str, members: Sequence[Member]) -> Iterator[Sweep]:
-    """Open and lock the sweep's folder until the block ends; earlier Ray jobs keep their ids.
+    """Open and lock the sweep's folder until the block ends; earlier Ray jobs keep their ids, pruned members their
+    state.
 
     Raises InputError if another process holds the lock, or the folder is that of a single run.
     """
     root = root_of_sweep(path)
     with hold_folder(root, path):
         before = {member.name: member for member in read_sweep(root).members} if (root / SWEEP).is_file() else {}
-        sweep = Sweep(
-            root,
-            [
-                replace(member, submission_id=before[member.name].submission_id) if member.name in before else member
-                for member in members
-            ],
-        )
+        sweep = Sweep(root, [continued(member, before.get(member.name)) for member in members])
         sweep.write()
         yield sweep
+
+
+def continued(member: Member, before: Member | None) -> Member:
+    if before is None:
+        return member
+    state = State.pruned if before.state is State.pruned else member.state
+    return replace(member, submission_id=before.submission_id, state=state)
 
 
 def root_of_sweep(path: str) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -32,8 +32,15 @@ COLUMNS = {
 LEGEND = f"Reward and KL: means of the last {LAST_STEPS} steps; seconds: all training steps, without the start."
 
 
-def conclude_sweep(sweep: Sweep) -> None:
-    """Write and show the report. Raises RunError if a member failed."""
+class Ranking(Protocol):
+    """Order of a search's members."""
+
+    def describe_best(self, sweep: Sweep) -> str:
+        """Return a sentence on the best member."""
+
+
+def conclude_sweep(sweep: Sweep, ranking: Ranking | None = None) -> None:
+    """Write and show the report, with the best member of a search. Raises RunError if a member failed."""
     histories = {member.name: read_rows(sweep.folder(member) / METRICS) for member in sweep.members}
     for member in sweep.members:
         sweep.record(member, figures=figures(sweep.folder(member), histories[member.name]))
@@ -42,11 +49,12 @@ def conclude_sweep(sweep: Sweep) -> None:
     rows = [cells(member) for member in sweep.members]
     failed = sweep.having(State.failed)
     errors = "".join(f"* {member.name}: {member.error}\n" for member in failed)
-    replace_file(sweep.root / TABLE, f"{markdown(header, rows)}\n{LEGEND}\n\n![Learning curves]({PLOT})\n\n{errors}")
+    legend = f"{LEGEND}\n{ranking.describe_best(sweep)}" if ranking else LEGEND
+    replace_file(sweep.root / TABLE, f"{markdown(header, rows)}\n{legend}\n\n![Learning curves]({PLOT})\n\n{errors}")
     labels = [" ".join(map("=".join, zip(keys, member.swept.values(), strict=True))) for member in sweep.members]
     plot_runs(dict(zip(labels, histories.values(), strict=True)), PANELS, sweep.root / PLOT)
     show_table(f"Sweep {sweep.root}", header, rows)
-    CONSOLE.print(LEGEND, f"table: {sweep.root / TABLE}", f"plot: {sweep.root / PLOT}", sep="\n", soft_wrap=True)
+    CONSOLE.print(legend, f"table: {sweep.root / TABLE}", f"plot: {sweep.root / PLOT}", sep="\n", soft_wrap=True)
     if failed:
         raise RunError(
             f"{len(failed)} of {len(sweep.members)} members failed, the first with: {failed[0].error}; the same "

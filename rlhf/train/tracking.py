@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,8 +15,9 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from rlhf.paths import is_uri
 from rlhf.train.report import StepReport
-from rlhf.types import Episode, Reference, Score
+from rlhf.types import Episode, InputError, Reference, Score
 
 METRICS, ROLLOUTS, PLOT = "metrics.jsonl", "rollouts.jsonl", "progress.png"
 
@@ -31,6 +33,18 @@ class LogConfig:
     wandb_project: str | None = None
     """Weights & Biases project for the metrics; None: none. They stay in the run folder, for `wandb sync`, unless
     WANDB_API_KEY or WANDB_MODE is set."""
+    mlflow: str | None = None
+    """MLflow for the metrics and the configuration: a tracking server, as `http://HOST:5000`, another tracking URI, or
+    a folder, which gets a database; None: none. Needs `pip install mlflow-skinny`."""
+    mlflow_experiment: str = "rlhf"
+    """MLflow experiment that the run belongs to."""
+
+    def __post_init__(self) -> None:
+        if self.mlflow is not None and find_spec("mlflow") is None:
+            raise InputError(f"log.mlflow={self.mlflow}: its package is not installed; pip install mlflow-skinny")
+        # Ranks of offline training write the metrics, and have another working directory.
+        if self.mlflow is not None and not is_uri(self.mlflow):
+            self.mlflow = str(Path(self.mlflow).resolve())
 
 
 class Sink(Protocol):

@@ -16,7 +16,7 @@ from rlhf.config import OnlineConfig, PreferenceRunConfig, as_plain, as_read, co
 from rlhf.pipelines.config import PipelineConfig, StageConfig
 from rlhf.pipelines.plan import steps_of
 from rlhf.stages.inputs import paths_of
-from rlhf.sweeps.jobs import plan_members
+from rlhf.sweeps.plan import Plan
 from rlhf.train.run_folder import open_run_folder
 from rlhf.types import InputError, Sampling
 
@@ -197,7 +197,8 @@ def test_a_recipe_names_it(run_script, mine):
 
 def test_a_sweep_has_it_as_a_value_and_gives_jobs_its_absolute_path(mine):
     given = [*NEEDED, "algorithm=grpo,mine.py:MineConfig"]
-    members, configs = plan_members(CONF, given)
+    plan = Plan.of(CONF, given)
+    members, configs = plan.listed(), plan.configs
     assert [type(configs[member.name].algorithm).__name__ for member in members] == ["GRPOConfig", "MineConfig"]
     assert f"algorithm='{mine}:MineConfig'" in members[1].overrides
     assert not any(word.startswith("algorithm=") and "mine" in word for word in members[0].overrides)

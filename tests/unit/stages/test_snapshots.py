@@ -24,7 +24,7 @@ from rlhf.pipelines.plan import steps_of
 from rlhf.rewards.base import RewardConfig
 from rlhf.stages.model_files import manifest_of
 from rlhf.stages.snapshots import with_snapshots
-from rlhf.sweeps.jobs import plan_members
+from rlhf.sweeps.plan import Plan
 from rlhf.train.run_folder import open_run_folder
 from rlhf.types import InputError, RunError
 from tests.oracles.hub import Hub, serving
@@ -386,7 +386,7 @@ def test_hub_is_not_given(hub, tmp_path):
         f"+hub={{model: {{id: owner/tiny, commit: {commit}}}}}",
     ]
     with pytest.raises(InputError, match=r"hub is set when a run starts"):
-        plan_members(CONF, given)
+        Plan.of(CONF, given).listed()
     assert hub.requests == []
 
 
@@ -431,7 +431,9 @@ def test_a_pipeline_knows_its_inputs_by_their_commits(hub, tmp_path):
 def test_a_job_of_a_sweep_is_given_the_id_not_a_path(hub, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     given = ["model=owner/tiny@main", "data.path=rows.jsonl", "output=o", "seed=1,2"]
-    _, configs = plan_members(CONF, given)
+    plan = Plan.of(CONF, given)
+    plan.listed()
+    configs = plan.configs
     assert {config.model for config in configs.values()} == {"owner/tiny@main"}
     assert {config.data.path for config in configs.values()} == {str(tmp_path / "rows.jsonl")}
     assert hub.requests == [], "the job asks, where it runs"

@@ -9,7 +9,8 @@ import pytest
 from hydra import initialize_config_dir
 from hydra.errors import HydraException
 
-from rlhf.sweeps.grid import MAX_NAME, grid, member_name
+from rlhf.sweeps.grid import MAX_NAME, by_key, grid, member_name, parse
+from rlhf.sweeps.record import Member
 from rlhf.types import InputError
 
 CONF = Path(__file__).parents[3] / "conf"
@@ -21,12 +22,16 @@ def conf() -> Iterator[None]:
         yield
 
 
+def grid_of(*overrides: str) -> list[Member]:
+    return grid(by_key(parse(overrides)))
+
+
 def names(*overrides: str) -> list[str]:
-    return [member.name for member in grid(overrides)]
+    return [member.name for member in grid_of(*overrides)]
 
 
 def test_members_are_the_product_and_are_named_by_what_is_swept_alone():
-    members = grid(["output=x", "algorithm.clip_low=0.1,0.2", "seed=3", "algorithm.kl_coef=0.0,0.1"])
+    members = grid_of("output=x", "algorithm.clip_low=0.1,0.2", "seed=3", "algorithm.kl_coef=0.0,0.1")
     assert [member.name for member in members] == [
         "algorithm.clip_low-0.1__algorithm.kl_coef-0.0",
         "algorithm.clip_low-0.1__algorithm.kl_coef-0.1",
@@ -84,9 +89,9 @@ def test_the_name_is_the_same_tomorrow():
 )
 def test_what_is_no_sweep_is_told(overrides, sentence):
     with pytest.raises(InputError, match=re.escape(sentence)):
-        grid(overrides)
+        grid_of(*overrides)
 
 
 def test_what_hydra_cannot_read_is_hydras_to_tell():
     with pytest.raises(HydraException, match="seed="):
-        grid(["seed=1,,2"])
+        grid_of("seed=1,,2")

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from rlhf.sweeps.jobs import plan_members
+from rlhf.sweeps.plan import Plan
 from rlhf.types import InputError
 
 ROOT = Path(__file__).parents[3]
+RUN = ("model=m", "data.path=p", "output=o")
 
 
 @pytest.fixture(autouse=True)
@@ -57,6 +58,20 @@ def test_every_member_is_tried_and_the_exit_code_says_that_some_failed(run_scrip
         ("sweep.py", ["output=o", "seed=1"], "nothing is swept"),
         ("sweep.py", ["model=m", "data.path=p", "seed=1,2"], "output: it must be set, as in output=..."),
         ("sweep.py", ["model=m", "data.path=p", "output=o", "seed=1,x"], "seed=x: "),
+        ("sweep.py", [*RUN, "sweep.search=true", "seed=1,2", "seed=int(interval(1,9))"], "seed: it is given 2 times"),
+        ("sweep.py", [*RUN, "sweep.search=true", "seed=1,2"], "sweep.num_trials=20: the space has 2 members"),
+        (
+            "sweep.py",
+            [*RUN, "optimizer.lr=interval(1,2)"],
+            "optimizer.lr=interval(1,2): an interval has too many values",
+        ),
+        ("sweep.py", [*RUN, "sweep.seed=1", "seed=1,2"], "sweep.seed: a grid has no use for it"),
+        (
+            "sweep.py",
+            [*RUN, "sweep.search=true", "algorithm.clip_low=interval(0.1,7)"],
+            "algorithm.clip_low=7.0: must lie between 0 and 1",
+        ),
+        ("sweep.py", [*RUN, "sweep.search=true", "optimizer.lr=interval(1e-6,1e-5)"], "sweep.address: it must be set"),
         ("sweep.py", ["sweep.foo=1"], "sweep.foo: there is no such key; known are address, max_concurrent, poll_s"),
         ("sweep.py", ["model=m", "data.path=p", "output=o", "seed=1,2"], "sweep.address: it must be set"),
         (
@@ -89,7 +104,8 @@ def test_jobs_are_given_absolute_paths_and_a_folder_each(tmp_path, monkeypatch):
     given = ["model=m", 'data.path="p\'s.jsonl"', "output=all", "reward.functions=[exact,my.py:f]", "seed=1,2",
              "environment=my.py:play", "data.reader=my.py:read", "weight_sync.transport=my.py:Carrier",
              "sampler.engine=my.py:Engine"]  # fmt: skip
-    members, configs = plan_members(ROOT / "conf", given)
+    plan = Plan.of(ROOT / "conf", given)
+    members, configs = plan.listed(), plan.configs
     assert [member.name for member in members] == ["seed-1", "seed-2"]
     for member in members:
         config = configs[member.name]
@@ -102,6 +118,15 @@ def test_jobs_are_given_absolute_paths_and_a_folder_each(tmp_path, monkeypatch):
         assert f"seed-{config.seed}" == member.name
 
 
+@pytest.mark.parametrize(("given", "expected"), [("runs", "/runs"), ("http://host:5000", None)])
+def test_a_folder_of_mlflow_is_given_as_an_absolute_path(tmp_path, monkeypatch, given, expected):
+    pytest.importorskip("mlflow", reason="mlflow-skinny is not installed: it is optional")
+    monkeypatch.chdir(tmp_path)
+    plan = Plan.of(ROOT / "conf", [*RUN, "seed=1,2", f"log.mlflow={given}"])
+    plan.listed()
+    assert plan.sample.log.mlflow == (f"{tmp_path}{expected}" if expected else given)
+
+
 def test_a_member_that_is_wrong_stops_a_sweep_of_jobs_before_it_starts():
     with pytest.raises(InputError, match=r"algorithm\.clip_low=7\.0: must lie between 0 and 1"):
-        plan_members(ROOT / "conf", ["model=m", "data.path=p", "output=o", "algorithm.clip_low=0.1,7.0"])
+        Plan.of(ROOT / "conf", ["model=m", "data.path=p", "output=o", "algorithm.clip_low=0.1,7.0"]).listed()

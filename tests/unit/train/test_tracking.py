@@ -4,6 +4,7 @@ import asyncio
 import io
 import json
 import math
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -18,6 +19,7 @@ from rlhf.train.stats import Stats
 from rlhf.train.tracking import (
     METRICS,
     ROLLOUTS,
+    LogConfig,
     MetricsLog,
     ProgressBar,
     RolloutLog,
@@ -27,7 +29,7 @@ from rlhf.train.tracking import (
     plot,
     readable,
 )
-from rlhf.types import Episode, Failure, Rollout, Score, Turn
+from rlhf.types import Episode, Failure, InputError, Rollout, Score, Turn
 from tests.unit.train.fakes import make_group, make_info, make_prompt, make_report, random_rollout
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -281,3 +283,9 @@ def test_a_file_that_is_written_anew_is_followed_without_its_old_lines(tmp_path)
     with path.open("a", encoding="utf-8") as file:
         file.write('{"step": 1, "s": 1.75}\n')
     assert tail.read() == [{"step": 1, "s": 1.75}]
+
+
+def test_a_tracker_that_is_not_installed_is_told_with_the_configuration(monkeypatch):
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    with pytest.raises(InputError, match=r"^log.mlflow=runs: its package is not installed; pip install mlflow-skinny$"):
+        LogConfig(mlflow="runs")
