@@ -55,7 +55,7 @@ def test_a_killed_search_continues_and_stops_hopeless_jobs(head: Head, tmp_path:
     killed.wait_until(lambda: len(members(folder)) >= 3)
     os.kill(killed.process.pid, signal.SIGKILL)
     killed.process.wait()
-    before = members(folder)
+    before = [member["submission_id"] for member in members(folder)]
 
     resumed = start("resumed.log")
     assert resumed.wait() == 0, resumed.log.read_text()
