@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from inspect import get_annotations, getattr_static
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlhf.actors.plan import Plan, RolePlan, lay_out, make_plan
@@ -14,7 +13,6 @@ from rlhf.config import OnlineConfig
 from rlhf.data.dialogues import Dialogue
 from rlhf.data.encoding import refuse_unscored
 from rlhf.data.files import errors_at
-from rlhf.data.prompts import load_prompts
 from rlhf.data.template_clock import fix_date
 from rlhf.environments.lookup import find_environment
 from rlhf.lookup import spec_of, with_absolute_path
@@ -31,12 +29,12 @@ from rlhf.models.heads import Head, config_for
 from rlhf.models.reward_model import check_reward_model, check_vocabulary
 from rlhf.models.tokenizer import load_tokenizer, special_ids_to_ban, stop_token_ids
 from rlhf.rewards.base import ModelInput, RewardConfig, load_reward
-from rlhf.rewards.reward_model import NAME
 from rlhf.runtimes.carriers import carrier_class
 from rlhf.runtimes.configs import VLLM
 from rlhf.runtimes.engines import find_engine
 from rlhf.runtimes.transport import Transport
 from rlhf.stages.console import show_table
+from rlhf.stages.online.held_out import HeldOut, hold_out
 from rlhf.types import InputError, Prompt, Sampling
 
 if TYPE_CHECKING:
@@ -49,12 +47,23 @@ class Job:
 
     config: OnlineConfig
     tokenizer: PreTrainedTokenizerBase
-    prompts: list[Prompt]
+    held_out: HeldOut
     algorithm: Algorithm
     sampling: Sampling
     distribution: SamplingDistribution
     stop_token_ids: tuple[int, ...]
     plan: Plan
+
+    @property
+    def prompts(self) -> list[Prompt]:
+        """Return the prompts that are trained on."""
+        return self.held_out.train
+
+    @property
+    def measured_prompts(self) -> list[Prompt]:
+        """Return the prompts on which success is measured: held-out ones, or those of the training if there are
+        none."""
+        return (self.held_out.prompts or self.prompts)[: self.config.validation.num_prompts]
 
 
 def prepare(config: OnlineConfig) -> Job:
@@ -70,26 +79,20 @@ def prepare(config: OnlineConfig) -> Job:
     fix_date(tokenizer, config.template_date)
     plan = plan_roles(config)
     check_roles(config, tokenizer)
-    prompts = load_prompts(
-        config.data,
-        tokenizer,
-        context_tokens=config.sampler.context_tokens,
-        max_completion_tokens=config.sampling.max_tokens,
-    )
-    check_judged(config.reward, prompts)
+    held_out = hold_out(config, tokenizer)
+    check_judged(config.reward, [*held_out.train, *held_out.prompts])
     if config.train.num_minibatches > config.stream.prompts_per_step:
         raise InputError(
             f"train.num_minibatches={config.train.num_minibatches}: there are only stream.prompts_per_step="
             f"{config.stream.prompts_per_step} groups to deal; lower it"
         )
-    check_success_part(config)
     stop_ids = stop_token_ids(config.model, tokenizer)
     sampling = Sampling(temperature=config.sampling.temperature, max_tokens=config.sampling.max_tokens)
     algorithm = build_algorithm(config.algorithm, sampling)
     return Job(
         config=config,
         tokenizer=tokenizer,
-        prompts=prompts,
+        held_out=held_out,
         algorithm=algorithm,
         sampling=sampling,
         distribution=SamplingDistribution(
@@ -191,14 +194,6 @@ def check_sharing(config: OnlineConfig, plan: Plan) -> None:
             )
 
 
-def check_success_part(config: OnlineConfig) -> None:
-    parts = [Path(spec).name for spec in config.reward.functions] + ([NAME] if config.reward.model is not None else [])
-    part = config.success.part
-    # An environment of the user's own may score its episodes, with parts of its own.
-    if part is not None and config.environment == "single_turn" and part.partition("/")[0] not in parts:
-        raise InputError(f"success.part={part}: the reward has no such part; known are {', '.join(parts)}")
-
-
 def check_transport(config: OnlineConfig, plan: Plan) -> None:
     transport, shared = config.weight_sync.transport, plan.group_of("policy") == plan.group_of("sampler")
     if transport == Transport.nccl and shared:
@@ -286,6 +281,7 @@ def show_arithmetic(job: Job) -> None:
         ("quantity", "value", "from"),
         [
             ("prompts", len(job.prompts), f"{config.data.path}; the longest has {longest} tokens"),
+            ("prompts held out", len(job.held_out.prompts) or "none", job.held_out.origin),
             ("prompts per step", prompts, "stream.prompts_per_step"),
             ("rollouts per step", rollouts, f"x {group_size} per prompt (algorithm.group_size)"),
             ("prompts in flight", prompts * (config.stream.max_staleness + 1), "x (stream.max_staleness + 1)"),

@@ -155,7 +155,7 @@ def test_what_must_be_set_is_named(override):
         ),
         (
             "+checkpoint.foo=1",
-            "checkpoint.foo: there is no such key; known are every, keep, verify",
+            "checkpoint.foo: there is no such key; known are every, keep, verify, keep_best, best_is, final",
         ),
         ("train.num_steps=abc", "train.num_steps=abc: Value 'abc' of type 'str' could not be converted to Integer"),
         ("train.num_steps=null", "train.num_steps=null: field 'train.num_steps' is not Optional"),
@@ -193,8 +193,8 @@ def test_unknown_choices_list_the_known_ones(override, expected):
         "checkpoint.keep=0",
         "checkpoint.every=-1",
         "stop_window=0",
-        "success.num_prompts=0",
-        "success.samples_per_prompt=0",
+        "validation.num_prompts=0",
+        "validation.samples_per_prompt=0",
     ],
 )
 def test_values_out_of_range_are_refused(override):

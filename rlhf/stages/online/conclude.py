@@ -1,0 +1,100 @@
+"""Success before and after training, and the output at the end of a run."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import MISSING
+from rich.markup import escape
+
+from rlhf.config import OnlineConfig, as_plain
+from rlhf.overrides import as_value
+from rlhf.stages.console import CONSOLE
+from rlhf.stages.online.job import Job
+from rlhf.train.measure import Measurement
+from rlhf.train.run_folder import RunFolder, flatten
+from rlhf.train.tracking import PLOT, SAMPLES, VALIDATION, read_rows
+from rlhf.train.validation import SUCCESS_BEFORE
+from rlhf.types import InputError
+
+SHOWN_CHARACTERS = 160
+EVALUATED = ("seed", "template_date", "backend.precision", "backend.max_tokens_per_microbatch", "placement.reward",
+             "placement.timeout_s", "placement.start_timeout_s", "preflight.", "data.", "reward.", "sampling.",
+             "sampler.", "stream.prompts_per_step", "validation.", "environment")  # fmt: skip
+"""Keys of a configuration that an evaluation reads. The chat template is in the model's folder."""
+DURING_TRAINING = ("validation.every", "validation.patience")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Success:
+    """Success of a policy, with some of its completions."""
+
+    rate: float
+    samples: Sequence[tuple[str, str]]
+    """Some prompts, each with a completion."""
+
+
+def success_of(measurement: Measurement) -> Success:
+    return Success(rate=measurement.success.mean, samples=measurement.samples)
+
+
+def success_of_best(folder: RunFolder, manifest: Mapping[str, Any]) -> Success:
+    """Return the success of the best model, as measured when it was saved."""
+    rows = [row for row in read_rows(folder.root / SAMPLES) if row["step"] == manifest["step"] - 1]
+    samples = [(row["prompt"], row["completion"]) for row in rows]
+    return Success(rate=manifest["metrics"][f"{VALIDATION}success"], samples=samples)
+
+
+def success_before(folder: RunFolder) -> Success:
+    """Return the success before training, which a resumed run no longer can measure. Raises InputError if its file is
+    missing."""
+    file = folder.root / SUCCESS_BEFORE
+    if not file.is_file():
+        raise InputError(f"{file} is missing: the run measured it before its first step; restore it to continue")
+    stored = json.loads(file.read_text(encoding="utf-8"))
+    return Success(rate=stored["rate"], samples=[(prompt, text) for prompt, text in stored["samples"]])
+
+
+def conclude(job: Job, before: Success, after: Success, folder: RunFolder, num_steps: int) -> None:
+    """Print samples before and after, paths of the results, next commands, and a line for scripts."""
+    config = job.config
+    for (prompt, early), (_, late) in zip(before.samples, after.samples, strict=True):
+        asked, early, late = (escape(textwrap.shorten(text, SHOWN_CHARACTERS)) for text in (prompt, early, late))
+        CONSOLE.print(f"{asked}  before: [red]{early}[/red]  after: [green]{late}[/green]")
+    CONSOLE.print(f"model: {folder.model}", f"plot: {folder.root / PLOT}", sep="\n", soft_wrap=True)
+    if config.checkpoint.every is None:
+        CONSOLE.print("to be able to continue a run, set checkpoint.every", soft_wrap=True)
+    else:
+        CONSOLE.print("continue: the same command with a larger train.num_steps", soft_wrap=True)
+    CONSOLE.print(f"chat: python launch/chat.py {folder.model}", soft_wrap=True)
+    CONSOLE.print(f"evaluate: {how_to_evaluate(config, folder.model)}", soft_wrap=True, markup=False, emoji=False)
+    CONSOLE.print(f"success is measured on {measured_on(job)}", soft_wrap=True)
+    CONSOLE.print(f"steps={num_steps} success_before={before.rate:.3f} success_after={after.rate:.3f}", soft_wrap=True)
+
+
+def measured_on(job: Job) -> str:
+    """Return in words on which prompts success is measured."""
+    number = len(job.measured_prompts)
+    if job.held_out.prompts:
+        return f"{number} held-out prompts"
+    return f"{number} prompts of the training; hold some out with validation.fraction or validation.path"
+
+
+def how_to_evaluate(config: OnlineConfig, model: Path) -> str:
+    """Return the shell command that measures a model of this run as the run did."""
+    # Model and output are set below; any algorithm is suitable, since nothing is learnt.
+    usual = OnlineConfig(model=MISSING, output=MISSING, algorithm=config.algorithm)
+    before, now = flatten(as_plain(usual)), flatten(as_plain(config))
+    words = [f"model={as_value(str(model))}", "output=unused"]
+    for key, value in now.items():
+        is_read = key.startswith(EVALUATED) and key not in DURING_TRAINING
+        if is_read and (key not in before or before[key] != value):
+            # Under dicts, such as reward.options, a key is a new one.
+            words.append(f"{'' if key in before else '++'}{key}={as_value(value)}")
+    return shlex.join(["python", "launch/evaluate.py", *words])
