@@ -195,6 +195,12 @@ def test_unknown_choices_list_the_known_ones(override, expected):
         "stop_window=0",
         "validation.num_prompts=0",
         "validation.samples_per_prompt=0",
+        "validation.every=0",
+        "validation.patience=0",
+        "validation.fraction=1.0",
+        "validation.max_overlap=-0.1",
+        "validation.pass_at=[1,5]",
+        "checkpoint.final=best",
     ],
 )
 def test_values_out_of_range_are_refused(override):
