@@ -38,7 +38,7 @@ def rated_answers() -> dict[str, float]:
     """Return training prompts with answers, rated 1 for the right answer and 0 for any other: near misses, other
     numbers and arbitrary texts, which a policy would exploit if the reward model never saw any."""
     generator = random.Random(0)
-    rated = {}
+    rated: dict[str, float] = {}
     for number in numbers()[NUM_HELD_OUT:]:
         right = number[::-1]
         wrong = [number, right[:2], right + generator.choice(ALPHABET), "".join(generator.sample(number, 3))]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,7 @@ from rlhf.train.tracking import SAMPLES, VALIDATION, MetricsLog, write_samples
 from rlhf.types import InputError
 
 if TYPE_CHECKING:
-    from rlhf.train.measure import Measurement
+    from rlhf.ops.intervals import Estimate
 
 SUCCESS_BEFORE = "success_before.json"
 
@@ -89,6 +89,18 @@ class ValidationConfig:
 
 
 NULLS = {"every": ", or null for before and after only", "patience": ", or null to train all steps"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """Figures of a policy on a fixed set of prompts."""
+
+    success: Estimate
+    """Share of sampled episodes whose reward reached the threshold; a failed episode counts as no success."""
+    figures: Mapping[str, float]
+    """Metrics by name, the ends of 95 % intervals as `NAME_low` and `NAME_high`."""
+    samples: Sequence[tuple[str, str]]
+    """Some prompts, each with a completion."""
 
 
 @dataclass(slots=True, kw_only=True)

@@ -218,8 +218,10 @@ class OfflineRank:
         expected = [text for _, text in prompts]
         if self.is_first:
             asked_texts = [self.job.decode(prompt) for prompt, _ in prompts]
-            lines = [{"prompt": prompt, "completion": completion, "expected": text}
-                     for prompt, completion, text in zip(asked_texts, completions, expected, strict=True)]  # fmt: skip
+            keys = ("prompt", "completion", "expected")
+            lines = [
+                dict(zip(keys, line, strict=True)) for line in zip(asked_texts, completions, expected, strict=True)
+            ]
             write_samples(self.folder.root / SAMPLES, step, lines)
         return compare_samples(completions, expected, held_out.sample_language)
 

@@ -17,10 +17,9 @@ from rlhf.config import OnlineConfig, as_plain
 from rlhf.overrides import as_value
 from rlhf.stages.console import CONSOLE
 from rlhf.stages.online.job import Job
-from rlhf.train.measure import Measurement
 from rlhf.train.run_folder import RunFolder, flatten
 from rlhf.train.tracking import PLOT, SAMPLES, VALIDATION, read_rows
-from rlhf.train.validation import SUCCESS_BEFORE
+from rlhf.train.validation import SUCCESS_BEFORE, Measurement
 from rlhf.types import InputError
 
 SHOWN_CHARACTERS = 160

@@ -16,11 +16,10 @@ from rlhf.ops.intervals import Estimate
 from rlhf.train.artifact import open_artifact
 from rlhf.train.best import BestModel, Direction
 from rlhf.train.checkpoint import Checkpointer, OnlineCheckpointConfig
-from rlhf.train.measure import Measurement
 from rlhf.train.run_folder import RunFolder
 from rlhf.train.stop import Stop
 from rlhf.train.tracking import METRICS, SAMPLES, MetricsLog, read_rows
-from rlhf.train.validation import Validation, ValidationConfig
+from rlhf.train.validation import Measurement, Validation, ValidationConfig
 from rlhf.types import Sampling, Stopped
 from tests.unit.train.fakes import make_report
 from tests.unit.train.test_checkpoint import SavedFiles, Stream
