@@ -46,7 +46,7 @@ def test_a_fraction_is_never_trained_on_and_measured(job):
     assert split.measured_prompts == split.held_out.prompts[:5]
     assert not set(texts(split.prompts)) & set(texts(split.held_out.prompts))
     assert sorted(texts([*split.prompts, *split.held_out.prompts])) == sorted(texts(job().prompts))
-    again = job("validation.fraction=0.3", "seed=7", "data.limit=20")
+    again = job("validation.fraction=0.3", "seed=7", "data.limit=10")
     assert set(texts(again.held_out.prompts)) < set(texts(split.held_out.prompts))
 
 
