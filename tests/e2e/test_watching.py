@@ -30,8 +30,14 @@ def test_every_exported_metric_has_a_figure(
     assert all(1e8 < held < 1e11 for held in found["rlhf_memory_bytes"].values())
 
 
-HELD_OUT = ["validation.fraction=0.3", "validation.every=1", "validation.samples_per_prompt=2", "validation.pass_at=[2]",
-            "validation.greedy=true", "checkpoint.keep_best=validation/completion_tokens"]  # fmt: skip
+HELD_OUT = [
+    "validation.fraction=0.3",
+    "validation.every=1",
+    "validation.samples_per_prompt=2",
+    "validation.pass_at=[2]",
+    "validation.greedy=true",
+    "checkpoint.keep_best=validation/completion_tokens",
+]
 
 
 def test_validations_keep_the_model_that_they_measured_and_change_nothing_of_the_training(
