@@ -57,8 +57,8 @@ def test_validations_keep_the_model_that_they_measured_and_change_nothing_of_the
     rows = [row for row in read_rows(tmp_path / METRICS) if "validation/success" in row]
     assert [row["step"] for row in rows] == [-1, 0, 1]
     for row in rows:
-        assert row["validation/greedy/reward_low"] <= row["validation/greedy/reward"]
-        assert row["validation/success"] <= row["validation/pass@2"] <= 1
+        assert 0 <= row["validation/greedy/reward"] <= 1
+        assert row["validation/success_low"] <= row["validation/success"] <= row["validation/pass@2"] <= 1
         assert 0 < row["validation/completion_tokens"] <= 8
     assert len(read_rows(tmp_path / SAMPLES)) == 3 * config.validation.num_shown
     lengths = {row["step"] + 1: row["validation/completion_tokens"] for row in rows[1:]}

@@ -34,7 +34,7 @@ ODD = ["data.path=数据/a b.jsonl", "data.template=Solve: {prompt}\n(it's \"eas
         ["reward=http", "reward.options.http.url=http://localhost:5000/get?a=1&b=2", "model=M", "data.path=d"],
         ["model=M", *ODD],
         [
-            "experiment=quickstart",
+            "experiment=tiny_grpo",
             "validation.fraction=0.3",
             "validation.every=5",
             "validation.pass_at=[1,4]",
