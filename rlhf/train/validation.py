@@ -144,18 +144,19 @@ class Validation:
             measurement = await self.stop.before(self.measure())
             figures = {**measurement.figures, "seconds": time.perf_counter() - start}
             if self.config.has_held_out:
-                await self.record(num_steps, {f"{VALIDATION}{name}": value for name, value in figures.items()})
-                lines = [{"prompt": prompt, "completion": text} for prompt, text in measurement.samples]
-                write_samples(self.folder.root / SAMPLES, num_steps - 1, lines)
+                named = {f"{VALIDATION}{name}": value for name, value in figures.items()}
+                await self.record(num_steps, named, measurement.samples)
             self.newest = num_steps, measurement
         return self.newest[1]
 
-    async def record(self, num_steps: int, figures: dict[str, float]) -> None:
+    async def record(self, num_steps: int, figures: dict[str, float], samples: Sequence[tuple[str, str]]) -> None:
         """Keep the model if it is the best, then write the metrics: a run killed in between measures again."""
         if self.best is not None and num_steps:
             await self.best.consider(num_steps, figures)
         if not self.is_recorded(num_steps):
             self.log.write({"step": num_steps - 1, **figures})
+            lines = [{"prompt": prompt, "completion": text} for prompt, text in samples]
+            write_samples(self.folder.root / SAMPLES, num_steps - 1, lines)
         success = "{:.3g} ({:.3g} to {:.3g})".format(*(figures[f"{VALIDATION}success{end}"] for end in ENDS))
         reward = figures.get(f"{VALIDATION}reward", math.nan)
         self.tell(f"validation after {num_steps} steps: success {success}, reward {reward:.3g}")

@@ -63,7 +63,7 @@ def success_before(folder: RunFolder) -> Success:
 def conclude(job: Job, before: Success, after: Success, folder: RunFolder, num_steps: int) -> None:
     """Print samples before and after, paths of the results, next commands, and a line for scripts."""
     config = job.config
-    for (prompt, early), (_, late) in zip(before.samples, after.samples, strict=True):
+    for (prompt, early), (_, late) in zip(before.samples, after.samples, strict=False):
         asked, early, late = (escape(textwrap.shorten(text, SHOWN_CHARACTERS)) for text in (prompt, early, late))
         CONSOLE.print(f"{asked}  before: [red]{early}[/red]  after: [green]{late}[/green]")
     CONSOLE.print(f"model: {folder.model}", f"plot: {folder.root / PLOT}", sep="\n", soft_wrap=True)
