@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlhf.config import OnlineConfig
 from rlhf.data.prompts import load_prompts
 from rlhf.data.split import digest_of_prompt, split_prompts
-from rlhf.rewards.reward_model import NAME
+from rlhf.stages.online.method import check_part
 from rlhf.train.measure import figure_names
 from rlhf.train.tracking import VALIDATION
 from rlhf.types import InputError, Prompt
@@ -48,7 +47,8 @@ def hold_out(config: OnlineConfig, tokenizer: PreTrainedTokenizerBase) -> HeldOu
         held_out = split_off(config, prompts)
     else:
         held_out = HeldOut(train=prompts, prompts=[])
-    check_success_part(config)
+    if validation.part is not None:
+        check_part("validation.part", validation.part, config)
     check_sources(config, held_out.prompts or prompts)
     check_figures(config, held_out.prompts[: validation.num_prompts])
     return held_out
@@ -83,14 +83,6 @@ def without_overlap(config: OnlineConfig, train: list[Prompt], found: Sequence[P
         )
     left_out = f"; {overlap} of its {len(found)} prompts are trained on, and left out here" if overlap else ""
     return HeldOut(train=train, prompts=held_out, origin=f"{path}{left_out}")
-
-
-def check_success_part(config: OnlineConfig) -> None:
-    parts = [Path(spec).name for spec in config.reward.functions] + ([NAME] if config.reward.model is not None else [])
-    part = config.validation.part
-    # An environment of the user's own may score its episodes, with parts of its own.
-    if part is not None and config.environment == "single_turn" and part.partition("/")[0] not in parts:
-        raise InputError(f"validation.part={part}: the reward has no such part; known are {', '.join(parts)}")
 
 
 def check_sources(config: OnlineConfig, prompts: Sequence[Prompt]) -> None:
