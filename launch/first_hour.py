@@ -133,11 +133,11 @@ def tiny_rungs(root: Path, on_gpu: bool) -> list[Rung]:
     build_tiny_model(root / "untrained", alphabet=f"{LETTERS}=", hidden_size=128, context_tokens=64)
     train, held_out = root / "words/words_train.jsonl", root / "words/words_held_out.jsonl"
     learner, engine = (ON_GPU, ENGINE_ON_GPU) if on_gpu else ([], [])
-    online = [f"data.path={train}", "success.num_prompts=1", *learner, *engine]
+    online = [f"data.path={train}", "validation.num_prompts=1", *learner, *engine]
     grpo = ["experiment=tiny_grpo", *online]
     ppo = ["experiment=tiny_ppo", "reward.weights=[1.0]", "reward.model=null", *online]
-    ask = ["experiment=tiny_grpo", f"data.path={held_out}", f"success.num_prompts={NUM_HELD_OUT}",
-           "success.num_shown=0", *engine]  # fmt: skip
+    ask = ["experiment=tiny_grpo", f"data.path={held_out}", f"validation.num_prompts={NUM_HELD_OUT}",
+           "validation.num_shown=0", *engine]  # fmt: skip
     sft = ["experiment=tiny_sft", "placement.policy=1", f"data.path={train}", f"held_out.path={held_out}", *learner]
     base, start = str(root / "untrained"), str(root / "sft/model")
     together = "placement.colocate=[[policy,reference,critic,sampler]]"
@@ -151,11 +151,11 @@ def tiny_rungs(root: Path, on_gpu: bool) -> list[Rung]:
 
 def qwen3_rung(config: FirstHourConfig, root: Path, on_gpu: bool) -> Rung:
     """Return GRPO at the size of Qwen3-0.6B: on GSM8K if model and data are set, else on words with random weights."""
-    small = ["train.num_steps=20", "success.num_prompts=1"]
+    small = ["train.num_steps=20", "validation.num_prompts=1"]
     recipe = ["experiment=qwen3_06b_grpo_math_1gpu"]
     if config.model is not None and config.data is not None:
         train, held_out = split_off(Path(config.data), root)
-        ask = [*recipe, f"data.path={held_out}", f"success.num_prompts={NUM_HELD_OUT}", "success.num_shown=0"]
+        ask = [*recipe, f"data.path={held_out}", f"validation.num_prompts={NUM_HELD_OUT}", "validation.num_shown=0"]
         overrides = [*recipe, *small, f"data.path={train}"]
         return Rung(name="qwen3_06b", script="ppo.py", overrides=overrides, accelerators=1, start=config.model, ask=ask)
     from rlhf.models.tiny import build_tiny_model
@@ -171,7 +171,7 @@ def qwen3_rung(config: FirstHourConfig, root: Path, on_gpu: bool) -> Rung:
     return Rung(
         name="qwen3_06b_random" if on_gpu else "qwen3_06b_recipe", script="ppo.py", accelerators=1, start=str(shape),
         overrides=[*overrides, f"data.path={root / 'words/words_train.jsonl'}"],
-        ask=[*overrides, f"data.path={root / 'words/words_held_out.jsonl'}", "success.num_shown=0"],
+        ask=[*overrides, f"data.path={root / 'words/words_held_out.jsonl'}", "validation.num_shown=0"],
     )  # fmt: skip
 
 

@@ -32,10 +32,11 @@ from rlhf.paths import expand_home, is_path
 from rlhf.rewards.base import RewardConfig
 from rlhf.runtimes.configs import OptimizerConfig, SamplerConfig
 from rlhf.runtimes.transport import WeightSyncConfig
-from rlhf.train.checkpoint import CheckpointConfig
+from rlhf.train.checkpoint import OnlineCheckpointConfig
 from rlhf.train.online import TrainConfig
 from rlhf.train.run_folder import replace_key
 from rlhf.train.stream import StreamConfig
+from rlhf.train.validation import ValidationConfig
 from rlhf.types import InputError
 
 T = TypeVar("T")
@@ -56,28 +57,6 @@ class SamplingConfig:
             raise InputError(
                 f"sampling.temperature={self.temperature}, sampling.max_tokens={self.max_tokens}: both must be positive"
             )
-
-
-@dataclass(kw_only=True, slots=True)
-class SuccessConfig:
-    """Measurement of success before and after training: sampled as in training, on prompts of the training data."""
-
-    num_prompts: int = 100
-    """Number of prompts, from the first."""
-    samples_per_prompt: int = 4
-    """Rollouts per prompt."""
-    threshold: float = 1.0
-    """Reward from which a rollout counts as a success."""
-    part: str | None = None
-    """The part of the reward that must reach the threshold: a function's name, which may have weight 0, or
-    `reward_model`. None: the whole reward."""
-    num_shown: int = 3
-    """Number of completions shown before and after."""
-
-    def __post_init__(self) -> None:
-        for name in ("num_prompts", "samples_per_prompt"):
-            if getattr(self, name) < 1:
-                raise InputError(f"success.{name}={getattr(self, name)}: give at least 1")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -131,10 +110,10 @@ class OnlineConfig(RunConfig):
     """The engines."""
     weight_sync: WeightSyncConfig = field(default_factory=WeightSyncConfig)
     """Transport of weights to the engines."""
-    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-    """Intervals of checkpoints, and their number."""
-    success: SuccessConfig = field(default_factory=SuccessConfig)
-    """Measurement of success before and after training."""
+    checkpoint: OnlineCheckpointConfig = field(default_factory=OnlineCheckpointConfig)
+    """Intervals of checkpoints, their number, and the best model."""
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+    """Measurement on held-out prompts before, during and after training."""
 
     def __post_init__(self) -> None:
         if self.stop_window < 1:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rlhf.data.dialogues import TEMPLATED, Dialogue, dialogue_of
 from rlhf.data.fields import BadRow, Defect, require_positive
-from rlhf.data.files import splits_of
 from rlhf.data.quarantine import BadRows, Quarantine
 from rlhf.data.source import SourceConfig
 from rlhf.data.split import split_held_out
@@ -54,11 +53,6 @@ class OfflineDataConfig(SourceConfig):
     def quarantine(self) -> Quarantine:
         """Return an empty quarantine for the bad rows of a run."""
         return Quarantine(self.bad_rows, self.max_rejected_fraction)
-
-    def at(self, path: str) -> Self:
-        """Return these settings for all rows of another file, the held-out one."""
-        split, subset = splits_of(path, self.split, self.subset)
-        return replace(self, path=path, split=split, subset=subset, limit=None)
 
     def load(self, tokenizer: PreTrainedTokenizerBase, *, context_tokens: int, quarantine: Quarantine) -> list[Unit]:
         """Return all rows in file order, none truncated. Raises InputError with file, line and field of a bad row."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 from omegaconf import MISSING
 
 from rlhf.data.fields import require_positive
-from rlhf.data.files import Refuse, Row, raise_at, read_rows
+from rlhf.data.files import Refuse, Row, raise_at, read_rows, splits_of
 
 
 @dataclass(kw_only=True, slots=True)
@@ -32,6 +33,11 @@ class SourceConfig:
 
     def __post_init__(self) -> None:
         require_positive(limit=self.limit)
+
+    def at(self, path: str) -> Self:
+        """Return these settings for all rows of another file, the held-out one."""
+        split, subset = splits_of(path, self.split, self.subset)
+        return replace(self, path=path, split=split, subset=subset, limit=None)
 
     def rows(self, refuse: Refuse = raise_at) -> Iterator[tuple[str, Row]]:
         """Yield `(where, row)` for all rows of the file, whatever `limit` is. Raises InputError."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 
 import numpy as np
 
-from rlhf.types import InputError, Unit
+from rlhf.types import InputError, Prompt, Unit
 
 
 def prompt_groups(units: Sequence[Unit]) -> list[int]:
@@ -42,4 +44,24 @@ def split_held_out(units: Sequence[Unit], fraction: float, seed: int) -> tuple[l
     sides: tuple[list[Unit], list[Unit]] = ([], [])
     for unit, group in zip(units, groups, strict=True):
         sides[group in held_out].append(unit)
+    return sides
+
+
+def digest_of_prompt(prompt: Prompt) -> int:
+    """Return 64 bits of a digest of the messages and tools: equal wherever, and with whatever answer, they occur."""
+    asked = [list(map(dict, prompt.messages)), prompt.tools]
+    text = json.dumps(asked, sort_keys=True, ensure_ascii=False, default=str)
+    return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big")
+
+
+def split_prompts(prompts: Sequence[Prompt], fraction: float) -> tuple[list[Prompt], list[Prompt]]:
+    """Return training prompts and held-out prompts, each in the given order.
+
+    A prompt is held out if its digest is below `fraction` of the range. Its side depends on nothing else: it is the
+    same for every seed, limit and order of rows, and a larger fraction holds out the same prompts and more. The share
+    of the prompts is therefore only about `fraction`.
+    """
+    sides: tuple[list[Prompt], list[Prompt]] = ([], [])
+    for prompt in prompts:
+        sides[digest_of_prompt(prompt) < fraction * 2**64].append(prompt)
     return sides

@@ -10,16 +10,16 @@ from typing import Any, Protocol
 import numpy as np
 
 from rlhf.stages.console import CONSOLE, show_table
-from rlhf.stages.online.success import SUCCESS_BEFORE
 from rlhf.sweeps.record import Member, State, Sweep
 from rlhf.train.artifact import MANIFEST
 from rlhf.train.run_folder import RunFolder, replace_file
 from rlhf.train.tracking import METRICS, plot_runs, read_rows
+from rlhf.train.validation import SUCCESS_BEFORE
 from rlhf.types import RunError
 
 TABLE, PLOT = "sweep.md", "sweep.png"
 LAST_STEPS = 5
-PANELS = {"reward": "reward", "KL to the reference (nats)": "train/kl"}
+PANELS = {"reward": "reward", "validation success": "validation/success", "KL to the reference (nats)": "train/kl"}
 COLUMNS = {
     "steps": "steps",
     "reward": "reward",
@@ -66,13 +66,14 @@ def figures(folder: Path, history: Sequence[Mapping[str, Any]]) -> dict[str, flo
     """Read a member's metrics from its folder; None for metrics that do not exist yet."""
     before, manifest = folder / SUCCESS_BEFORE, RunFolder(folder).model / MANIFEST
     metrics = read_json(manifest).get("metrics", {})
+    steps = [row for row in history if "seconds/step" in row]  # the others are validations
     return {
-        "steps": len(history),
-        "reward": mean_of_last(history, "reward"),
-        "kl": mean_of_last(history, "train/kl"),
+        "steps": len(steps),
+        "reward": mean_of_last(steps, "reward"),
+        "kl": mean_of_last(steps, "train/kl"),
         "success_before": read_json(before).get("rate"),
         "success_after": metrics.get("success_after"),
-        "seconds": sum(row["seconds/step"] for row in history),
+        "seconds": sum(row["seconds/step"] for row in steps),
     }
 
 

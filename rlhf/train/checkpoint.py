@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
 
 from rlhf.algorithms.base import Algorithm
 from rlhf.models.heads import Head
 from rlhf.runtimes.protocols import Backend
-from rlhf.train.artifact import FileRecords, committing, off_loop, staging_of
+from rlhf.train.artifact import MANIFEST, FileRecords, committing, off_loop, open_artifact, staging_of
+from rlhf.train.best import Direction
 from rlhf.train.report import StepReport
-from rlhf.train.run_folder import RunFolder
+from rlhf.train.run_folder import RUN_STEPS, RunFolder
 from rlhf.train.stream import RolloutStream
 from rlhf.train.verify import SavedModel, as_manifest
 from rlhf.types import InputError
@@ -49,6 +52,35 @@ class CheckpointConfig:
             raise InputError(f"checkpoint.every={self.every}: give at least 1, or null to save only the final model")
         if self.keep < 1:
             raise InputError(f"checkpoint.keep={self.keep}: give at least 1")
+
+
+class Final(StrEnum):
+    """The model that a run ends with."""
+
+    last = "last"
+    best = "best"
+
+
+@dataclass(kw_only=True, slots=True)
+class OnlineCheckpointConfig(CheckpointConfig):
+    """Checkpoints of online runs, which may keep the best model beside the newest."""
+
+    keep_best: str | None = None
+    """Metric of the validation, such as `validation/reward`, whose best model is kept in the folder `best`, whatever
+    `keep` is. It loads with `from_pretrained`; a run does not continue from it. None: it is not kept."""
+    best_is: Direction = Direction.highest
+    """`highest` or `lowest`: which values of `keep_best` are better."""
+    final: Final = Final.last
+    """`last`: the run ends with the model of its last step. `best`: with the best one by `keep_best`; a critic is of
+    the last step in either case."""
+
+    def __post_init__(self) -> None:
+        super(OnlineCheckpointConfig, self).__post_init__()
+        if self.final is Final.best and self.keep_best is None:
+            raise InputError(
+                "checkpoint.final=best: no metric says which model is the best; set checkpoint.keep_best, as in "
+                "checkpoint.keep_best=validation/reward, or checkpoint.final=last"
+            )
 
 
 @dataclass(slots=True, kw_only=True)
@@ -103,14 +135,28 @@ class Checkpointer:
             (staging / TRAINER / STATE).write_text(json.dumps(state), encoding="utf-8")
         self.unsaved = None
         await asyncio.to_thread(self.folder.keep_newest, self.config.keep)
+        await asyncio.to_thread(self.folder.drop_old_bests)
 
-    async def save_final(self, num_steps: int, metrics: Mapping[str, float]) -> Path:
+    async def save_best(self, target: Path, num_steps: int, manifest: Mapping[str, Any]) -> None:
+        """Save the policy as the best model so far; its `metrics` join those of the last step."""
+        metrics = {**self.metrics, **manifest["metrics"]}
+        await self.commit_model(
+            self.learners[POLICY],
+            target,
+            {**self.manifest, **manifest, "kind": "model", "step": num_steps, "metrics": metrics},
+        )
+
+    async def save_final(self, num_steps: int, metrics: Mapping[str, float], best: Path | None = None) -> Path:
+        """Save the final models; the policy's is that of the last step, or a copy of the `best` model's folder."""
         manifest = {**self.manifest, "kind": "model", "step": num_steps, "metrics": {**self.metrics, **metrics}}
         for name, role in self.learners.items():
             if name != POLICY:
                 beside = {**manifest, "kind": name, "auto_class": Head.value.value}
                 await self.commit_model(role, self.folder.root / name, beside)
-        await self.commit_model(self.learners[POLICY], self.folder.model, manifest)
+        if best is None:
+            await self.commit_model(self.learners[POLICY], self.folder.model, manifest)
+        else:
+            await asyncio.to_thread(commit_copy, best, self.folder.model, num_steps, metrics)
         return self.folder.model
 
     async def commit_model(self, role: SavedRole, target: Path, manifest: dict[str, Any]) -> None:
@@ -124,6 +170,15 @@ class Checkpointer:
         model = await role.save_pretrained(folder, probe)
         self.write_tokenizer(folder)
         return model
+
+
+def commit_copy(source: Path, target: Path, num_steps: int, metrics: Mapping[str, float]) -> None:
+    """Commit a copy of a model, with the steps of its run and more metrics in the manifest. Raises InputError if the
+    model is damaged."""
+    made = open_artifact(source).manifest
+    manifest = {**made, RUN_STEPS: num_steps, "metrics": {**made["metrics"], **metrics}}
+    with committing(target, manifest) as staging:
+        shutil.copytree(source, staging, dirs_exist_ok=True, ignore=shutil.ignore_patterns(MANIFEST))
 
 
 @contextmanager

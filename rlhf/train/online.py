@@ -5,6 +5,7 @@ Order of calls; data that stays in the object store and is passed by reference i
     fit
      |-> weight_sync.push(policy, samplers)       -> version    the engines get the first weights
      |-> stream.admit(version)                                  prompts go to the engines
+     |-> begin(next_step)                         -> bool       validation of the first weights; True ends the training
      '-> each training step:
           |-> stream.groups()                     -> groups     rollouts*, and scalars such as scores
           |-> samplers.expect_weights()                         engines that share accelerators drop the old weights
@@ -23,7 +24,7 @@ from __future__ import annotations
 
 import math
 from asyncio import gather
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from operator import attrgetter
 from typing import Any, Protocol
@@ -122,6 +123,9 @@ class OnlineTrainer:
     """The workers of each role, to see what they use."""
     callbacks: Sequence[Callback]
     stop: Stop
+    begin: Callable[[int], Awaitable[bool]] | None = None
+    """Called with the number of steps taken once the engines have the first weights, as a validation before training
+    needs them. None: nothing is to do."""
     next_step: int = 0
     skipped_steps: int = field(default=0, init=False)
 
@@ -131,7 +135,8 @@ class OnlineTrainer:
         # The start belongs to no step.
         self.clock.take()
         await self.use()
-        while self.next_step < self.config.num_steps:
+        ended = self.begin is not None and await self.begin(self.next_step)
+        while not ended and self.next_step < self.config.num_steps:
             with self.clock("step"):
                 with self.clock("rollout"):
                     groups = await self.stop.before(self.stream.groups())
@@ -149,8 +154,7 @@ class OnlineTrainer:
                 notes=self.clock.take_figures(),
             )
             self.next_step += 1
-            if any([await callback.on_step(report) for callback in self.callbacks]):
-                break
+            ended = any([await callback.on_step(report) for callback in self.callbacks])
         await self.stream.close()
 
     async def step(self, groups: Sequence[Group]) -> Stats:

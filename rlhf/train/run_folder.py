@@ -20,9 +20,12 @@ from rlhf.types import InputError, RunError
 CONFIG, CONFIG_DRAFT, LOCK = "config.json", ".config.json", ".lock"
 MODEL, REPORT = "model", "report"
 """Subfolders of a run's results."""
-RESUMABLE_KEYS = ("dry_run", "output", "train.num_steps", "stop_at_reward", "stop_window", "checkpoint.", "log.",
+RUN_STEPS = "run_steps"
+"""Key in the manifest of a final model of an earlier step: the number of steps that its run took."""
+RESUMABLE_KEYS = ("dry_run", "output", "train.num_steps", "stop_at_reward", "stop_window", "checkpoint.every",
+                  "checkpoint.keep", "checkpoint.verify", "checkpoint.final", "validation.patience", "log.",
                   "preflight.", "placement.timeout_s", "hub.")  # fmt: skip
-"""Keys that may differ between a run and its continuation."""
+"""Keys that may differ between a run and its continuation; those that end in a dot with all keys below."""
 UPLOADED = "working_dir_files"
 """Part of the path of a Ray job's working directory, to which Ray unpacks the upload."""
 
@@ -38,6 +41,14 @@ class RunFolder:
 
     def checkpoint(self, step: int) -> Path:
         return self.root / "checkpoints" / f"step-{step:06d}"
+
+    def best(self, num_steps: int) -> Path:
+        """Return the folder of the best model so far, if that is the one after this number of steps."""
+        return self.root / "best" / f"step-{num_steps:06d}"
+
+    def bests(self) -> list[Path]:
+        """Return the models that were the best when they were committed, newest and so best first."""
+        return sorted((self.root / "best").glob("step-*"), reverse=True)
 
     def checkpoints(self) -> list[Path]:
         """Return the committed checkpoints, newest first."""
@@ -66,10 +77,24 @@ class RunFolder:
         return f"{saved[0]} is saved, the same command continues from it"
 
     def keep_newest(self, count: int) -> None:
-        for folder in self.checkpoints()[count:]:
-            # Renamed first, so that a partly deleted folder does not look like a checkpoint.
-            doomed = folder.rename(folder.with_name(f".old-{folder.name}"))
-            shutil.rmtree(doomed)
+        remove(self.checkpoints()[count:])
+
+    def drop_old_bests(self) -> None:
+        """Remove best models that no continuation needs: a run that continues from the newest checkpoint takes the
+        steps after it again, and needs the best model of those before."""
+        saved = self.checkpoints()
+        remove([folder for folder in self.bests() if not saved or folder.name <= saved[0].name][1:])
+
+    def drop_bests_after(self, num_steps: int) -> None:
+        """Remove best models of steps that a continued run takes again."""
+        remove([folder for folder in self.bests() if folder.name > self.best(num_steps).name])
+
+
+def remove(folders: Sequence[Path]) -> None:
+    for folder in folders:
+        # Renamed first, so that a partly deleted folder does not look like a committed one.
+        doomed = folder.rename(folder.with_name(f".old-{folder.name}"))
+        shutil.rmtree(doomed)
 
 
 @contextmanager
@@ -179,13 +204,17 @@ def check_config(file: Path, path: str, config: Mapping[str, Any], may_change: S
     except (ValueError, AttributeError):
         raise InputError(f"{file}: it is not the configuration of a run; name a new or empty folder") from None
     changed = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
-    changed = [key for key in changed if not key.startswith((*RESUMABLE_KEYS, *may_change))]
+    changed = [key for key in changed if not is_among(key, (*RESUMABLE_KEYS, *may_change))]
     if changed:
         differences = ", ".join(f"{key} was {before.get(key)} and is {now.get(key)}" for key in changed)
         raise InputError(
             f"output={path}: it holds a run of another configuration ({differences}); name another folder, or run "
             "with the same values to continue it"
         )
+
+
+def is_among(key: str, keys: Sequence[str]) -> bool:
+    return any(key == each or (each.endswith(".") and key.startswith(each)) for each in keys)
 
 
 def replace_file(file: Path, text: str) -> None:
@@ -232,7 +261,8 @@ def check_more_steps(folder: RunFolder, num_steps: int) -> None:
     """Raise InputError if a finished run is to take more steps but has no checkpoint to continue from."""
     manifest = folder.model / MANIFEST
     if manifest.is_file() and not is_finished(folder, num_steps) and not folder.checkpoints():
-        taken = json.loads(manifest.read_text(encoding="utf-8"))["step"]
+        made = json.loads(manifest.read_text(encoding="utf-8"))
+        taken = made.get(RUN_STEPS, made["step"])
         raise InputError(
             f"output={folder.root}: its run ended after {taken} steps and kept no checkpoint (checkpoint.every), so it "
             f"cannot continue to {num_steps}; start a run from its model, with model={folder.model} and another output"

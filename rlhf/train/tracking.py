@@ -20,6 +20,10 @@ from rlhf.train.report import StepReport
 from rlhf.types import Episode, InputError, Reference, Score
 
 METRICS, ROLLOUTS, PLOT = "metrics.jsonl", "rollouts.jsonl", "progress.png"
+SAMPLES = "samples.jsonl"
+"""File of held-out prompts with the completions of the model in training."""
+VALIDATION = "validation/"
+"""Prefix of metrics on held-out prompts."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -73,6 +77,14 @@ class MetricsLog:
             file.write(json.dumps(row) + "\n")
         for sink in self.sinks:
             sink.write(figures)
+
+
+def write_samples(file: Path, step: int, samples: Sequence[Mapping[str, str]]) -> None:
+    """Append a line for each sample."""
+    # A policy may write what UTF-8 does not hold.
+    with file.open("a", encoding="utf-8", errors="replace") as lines:
+        for sample in samples:
+            lines.write(json.dumps({"step": step, **sample}, ensure_ascii=False) + "\n")
 
 
 class TensorBoard:
@@ -232,20 +244,30 @@ class StopAtReward:
     target: float
     window: int
     history: Sequence[Mapping[str, Any]]
-    """Rows of the metrics log, including those of the run that is continued."""
+    """Rows of the metrics log, including those of the run that is continued; those of validations have no reward."""
 
     async def on_step(self, report: StepReport) -> bool:
-        recent = [row["reward"] for row in self.history[-self.window :]]
+        rewards = [row["reward"] for row in self.history if row.get("reward") is not None]
+        recent = rewards[-self.window :]
         return len(recent) == self.window and sum(recent) / self.window >= self.target
 
 
 def plot(history: Sequence[Mapping[str, Any]], panels: Mapping[str, str], path: Path) -> None:
-    """Plot one panel per recorded metric, over training steps."""
-    plot_runs({"": history}, panels, path)
+    """Plot one panel per recorded metric, over training steps. Metrics of validations, if any, are a second curve in
+    the panel of the same metric."""
+    validations = [unprefixed(row, VALIDATION) for row in history if any(name.startswith(VALIDATION) for name in row)]
+    plot_runs({"training": history, "validation": validations} if validations else {"": history}, panels, path)
+
+
+def unprefixed(row: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """Return the metrics that begin with a prefix, without it, and the step."""
+    found = {name.removeprefix(prefix): value for name, value in row.items() if name.startswith(prefix)}
+    return {"step": row["step"], **found}
 
 
 def plot_runs(runs: Mapping[str, Sequence[Mapping[str, Any]]], panels: Mapping[str, str], path: Path) -> None:
-    """Plot one panel per metric that any run recorded, with one curve per run; a legend below names several runs."""
+    """Plot one panel per metric that any run recorded, with one curve per run, and a band where the metric has an
+    interval; a legend below names several runs."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -262,7 +284,11 @@ def plot_runs(runs: Mapping[str, Sequence[Mapping[str, Any]]], panels: Mapping[s
             points = [(row["step"], row[name]) for row in history if row.get(name) is not None]
             # Ten colours, then the same colours dashed.
             style = ("-", "--", ":", "-.")[number // 10 % 4]
-            axis.plot(*(zip(*points, strict=True) if points else ([], [])), style, linewidth=1.5, label=run)
+            (line,) = axis.plot(*(zip(*points, strict=True) if points else ([], [])), style, linewidth=1.5, label=run)
+            bands = [(row["step"], row[f"{name}_low"], row[f"{name}_high"]) for row in history
+                     if row.get(f"{name}_low") is not None]  # fmt: skip
+            if bands:
+                axis.fill_between(*zip(*bands, strict=True), alpha=0.15, color=line.get_color(), linewidth=0)
         axis.set(title=title, xlabel="training step")
         axis.grid(alpha=0.3)
     if len(runs) > 1:

@@ -100,9 +100,9 @@ def launch(tmp_path: Path, models: dict[str, Path], sums: Path) -> Iterator[Call
             os.kill(pid, signal.SIGKILL)
 
 
-FEW_ROLES = ("placement.policy=1", "algorithm.kl_coef=0.0", "log.tensorboard=false", "success.num_prompts=1")
+FEW_ROLES = ("placement.policy=1", "algorithm.kl_coef=0.0", "log.tensorboard=false", "validation.num_prompts=1")
 """One rank and no reference: for what happens elsewhere, a start costs half as much."""
-ONLINE = ("train.num_steps=5", "success.num_prompts=4", "log.tensorboard=false", "seed=3", "placement.policy=1")
+ONLINE = ("train.num_steps=5", "validation.num_prompts=4", "log.tensorboard=false", "seed=3", "placement.policy=1")
 
 
 @pytest.fixture(scope="session")

@@ -56,7 +56,7 @@ def test_a_killed_run_continues_to_the_same_numbers(
     recipe = (
         "algorithm=ppo", f"reward.model={models['judge']}", "placement.colocate=[[reference,reward]]",
         "algorithm.kl_target=0.01", "algorithm.kl_horizon=50", "critic.optimizer.lr=1e-3",
-        f"train.num_steps={LEAST_STEPS}", "checkpoint.every=1", "success.num_prompts=4", "log.tensorboard=false",
+        f"train.num_steps={LEAST_STEPS}", "checkpoint.every=1", "validation.num_prompts=4", "log.tensorboard=false",
     )  # fmt: skip
     online.run(compose(f"output={tmp_path / 'whole'}", *recipe))
 
@@ -162,7 +162,7 @@ def test_a_reward_that_always_fails_stops_the_run_before_ray_starts(launch: Call
 
 
 def test_a_dead_learner_ends_the_run_in_bounded_time(launch: Callable[..., Run], tmp_path: Path) -> None:
-    run = launch(f"output={tmp_path / 'run'}", "train.num_steps=100000", "success.num_prompts=1")
+    run = launch(f"output={tmp_path / 'run'}", "train.num_steps=100000", "validation.num_prompts=1")
     run.wait_until(lambda: len(metrics(tmp_path / "run")) >= 2)
     os.kill(run.worker("ray::LearnerWorker"), signal.SIGKILL)
     assert run.wait() == 4, run.log.read_text()

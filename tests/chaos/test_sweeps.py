@@ -12,7 +12,7 @@ from tests.chaos.head import Head
 
 FAULTY = Path(__file__).parent / "faulty_rewards.py"
 DIGITS = Path(__file__).parents[1] / "e2e" / "rewards.py"
-SMALL = ("placement.policy=1", "train.num_steps=2", "success.num_prompts=1", "log.tensorboard=false")
+SMALL = ("placement.policy=1", "train.num_steps=2", "validation.num_prompts=1", "log.tensorboard=false")
 
 
 def sweep_of(folder: Path) -> dict[str, dict[str, Any]]:

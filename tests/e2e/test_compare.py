@@ -19,7 +19,7 @@ def test_the_reference_diverges_from_itself_by_nothing_and_ties(
 
     given = [*SMALL_RUN, f"model={models['tied']}", f"data.path={sums}", f"output={tmp_path / 'compare'}",
              f"+policies.same={models['tied']}", f"+policies.again={models['tied']}",
-             f"+policies.other={models['untied']}", "success.num_prompts=6", "success.threshold=0.1"]  # fmt: skip
+             f"+policies.other={models['untied']}", "validation.num_prompts=6", "validation.threshold=0.1"]  # fmt: skip
     config = compose(CONF, "compare", given, CompareConfig)
     artifact = compare.run(config)
     assert artifact is not None

@@ -67,7 +67,7 @@ def train(models: dict[str, Path], sums: Path, tmp_path: Path) -> Runs:
     def run(folder: str, *overrides: str) -> list[dict[str, Any]]:
         small = [each for each in SMALL_RUN if not each.startswith(("output=", "sampler.kv_cache", "sampler.eager"))]
         command = [*small, f"model={models['tied']}", f"data.path={sums}", f"output={tmp_path / folder}",
-                   "backend.precision=bf16", "placement.policy=1", "success.num_prompts=4", "log.tensorboard=false",
+                   "backend.precision=bf16", "placement.policy=1", "validation.num_prompts=4", "log.tensorboard=false",
                    *overrides]  # fmt: skip
         done = subprocess.run([sys.executable, "launch/ppo.py", *command], cwd=REPOSITORY, capture_output=True,
                               text=True, timeout=DEADLINE_S, check=False)  # fmt: skip

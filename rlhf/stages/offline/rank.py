@@ -21,7 +21,7 @@ from rlhf.models.heads import Head
 from rlhf.models.neftune import NEFTune
 from rlhf.models.score_model import ScoreReadout
 from rlhf.offline_config import OfflineConfig
-from rlhf.stages.offline.samples import compare_samples, write_samples
+from rlhf.stages.offline.samples import as_lines, compare_samples
 from rlhf.stages.tracking import metrics_log
 from rlhf.train.artifact import Artifact, FileRecords, files_in, files_of_rank, record
 from rlhf.train.batching import packing_of
@@ -40,13 +40,13 @@ from rlhf.train.reference import (
     with_reference,
 )
 from rlhf.train.run_folder import RunFolder, replace_file
-from rlhf.train.tracking import MetricsLog, truncate_to
+from rlhf.train.tracking import SAMPLES, MetricsLog, truncate_to, write_samples
 from rlhf.train.verify import SavedModel, as_manifest, verify_saved
 
 if TYPE_CHECKING:
     from rlhf.runtimes.deepspeed_backend import DeepSpeedBackend
 
-STOP, REFERENCE, SAMPLES, LAYOUT = ".stop", "reference", "samples.jsonl", ".layout"
+STOP, REFERENCE, LAYOUT = ".stop", "reference", ".layout"
 PROMPTS_AT_ONCE = 32
 BEFORE_TRAINING = -1
 """Step number of metrics that are measured before the first step."""
@@ -218,7 +218,7 @@ class OfflineRank:
         expected = [text for _, text in prompts]
         if self.is_first:
             asked_texts = [self.job.decode(prompt) for prompt, _ in prompts]
-            write_samples(self.folder.root / SAMPLES, step, asked_texts, completions, expected)
+            write_samples(self.folder.root / SAMPLES, step, as_lines(asked_texts, completions, expected))
         return compare_samples(completions, expected, held_out.sample_language)
 
     def is_stopped(self) -> bool:

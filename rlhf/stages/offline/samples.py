@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
 
 from rlhf.evaluation.text import Language, bleu4, exact_match, rouge_l
 
 
-def write_samples(
-    file: Path, step: int, prompts: Sequence[str], completions: Sequence[str], expected: Sequence[str]
-) -> None:
-    """Append a line for each prompt."""
-    with file.open("a", encoding="utf-8") as lines:
-        for prompt, completion, text in zip(prompts, completions, expected, strict=True):
-            line = {"step": step, "prompt": prompt, "completion": completion, "expected": text}
-            lines.write(json.dumps(line, ensure_ascii=False) + "\n")
+def as_lines(prompts: Sequence[str], completions: Sequence[str], expected: Sequence[str]) -> list[dict[str, str]]:
+    """Return a line for each prompt, for `samples.jsonl`."""
+    keys = ("prompt", "completion", "expected")
+    return [dict(zip(keys, line, strict=True)) for line in zip(prompts, completions, expected, strict=True)]
 
 
 def compare_samples(completions: Sequence[str], expected: Sequence[str], language: Language | None) -> dict[str, float]:

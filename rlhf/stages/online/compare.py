@@ -23,12 +23,12 @@ from rlhf.stages.online.compare_report import measure_policy, write_comparison
 from rlhf.stages.online.engines import engines, wait_for_start
 from rlhf.stages.online.job import Job, prepare
 from rlhf.stages.online.job import plan_roles as plan_of_run
-from rlhf.stages.online.success import first_answers, sample
 from rlhf.stages.start import as_first_started, check_machines
 from rlhf.train.artifact import MANIFEST, Artifact, committing, open_artifact
 from rlhf.train.batching import minibatch, packing_of
 from rlhf.train.clock import Clock
 from rlhf.train.layout import choose_layout
+from rlhf.train.measure import first_answers, sample
 from rlhf.train.online import row_group
 from rlhf.train.run_folder import REPORT, look_at_run_folder, open_run_folder
 from rlhf.types import Batch, Failure, Group, RunError
@@ -76,7 +76,7 @@ def compare(config: CompareConfig, jobs: Mapping[str, Job], plan: Plan, report: 
     for name, model in config.policies.items():
         nats, prompts = divergence(batches[name], *logprobs[name])
         figures[name] = measure_policy(config, model, groups[name], nats, prompts)
-    samples = {name: each[: config.success.num_shown] for name, each in groups.items()}
+    samples = {name: each[: config.validation.num_shown] for name, each in groups.items()}
     texts = {name: first_answers(each, fetch) for name, each in samples.items()}
     metrics = {f"{name}/{key}": value for name, each in figures.items() for key, value in each.headlines().items()}
     manifest = {"kind": "report", "config": as_plain(config), "metrics": metrics}
@@ -88,7 +88,8 @@ def compare(config: CompareConfig, jobs: Mapping[str, Job], plan: Plan, report: 
 def sample_policy(job: Job, plan: Plan) -> list[Group]:
     async def ask(bundles: Bundles) -> list[Group]:
         async with engines(replace(job, plan=plan), bundles) as samplers:
-            return await sample(samplers, job.prompts, job.sampling, job.config.success)
+            requests = [job.sampling] * job.config.validation.samples_per_prompt
+            return await sample(samplers, job.measured_prompts, requests)
 
     CONSOLE.print(f"sampling {job.config.model}", soft_wrap=True)
     with reserved(plan, job.config.placement.timeout_s) as bundles:

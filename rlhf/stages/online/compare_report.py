@@ -16,8 +16,9 @@ from rlhf.evaluation.win_rate import WinRate, win_rate
 from rlhf.ops.intervals import Estimate, estimate_mean, estimate_share
 from rlhf.stages.console import CONSOLE, markdown_table, show_table
 from rlhf.stages.inputs import paths_of, read_json, training_cost
-from rlhf.stages.online.success import SHOWN_CHARACTERS, successes
+from rlhf.stages.online.conclude import SHOWN_CHARACTERS
 from rlhf.train.artifact import MANIFEST, without_nan
+from rlhf.train.measure import successes
 from rlhf.train.metrics import mean_parts
 from rlhf.train.run_folder import CONFIG
 from rlhf.types import Group, Score
@@ -74,7 +75,7 @@ def measure_policy(
     infos = [info for group in groups for info in group.infos]
     scored = [info for info in infos if isinstance(info.score, Score)]
     scores = [info.score for info in scored if isinstance(info.score, Score)]
-    reached = [successes(group, config.success) for group in groups]
+    reached = [successes(group.infos, config.validation) for group in groups]
     num_tokens = sum(info.num_loss_tokens for info in scored)
     runs = runs_behind(Path(model)) - runs_behind(Path(config.model))
     costs = [training_cost(run) for run in sorted(runs)]

@@ -12,7 +12,6 @@ from rlhf.config import OnlineConfig
 from rlhf.data.dialogues import Dialogue
 from rlhf.data.encoding import refuse_unscored
 from rlhf.data.files import errors_at
-from rlhf.data.prompts import load_prompts
 from rlhf.data.template_clock import fix_date
 from rlhf.environments.lookup import find_environment
 from rlhf.lookup import with_absolute_path
@@ -34,7 +33,8 @@ from rlhf.runtimes.configs import VLLM
 from rlhf.runtimes.engines import find_engine
 from rlhf.runtimes.transport import Transport
 from rlhf.stages.console import show_table
-from rlhf.stages.online.method import check_part, method_of
+from rlhf.stages.online.held_out import HeldOut, hold_out
+from rlhf.stages.online.method import method_of
 from rlhf.types import InputError, Prompt, Sampling
 
 if TYPE_CHECKING:
@@ -47,12 +47,23 @@ class Job:
 
     config: OnlineConfig
     tokenizer: PreTrainedTokenizerBase
-    prompts: list[Prompt]
+    held_out: HeldOut
     algorithm: Algorithm
     sampling: Sampling
     distribution: SamplingDistribution
     stop_token_ids: tuple[int, ...]
     plan: Plan
+
+    @property
+    def prompts(self) -> list[Prompt]:
+        """Return the prompts that are trained on."""
+        return self.held_out.train
+
+    @property
+    def measured_prompts(self) -> list[Prompt]:
+        """Return the prompts on which success is measured: held-out ones, or those of the training if there are
+        none."""
+        return (self.held_out.prompts or self.prompts)[: self.config.validation.num_prompts]
 
 
 def prepare(config: OnlineConfig) -> Job:
@@ -68,27 +79,20 @@ def prepare(config: OnlineConfig) -> Job:
     fix_date(tokenizer, config.template_date)
     plan = plan_roles(config)
     check_roles(config, tokenizer)
-    prompts = load_prompts(
-        config.data,
-        tokenizer,
-        context_tokens=config.sampler.context_tokens,
-        max_completion_tokens=config.sampling.max_tokens,
-    )
-    check_judged(config.reward, prompts)
+    held_out = hold_out(config, tokenizer)
+    check_judged(config.reward, [*held_out.train, *held_out.prompts])
     if config.train.num_minibatches > config.stream.prompts_per_step:
         raise InputError(
             f"train.num_minibatches={config.train.num_minibatches}: there are only stream.prompts_per_step="
             f"{config.stream.prompts_per_step} groups to deal; lower it"
         )
-    if config.success.part is not None:
-        check_part("success.part", config.success.part, config)
     stop_ids = stop_token_ids(config.model, tokenizer)
     sampling = Sampling(temperature=config.sampling.temperature, max_tokens=config.sampling.max_tokens)
     algorithm = method_of(config, sampling)
     return Job(
         config=config,
         tokenizer=tokenizer,
-        prompts=prompts,
+        held_out=held_out,
         algorithm=algorithm,
         sampling=sampling,
         distribution=SamplingDistribution(
@@ -260,6 +264,7 @@ def show_arithmetic(job: Job) -> None:
         ("quantity", "value", "from"),
         [
             ("prompts", len(job.prompts), f"{config.data.path}; the longest has {longest} tokens"),
+            ("prompts held out", len(job.held_out.prompts) or "none", job.held_out.origin),
             ("prompts per step", prompts, "stream.prompts_per_step"),
             ("rollouts per step", rollouts, f"x {group_size} per prompt (algorithm.group_size){beside}"),
             ("prompts in flight", prompts * (config.stream.max_staleness + 1), "x (stream.max_staleness + 1)"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import itertools
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -19,22 +19,28 @@ from rlhf.data.prompts import PromptOrder
 from rlhf.models.heads import Head
 from rlhf.runtimes.configs import OptimizerConfig
 from rlhf.stages.console import CONSOLE, show_plan, show_special_tokens
-from rlhf.stages.model_files import manifest_of, write_tokenizer
+from rlhf.stages.online.conclude import success_of
 from rlhf.stages.online.dry_run import try_algorithm, try_episodes
 from rlhf.stages.online.engines import reward_model_spec, sampler_spec, spawn_samplers, wait_for_start
 from rlhf.stages.online.job import Job, prepare, show_arithmetic, transport_of
 from rlhf.stages.online.method import correction_line
-from rlhf.stages.online.success import Success, conclude, measure_success, success_before
+from rlhf.stages.online.results import (
+    checkpointer_of,
+    digests_of,
+    probe_sequence,
+    save_and_conclude,
+    validation_of,
+)
 from rlhf.stages.start import as_first_started, check_machines
 from rlhf.stages.tracking import metrics_log
 from rlhf.train.artifact import Artifact, open_artifact
 from rlhf.train.batching import packing_of
-from rlhf.train.checkpoint import TRAINER, Checkpointer, read_state
+from rlhf.train.checkpoint import TRAINER, read_state
 from rlhf.train.clock import Clock
 from rlhf.train.layout import choose_layout
 from rlhf.train.online import OnlineTrainer
 from rlhf.train.report import Callback
-from rlhf.train.rows import ROWS, check_rows, digest_of_prompts
+from rlhf.train.rows import check_rows
 from rlhf.train.run_folder import RunFolder, check_more_steps, is_finished, look_at_run_folder, open_run_folder
 from rlhf.train.stop import Stop, until_stopped
 from rlhf.train.stream import RolloutStream
@@ -43,6 +49,7 @@ from rlhf.types import Stopped
 
 PANELS = {
     "reward": "reward",
+    "success": "success",
     "KL to the reference (nats)": "train/kl",
     "variance the critic explains": "train/critic/explained_variance",
     "completion length (tokens)": "completion_tokens",
@@ -103,7 +110,7 @@ def is_done(job: Job, folder: RunFolder) -> bool:
     """Return whether the run has ended, and show its end if so. Raises InputError if it cannot continue with this
     configuration."""
     num_steps = job.config.train.num_steps
-    check_rows(folder, {"prompts": digest_of_prompts(job.prompts)}, {"prompts": "data.path"})
+    check_rows(folder, digests_of(job), {"prompts": "data.path", "held_out": "validation"})
     check_more_steps(folder, num_steps)
     finished = is_finished(folder, num_steps)
     if finished:
@@ -129,42 +136,36 @@ async def train(job: Job, folder: RunFolder, bundles: Bundles, stop: Stop) -> No
     CONSOLE.print(f"{job.plan.num_workers} workers ready in {clock.take()['start']:.1f} s")
     job = await lay_out(job, roles)
     stream = RolloutStream(PromptOrder(job.prompts, config.seed), roles.samplers, job.algorithm, config.stream)
-    next_step = 0
-    if checkpoint:
-        for name, role in roles.learners.items():
-            await role.load(checkpoint.folder / TRAINER / name)
-        state = read_state(checkpoint.folder)
-        stream.restore(state["stream"])
-        job.algorithm.restore(state["algorithm"])
-        next_step = state["next_step"]
-        CONSOLE.print(f"continuing from {checkpoint.folder} at step {next_step}", soft_wrap=True)
-    checkpointer = Checkpointer(
-        config=config.checkpoint,
-        folder=folder,
-        learners=roles.learners,
-        algorithm=job.algorithm,
-        stream=stream,
-        write_tokenizer=functools.partial(write_tokenizer, job.tokenizer, job.stop_token_ids),
-        manifest={**manifest_of(config, config.model), ROWS: {"prompts": digest_of_prompts(job.prompts)}},
-        probe=probe_sequence(job),
-    )
-    before = await stop.before(success_before(folder, functools.partial(measure, job, roles.samplers)))
+    next_step = await resume(job, roles, stream, checkpoint) if checkpoint else 0
+    folder.drop_bests_after(next_step)
+    checkpointer = checkpointer_of(job, folder, roles.learners, stream)
     rollouts = RolloutLog(folder.root, config.log.groups_per_step, fetch, job.tokenizer.decode, next_step)
     try:
         with metrics_log(config, folder, next_step) as log, ProgressBar(config.train.num_steps, CONSOLE) as bar:
-            callbacks: list[Callback] = [log, rollouts, bar, *stop_rules(config, log), checkpointer]
-            trainer = assemble(job, roles, stream, clock, next_step, callbacks, stop)
+            validation = validation_of(job, roles.samplers, checkpointer, log, stop, next_step)
+            callbacks: list[Callback] = [log, rollouts, bar, *stop_rules(config, log), checkpointer, validation]
+            trainer = assemble(job, roles, stream, clock, next_step, callbacks, stop, begin=validation.begin)
             await trainer.fit()
-        after = await stop.before(measure(job, roles.samplers))
+            after = await validation.after(trainer.next_step)
     except Stopped:
         await stream.close()
         await checkpointer.save_unsaved()
         await roles.samplers.close()
         raise
-    await checkpointer.save_final(trainer.next_step, {"success_before": before.rate, "success_after": after.rate})
+    await save_and_conclude(job, checkpointer, success_of(after), trainer.next_step)
     await roles.samplers.close()
     plot(log.history, PANELS, folder.root / PLOT)
-    conclude(config, job.tokenizer, folder, before, after, trainer.next_step)
+
+
+async def resume(job: Job, roles: Roles, stream: RolloutStream, checkpoint: Artifact) -> int:
+    """Load a checkpoint into the roles, the stream and the algorithm. Return the next step."""
+    for name, role in roles.learners.items():
+        await role.load(checkpoint.folder / TRAINER / name)
+    state = read_state(checkpoint.folder)
+    stream.restore(state["stream"])
+    job.algorithm.restore(state["algorithm"])
+    CONSOLE.print(f"continuing from {checkpoint.folder} at step {state['next_step']}", soft_wrap=True)
+    return state["next_step"]
 
 
 async def start_and_verify(
@@ -220,7 +221,14 @@ def with_transport(job: Job) -> Job:
 
 
 def assemble(
-    job: Job, roles: Roles, stream: RolloutStream, clock: Clock, next_step: int, callbacks: list[Callback], stop: Stop
+    job: Job,
+    roles: Roles,
+    stream: RolloutStream,
+    clock: Clock,
+    next_step: int,
+    callbacks: list[Callback],
+    stop: Stop,
+    begin: Callable[[int], Awaitable[bool]] | None = None,
 ) -> OnlineTrainer:
     """Return the loop with the roles and the callbacks of this run. Transport and layout must be chosen before."""
     config = job.config
@@ -246,25 +254,12 @@ def assemble(
         workers=roles.workers,
         callbacks=callbacks,
         stop=stop,
+        begin=begin,
         next_step=next_step,
     )
-
-
-def probe_sequence(job: Job) -> list[int]:
-    """Return the tokens that probe the engines' weights: the first prompts end to end, the same for a whole run.
-
-    The text is real: on random tokens rounding changes logprobs several times as much.
-    """
-    length = min(job.config.weight_sync.probe_tokens, job.config.sampler.context_tokens - 1)
-    tokens = itertools.chain.from_iterable(prompt.token_ids for prompt in itertools.cycle(job.prompts))
-    return list(itertools.islice(tokens, length))
 
 
 def stop_rules(config: OnlineConfig, log: MetricsLog) -> list[Callback]:
     if config.stop_at_reward is None:
         return []
     return [StopAtReward(config.stop_at_reward, config.stop_window, log.history)]
-
-
-async def measure(job: Job, samplers: SamplerPool) -> Success:
-    return await measure_success(samplers, fetch, job.prompts, job.sampling, job.config.success)

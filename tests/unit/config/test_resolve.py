@@ -182,7 +182,7 @@ def test_what_must_be_set_is_named(override):
         ),
         (
             "+checkpoint.foo=1",
-            "checkpoint.foo: there is no such key; known are every, keep, verify",
+            "checkpoint.foo: there is no such key; known are every, keep, verify, keep_best, best_is, final",
         ),
         (
             "algorithm={a: 1}",
@@ -313,8 +313,14 @@ def test_unknown_choices_list_the_known_ones(override, expected):
         "checkpoint.keep=0",
         "checkpoint.every=-1",
         "stop_window=0",
-        "success.num_prompts=0",
-        "success.samples_per_prompt=0",
+        "validation.num_prompts=0",
+        "validation.samples_per_prompt=0",
+        "validation.every=0",
+        "validation.patience=0",
+        "validation.fraction=1.0",
+        "validation.max_overlap=-0.1",
+        "validation.pass_at=[1,5]",
+        "checkpoint.final=best",
     ],
 )
 def test_values_out_of_range_are_refused(override):

@@ -12,21 +12,21 @@ import torch
 
 from rlhf.algorithms.base import Normalisation
 from rlhf.algorithms.grpo import GRPOConfig
-from rlhf.config import SuccessConfig
 from rlhf.data.prompts import PromptOrder
 from rlhf.environments.base import act, append_observation, start
 from rlhf.environments.sampler import turn_seed
 from rlhf.environments.single_turn import single_turn
-from rlhf.stages.online.success import MEASUREMENT_EPOCH, measure_success
 from rlhf.train.batching import Packing, RowGroup, deal
 from rlhf.train.clock import Clock
 from rlhf.train.learner import Learner
+from rlhf.train.measure import MEASUREMENT_EPOCH, measure
 from rlhf.train.online import OnlineTrainer, TrainConfig
 from rlhf.train.report import StepReport
 from rlhf.train.rollouts import RolloutCollector, rollout_seed
 from rlhf.train.stats import Stats
 from rlhf.train.stop import Stop
 from rlhf.train.stream import RolloutStream, StreamConfig
+from rlhf.train.validation import ValidationConfig
 from rlhf.types import (
     Batch,
     Completion,
@@ -287,11 +287,11 @@ def test_one_row_per_episode_is_laid_out_bit_for_bit_as_the_completion_after_its
 
 async def test_success_counts_episodes_and_shows_how_the_first_ended():
     source = make_trainer(two_rows)[0].samplers
-    config = SuccessConfig(num_prompts=3, samples_per_prompt=4, threshold=3.0, num_shown=2)
-    measured = await measure_success(source, list, PROMPTS, SAMPLING, config)
+    config = ValidationConfig(samples_per_prompt=4, threshold=3.0, num_shown=2)
+    measured = await measure(source, list, PROMPTS[:3], SAMPLING, config)
     seeds = [[rollout_seed(RUN_SEED, prompt.id, MEASUREMENT_EPOCH, i, 0) for i in range(4)] for prompt in PROMPTS[:3]]
     rewards = [two_rows_by_hand(PROMPTS[i], seed)[1] for i, each in enumerate(seeds) for seed in each]
-    assert measured.rate == sum(reward is not None and reward >= 3.0 for reward in rewards) / 12
+    assert measured.success.mean == sum(reward is not None and reward >= 3.0 for reward in rewards) / 12
     last = [str(sampled(turn_seed(each[0], REREAD, 0))) for each in seeds[:2]]
     assert measured.samples == [("0?", last[0]), ("1?", last[1])]
 

@@ -28,6 +28,7 @@ from rlhf.train.tracking import (
     TensorBoard,
     plot,
     readable,
+    unprefixed,
 )
 from rlhf.types import Episode, Failure, InputError, Rollout, Score, Turn
 from tests.unit.train.fakes import make_group, make_info, make_prompt, make_report, random_rollout
@@ -186,6 +187,7 @@ def test_training_stops_once_the_window_s_mean_reaches_the_target():
     answers = []
     for step, reward in enumerate([1, 1, 0, 1, 1, 1]):
         history.append({"step": step, "reward": reward})
+        history.insert(0, {"step": step, "validation/reward": 0.0})
         answers.append(asyncio.run(stop.on_step(make_report(step, [reward]))))
     # Windows: none yet, none yet, 2/3, 2/3, 2/3, 1.
     assert answers == [False, False, False, False, False, True]
@@ -195,6 +197,16 @@ def test_a_plot_is_a_png_of_what_was_recorded(tmp_path):
     history = [{"step": i, "reward": 0.1 * i, "kl": None if i == 1 else math.nan if i == 2 else 0.5} for i in range(4)]
     plot(history, {"reward": "reward", "KL": "kl", "length": "absent"}, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").read_bytes().startswith(PNG)
+
+
+def test_validations_are_plotted_beside_the_training_with_their_intervals(tmp_path):
+    history = [{"step": i, "reward": 0.1 * i} for i in range(4)]
+    history += [{"step": i, "validation/reward": 0.1, "validation/reward_low": low, "validation/reward_high": 0.3}
+                for i, low in ((-1, 0.0), (1, None), (3, 0.05))]  # fmt: skip
+    plot(history, {"reward": "reward", "success": "success"}, tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").read_bytes().startswith(PNG)
+    rows = [unprefixed(row, "validation/") for row in history[-2:]]
+    assert rows[1] == {"step": 3, "reward": 0.1, "reward_low": 0.05, "reward_high": 0.3}
 
 
 def test_a_plot_of_nothing_does_not_end_a_run(tmp_path):

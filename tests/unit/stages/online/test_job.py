@@ -160,7 +160,7 @@ def test_a_transport_between_gpus_needs_some(job):
         (["reward.functions=[]"], "reward.functions is empty: name at least one, such as exact, or set reward.model"),
         (["environment=multi_turn"], "environment=multi_turn: there is no environment of this name; use single_turn, "),
         (["+environment_options.turns=2"], "environment single_turn cannot be called as single_turn(prompt, sampler, "),
-        (["success.part=exakt"], "success.part=exakt: the reward has no such part; known are exact"),
+        (["validation.part=exakt"], "validation.part=exakt: the reward has no such part; known are exact"),
         (["reward.model=nowhere"], "model 'nowhere': no config.json there"),
     ],
 )
