@@ -28,7 +28,7 @@ from rlhf.algorithms.simpo import SimPOConfig
 from rlhf.config_classes import LOADED, OPEN_GROUPS
 from rlhf.data.kto import KTODataConfig
 from rlhf.data.preferences import PreferenceDataConfig, RankingDataConfig
-from rlhf.data.prompts import PromptDataConfig
+from rlhf.data.prompts import NO_PATH, PromptDataConfig, PromptSetConfig
 from rlhf.data.steps import StepDataConfig
 from rlhf.data.supervised import SupervisedDataConfig
 from rlhf.data.text import TextDataConfig
@@ -178,7 +178,7 @@ def add_schema(name: str, schema: type[Any], *entries: type[Any]) -> None:
 def register() -> None:
     """Register the schemas with Hydra under the names that `conf/` uses."""
     store = ConfigStore.instance()
-    add_schema("online_schema", OnlineConfig)
+    add_schema("online_schema", OnlineConfig, PromptSetConfig)
     add_schema("sft_schema", SFTRunConfig)
     add_schema("reward_model_schema", RewardModelRunConfig)
     add_schema("preference_schema", PreferenceRunConfig)
@@ -201,6 +201,8 @@ def resolve(composed: DictConfig, schema: type[T]) -> T:
     if unknown:
         raise InputError(unknown_key(*unknown[0]))
     expand_homes(composed)
+    if OmegaConf.select(composed, "data.sets") and OmegaConf.is_missing(composed.data, "path"):
+        composed.data.path = NO_PATH
     config = OmegaConf.to_object(composed)
     assert isinstance(config, schema)
     return config

@@ -6,7 +6,7 @@ import math
 import numbers
 import reprlib
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -94,7 +94,8 @@ class RewardConfig:
 
 
 def load_reward(config: RewardConfig) -> Callable[[Prompt, Rollout], Score | Failure]:
-    """Return the weighted sum of the configured functions, to be called in this process, without protection from hangs.
+    """Return the weighted sum of the configured functions, or of those that a prompt's set names, to be called in this
+    process, without protection from hangs.
 
     `Score.parts` holds each function's value by name, unweighted, and the parts of a returned Score as `name/part`.
     The first function that fails makes the whole a Failure. Raises InputError if a function cannot be loaded.
@@ -112,17 +113,23 @@ def load_reward(config: RewardConfig) -> Callable[[Prompt, Rollout], Score | Fai
 
     def score(prompt: Prompt, rollout: Rollout) -> Score | Failure:
         parts: dict[str, float] = {}
-        for name, reward in rewards.items():
-            result = _call(name, reward, prompt, rollout)
+        chosen = weights if prompt.reward_weights is None else own_weights(prompt.reward_weights, rewards)
+        for name in chosen:
+            result = _call(name, rewards[name], prompt, rollout)
             if isinstance(result, Failure):
                 return result
             parts.update(result)
-        value = sum(weight * parts[name] for name, weight in weights.items())
+        value = sum((weight * parts[name] for name, weight in chosen.items()), 0.0)
         if not math.isfinite(value):
-            return Failure(kind="reward_invalid", message=f"reward {' + '.join(weights)}: the weighted sum is {value}")
+            return Failure(kind="reward_invalid", message=f"reward {' + '.join(chosen)}: the weighted sum is {value}")
         return Score(value=value, parts=parts)
 
     return score
+
+
+def own_weights(reward_weights: Mapping[str, float], known: Collection[str]) -> dict[str, float]:
+    """Return the weights of a set's reward functions; a reward model's is none of theirs."""
+    return {name: weight for name, weight in reward_weights.items() if name in known}
 
 
 def _call(name: str, reward: Reward, prompt: Prompt, rollout: Rollout) -> Mapping[str, float] | Failure:

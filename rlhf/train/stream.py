@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from rlhf.algorithms.base import Algorithm
-from rlhf.data.prompts import PromptOrder
+from rlhf.data.order import PromptOrder
 from rlhf.types import Failure, Group, InputError, Prompt, RunError, Sampling
 
 

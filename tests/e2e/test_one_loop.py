@@ -28,7 +28,7 @@ class Recorder:
 
 async def run_system(config: OnlineConfig, roles: Any) -> tuple[Recorder, Any, dict[str, np.ndarray]]:
     """Train on roles that may have served another algorithm; what each step saw, the job, the policy's parameters."""
-    from rlhf.data.prompts import PromptOrder
+    from rlhf.data.order import PromptOrder
     from rlhf.stages.online.job import prepare
     from rlhf.stages.online.run import assemble, lay_out, with_transport
     from rlhf.train.clock import Clock
@@ -60,7 +60,7 @@ class OracleSide:
     """What an oracle shares with the loop: the engine it samples from and the membership of minibatches."""
 
     def __init__(self, config: OnlineConfig, job: Any, roles: Any, run_async: Callable[..., Any]) -> None:
-        from rlhf.data.prompts import PromptOrder
+        from rlhf.data.order import PromptOrder
 
         self.config, self.job, self.roles, self.run_async = config, job, roles, run_async
         self.order = PromptOrder(job.prompts, config.seed)

@@ -14,7 +14,9 @@ from omegaconf import MISSING
 from rich.markup import escape
 
 from rlhf.config import OnlineConfig, as_plain
+from rlhf.help.fields import shown
 from rlhf.overrides import as_value
+from rlhf.paths import SETS
 from rlhf.stages.console import CONSOLE
 from rlhf.stages.online.job import Job
 from rlhf.train.measure import Measurement
@@ -94,7 +96,10 @@ def how_to_evaluate(config: OnlineConfig, model: Path) -> str:
     words = [f"model={as_value(str(model))}", "output=unused"]
     for key, value in now.items():
         is_read = key.startswith(EVALUATED) and key not in DURING_TRAINING
-        if is_read and (key not in before or before[key] != value):
+        if is_read and not key.startswith(SETS) and (key not in before or before[key] != value):
             # Under dicts, such as reward.options, a key is a new one.
             words.append(f"{'' if key in before else '++'}{key}={as_value(value)}")
+    if config.data.sets:
+        # An entry of a dict of keys comes as a whole.
+        words.append(f"++data.sets={shown(as_plain(config)['data']['sets'])}")
     return shlex.join(["python", "launch/evaluate.py", *words])

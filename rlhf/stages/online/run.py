@@ -15,7 +15,7 @@ from rlhf.actors.roles import CriticRole, LearningRole, ModelRole, PolicyRole, S
 from rlhf.actors.weight_sync import BucketSync
 from rlhf.actors.workers import Spawner, Workers
 from rlhf.config import OnlineConfig, as_plain
-from rlhf.data.prompts import PromptOrder
+from rlhf.data.order import PromptOrder
 from rlhf.models.heads import Head
 from rlhf.runtimes.configs import OptimizerConfig
 from rlhf.stages.console import CONSOLE, show_plan, show_special_tokens
@@ -133,7 +133,8 @@ async def train(job: Job, folder: RunFolder, bundles: Bundles, stop: Stop) -> No
         roles, checkpoint = await stop.before(start_and_verify(job, folder, bundles, clock))
     CONSOLE.print(f"{job.plan.num_workers} workers ready in {clock.take()['start']:.1f} s")
     job = await lay_out(job, roles)
-    stream = RolloutStream(PromptOrder(job.prompts, config.seed), roles.samplers, job.algorithm, config.stream)
+    order = PromptOrder(job.prompts, config.seed, config.data.weights)
+    stream = RolloutStream(order, roles.samplers, job.algorithm, config.stream)
     next_step = await resume(job, roles, stream, checkpoint) if checkpoint else 0
     folder.drop_bests_after(next_step)
     checkpointer = checkpointer_of(job, folder, roles.learners, stream)

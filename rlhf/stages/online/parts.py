@@ -1,0 +1,35 @@
+"""Checks of keys that name a part of the reward."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rlhf.config import OnlineConfig
+from rlhf.rewards.base import RewardConfig
+from rlhf.rewards.reward_model import NAME
+from rlhf.types import InputError
+
+
+def parts_of(reward: RewardConfig) -> list[str]:
+    """Return the names of the functions, and that of the reward model if there is one."""
+    return [Path(spec).name for spec in reward.functions] + ([NAME] if reward.model is not None else [])
+
+
+def check_part(key: str, part: str, config: OnlineConfig) -> None:
+    """Raise InputError if the reward has no such part."""
+    parts = parts_of(config.reward)
+    # An environment of the user's own may score its episodes, with parts of its own.
+    if config.environment == "single_turn" and part.partition("/")[0] not in parts:
+        raise InputError(f"{key}={part}: the reward has no such part; known are {', '.join(parts)}")
+
+
+def check_set_rewards(config: OnlineConfig) -> None:
+    """Raise InputError if a prompt set names a reward that is not loaded."""
+    parts = parts_of(config.reward)
+    for name, each in config.data.sets.items():
+        for part in each.reward:
+            if part not in parts:
+                raise InputError(
+                    f"data.sets.{name}.reward names '{part}', which is no reward of the run; known are "
+                    f"{', '.join(parts)}: add it to reward.functions, or set reward.model for '{NAME}'"
+                )
