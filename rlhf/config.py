@@ -41,6 +41,7 @@ from rlhf.rewards.base import RewardConfig
 from rlhf.runtimes.configs import OptimizerConfig, SamplerConfig
 from rlhf.runtimes.transport import WeightSyncConfig
 from rlhf.train.checkpoint import OnlineCheckpointConfig
+from rlhf.train.curriculum import CurriculumConfig
 from rlhf.train.online import TrainConfig
 from rlhf.train.run_folder import replace_key
 from rlhf.train.stream import StreamConfig
@@ -105,6 +106,8 @@ class OnlineConfig(RunConfig):
     once per engine, its instances are called. See docs/extending.md."""
     environment_options: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments of the environment: `{hint: "Check it."}`."""
+    curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
+    """Choice of prompts by the policy's success at them."""
     stream: StreamConfig = field(default_factory=StreamConfig)
     """Prompts in flight and quotas."""
     train: TrainConfig = field(default_factory=TrainConfig)

@@ -11,7 +11,7 @@ from rlhf.data.mix import load_sets
 from rlhf.data.order import by_set
 from rlhf.data.prompts import load_prompts
 from rlhf.data.split import digest_of_prompt, split_prompts
-from rlhf.stages.online.parts import check_part, check_set_rewards
+from rlhf.stages.online.parts import check_parts
 from rlhf.train.measure import figure_names
 from rlhf.train.tracking import VALIDATION
 from rlhf.types import InputError, Prompt
@@ -35,7 +35,7 @@ def hold_out(config: OnlineConfig, tokenizer: PreTrainedTokenizerBase) -> HeldOu
     """Load the prompts, and split off or load held-out ones. Raises InputError if too few are left, or too many are in
     both files, or a key of the validation cannot have an effect."""
     validation = config.validation
-    check_set_rewards(config)
+    check_parts(config)
     context_tokens, max_tokens = config.sampler.context_tokens, config.sampling.max_tokens
     prompts = load_sets(config.data, tokenizer, context_tokens=context_tokens, max_completion_tokens=max_tokens)
     if validation.path is not None:
@@ -51,8 +51,6 @@ def hold_out(config: OnlineConfig, tokenizer: PreTrainedTokenizerBase) -> HeldOu
         held_out = split_off(config, prompts)
     else:
         held_out = HeldOut(train=prompts, prompts=[])
-    if validation.part is not None:
-        check_part("validation.part", validation.part, config)
     held_out = replace(held_out, train=[each for each in held_out.train if each.data_set in config.data.weights])
     check_weighted(config, held_out.train)
     check_sources(config, held_out.prompts or prompts)

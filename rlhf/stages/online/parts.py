@@ -10,6 +10,15 @@ from rlhf.rewards.reward_model import NAME
 from rlhf.types import InputError
 
 
+def check_parts(config: OnlineConfig) -> None:
+    """Raise InputError if a key names a part that the reward does not have."""
+    named = {"validation.part": config.validation.part, "curriculum.part": config.curriculum.part}
+    for key, part in named.items():
+        if part is not None:
+            check_part(key, part, config)
+    check_set_rewards(config)
+
+
 def parts_of(reward: RewardConfig) -> list[str]:
     """Return the names of the functions, and that of the reward model if there is one."""
     return [Path(spec).name for spec in reward.functions] + ([NAME] if reward.model is not None else [])

@@ -36,6 +36,7 @@ from rlhf.train.artifact import Artifact, open_artifact
 from rlhf.train.batching import packing_of
 from rlhf.train.checkpoint import TRAINER, read_state
 from rlhf.train.clock import Clock
+from rlhf.train.curriculum import Curriculum
 from rlhf.train.layout import choose_layout
 from rlhf.train.online import OnlineTrainer
 from rlhf.train.report import Callback
@@ -134,7 +135,8 @@ async def train(job: Job, folder: RunFolder, bundles: Bundles, stop: Stop) -> No
     CONSOLE.print(f"{job.plan.num_workers} workers ready in {clock.take()['start']:.1f} s")
     job = await lay_out(job, roles)
     order = PromptOrder(job.prompts, config.seed, config.data.weights)
-    stream = RolloutStream(order, roles.samplers, job.algorithm, config.stream)
+    curriculum = Curriculum(order, config.curriculum) if config.curriculum.is_on else None
+    stream = RolloutStream(order, roles.samplers, job.algorithm, config.stream, curriculum)
     next_step = await resume(job, roles, stream, checkpoint) if checkpoint else 0
     folder.drop_bests_after(next_step)
     checkpointer = checkpointer_of(job, folder, roles.learners, stream)
