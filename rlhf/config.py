@@ -38,6 +38,7 @@ from rlhf.offline_config import PreferenceRunConfig, RewardModelRunConfig, RunCo
 from rlhf.overrides import as_overrides
 from rlhf.paths import expand_home, is_path
 from rlhf.rewards.base import RewardConfig
+from rlhf.rewards.shaping import ConstraintConfig
 from rlhf.runtimes.configs import OptimizerConfig, SamplerConfig
 from rlhf.runtimes.transport import WeightSyncConfig
 from rlhf.train.checkpoint import OnlineCheckpointConfig
@@ -181,7 +182,7 @@ def add_schema(name: str, schema: type[Any], *entries: type[Any]) -> None:
 def register() -> None:
     """Register the schemas with Hydra under the names that `conf/` uses."""
     store = ConfigStore.instance()
-    add_schema("online_schema", OnlineConfig, PromptSetConfig)
+    add_schema("online_schema", OnlineConfig, PromptSetConfig, ConstraintConfig)
     add_schema("sft_schema", SFTRunConfig)
     add_schema("reward_model_schema", RewardModelRunConfig)
     add_schema("preference_schema", PreferenceRunConfig)

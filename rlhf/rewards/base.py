@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from rlhf.rewards.lookup import find_reward
+from rlhf.rewards.shaping import ConstraintConfig, ShapingConfig
 from rlhf.types import Failure, InputError, Prompt, Rollout, Score
 
 Reward = Callable[..., Score | Failure | float | int | bool]
@@ -65,6 +66,12 @@ class RewardConfig:
     """Tokens of a forward pass of the reward model, padding included."""
     model_timeout_s: float = 120.0
     """Seconds that a call of the reward model may take, including the wait for other callers."""
+
+    shaping: ShapingConfig = field(default_factory=ShapingConfig)
+    """Changes of the reward before it is learnt from."""
+    constraints: dict[str, ConstraintConfig] = field(default_factory=dict)
+    """Bounds on the means of parts of the reward, by the part's name: a function, which may have weight 0, or
+    `reward_model`, as in `+reward.constraints={harm: {at_most: 0.1}}`."""
 
     def __post_init__(self) -> None:
         if not self.functions and self.model is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rlhf.ops.overlong import soft_overlong_penalty
 from rlhf.types import Prompt, Rollout
 
 
@@ -13,8 +14,4 @@ def length(prompt: Prompt, rollout: Rollout, *, max_tokens: int, buffer_tokens: 
     """
     if not 0 <= buffer_tokens <= max_tokens:
         raise ValueError(f"buffer_tokens={buffer_tokens} must lie between 0 and max_tokens={max_tokens}")
-    num_tokens = int(rollout.loss_mask.sum())
-    excess = num_tokens - (max_tokens - buffer_tokens)
-    if excess <= 0:
-        return 0.0
-    return -1.0 if num_tokens > max_tokens else -excess / buffer_tokens
+    return soft_overlong_penalty(int(rollout.loss_mask.sum()), max_tokens=max_tokens, buffer_tokens=buffer_tokens)

@@ -11,6 +11,7 @@ Order of calls:
     OnlineTrainer -> groups()                       -> groups, once prompts_per_step of them are admitted
       |-> await the oldest task of in_flight        -> group
       |-> Curriculum.observe(position, group), if there is one
+      |-> Shaping.shape(group), if there is one     -> group
       |-> Algorithm.admits(group)
       |     yes: hand it over; its slot is free after the next weight sync
       |     no:  add it to rejected, and fill its slot at once
@@ -27,6 +28,7 @@ from typing import Any, Protocol
 
 from rlhf.algorithms.base import Algorithm
 from rlhf.data.order import PromptOrder
+from rlhf.rewards.shaping import Shaping
 from rlhf.train.curriculum import Curriculum
 from rlhf.types import Failure, Group, InputError, Prompt, RunError, Sampling
 
@@ -77,9 +79,10 @@ class RolloutStream:
         algorithm: Algorithm,
         config: StreamConfig,
         curriculum: Curriculum | None = None,
+        shaping: Shaping | None = None,
     ) -> None:
         self.order, self.source, self.algorithm, self.config = order, source, algorithm, config
-        self.curriculum = curriculum
+        self.curriculum, self.shaping = curriculum, shaping
         self.next_position = 0
         self.resubmitted: deque[int] = deque()
         self.in_flight: deque[tuple[int, asyncio.Task[Group]]] = deque()
@@ -101,8 +104,7 @@ class RolloutStream:
             position, task = self.in_flight[0]
             group = await task
             self.in_flight.popleft()
-            if self.curriculum is not None:
-                self.curriculum.observe(position, group)
+            group = self.take(position, group)
             failures += [info.score for info in group.infos if isinstance(info.score, Failure)]
             if self.algorithm.admits(group):
                 admitted.append(group)
@@ -111,7 +113,15 @@ class RolloutStream:
                 self.rejected.append(group)
                 self.fill()
             self.check_quotas(failures)
+        if self.shaping is not None:
+            self.shaping.end_step(has_sets=len(self.order.sets) > 1)
         return admitted
+
+    def take(self, position: int, group: Group) -> Group:
+        """Return the group as the algorithm sees it, after the curriculum has."""
+        if self.curriculum is not None:
+            self.curriculum.observe(position, group)
+        return group if self.shaping is None else self.shaping.shape(group)
 
     def fill(self) -> None:
         capacity = (self.config.max_staleness + 1) * self.config.prompts_per_step
@@ -147,15 +157,24 @@ class RolloutStream:
         """Return the stream's position after a step: half-generated groups are named, to be resubmitted, never
         saved."""
         positions = [*(position for position, _ in self.in_flight), *self.resubmitted]
-        chosen = {"curriculum": self.curriculum.state()} if self.curriculum is not None else {}
-        return {"next_position": self.next_position, "in_flight": positions, **chosen}
+        return {
+            "next_position": self.next_position,
+            "in_flight": positions,
+            **{name: part.state() for name, part in self.parts.items()},
+        }
 
     def restore(self, state: dict[str, Any]) -> None:
         self.next_position = state["next_position"]
         self.resubmitted = deque(state["in_flight"])
-        if self.curriculum is not None:
-            self.curriculum.restore(state["curriculum"])
+        for name, part in self.parts.items():
+            part.restore(state[name])
+
+    @property
+    def parts(self) -> dict[str, Curriculum | Shaping]:
+        """Return the parts that keep a state of their own."""
+        parts = {"curriculum": self.curriculum, "shaping": self.shaping}
+        return {name: part for name, part in parts.items() if part is not None}
 
     def figures(self) -> dict[str, float]:
-        """Return the metrics of the choice of prompts."""
-        return self.curriculum.figures() if self.curriculum is not None else {}
+        """Return the metrics of the parts."""
+        return {name: value for part in self.parts.values() for name, value in part.figures().items()}

@@ -30,7 +30,7 @@ EVALUATED = ("seed", "template_date", "backend.precision", "backend.max_tokens_p
              "placement.timeout_s", "placement.start_timeout_s", "preflight.", "data.", "reward.", "sampling.",
              "sampler.", "stream.prompts_per_step", "validation.", "environment")  # fmt: skip
 """Keys of a configuration that an evaluation reads. The chat template is in the model's folder."""
-DURING_TRAINING = ("validation.every", "validation.patience")
+DURING_TRAINING = ("validation.every", "validation.patience", "reward.shaping.", "reward.constraints.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +95,7 @@ def how_to_evaluate(config: OnlineConfig, model: Path) -> str:
     before, now = flatten(as_plain(usual)), flatten(as_plain(config))
     words = [f"model={as_value(str(model))}", "output=unused"]
     for key, value in now.items():
-        is_read = key.startswith(EVALUATED) and key not in DURING_TRAINING
+        is_read = key.startswith(EVALUATED) and not key.startswith(DURING_TRAINING)
         if is_read and not key.startswith(SETS) and (key not in before or before[key] != value):
             # Under dicts, such as reward.options, a key is a new one.
             words.append(f"{'' if key in before else '++'}{key}={as_value(value)}")

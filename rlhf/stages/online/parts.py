@@ -17,6 +17,30 @@ def check_parts(config: OnlineConfig) -> None:
         if part is not None:
             check_part(key, part, config)
     check_set_rewards(config)
+    for name in config.reward.constraints:
+        check_part("reward.constraints", name, config)
+        check_measured(name, config)
+    check_overlong(config)
+
+
+def check_measured(constraint: str, config: OnlineConfig) -> None:
+    """Raise InputError if no prompt set has the constrained part."""
+    part = constraint.partition("/")[0]
+    rewards = [each.reward for each in config.data.sets.values()]
+    if rewards and all(reward and part not in reward for reward in rewards):
+        raise InputError(
+            f"reward.constraints.{constraint}: it is never measured, since each of data.sets has rewards of its own "
+            f"without {part}; add it to the reward of a set, with weight 0 if it is a cost alone"
+        )
+
+
+def check_overlong(config: OnlineConfig) -> None:
+    """Raise InputError if the punishment would begin before the first token of a completion."""
+    buffer, longest = config.reward.shaping.overlong_buffer, config.sampling.max_tokens
+    own = {f"data.sets.{name}.max_tokens": each.max_tokens for name, each in config.data.sets.items()}
+    for key, limit in {"sampling.max_tokens": longest, **own}.items():
+        if buffer is not None and limit is not None and buffer > limit:
+            raise InputError(f"reward.shaping.overlong_buffer={buffer}: it is more than {key}={limit}; lower it")
 
 
 def parts_of(reward: RewardConfig) -> list[str]:

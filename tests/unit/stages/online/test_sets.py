@@ -51,10 +51,12 @@ def test_sets_are_drawn_by_weight_and_their_files_are_inputs(job, tmp_path):
 def test_the_printed_command_evaluates_the_same_sets(job):
     import shlex
 
-    config = job(SETS, "+data.sets.plus.reward={exact: 2.0}").config
+    constraint = "+reward.constraints={exact: {at_most: 0.9}}"
+    config = job(SETS, constraint, "reward.shaping.normalise=true", "+data.sets.plus.reward={exact: 2.0}").config
     _, _, *words = shlex.split(how_to_evaluate(config, Path(config.model)))
     composed = compose(CONF, "online", words, OnlineConfig)
     assert composed.data == config.data
+    assert not composed.reward.constraints, "an evaluation has no use for it"
 
 
 def test_held_out_prompts_are_of_all_sets_and_measured_by_set(job):
@@ -81,6 +83,15 @@ def test_a_set_of_weight_0_is_measured_only(job):
         (["validation.path=TMP/minus.jsonl"], "with data.sets no file has the held-out prompts of all; leave it null"),
         (["data.sets.plus.limit=1", "validation.fraction=0.9", "stream.prompts_per_step=1"],
          "data.sets.plus: no prompt of the set is left for training with validation.fraction=0.9; lower that"),
+        (["curriculum.rest_after=1", "curriculum.part=exakt"], "curriculum.part=exakt: the reward has no such part"),
+        (["+reward.constraints={harm: {at_most: 0.1}}"], "reward.constraints=harm: the reward has no such part; known "
+         "are exact"),
+        (["reward.functions=[exact,format]", "+reward.constraints={format: {at_most: 0.1}}",
+          "+data.sets.plus.reward={exact: 1}", "+data.sets.minus.reward={exact: 1}"],
+         "reward.constraints.format: it is never measured, since each of data.sets has rewards of its own without"),
+        (["reward.shaping.overlong_buffer=5"], "reward.shaping.overlong_buffer=5: it is more than sampling.max"),
+        (["reward.shaping.overlong_buffer=3", "data.sets.plus.max_tokens=2"],
+         "reward.shaping.overlong_buffer=3: it is more than data.sets.plus.max_tokens=2; lower it"),
         (["+data.sets.plus.wieght=1"], "data.sets.plus.wieght: there is no such key; did you mean "),
     ],
 )  # fmt: skip
