@@ -15,27 +15,38 @@ from rlhf.config import OnlineConfig, SFTRunConfig, compose
 CONF = Path(__file__).parent.parent / "conf"
 FOLDER = Path("outputs/quickstart")
 ALPHABET = "0123456789+="
-ODD_ANSWERS = 8
-"""Arbitrary texts per sum that the reward model learns to be wrong: a policy would exploit texts it never saw."""
+NUM_HELD_OUT = 100
 
 
-def sums() -> dict[str, int]:
-    return {f"{a}+{b}=": a + b for a in range(10) for b in range(10)}
+def numbers() -> list[str]:
+    """Return all numbers of three digits, in random order."""
+    found = [f"{number:03d}" for number in range(1000)]
+    random.Random(0).shuffle(found)
+    return found
 
 
-def write_additions(path: Path) -> None:
-    rows = [{"prompt": prompt, "answer": str(answer)} for prompt, answer in sums().items()]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+def write_numbers(folder: Path) -> None:
+    """Write the task, numbers backwards: rows for all trainings, and others that none of them sees."""
+    folder.mkdir(parents=True, exist_ok=True)
+    every = numbers()
+    for name, chosen in (("train", every[NUM_HELD_OUT:]), ("held_out", every[:NUM_HELD_OUT])):
+        rows = [{"prompt": f"{number}=", "answer": number[::-1]} for number in chosen]
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
 def rated_answers() -> dict[str, float]:
-    """Return sums with answers, rated 1 for the right answer and 0 for any other."""
+    """Return training prompts with answers, rated 1 for the right answer and 0 for any other: near misses, other
+    numbers and arbitrary texts, which a policy would exploit if the reward model never saw any."""
     generator = random.Random(0)
-    odd = ["".join(generator.choices(ALPHABET, k=generator.randint(0, 4))) for _ in range(len(sums()) * ODD_ANSWERS)]
-    wrong = [f"{prompt}{text}" for i, prompt in enumerate(sums()) for text in odd[i * ODD_ANSWERS :][:ODD_ANSWERS]]
-    answers = {f"{prompt}{answer}": float(answer == right) for prompt, right in sums().items() for answer in range(19)}
-    return {**dict.fromkeys(wrong, 0.0), **answers}
+    rated: dict[str, float] = {}
+    for number in numbers()[NUM_HELD_OUT:]:
+        right = number[::-1]
+        wrong = [number, right[:2], right + generator.choice(ALPHABET), "".join(generator.sample(number, 3))]
+        wrong += ["".join(generator.choices(ALPHABET, k=length)) for length in (generator.randint(0, 4), 3)]
+        for i in (0, 1, 2, generator.randrange(3)):
+            wrong.append(right[:i] + generator.choice(ALPHABET) + right[i + 1 :])
+        rated |= {f"{number}={answer}": float(answer == right) for answer in [*wrong, right]}
+    return rated
 
 
 def main() -> None:
@@ -51,7 +62,7 @@ def main() -> None:
     from rlhf.stages.online import run as online
     from rlhf.stages.online.job import plan_roles
 
-    write_additions(FOLDER / "additions.jsonl")
+    write_numbers(FOLDER)
     if not Path(sft_config.model, "config.json").is_file():
         build_tiny_model(Path(sft_config.model), alphabet=ALPHABET, hidden_size=128, context_tokens=64)
     judge = online_config.reward.model

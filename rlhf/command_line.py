@@ -10,16 +10,19 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from traceback import walk_tb
 from typing import ParamSpec
 
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf import MissingMandatoryValue
 from omegaconf.errors import OmegaConfBaseException
 
+from rlhf.causes import causes
 from rlhf.config import all_schemas
 from rlhf.config_classes import FORM, OPEN_GROUPS
 from rlhf.help.choices import choices_at
 from rlhf.help.page import asks_for_help, register_page, show_page, shows, split_words, until_reader_leaves
+from rlhf.help.wrong_types import explain_type
 from rlhf.key_names import unknown_key
 from rlhf.overrides import hydra_arguments
 from rlhf.train.disk import why_not_written
@@ -82,6 +85,10 @@ def in_one_sentence(function: Callable[P, None]) -> Callable[P, None]:
             sys.exit(refuse(explain(error), 2))
         except InputError as error:
             sys.exit(refuse(str(error), 2))
+        except (ValueError, TypeError, IndexError) as error:
+            if (sentence := explain_passed_on(error)) is None:
+                raise
+            sys.exit(refuse(sentence, 2))
         except RunError as error:
             sys.exit(refuse(str(error), 4))
         except OSError as error:
@@ -122,28 +129,48 @@ def explain(error: BaseException) -> str:
             f"{word}: several values are a sweep, which takes --multirun; a text with a comma is quoted, as in "
             f"\"{key}='{value}'\", a list in brackets, as in '{key}=[{value}]'"
         )
-    if (sentence := explain_choice(error, text)) is not None:
+    if (sentence := explain_type(error) or explain_choice(error, text)) is not None:
         return sentence
-    if match := re.search(r"Could not override '([^']+)'.*?not in '(\w+)'", text):
-        schema = next((s for s in all_schemas() if s.__name__ == match[2]), None)
-        return unknown_key(match[1], schema)
+    if match := re.search(r"Could not override '[^']+'.*?not in '(\w+)' full_key: (\S+)", text):
+        schema = next((s for s in all_schemas() if s.__name__ == match[1]), None)
+        return unknown_key(match[2], schema)
     if match := re.search(r"Could not override '([^']+)'\. To append to your config use (\+.*?) Key '", text):
         return f"{match[1]}: new entries take a plus sign, as in {match[2]}"
-    if match := re.search(r"Could not find '([^']+)/([^'/]+)' Available options in '[^']+': (.*)", text):
+    if match := re.search(r"Could not create instance of `\w+`: (.*) full_key: (\S+)", text):
+        return f"{match[2]}: its values cannot be used ({match[1]}): correct them"
+    if match := re.search(r"Error merging override (~\S+) .*does not support deletion", text):
+        return f"{match[1]}: a key cannot be removed; set it, as in {match[1][1:]}=..."
+    if match := re.search(r"Could not (?:find|load) '([^']+)/([^'/]+)'", text):
         choices = choices_at(error)
-        known = choices.fitting(match[1]) if choices else match[3].split()
+        known = choices.fitting(match[1]) if choices else []
         own = f", and classes of your own: {FORM}" if match[1] in OPEN_GROUPS else ""
         return f"{match[1]}={match[2]}: unknown; known are {', '.join(known)}{own}"
-    if match := re.search(r"Error merging override (\S+) (.*?)(?: full_key| object_type|$)", text):
-        return f"{match[1]}: {match[2]}"
+    if match := re.search(r"Error merging override (.*) full_key: (\S+)", text):
+        return f"{match[2]}: {match[1]}"
+    if match := re.fullmatch(r"(.*?) full_key: (\S+) .*", text):
+        return f"{match[2]}: {match[1]}"
     return text
 
 
-def mistake_behind(error: BaseException | None) -> InputError | None:
+def mistake_behind(error: BaseException) -> InputError | None:
     """Return the InputError that a resolver raised, from within OmegaConf's own errors."""
-    while error is not None and not isinstance(error, InputError):
-        error = error.__cause__ or error.__context__
-    return error
+    return next((cause for cause in causes(error) if isinstance(cause, InputError)), None)
+
+
+def explain_passed_on(error: BaseException) -> str | None:
+    """Explain an error of Python's that Hydra passes on as it is, such as that of `group=null`, or of `key.x=1` where
+    `key` is a list; None for any other error."""
+    return explain_group(error) or explain_type(error)
+
+
+def explain_group(error: BaseException) -> str | None:
+    """Explain a value that is no name of a choice, as in `reward=null`; None for any other error."""
+    if not str(error).startswith("Config group override must be a string or a list"):
+        return None
+    choices, frames = choices_at(error), (frame.f_locals for frame, _ in walk_tb(error.__traceback__))
+    override = next(here["override"] for here in frames if "override" in here)
+    known = choices.fitting(override.key_or_group) if choices else []
+    return f"{override.input_line}: give the name of a choice; known are {', '.join(known)}"
 
 
 def explain_choice(error: BaseException, text: str) -> str | None:
@@ -176,6 +203,8 @@ def why_unfit(text: str) -> str:
 def explain_word(word: str, text: str) -> str:
     """Explain why Hydra cannot read a word of the command line."""
     key, equals, _ = word.partition("=")
+    if equals and (match := re.fullmatch(r"\+*(reward\.options\.).*:(.*)", key)):
+        return f"{word}: options go by the function's own name, without its file, as in +{match[1]}{match[2]}=..."
     if not equals:
         return f"{word}: it is neither an option nor key=value; write key=value, as in train.num_steps=50"
     if not key.isascii() or re.search(r"[^\w.~+@/$:-]", key):

@@ -106,7 +106,8 @@ class OnlineConfig(RunConfig):
     `Episode`, as `package.module:function` or `/path/file.py:function`. A class will do: it is made with its options
     once per engine, its instances are called. See docs/extending.md."""
     environment_options: dict[str, Any] = field(default_factory=dict)
-    """Keyword arguments of the environment: `{hint: "Check it."}`."""
+    """Keyword arguments of the environment: `+environment_options.NAME=value`, as in `+environment_options.turns=3`; in
+    a recipe, `{turns: 3}`."""
     curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
     """Choice of prompts by the policy's success at them."""
     stream: StreamConfig = field(default_factory=StreamConfig)
@@ -136,7 +137,7 @@ class CompareConfig(OnlineConfig):
     """Comparison of policies: `launch/compare.py`. `model` is the reference, `reward` the judge, `data` the prompts."""
 
     policies: dict[str, str] = field(default_factory=dict)
-    """Folders or Hub ids of the policies by name, one or more."""
+    """Folders or Hub ids of the policies by name, one or more: `+policies.NAME=FOLDER`."""
 
     def __post_init__(self) -> None:
         OnlineConfig.__post_init__(self)

@@ -42,8 +42,13 @@ def find_named(key: str, spec: str, short_names: Mapping[str, str], refusal: str
     if not place or not attribute:
         known = ", ".join(short_names)
         raise InputError(f"{refusal} {known}, package.module:function or /path/file.py:function")
-    name = f"{Path(place).name}:{attribute}" if place.endswith(".py") else spec
-    return name, find_function(key, f"{place}:{attribute}")
+    return without_folder(spec), find_function(key, f"{place}:{attribute}")
+
+
+def without_folder(spec: str) -> str:
+    """Return `file.py:function` for `/path/file.py:function`; other names stay."""
+    place, _, attribute = spec.rpartition(":")
+    return f"{Path(place).name}:{attribute}" if place.endswith(".py") else spec
 
 
 def find_attribute(key: str, spec: str, kind: str) -> Any:

@@ -71,7 +71,8 @@ class HeldOutConfig:
     """A file or folder of rows in the format of the data, or a data set of the Hub (see `data.path`). None: `fraction`
     of the data is held out."""
     others: dict[str, str] = field(default_factory=dict)
-    """Further files of held-out rows, such as rows of other domains, by the prefix of their metrics."""
+    """Further files of held-out rows, such as rows of other domains, by the prefix of their metrics:
+    `+held_out.others.NAME=FILE`."""
     fraction: float = 0.0
     """Share of the data that is held out, if `path` is not set; 0: no held-out rows."""
     every: int | None = None

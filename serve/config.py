@@ -116,7 +116,8 @@ class ServeConfig:
     name: str = "assistant"
     """The model name in users' requests; the variant that answers is chosen per user."""
     models: dict[str, str] = field(default_factory=dict)
-    """Folders by name: whole models, or LoRA adapters of one of them. All are served, each also under its own name."""
+    """Folders by name, `+models.NAME=FOLDER`: whole models, or LoRA adapters of one of them. All are served, each also
+    under its own name."""
     production: str = MISSING
     """The model in production at the first start. Later releases replace it; the store keeps the current one."""
     gateway_replicas: int = 1

@@ -14,6 +14,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from rlhf.actors.nodes import ACCELERATOR, cpus_per_accelerator, has_accelerators
 from rlhf.actors.workers import first_line, own_error
 from rlhf.runtimes.configs import BackendConfig
+from rlhf.runtimes.imports import paused_collector
 from rlhf.train.disk import why_not_written
 from rlhf.types import RunError
 
@@ -70,7 +71,8 @@ def work_on_rank(references: Mapping[str, ray.ObjectRef]) -> None:
 
     Raises RunError instead of the errors of a full or unwritable disk of the run's folder.
     """
-    function, argument, root = ray.get(references[WORK])
+    with paused_collector():  # the function comes with its imports, DeepSpeed among them
+        function, argument, root = ray.get(references[WORK])
     try:
         function(argument)
     except Exception as error:

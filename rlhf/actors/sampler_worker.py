@@ -41,7 +41,9 @@ class SamplerSpec:
     banned_token_ids: tuple[int, ...]
     stop_token_ids: tuple[int, ...]
     environment: str
-    """Name or path of the environment: its function is loaded where it works."""
+    """Name of the environment, or its absolute path: its function is loaded where it works."""
+    environment_name: str
+    """The environment as the user gave it, for messages."""
     environment_options: Mapping[str, Any]
     reward: RewardConfig
     seed: int
@@ -81,6 +83,7 @@ class SamplerWorker:
             tokenizer=cache(spec.load_tokenizer),
             context_tokens=spec.sampler.context_tokens,
             environment=find_environment(spec.environment, spec.environment_options),
+            environment_name=spec.environment_name,
             rewards=self.rewards,
             run_seed=spec.seed,
             max_attempts=spec.reward.max_attempts,

@@ -26,3 +26,9 @@ def clock_of(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     """Return the replacement of transformers' `strftime_now` in templates for a fixed date."""
     date = tokenizer.__dict__.get("template_date")
     return {"strftime_now": date.strftime} if date else {}
+
+
+def writes_date(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Return whether the chat template, or one of several, writes today's date."""
+    own = tokenizer.chat_template or ""
+    return any("strftime_now" in text for text in (own.values() if isinstance(own, dict) else [own]))

@@ -26,10 +26,18 @@ class EpisodeSampler:
     tokenizer: Callable[[], PreTrainedTokenizerBase]
     """Called once an environment encodes messages: a single turn needs no tokenizer."""
     prompt: Prompt
+    temperature: float
+    """Temperature at which the learner computes the logprobs of this episode."""
     turns: Counter[tuple[int, ...]] = field(default_factory=Counter)
     """Number of completions of each sequence of tokens."""
 
     async def generate(self, token_ids: tuple[int, ...], sampling: Sampling) -> Completion:
+        """Sample a turn. Raises ValueError for another temperature than the episode's."""
+        if sampling.temperature != self.temperature:
+            raise ValueError(
+                f"a turn is sampled at temperature {sampling.temperature:g}, the episode at {self.temperature:g}, at "
+                "which the policy learns: pass on the sampling that the environment was called with"
+            )
         number, self.turns[token_ids] = self.turns[token_ids], self.turns[token_ids] + 1
         if number or token_ids != self.prompt.token_ids:
             sampling = replace(sampling, seed=turn_seed(sampling.seed, token_ids, number))

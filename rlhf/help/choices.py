@@ -47,6 +47,11 @@ class Choices:
             return []
         return [name for name in sorted(self.loader.get_group_options(group)) if self.fits(group, name)]
 
+    def own_class(self, group: str, composed: DictConfig) -> str | None:
+        """Return the name of the user's own class that a composed configuration has in a group; None if it has none."""
+        name = composed.hydra.runtime.choices.get(group)
+        return name if name is not None and name not in self.loader.get_group_options(group) else None
+
     def fits(self, group: str, name: str) -> bool:
         """Return whether a choice, with its overrides of other groups, merges into this configuration."""
         chosen = {other: choice for other, choice in self.chosen.items() if other != group}

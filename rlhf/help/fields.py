@@ -104,10 +104,13 @@ def literals_in(schema: type[Any]) -> dict[str, str]:
 
 
 def description_of(schema: type[Any]) -> str:
-    """Return the first paragraph of the module's docstring if the module has one configuration, else of the class's."""
+    """Return the first paragraph of the module's docstring if the module has one and a single configuration, else of
+    the class's."""
     file = inspect.getfile(schema)
     is_alone = [name for name in classes_in(file) if name.endswith("Config")] == [schema.__name__]
-    text = ast.get_docstring(parsed(file) if is_alone else classes_in(file)[schema.__name__])
+    text = (ast.get_docstring(parsed(file)) if is_alone else None) or ast.get_docstring(
+        classes_in(file)[schema.__name__]
+    )
     return " ".join((text or "").partition("\n\n")[0].split())
 
 

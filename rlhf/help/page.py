@@ -97,7 +97,7 @@ def page(parts: Sequence[tuple[ConfigLoader, str, DictConfig]], searched: Sequen
     width = min(max(shutil.get_terminal_size((100, 24)).columns, MIN_WIDTH), MAX_WIDTH)
     every = [(Choices(loader, name), composed) for loader, name, composed in parts]
     lines = [line for choices, composed in every for line in key_lines(choices, composed, searched, width)]
-    lines += [line for choices, _ in every for line in choice_lines(choices, searched, width)]
+    lines += [line for choices, composed in every for line in choice_lines(choices, composed, searched, width)]
     if searched and not lines:
         raise InputError(unknown_key(searched[0], every[-1][0].schema))
     about = (sys.modules["__main__"].__doc__ or "").strip().splitlines()
@@ -126,8 +126,9 @@ def section_of(key: Key) -> str:
 def added_keys(
     choices: Choices, section: str, composed: DictConfig, searched: Sequence[str], width: int
 ) -> Iterator[str]:
-    """Yield the keys of a section's other choices, such as other algorithms, that the choice shown does not have."""
-    if section not in choices.chosen:
+    """Yield the keys of a section's other choices, such as other algorithms, that the choice shown does not have; none
+    beside a class of the user's own, which has been chosen for good."""
+    if section not in choices.chosen or choices.own_class(section, composed):
         return
     # Values on the page may come from a recipe, so keys are compared without them.
     known = {valueless(key) for key in keys_of(type_of(composed[section]), composed[section], f"{section}.")}
@@ -147,15 +148,17 @@ def valueless(key: Key) -> Key:
     return replace(key, default=None)
 
 
-def choice_lines(choices: Choices, searched: Sequence[str], width: int) -> Iterator[str]:
-    """Yield the choices that work with the command, recipes first."""
+def choice_lines(choices: Choices, composed: DictConfig, searched: Sequence[str], width: int) -> Iterator[str]:
+    """Yield the choices that work with the command, recipes first, and in each group a class of the user's own."""
     groups = [group for group in choices.chosen if is_meant(group, searched)]
     for group in sorted(groups, key=lambda group: not choices.is_recipe(group)):
-        names = choices.fitting(group)
+        own = choices.own_class(group, composed)
+        names = [*([own] if own else []), *choices.fitting(group)]
         about = "Recipes that work with this command." if choices.is_recipe(group) else "Choices that work with it."
         yield from ("", wrapped(f"{group}=NAME: {about}", width), "")
         for name in names:
-            yield f"  {group}={name}" + ("  (default)" if choices.chosen[group] == name else "")
+            mark = "  (given)" if name == own else "  (default)" if choices.chosen[group] == name else ""
+            yield f"  {group}={name}{mark}"
             if description := choices.description(group, name):
                 yield wrapped(description, width, "      ")
 

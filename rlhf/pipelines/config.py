@@ -55,7 +55,7 @@ class FunctionConfig:
     """`package.module:function` or `/path/file.py:function`; it is called with the folder to write into, and
     `arguments`."""
     arguments: dict[str, Any] = field(default_factory=dict)
-    """Keyword arguments of the function."""
+    """Keyword arguments of the function: `+arguments.NAME=value`."""
     output: str = MISSING
     """Folder of the stage."""
     dry_run: bool = False

@@ -11,7 +11,7 @@ from typing import Any
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from rlhf.command_line import explain
+from rlhf.command_line import explain, explain_passed_on
 from rlhf.config import as_plain, as_read, compose
 from rlhf.offline_config import RunConfig
 from rlhf.overrides import quoted
@@ -137,3 +137,7 @@ def errors_of_stage(name: str) -> Iterator[None]:
         raise InputError(f"stage {name}: {explain(error)}") from None
     except (InputError, RunError) as error:
         raise type(error)(f"stage {name}: {error}") from error
+    except (ValueError, TypeError, IndexError) as error:
+        if (sentence := explain_passed_on(error)) is None:
+            raise
+        raise InputError(f"stage {name}: {sentence}") from None

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from rlhf.rewards.lookup import find_reward
+from rlhf.rewards.lookup import find_rewards
 from rlhf.rewards.shaping import ConstraintConfig, ShapingConfig
 from rlhf.types import Failure, InputError, Prompt, Rollout, Score
 
@@ -40,8 +40,10 @@ class RewardConfig:
     weights: list[float] | None = None
     """One finite factor per function. None: 1.0 each."""
     options: dict[str, Any] = field(default_factory=dict)
-    """Keyword arguments by function name: `{length: {max_tokens: 1024, buffer_tokens: 256}}`. `http` needs `url`, and
-    `tokenizer`, the model's folder (`reward=http reward.options.http.url=...` sets it)."""
+    """Keyword arguments by function name: `+reward.options.NAME.key=value`, as in
+    `+reward.options.exact.ignore_case=true`; in a recipe, `{length: {max_tokens: 1024, buffer_tokens: 256}}`. NAME of
+    `/path/file.py:function` is `function`. `http` needs `url`, and `tokenizer`, the model's folder
+    (`reward=http reward.options.http.url=...` sets it)."""
     timeout_s: float = 10.0
     """Seconds for scoring one rollout by all functions together, without waiting and start-up."""
     num_processes: int = 1
@@ -107,15 +109,7 @@ def load_reward(config: RewardConfig) -> Callable[[Prompt, Rollout], Score | Fai
     `Score.parts` holds each function's value by name, unweighted, and the parts of a returned Score as `name/part`.
     The first function that fails makes the whole a Failure. Raises InputError if a function cannot be loaded.
     """
-    rewards: dict[str, Reward] = {}
-    for spec in config.functions:
-        name, reward = find_reward(spec, config.options)
-        if name in rewards:
-            raise InputError(f"reward.functions names {name} twice: give functions of different names")
-        rewards[name] = reward
-    for name in config.options:
-        if name not in rewards:
-            raise InputError(f"reward.options has '{name}', which is not among reward.functions ({', '.join(rewards)})")
+    rewards: dict[str, Reward] = find_rewards(config.functions, config.options)
     weights = dict(zip(rewards, config.weights or [1.0] * len(rewards), strict=True))
 
     def score(prompt: Prompt, rollout: Rollout) -> Score | Failure:

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 import requests
 from tokenizers import Tokenizer
 
+from rlhf.causes import causes
 from rlhf.rewards.text import first_words
 from rlhf.types import Failure, InputError, Prompt, Rollout
 
@@ -71,9 +72,8 @@ class HttpReward:
 
 def root_cause(error: BaseException) -> str:
     """Return the innermost error, `ConnectionRefusedError: [Errno 111] Connection refused`, without its wrappers."""
-    while error.__context__ is not None:
-        error = error.__context__
-    return f"{type(error).__name__}: {error}"
+    *_, innermost = causes(error)
+    return f"{type(innermost).__name__}: {innermost}"
 
 
 def is_http(url: str) -> bool:

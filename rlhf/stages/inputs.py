@@ -12,12 +12,13 @@ from typing import Any
 from rlhf.config import CLASS
 from rlhf.paths import FUNCTIONS, NAMED_PATHS, PATH_LISTS, PATHS, is_set_path, repo_type_of
 from rlhf.train.artifact import MANIFEST, describe
-from rlhf.train.run_folder import flatten
+from rlhf.train.run_folder import flatten, is_among
 from rlhf.train.tracking import METRICS, read_rows
 from rlhf.types import InputError
 
-VOLATILE = ("dry_run", "output", "template_date", "checkpoint.", "log.", "preflight.")
-"""Keys excluded from the fingerprint."""
+VOLATILE = ("dry_run", "output", "template_date", "checkpoint.every", "checkpoint.keep", "checkpoint.verify", "log.",
+            "preflight.")  # fmt: skip
+"""Keys excluded from the fingerprint; those that end in a dot with all keys below."""
 
 
 def paths_of(config: Mapping[str, Any]) -> dict[str, str]:
@@ -101,7 +102,7 @@ def fingerprint(kind: str, config: Mapping[str, Any]) -> str:
     name.
     """
     inputs = config.get("inputs") or {}
-    flat = {key: value for key, value in flatten(config).items() if not key.startswith(VOLATILE)}
+    flat = {key: value for key, value in flatten(config).items() if not is_among(key, VOLATILE)}
     named = {key: Path(flat[key]).name for key in inputs if key in flat and key != "function"}
     return sha256({"kind": kind, **flat, **named})
 

@@ -18,7 +18,7 @@ BEST = "best"
 
 
 class Direction(StrEnum):
-    """Whether larger or smaller values of a metric are better."""
+    """Direction in which a metric improves."""
 
     highest = "highest"
     lowest = "lowest"

@@ -18,7 +18,7 @@ from rlhf.runtimes.protocols import Backend
 from rlhf.train.artifact import MANIFEST, FileRecords, committing, off_loop, open_artifact, staging_of
 from rlhf.train.best import Direction
 from rlhf.train.report import StepReport
-from rlhf.train.run_folder import RunFolder
+from rlhf.train.run_folder import RUN_STEPS, RunFolder
 from rlhf.train.stream import RolloutStream
 from rlhf.train.verify import SavedModel, as_manifest
 from rlhf.types import InputError
@@ -156,7 +156,7 @@ class Checkpointer:
         if best is None:
             await self.commit_model(self.learners[POLICY], self.folder.model, manifest)
         else:
-            await asyncio.to_thread(commit_copy, best, self.folder.model, metrics)
+            await asyncio.to_thread(commit_copy, best, self.folder.model, num_steps, metrics)
         return self.folder.model
 
     async def commit_model(self, role: SavedRole, target: Path, manifest: dict[str, Any]) -> None:
@@ -172,10 +172,12 @@ class Checkpointer:
         return model
 
 
-def commit_copy(source: Path, target: Path, metrics: Mapping[str, float]) -> None:
-    """Commit a copy of a model, with more metrics in its manifest. Raises InputError if the model is damaged."""
-    made = open_artifact(source)
-    with committing(target, {**made.manifest, "metrics": {**made.manifest["metrics"], **metrics}}) as staging:
+def commit_copy(source: Path, target: Path, num_steps: int, metrics: Mapping[str, float]) -> None:
+    """Commit a copy of a model, with the steps of its run and more metrics in the manifest. Raises InputError if the
+    model is damaged."""
+    made = open_artifact(source).manifest
+    manifest = {**made, RUN_STEPS: num_steps, "metrics": {**made["metrics"], **metrics}}
+    with committing(target, manifest) as staging:
         shutil.copytree(source, staging, dirs_exist_ok=True, ignore=shutil.ignore_patterns(MANIFEST))
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from rlhf.causes import causes
 from rlhf.paths import expand_home
 from rlhf.types import InputError, RunError
 
@@ -77,14 +78,13 @@ def why_not_written(folder: Path, error: BaseException) -> RunError | None:
     return None
 
 
-def number_of(error: BaseException | None) -> int | None:
+def number_of(error: BaseException) -> int | None:
     """Return the errno behind an error; libraries in Rust (safetensors) write it into their message."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno is not None:
-            return error.errno
-        if match := re.search(r"\(os error (\d+)\)", str(error)):
+    for cause in causes(error):
+        if isinstance(cause, OSError) and cause.errno is not None:
+            return cause.errno
+        if match := re.search(r"\(os error (\d+)\)", str(cause)):
             return int(match[1])
-        error = error.__cause__ or error.__context__
     return None
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,23 +11,11 @@ import numpy as np
 from rlhf.ops.intervals import Estimate, estimate_mean, estimate_share
 from rlhf.ops.pass_at import pass_at
 from rlhf.train.stream import GroupSource
-from rlhf.train.validation import ValidationConfig
+from rlhf.train.validation import Measurement, ValidationConfig
 from rlhf.types import EpisodeInfo, Failure, Group, InputError, Prompt, Reference, RunError, Sampling, Score
 
 MEASUREMENT_EPOCH = -1
 """Epoch of measurements, from which their seeds are derived; no epoch of training has this number."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Measurement:
-    """Figures of a policy on a fixed set of prompts."""
-
-    success: Estimate
-    """Share of sampled episodes whose reward reached the threshold; a failed episode counts as no success."""
-    figures: Mapping[str, float]
-    """Metrics by name, the ends of 95 % intervals as `NAME_low` and `NAME_high`."""
-    samples: Sequence[tuple[str, str]]
-    """Some prompts, each with a completion."""
 
 
 async def measure(

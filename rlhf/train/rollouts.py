@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import reprlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
@@ -57,6 +57,8 @@ class RolloutCollector:
     context_tokens: int
     """Tokens that a row may have."""
     environment: Environment
+    environment_name: str
+    """The environment as the user gave it, for messages."""
     rewards: Rewards | None
     """None: the judge alone scores."""
     run_seed: int
@@ -84,11 +86,13 @@ class RolloutCollector:
         request = replace(request, max_tokens=min(request.max_tokens, prompt.max_tokens or request.max_tokens))
         for attempt in range(self.max_attempts):
             seed = rollout_seed(self.run_seed, prompt.id, epoch, sample, attempt)
-            sampler = EpisodeSampler(self.sampler, self.tokenizer, prompt)
+            sampler = EpisodeSampler(self.sampler, self.tokenizer, prompt, request.temperature)
             try:
                 episode = await self.environment(own_copy(prompt), sampler, replace(request, seed=seed))
                 check_episode(episode, prompt, self.context_tokens)
                 episode = replace(episode, score=plain_score(episode.score))
+            except UnfitEpisode as unfit:
+                failure = Failure(kind="environment", message=f"environment={self.environment_name} returned {unfit}")
             except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  what it raises is its failure
                 raise_if_ended(error)
                 failure = Failure(kind="environment", message=describe(error))
@@ -121,55 +125,76 @@ def raise_if_ended(error: BaseException) -> None:
         raise found
 
 
+class UnfitEpisode(Exception):
+    """The value that an environment returned cannot be used; the text completes `environment=NAME returned ...`."""
+
+
 def plain_score(score: Score | Failure | None) -> Score | Failure | None:
     """Return an environment's own score with Python's floats and texts, which metrics and logs need. Raises
-    ValueError."""
+    UnfitEpisode."""
     if isinstance(score, Failure):
         return Failure(kind=str(score.kind), message=str(score.message))
     if score is None:
         return None
+    if not isinstance(score.parts, Mapping):
+        raise UnfitEpisode(f"a score with the parts {reprlib.repr(score.parts)}: give a dict of numbers by name")
     numbers = {"value": score.value, **{f"part {name}": part for name, part in score.parts.items()}}
     for name, number in numbers.items():
         if finite_number(number) is None:
-            raise ValueError(f"the episode's score has {name} {reprlib.repr(number)}: give a finite number")
+            raise UnfitEpisode(f"a score with {name} {reprlib.repr(number)}: give a finite number")
     return Score(value=float(score.value), parts={str(name): float(part) for name, part in score.parts.items()})
 
 
 def check_episode(episode: Episode, prompt: Prompt, context_tokens: int) -> None:
-    """Refuse what an environment must not return: what rows of another shape would do to the learner comes too late."""
+    """Raise UnfitEpisode unless the learner can use the episode: rows of another shape would fail there, too late."""
     if not isinstance(episode, Episode) or not isinstance(episode.rows, Sequence) or not episode.rows:
-        raise TypeError(
-            f"the environment returned {reprlib.repr(episode)}: return an Episode with at least one row, in a list"
-        )
+        raise UnfitEpisode(f"{reprlib.repr(episode)}: return an Episode with at least one row, in a list")
     if not isinstance(episode.score, Score | Failure | None):
-        raise TypeError(f"the episode's score is {reprlib.repr(episode.score)}: give a Score, a Failure or None")
-    for row in episode.rows:
+        raise UnfitEpisode(f"the score {reprlib.repr(episode.score)}: give a Score, a Failure or None")
+    for i, row in enumerate(episode.rows):
+        if not isinstance(row, Rollout):
+            raise UnfitEpisode(f"rows[{i}] = {reprlib.repr(row)}: give a row that `start`, `act` and `observe` return")
+        check_columns(i, row)
         num_tokens = len(row.token_ids)
-        check_columns(row)
         if num_tokens == 0 or row.loss_mask[0]:
-            raise ValueError("a row begins with a token of the policy: let it begin with those of a prompt")
+            raise UnfitEpisode(f"rows[{i}], which begins with a token of the policy: begin it with those of a prompt")
         if row.prompt_id != prompt.id:
-            raise ValueError(f"a row is of prompt {row.prompt_id}, not of {prompt.id}")
+            raise UnfitEpisode(
+                f"rows[{i}] of prompt {row.prompt_id}, not of {prompt.id}: begin it with `start(prompt)`"
+            )
         if num_tokens > context_tokens:
-            raise ValueError(f"a row has {num_tokens} tokens, more than sampler.context_tokens={context_tokens}")
+            raise UnfitEpisode(
+                f"rows[{i}] with {num_tokens} tokens, more than sampler.context_tokens={context_tokens}: end it earlier"
+            )
 
 
-def check_columns(row: Rollout) -> None:
-    """Refuse arrays of a row that are not what `Rollout` says: a mask of numbers would select by place."""
-    shape = (len(row.token_ids),)
+def check_columns(i: int, row: Rollout) -> None:
+    """Raise UnfitEpisode for arrays or turns that are not what `Rollout` documents: a mask of numbers would select by
+    place."""
     for name, (kinds, words) in KINDS.items():
         column = getattr(row, name)
         if column is None and name == "token_rewards":
             continue
         if not isinstance(column, np.ndarray) or column.dtype.kind not in kinds:
             given = column.dtype if isinstance(column, np.ndarray) else type(column).__name__
-            raise TypeError(f"a row's {name} is {given}: give a numpy array of {words}")
-        if column.shape != shape:
-            raise ValueError(f"a row has {shape[0]} tokens, and arrays of another length: append turns as a whole")
+            raise UnfitEpisode(f"rows[{i}], whose {name} is {given}: give a numpy array of {words}")
+        if column.shape != (row.token_ids.size,):
+            raise UnfitEpisode(
+                f"rows[{i}] with {row.token_ids.size} tokens and {name} of the shape {column.shape}: append turns as a "
+                "whole"
+            )
     if (row.token_ids < 0).any():
-        raise ValueError("a row has a negative token id: give ids of the policy's tokenizer")
+        raise UnfitEpisode(f"rows[{i}] with a negative token id: give ids of the policy's tokenizer")
     if not np.isfinite(row.logprobs[row.loss_mask]).all():
-        raise ValueError("a row has a logprob that is not finite: give the engine's")
+        raise UnfitEpisode(f"rows[{i}] with a logprob that is not finite: give the engine's")
+    end = 0
+    for turn in row.turns:
+        if not end <= turn.start <= turn.stop <= len(row.token_ids):
+            raise UnfitEpisode(
+                f"rows[{i}] with {len(row.token_ids)} tokens and a turn from {turn.start} to {turn.stop}: give turns "
+                "in their order, within the row"
+            )
+        end = turn.stop
 
 
 def info_of(episode: Episode, episode_id: str, source: str, trained: bool, first_index: int) -> EpisodeInfo:

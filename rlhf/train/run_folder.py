@@ -20,6 +20,8 @@ from rlhf.types import InputError, RunError
 CONFIG, CONFIG_DRAFT, LOCK = "config.json", ".config.json", ".lock"
 MODEL, REPORT = "model", "report"
 """Subfolders of a run's results."""
+RUN_STEPS = "run_steps"
+"""Key in the manifest of a final model of an earlier step: the number of steps that its run took."""
 RESUMABLE_KEYS = ("dry_run", "output", "train.num_steps", "stop_at_reward", "stop_window", "checkpoint.every",
                   "checkpoint.keep", "checkpoint.verify", "checkpoint.final", "validation.patience", "log.",
                   "preflight.", "placement.timeout_s", "hub.")  # fmt: skip
@@ -259,7 +261,8 @@ def check_more_steps(folder: RunFolder, num_steps: int) -> None:
     """Raise InputError if a finished run is to take more steps but has no checkpoint to continue from."""
     manifest = folder.model / MANIFEST
     if manifest.is_file() and not is_finished(folder, num_steps) and not folder.checkpoints():
-        taken = json.loads(manifest.read_text(encoding="utf-8"))["step"]
+        made = json.loads(manifest.read_text(encoding="utf-8"))
+        taken = made.get(RUN_STEPS, made["step"])
         raise InputError(
             f"output={folder.root}: its run ended after {taken} steps and kept no checkpoint (checkpoint.every), so it "
             f"cannot continue to {num_steps}; start a run from its model, with model={folder.model} and another output"

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -138,9 +139,14 @@ class RolloutLog:
     """Some episodes of each step as text, a line for each row, with the breakdown of their reward."""
 
     def __init__(
-        self, folder: Path, groups_per_step: int, fetch: Callable[[Sequence[Reference]], list[Any]], next_step: int
+        self,
+        folder: Path,
+        groups_per_step: int,
+        fetch: Callable[[Sequence[Reference]], list[Any]],
+        decode: Callable[[list[int]], str],
+        next_step: int,
     ) -> None:
-        self.path, self.groups_per_step, self.fetch = folder / ROLLOUTS, groups_per_step, fetch
+        self.path, self.groups_per_step, self.fetch, self.decode = folder / ROLLOUTS, groups_per_step, fetch, decode
         truncate_to(self.path, next_step)
 
     async def on_step(self, report: StepReport) -> bool:
@@ -149,19 +155,24 @@ class RolloutLog:
         with self.path.open("a", encoding="utf-8", errors="replace") as file:
             for group, rollouts in zip(chosen, self.fetch([group.rollouts for group in chosen]), strict=True):
                 for info, episode in zip(group.infos, group.episodes(rollouts), strict=True):
-                    start = {"step": report.step, "messages": list(group.prompt.messages), "episode": info.id}
-                    for line in readable(episode):
-                        file.write(json.dumps({**start, **line}, ensure_ascii=False, default=str) + "\n")
+                    for line in readable(episode, self.decode):
+                        line = {"step": report.step, "episode": info.id, **line}
+                        file.write(json.dumps(line, ensure_ascii=False, default=str) + "\n")
         return False
 
 
-def readable(episode: Episode) -> Iterator[dict[str, Any]]:
-    """Yield a line for each row of an episode, all with its reward."""
+def readable(episode: Episode, decode: Callable[[list[int]], str]) -> Iterator[dict[str, Any]]:
+    """Yield a line for each row of an episode, with its index and what the policy read at its start; all have the
+    episode's reward."""
     score = episode.score
-    for row in episode.rows:
+    for index, row in enumerate(episode.rows):
         versions = row.versions[row.loss_mask]
+        # Rows of an environment that builds them itself may have no turns.
+        num_read = row.turns[0].start if row.turns else int(np.append(row.loss_mask, True).argmax())
         yield {
+            "row": index,
             "prompt_id": row.prompt_id,
+            "prompt": decode(row.token_ids[:num_read].tolist()),
             "text": row.text,
             "turns": [message for turn in row.turns for message in turn.messages],
             **(

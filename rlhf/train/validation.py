@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,7 @@ from rlhf.train.tracking import SAMPLES, VALIDATION, MetricsLog, write_samples
 from rlhf.types import InputError
 
 if TYPE_CHECKING:
-    from rlhf.train.measure import Measurement
+    from rlhf.ops.intervals import Estimate
 
 SUCCESS_BEFORE = "success_before.json"
 
@@ -92,6 +92,18 @@ class ValidationConfig:
 NULLS = {"every": ", or null for before and after only", "patience": ", or null to train all steps"}
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """Figures of a policy on a fixed set of prompts."""
+
+    success: Estimate
+    """Share of sampled episodes whose reward reached the threshold; a failed episode counts as no success."""
+    figures: Mapping[str, float]
+    """Metrics by name, the ends of 95 % intervals as `NAME_low` and `NAME_high`."""
+    samples: Sequence[tuple[str, str]]
+    """Some prompts, each with a completion."""
+
+
 @dataclass(slots=True, kw_only=True)
 class Validation:
     """Measures the policy on fixed prompts, and ends the training when its patience is over. Follows the checkpointer
@@ -133,18 +145,19 @@ class Validation:
             measurement = await self.stop.before(self.measure())
             figures = {**measurement.figures, "seconds": time.perf_counter() - start}
             if self.config.has_held_out:
-                await self.record(num_steps, {f"{VALIDATION}{name}": value for name, value in figures.items()})
-                lines = [{"prompt": prompt, "completion": text} for prompt, text in measurement.samples]
-                write_samples(self.folder.root / SAMPLES, num_steps - 1, lines)
+                named = {f"{VALIDATION}{name}": value for name, value in figures.items()}
+                await self.record(num_steps, named, measurement.samples)
             self.newest = num_steps, measurement
         return self.newest[1]
 
-    async def record(self, num_steps: int, figures: dict[str, float]) -> None:
+    async def record(self, num_steps: int, figures: dict[str, float], samples: Sequence[tuple[str, str]]) -> None:
         """Keep the model if it is the best, then write the metrics: a run killed in between measures again."""
         if self.best is not None and num_steps:
             await self.best.consider(num_steps, figures)
         if not self.is_recorded(num_steps):
             self.log.write({"step": num_steps - 1, **figures})
+            lines = [{"prompt": prompt, "completion": text} for prompt, text in samples]
+            write_samples(self.folder.root / SAMPLES, num_steps - 1, lines)
         success = "{:.3g} ({:.3g} to {:.3g})".format(*(figures[f"{VALIDATION}success{end}"] for end in ENDS))
         reward = figures.get(f"{VALIDATION}reward", math.nan)
         self.tell(f"validation after {num_steps} steps: success {success}, reward {reward:.3g}")

@@ -10,6 +10,7 @@ from typing import Any
 from ray.exceptions import RayActorError
 from ray.serve.exceptions import DeploymentUnavailableError
 
+from rlhf.causes import causes
 from rlhf.types import RunError
 
 FRAMES = 12
@@ -26,12 +27,14 @@ SAFE_ERRORS = (RayActorError, DeploymentUnavailableError, UnexpectedError)
 
 def describe_error(error: BaseException) -> str:
     """Name the error's type, its frames, the innermost last, and its causes, in one line."""
+    return ", after ".join(map(describe_alone, causes(error, suppressed=False)))
+
+
+def describe_alone(error: BaseException) -> str:
     message = f" ({' '.join(str(error).split())})" if isinstance(error, SAFE_ERRORS) else ""
     trace = traceback.extract_tb(error.__traceback__)[-FRAMES:]
     frames = [f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in trace]
-    place = f" at {' > '.join(frames)}" if frames else ""
-    cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-    return f"{type(error).__name__}{message}{place}" + (f", after {describe_error(cause)}" if cause else "")
+    return f"{type(error).__name__}{message}" + (f" at {' > '.join(frames)}" if frames else "")
 
 
 def redact_error_messages() -> None:

@@ -125,7 +125,8 @@ class ReleaseConfig:
     goal: GoalConfig = field(default_factory=GoalConfig)
     """The goal metric, which the candidate has to improve."""
     guardrails: dict[str, GuardrailConfig] = field(default_factory=dict)
-    """Guardrails by a name of the user's choice."""
+    """Guardrails by a name of the user's choice, as in
+    `+release.guardrails={errors: {metric: error_rate, at_most: 0.02}}`."""
 
     @property
     def metrics(self) -> set[str]:

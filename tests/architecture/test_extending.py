@@ -87,7 +87,7 @@ def play(tmp_path: Path, file: str, name: str, **options: object) -> tuple[Episo
     (tmp_path / file).write_text(files_of("docs/extending.md")[file], encoding="utf-8")
     environment, engine = find_environment(f"{tmp_path}/{file}:{name}", options), Engine()
     asked = replace(prompt(), token_ids=tuple(TOKENIZER("7+5=", add_special_tokens=False)["input_ids"]))
-    sampler = EpisodeSampler(engine, lambda: TOKENIZER, asked)
+    sampler = EpisodeSampler(engine, lambda: TOKENIZER, asked, temperature=1.0)
     return asyncio.run(environment(asked, sampler, Sampling(temperature=1.0, max_tokens=4))), engine.asked
 
 

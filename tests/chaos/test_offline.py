@@ -61,7 +61,8 @@ def test_a_killed_rank_is_started_anew_and_the_run_ends_with_the_same_numbers(
 
 
 def test_ctrl_c_saves_and_the_same_command_continues(sft: Callable[..., Run], tmp_path: Path) -> None:
-    run = sft(tmp_path / "run", "train.num_steps=400")
+    command = ("train.num_steps=400", "placement.policy=1")
+    run = sft(tmp_path / "run", *command)
     run.wait_until(lambda: len(metrics(tmp_path / "run")) >= 5)
     run.process.send_signal(signal.SIGINT)
     assert run.wait() == 130, run.log.read_text()
@@ -69,7 +70,7 @@ def test_ctrl_c_saves_and_the_same_command_continues(sft: Callable[..., Run], tm
     (saved,) = (tmp_path / "run" / "checkpoints").iterdir()
     assert f"stopped: {saved} is saved, the same command continues from it" in run.log.read_text()
     done = json.loads((saved / "manifest.json").read_text())["step"]
-    again = sft(tmp_path / "run", "train.num_steps=400")
+    again = sft(tmp_path / "run", *command)
     again.wait_until(lambda: len(metrics(tmp_path / "run")) >= done + 3)
     again.process.send_signal(signal.SIGTERM)
     assert again.wait() == 143, again.log.read_text()
@@ -79,7 +80,7 @@ def test_ctrl_c_saves_and_the_same_command_continues(sft: Callable[..., Run], tm
 
 
 def test_a_run_whose_ranks_always_die_ends_in_one_sentence(sft: Callable[..., Run], tmp_path: Path) -> None:
-    run = sft(tmp_path / "run", "train.num_steps=100000", "train.max_restarts=0")
+    run = sft(tmp_path / "run", "train.num_steps=100000", "train.max_restarts=0", "placement.policy=1")
     run.wait_until(lambda: len(metrics(tmp_path / "run")) >= 3)
     os.kill(ranks_of(run)[0], signal.SIGKILL)
     assert run.wait() == 4, run.log.read_text()

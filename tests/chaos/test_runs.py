@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from tests.chaos.gate import LEAST_STEPS, Gate
 from tests.chaos.head import DEADLINE_S
 
 FAULTY = Path(__file__).parent / "faulty_rewards.py"
+ASKS_AGAIN = Path(__file__).parents[1] / "e2e" / "environments.py:AsksAgain"
 TIMING = ("seconds/", "tokens_per_second", "busy/", "memory_bytes/", "bytes_after_")
 
 
@@ -98,9 +100,12 @@ def test_a_killed_run_continues_to_the_same_numbers(
         assert AutoTokenizer.from_pretrained(folder).chat_template
 
 
-def test_a_tensor_parallel_engine_samples_from_the_policy(launch: Callable[..., Run], tmp_path: Path) -> None:
+def test_a_tensor_parallel_engine_plays_episodes_of_two_rows_with_the_policy(
+    launch: Callable[..., Run], tmp_path: Path
+) -> None:
     before = shared_memory()
-    run = launch(f"output={tmp_path / 'run'}", *FEW_ROLES, "sampler.tensor_parallel_size=2")
+    run = launch(f"output={tmp_path / 'run'}", *FEW_ROLES, "sampler.tensor_parallel_size=2",
+                 f"environment={ASKS_AGAIN}", "+environment_options.question='?'", "log.groups_per_step=4")  # fmt: skip
     assert run.wait() == 0, run.log.read_text()
     run.wait_for_no_process()
     # What others on this machine have at the moment goes again; what was left behind stays.
@@ -109,6 +114,11 @@ def test_a_tensor_parallel_engine_samples_from_the_policy(launch: Callable[..., 
         assert time.monotonic() < end, f"left behind: {left}"
         time.sleep(1)
     assert max(row["train/rollout_ratio_deviation_max"] for row in metrics(tmp_path / "run")) < 1e-5
+    lines = [json.loads(line) for line in (tmp_path / "run" / "rollouts.jsonl").read_text().splitlines()]
+    rows = Counter((line["step"], line["episode"]) for line in lines)
+    assert len(rows) == 3 * 4 * 4
+    assert set(rows.values()) == {2}
+    assert all(row["reward"] > 0 for row in metrics(tmp_path / "run"))
 
 
 def test_faulty_rewards_are_failures_and_never_rewards(launch: Callable[..., Run], tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,14 +27,22 @@ class Recorder:
         return False
 
 
-async def run_system(config: OnlineConfig, roles: Any) -> tuple[Recorder, Any, dict[str, np.ndarray]]:
-    """Train on roles that may have served another algorithm; what each step saw, the job, the policy's parameters."""
+async def run_system(
+    config: OnlineConfig, roles: Any, root: Path | None = None
+) -> tuple[Recorder, Any, dict[str, np.ndarray]]:
+    """Train on roles that may have served another algorithm; what each step saw, the job, the policy's parameters.
+
+    `root`: a run's folder, for metrics, validations and checkpoints. None: without them.
+    """
     from rlhf.data.order import PromptOrder
     from rlhf.stages.online.job import prepare
+    from rlhf.stages.online.results import checkpointer_of, validation_of
     from rlhf.stages.online.run import assemble, lay_out, with_transport
     from rlhf.train.clock import Clock
+    from rlhf.train.run_folder import RunFolder
     from rlhf.train.stop import Stop
     from rlhf.train.stream import RolloutStream
+    from rlhf.train.tracking import MetricsLog
 
     job = prepare(config)
     for role in roles.learners.values():
@@ -41,7 +50,13 @@ async def run_system(config: OnlineConfig, roles: Any) -> tuple[Recorder, Any, d
     roles = dataclasses.replace(roles, critic=roles.critic if config.algorithm.has_critic else None)
     job, recorder = await lay_out(job, roles), Recorder()
     stream = RolloutStream(PromptOrder(job.prompts, config.seed), roles.samplers, job.algorithm, config.stream)
-    trainer = assemble(with_transport(job), roles, stream, Clock(), 0, [recorder], Stop())
+    callbacks: list[Any] = [recorder]
+    begin, stop = None, Stop()
+    if root is not None:
+        log, checkpointer = MetricsLog(root, 0), checkpointer_of(job, RunFolder(root), roles.learners, stream)
+        validation = validation_of(job, roles.samplers, checkpointer, log, stop, 0)
+        callbacks, begin = [recorder, log, checkpointer, validation], validation.begin
+    trainer = assemble(with_transport(job), roles, stream, Clock(), 0, callbacks, stop, begin)
     await trainer.fit()
     return recorder, job, await weights_of(roles.policy)
 

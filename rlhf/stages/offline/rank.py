@@ -21,7 +21,7 @@ from rlhf.models.heads import Head
 from rlhf.models.neftune import NEFTune
 from rlhf.models.score_model import ScoreReadout
 from rlhf.offline_config import OfflineConfig
-from rlhf.stages.offline.samples import compare_samples
+from rlhf.stages.offline.samples import as_lines, compare_samples
 from rlhf.stages.tracking import metrics_log
 from rlhf.train.artifact import Artifact, FileRecords, files_in, files_of_rank, record
 from rlhf.train.batching import packing_of
@@ -218,9 +218,7 @@ class OfflineRank:
         expected = [text for _, text in prompts]
         if self.is_first:
             asked_texts = [self.job.decode(prompt) for prompt, _ in prompts]
-            lines = [{"prompt": prompt, "completion": completion, "expected": text}
-                     for prompt, completion, text in zip(asked_texts, completions, expected, strict=True)]  # fmt: skip
-            write_samples(self.folder.root / SAMPLES, step, lines)
+            write_samples(self.folder.root / SAMPLES, step, as_lines(asked_texts, completions, expected))
         return compare_samples(completions, expected, held_out.sample_language)
 
     def is_stopped(self) -> bool:

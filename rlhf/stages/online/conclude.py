@@ -6,24 +6,30 @@ import json
 import shlex
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import MISSING
 from rich.markup import escape
 
 from rlhf.config import OnlineConfig, as_plain
+from rlhf.data.template_clock import writes_date
 from rlhf.help.fields import shown
+from rlhf.models.tokenizer import load_tokenizer
 from rlhf.overrides import as_value
 from rlhf.paths import SETS
+from rlhf.rewards.base import ModelInput, RewardConfig
+from rlhf.rewards.lookup import by_own_names
 from rlhf.stages.console import CONSOLE
 from rlhf.stages.online.job import Job
-from rlhf.train.measure import Measurement
 from rlhf.train.run_folder import RunFolder, flatten
 from rlhf.train.tracking import PLOT, SAMPLES, VALIDATION, read_rows
-from rlhf.train.validation import SUCCESS_BEFORE
+from rlhf.train.validation import SUCCESS_BEFORE, Measurement
 from rlhf.types import InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 SHOWN_CHARACTERS = 160
 EVALUATED = ("seed", "template_date", "backend.precision", "backend.max_tokens_per_microbatch", "placement.reward",
@@ -66,7 +72,7 @@ def success_before(folder: RunFolder) -> Success:
 def conclude(job: Job, before: Success, after: Success, folder: RunFolder, num_steps: int) -> None:
     """Print samples before and after, paths of the results, next commands, and a line for scripts."""
     config = job.config
-    for (prompt, early), (_, late) in zip(before.samples, after.samples, strict=True):
+    for (prompt, early), (_, late) in zip(before.samples, after.samples, strict=False):
         asked, early, late = (escape(textwrap.shorten(text, SHOWN_CHARACTERS)) for text in (prompt, early, late))
         CONSOLE.print(f"{asked}  before: [red]{early}[/red]  after: [green]{late}[/green]")
     CONSOLE.print(f"model: {folder.model}", f"plot: {folder.root / PLOT}", sep="\n", soft_wrap=True)
@@ -75,7 +81,8 @@ def conclude(job: Job, before: Success, after: Success, folder: RunFolder, num_s
     else:
         CONSOLE.print("continue: the same command with a larger train.num_steps", soft_wrap=True)
     CONSOLE.print(f"chat: python launch/chat.py {folder.model}", soft_wrap=True)
-    CONSOLE.print(f"evaluate: {how_to_evaluate(config, folder.model)}", soft_wrap=True, markup=False, emoji=False)
+    command = how_to_evaluate(config, folder.model, is_dated=is_dated(config.reward, job.tokenizer))
+    CONSOLE.print(f"evaluate: {command}", soft_wrap=True, markup=False, emoji=False)
     CONSOLE.print(f"success is measured on {measured_on(job)}", soft_wrap=True)
     CONSOLE.print(f"steps={num_steps} success_before={before.rate:.3f} success_after={after.rate:.3f}", soft_wrap=True)
 
@@ -88,15 +95,25 @@ def measured_on(job: Job) -> str:
     return f"{number} prompts of the training; hold some out with validation.fraction or validation.path"
 
 
-def how_to_evaluate(config: OnlineConfig, model: Path) -> str:
-    """Return the shell command that measures a model of this run as the run did."""
+def is_dated(reward: RewardConfig, tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Return whether the chat template of the policy, or of a reward model that reads text, writes the date."""
+    judges = [reward.model, *reward.ensemble] if reward.model and reward.model_input is ModelInput.text else []
+    return any(map(writes_date, [tokenizer, *map(load_tokenizer, judges)]))
+
+
+def how_to_evaluate(config: OnlineConfig, model: Path, *, is_dated: bool) -> str:
+    """Return the shell command that measures a model of this run as the run did, with the date if a template writes
+    it."""
     # Model and output are set below; any algorithm is suitable, since nothing is learnt.
     usual = OnlineConfig(model=MISSING, output=MISSING, algorithm=config.algorithm)
-    before, now = flatten(as_plain(usual)), flatten(as_plain(config))
+    options = by_own_names(config.reward.functions, config.reward.options)
+    before = flatten(as_plain(usual))
+    now = flatten(as_plain(replace(config, reward=replace(config.reward, options=options))))
     words = [f"model={as_value(str(model))}", "output=unused"]
     for key, value in now.items():
-        is_read = key.startswith(EVALUATED) and not key.startswith(DURING_TRAINING)
-        if is_read and not key.startswith(SETS) and (key not in before or before[key] != value):
+        if key.startswith((*DURING_TRAINING, SETS)) or (key == "template_date" and not is_dated):
+            continue
+        if key.startswith(EVALUATED) and (key not in before or before[key] != value):
             # Under dicts, such as reward.options, a key is a new one.
             words.append(f"{'' if key in before else '++'}{key}={as_value(value)}")
     if config.data.sets:

@@ -106,6 +106,7 @@ async def play(job: Job, prompt: Prompt, environment: Environment, rewards: Rewa
         tokenizer=lambda: job.tokenizer,
         context_tokens=sys.maxsize,  # an answer may be longer than the policy may write
         environment=environment,
+        environment_name=job.config.environment,
         rewards=rewards,
         run_seed=job.config.seed,
         max_attempts=1,

@@ -33,6 +33,7 @@ def sampler_spec(job: Job) -> SamplerSpec:
         banned_token_ids=job.distribution.banned_token_ids,
         stop_token_ids=job.stop_token_ids,
         environment=with_absolute_path(config.environment),
+        environment_name=config.environment,
         environment_options=config.environment_options,
         reward=config.reward,
         seed=config.seed,

@@ -13,7 +13,8 @@ from rlhf.stages.online.conclude import measured_on
 from rlhf.stages.online.engines import engines
 from rlhf.stages.online.job import Job, prepare
 from rlhf.stages.start import as_first_started, check_machines
-from rlhf.train.measure import Measurement, measure
+from rlhf.train.measure import measure
+from rlhf.train.validation import Measurement
 
 
 def run(config: OnlineConfig) -> Measurement:

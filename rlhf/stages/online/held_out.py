@@ -28,7 +28,7 @@ class HeldOut:
     prompts: list[Prompt]
     """Held-out prompts; empty if nothing is held out."""
     origin: str = "validation.path or validation.fraction"
-    """Where they come from, in words."""
+    """File or share that they come from, in words."""
 
 
 def hold_out(config: OnlineConfig, tokenizer: PreTrainedTokenizerBase) -> HeldOut:

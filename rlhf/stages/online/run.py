@@ -139,7 +139,7 @@ async def train(job: Job, folder: RunFolder, bundles: Bundles, stop: Stop) -> No
     next_step = await resume(job, roles, stream, checkpoint) if checkpoint else 0
     folder.drop_bests_after(next_step)
     checkpointer = checkpointer_of(job, folder, roles.learners, stream)
-    rollouts = RolloutLog(folder.root, config.log.groups_per_step, fetch, next_step)
+    rollouts = RolloutLog(folder.root, config.log.groups_per_step, fetch, job.tokenizer.decode, next_step)
     try:
         with metrics_log(config, folder, next_step) as log, ProgressBar(config.train.num_steps, CONSOLE) as bar:
             validation = validation_of(job, roles.samplers, checkpointer, log, stop, next_step)

@@ -22,10 +22,13 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from rlhf.config import ALGORITHMS, DATA
+from rlhf.config_classes import find_config_class
+from rlhf.help import page as help_page
 from rlhf.help.choices import first_comment
 from rlhf.help.fields import type_name
 from rlhf.runtimes.configs import Precision
@@ -41,6 +44,25 @@ MAINS = {
 """Scripts with the names of their primary configurations."""
 GROUPS = ("experiment", "algorithm", "data", "reward", "pipeline", "service")
 SWEEP, QUICKSTART = "launch/sweep.py", "launch/quickstart.py"
+
+
+OWN_ALGORITHM = """
+from dataclasses import dataclass
+
+from rlhf.algorithms.base import AlgorithmConfig
+
+
+@dataclass(kw_only=True, slots=True)
+class MineConfig(AlgorithmConfig):
+    '''A method of my own.'''
+
+    shift: float = 0.5
+    '''Added to every reward.'''
+
+
+class Helper:
+    pass
+"""
 
 
 @pytest.fixture(scope="module")
@@ -145,9 +167,26 @@ def test_the_choices_are_those_that_compose(page_of, script):
     }
 
 
+def test_an_algorithm_of_the_user_s_own_is_shown_without_the_keys_of_others(tmp_path):
+    (tmp_path / "mine.py").write_text(OWN_ALGORITHM, encoding="utf-8")
+    spec = f"{tmp_path}/mine.py:MineConfig"
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        composed = loader.load_configuration("online", [f"algorithm={spec}"], run_mode=RunMode.RUN)
+        lines = help_page.page([(loader, "online", composed)], ["algorithm"]).splitlines()
+    keys = [line.split("=")[0].strip() for line in lines if line.startswith("  algorithm.")]
+    assert keys == [f"algorithm.{field.name}" for field in dataclasses.fields(find_config_class("algorithm", spec))]
+    assert {"algorithm.shift", "algorithm.clip_low"} < set(keys)
+    assert "  algorithm.shift=0.5  (float)" in lines
+    assert not any("with algorithm=" in line for line in lines)
+    after = lines.index(f"  algorithm={spec}  (given)") + 1
+    assert lines[after : after + 2] == ["      A method of my own.", "  algorithm=grpo  (default)"]
+
+
 def test_each_recipe_has_its_comment(page_of):
     words = " ".join(page_of("launch/sft.py").split())
-    assert "experiment=quickstart_sft Warm start of the quickstart: the untrained model learns what an answer " in words
+    assert "experiment=quickstart_sft Warm start of the quickstart: the untrained model learns the form of an " in words
     assert (
         "experiment=qwen3_06b_sft_1gpu SFT of Qwen3-0.6B on one GPU. Not yet run. experiment=tiny_sft A tiny" in words
     )
@@ -156,7 +195,7 @@ def test_each_recipe_has_its_comment(page_of):
 def test_choices_are_described_by_their_source(page_of):
     words = " ".join(page_of("launch/ppo.py").split())
     assert "algorithm=grpo (default) Group relative policy optimisation (Shao et al. 2024, DeepSeekMath). algo" in words
-    assert "reward=exact (default) The completion is the answer, letter by letter. reward=http A server" in words
+    assert "reward=exact (default) The completion equals the answer, letter by letter. reward=http A server" in words
     words = " ".join(page_of("launch/dpo.py").split())
     assert "algorithm=kto Kahneman-Tversky optimisation: learns from single responses" in words
     assert "data=preferences (default) Pairs for a policy, which learns the tokens of both last turns." in words

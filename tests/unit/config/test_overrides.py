@@ -100,6 +100,11 @@ def test_nobodys_home_is_an_input_error():
     [
         ("train.num_steps", "train.num_steps: it is neither an option nor key=value; write key=value"),
         ("+policies.我的=m", "+policies.我的: keys, and your own names in them, may only have ASCII letters"),
+        (
+            "+reward.options.my.py:short.max_tokens=4",
+            "+reward.options.my.py:short.max_tokens=4: options go by the function's own name, without its file, as in "
+            "+reward.options.short.max_tokens=...",
+        ),
         ("seed=1,2", "seed=1,2: several values are a sweep, which takes --multirun; a text with a comma is quoted"),
     ],
 )

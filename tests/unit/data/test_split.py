@@ -1,12 +1,14 @@
 """Held-out rows: rows of one prompt are on one side, whatever the order in which they come."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlhf.data.split import prompt_groups, split_held_out
-from rlhf.types import InputError, TrainingRow
+from rlhf.data.split import digest_of_prompt, prompt_groups, split_held_out, split_prompts
+from rlhf.types import InputError, Prompt, TrainingRow
 
 
 def unit(prompt_id, source):
@@ -56,3 +58,35 @@ def test_one_prompt_cannot_be_split():
         InputError, match=r"^4 rows of 1 prompts or documents cannot be split with 2 held out: the rows"
     ):
         split_held_out([unit("a", "")] * 4, 0.5, 0)
+
+
+def asked(text: str, answer: str = "", **meta: str) -> Prompt:
+    messages = [{"role": "user", "content": text}]
+    return Prompt(id=f"{text}/{answer}", messages=messages, token_ids=(1,), source="", meta={"answer": answer, **meta})
+
+
+MANY = [asked(f"{i}?") for i in range(2000)]
+
+
+def test_a_prompt_is_held_out_whatever_stands_beside_it():
+    train, held_out = split_prompts(MANY, 0.2)
+    assert 350 < len(held_out) < 450
+    assert sorted([*train, *held_out], key=MANY.index) == MANY
+    assert split_prompts(MANY[::-1], 0.2)[1] == held_out[::-1]
+    assert split_prompts(MANY[:500], 0.2)[1] == [prompt for prompt in held_out if prompt in MANY[:500]]
+    assert set(map(digest_of_prompt, held_out)) < set(map(digest_of_prompt, split_prompts(MANY, 0.3)[1]))
+
+
+def test_rows_of_one_prompt_stay_together():
+    twice = [asked(f"{i}?", answer) for i in range(200) for answer in "ab"]
+    for side in split_prompts(twice, 0.5):
+        assert len(side) == 2 * len({prompt.messages[0]["content"] for prompt in side})
+
+
+def test_the_digest_is_of_messages_and_tools_in_every_process():
+    assert (
+        digest_of_prompt(asked("1+1=", "2")) == digest_of_prompt(asked("1+1=", "3", source="b")) == 0xF2CE73CC59B63F48
+    )
+    assert digest_of_prompt(asked("é\ud800")) != digest_of_prompt(asked("é"))
+    with_tools = replace(asked("1+1="), tools=[{"name": "add"}])
+    assert digest_of_prompt(with_tools) != digest_of_prompt(asked("1+1="))

@@ -1,6 +1,7 @@
 """Rows of an episode: tokens are appended, and each turn is sampled by a seed of its own."""
 
 import asyncio
+import dataclasses
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -94,7 +95,7 @@ def no_tokenizer():
 
 def test_the_first_turn_has_the_episode_s_seed_and_each_later_one_its_own():
     engine = Engine()
-    sampler = EpisodeSampler(engine, no_tokenizer, PROMPT)
+    sampler = EpisodeSampler(engine, no_tokenizer, PROMPT, SAMPLING.temperature)
 
     async def play() -> None:
         for token_ids in ((3, 4), (3, 4, 5), (3, 4, 5), (3, 4, 6), (3, 4)):
@@ -109,10 +110,18 @@ def test_the_first_turn_has_the_episode_s_seed_and_each_later_one_its_own():
     assert all((s.temperature, s.max_tokens) == (0.5, 4) for _, s in engine.asked)
 
 
+def test_a_turn_at_another_temperature_than_the_learner_s_is_refused():
+    engine = Engine()
+    sampler = EpisodeSampler(engine, no_tokenizer, PROMPT, SAMPLING.temperature)
+    with pytest.raises(ValueError, match=r"^a turn is sampled at temperature 1, the episode at 0\.5, at which the pol"):
+        asyncio.run(sampler.generate((3, 4), dataclasses.replace(SAMPLING, temperature=1.0)))
+    assert not engine.asked
+
+
 def test_seeds_do_not_depend_on_which_branch_came_first():
     def seeds(order: list[tuple[int, ...]]) -> dict[tuple[int, ...], int]:
         engine = Engine()
-        sampler = EpisodeSampler(engine, no_tokenizer, PROMPT)
+        sampler = EpisodeSampler(engine, no_tokenizer, PROMPT, SAMPLING.temperature)
 
         async def play() -> Episode:
             for token_ids in order:
@@ -140,7 +149,7 @@ def test_messages_go_through_the_chat_template_with_the_prompt_s_tools():
             return {"input_ids": [[8] for _ in texts]}
 
     prompt = Prompt(id="p", messages=[], token_ids=(3,), source="f:1", meta={}, tools=[{"name": "f"}])
-    assert EpisodeSampler(Engine(), Tokenizer, prompt).encode([HINT]) == (8,)
+    assert EpisodeSampler(Engine(), Tokenizer, prompt, SAMPLING.temperature).encode([HINT]) == (8,)
     assert seen == [([HINT], [{"name": "f"}])]
 
 

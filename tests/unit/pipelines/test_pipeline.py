@@ -202,6 +202,10 @@ def test_a_dry_run_makes_nothing(
         (StageConfig(kind="sft", overrides=["modle=x"]), "stage other: modle: there is no such key; did you mean mod"),
         (StageConfig(kind="sft", needs={"modle": "words"}), "stage other: modle: there is no such key"),
         (
+            StageConfig(kind="sft", overrides=["data=null"]),
+            "stage other: data=null: give the name of a choice; known are",
+        ),
+        (
             StageConfig(kind="sft", overrides=[*DATA, "data.path=nowhere.jsonl"], needs={"model": "words"}),
             "stage other: data.path=nowhere.jsonl: it does not exist",
         ),

@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 from reward_samples import FAULTY, prompt, rollout
 
 from rlhf.rewards.base import RewardConfig, load_reward
+from rlhf.rewards.lookup import by_own_names
 from rlhf.types import Failure, InputError, Score
 
 junk_reward = load_reward(RewardConfig(functions=[f"{FAULTY}:junk"]))
@@ -222,6 +223,29 @@ def test_a_class_that_cannot_be_made_is_one_sentence(attribute: str, options: di
     with pytest.raises(InputError) as caught:
         load_reward(RewardConfig(functions=[f"{FAULTY}:{attribute}"], options={name: options}))
     assert said in str(caught.value).replace("faulty_rewards.py:", "")
+
+
+def test_options_go_by_the_name_of_a_function_without_its_file() -> None:
+    functions = [f"{FAULTY}:Counting", "exact"]
+    options = {"Counting": {"start": 10}, "exact": {"ignore_case": True}}
+    score = load_reward(RewardConfig(functions=functions, options=options))(prompt("a"), rollout("A"))
+    assert score.parts == {"faulty_rewards.py:Counting": 11.0, "exact": 1.0}
+    assert by_own_names(functions, {"faulty_rewards.py:Counting": {"start": 10}}) == {"Counting": {"start": 10}}
+
+
+def test_options_that_two_functions_may_mean_are_a_mistake(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("def exact(prompt, rollout, *, scale=1.0):\n    return scale\n")
+    (tmp_path / "other.py").write_text("def exact(prompt, rollout, *, scale=1.0):\n    return scale\n")
+    mine, other = f"{tmp_path}/mine.py:exact", f"{tmp_path}/other.py:exact"
+    with pytest.raises(InputError, match=r"'exact', which mine.py:exact and other.py:exact are called: rename one, or"):
+        load_reward(RewardConfig(functions=[mine, other], options={"exact": {"scale": 2.0}}))
+    # The full name is the built-in's; the other function has its file's.
+    both = {"exact": {"ignore_case": True}, "mine.py:exact": {"scale": 3.0}}
+    score = load_reward(RewardConfig(functions=["exact", mine], options=both))(prompt("a"), rollout("A"))
+    assert score.parts == {"exact": 1.0, "mine.py:exact": 3.0}
+    assert by_own_names(["exact", mine], both) == both
+    with pytest.raises(InputError, match=r"reward.options has mine.py:exact twice, as 'exact' and as 'mine.py:exact'"):
+        load_reward(RewardConfig(functions=[mine], options=both))
 
 
 def test_a_file_that_does_not_import_is_a_mistake(tmp_path: Path) -> None:

@@ -40,6 +40,7 @@ from rlhf.types import (
     RunError,
     Sampling,
     Score,
+    Turn,
 )  # fmt: skip
 from tests.unit.train.fakes import READOUT, VOCAB, FakeBackend, TinyModel, make_prompt, row_logprobs
 
@@ -147,7 +148,7 @@ def make_trainer(environment: Any, **algorithm: Any) -> tuple[OnlineTrainer, Rec
     grpo, recorder, backend = GRPOConfig(group_size=GROUP_SIZE, **algorithm).build(SAMPLING), Recorder(), FakeBackend()
     collector = RolloutCollector(
         sampler=SeededSampler(), tokenizer=no_tokenizer, context_tokens=32, environment=environment,
-        rewards=LastRowRewards(), run_seed=RUN_SEED, max_attempts=1,
+        environment_name="my_env.py:Game", rewards=LastRowRewards(), run_seed=RUN_SEED, max_attempts=1,
     )  # fmt: skip
     source, policy = Source(collector), Policy(grpo, Learner(backend, READOUT, packed=True))
     stream = RolloutStream(PromptOrder(PROMPTS, 0), source, grpo, StreamConfig(prompts_per_step=PROMPTS_PER_STEP))
@@ -306,29 +307,38 @@ def scored(value: Any, **parts: Any) -> Episode:
 @pytest.mark.parametrize(
     ("episode", "sentence"),
     [
-        (None, "TypeError: the environment returned None: return an Episode with at least one row"),
-        (Episode(rows=[]), "TypeError: the environment returned Episode(rows=[], score=None): return an Episode"),
+        (None, "None: return an Episode with at least one row, in a list"),
+        (Episode(rows=[]), "Episode(rows=[], score=None): return an Episode"),
+        (Episode(rows=[start(PROMPTS[0])], score=1.0), "the score 1.0: give a Score, a Failure or None"),
+        (Episode(rows=["a row"]), "rows[0] = 'a row': give a row that `start`, `act` and `observe` return"),
+        (Episode(rows=[start(PROMPTS[1])]), "rows[0] of prompt p1, not of p0: begin it with"),
         (
-            Episode(rows=[start(PROMPTS[0])], score=1.0),
-            "TypeError: the episode's score is 1.0: give a Score, a Failure",
+            Episode(rows=[start(PROMPTS[0]), start(PROMPTS[0], range(33))]),
+            "rows[1] with 33 tokens, more than sampler.context_tokens=32: end it earlier",
         ),
-        (Episode(rows=[start(PROMPTS[1])]), "ValueError: a row is of prompt p1, not of p0"),
+        (Episode(rows=[start(PROMPTS[0], ())]), "rows[0], which begins with a token of the policy: begin it with"),
+        (Episode(rows=(row for row in [start(PROMPTS[0])])), "Episode(rows="),
+        (odd_row(token_ids=[3, 4]), "rows[0], whose token_ids is list: give a numpy array of integers"),
         (
-            Episode(rows=[start(PROMPTS[0], range(33))]),
-            "ValueError: a row has 33 tokens, more than sampler.context_tok",
+            odd_row(token_ids=np.ones((2, 1), np.int32)),
+            "rows[0] with 2 tokens and token_ids of the shape (2, 1): append",
         ),
-        (Episode(rows=[start(PROMPTS[0], ())]), "ValueError: a row begins with a token of the policy: let it begin"),
-        (Episode(rows=(row for row in [start(PROMPTS[0])])), "TypeError: the environment returned Episode(rows="),
-        (odd_row(token_ids=[3, 4]), "TypeError: a row's token_ids is list: give a numpy array of integers"),
-        (odd_row(token_ids=np.ones((2, 1), np.int32)), "ValueError: a row has 2 tokens, and arrays of another length"),
-        (odd_row(token_ids=np.array([3, -4])), "ValueError: a row has a negative token id: give ids of the policy's"),
-        (odd_row(loss_mask=np.array([0, 1])), "TypeError: a row's loss_mask is int64: give a numpy array of booleans"),
+        (odd_row(token_ids=np.array([3, -4])), "rows[0] with a negative token id: give ids of the policy's"),
+        (odd_row(loss_mask=np.array([0, 1])), "rows[0], whose loss_mask is int64: give a numpy array of booleans"),
         (
             odd_row(loss_mask=np.array([False, True]), logprobs=np.array([0.0, np.nan])),
-            "ValueError: a row has a logprob that is not finite: give the engine's",
+            "rows[0] with a logprob that is not finite: give the engine's",
         ),
-        (scored(torch.tensor(1.0)), "ValueError: the episode's score has value tensor(1.): give a finite number"),
-        (scored(1.0, tries="two"), "ValueError: the episode's score has part tries 'two': give a finite number"),
+        (scored(torch.tensor(1.0)), "a score with value tensor(1.): give a finite number"),
+        (scored(1.0, tries="two"), "a score with part tries 'two': give a finite number"),
+        (
+            Episode(rows=[start(PROMPTS[0])], score=Score(value=1.0, parts=[2.0])),
+            "a score with the parts [2.0]: give a",
+        ),
+        (
+            odd_row(turns=(Turn(speaker="policy", start=2, stop=5),)),
+            "rows[0] with 2 tokens and a turn from 2 to 5: give turns in their order, within the row",
+        ),
     ],
 )
 def test_what_is_no_episode_is_a_failure_and_no_crash(episode, sentence):
@@ -338,7 +348,7 @@ def test_what_is_no_episode_is_a_failure_and_no_crash(episode, sentence):
     trainer, _, _ = make_trainer(wrong)
     rows, infos = asyncio.run(trainer.samplers.collector.collect(PROMPTS[0], 0, [SAMPLING]))
     assert infos[0].score.kind == "environment"
-    assert infos[0].score.message.startswith(sentence)
+    assert infos[0].score.message.startswith(f"environment=my_env.py:Game returned {sentence}")
     assert rows[0].token_ids.tolist() == [3, 4]
     assert not infos[0].rows[0].num_loss_tokens
 

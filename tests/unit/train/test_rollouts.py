@@ -61,7 +61,8 @@ def no_tokenizer() -> Any:
 
 def make_collector(sampler: FakeSampler, **others: Any) -> RolloutCollector:
     usual = {"environment": single_turn, "rewards": None, "run_seed": 11, "max_attempts": 1, "context_tokens": 32}
-    return RolloutCollector(sampler=sampler, tokenizer=no_tokenizer, **{**usual, **others})
+    named = {"environment_name": "single_turn", "tokenizer": no_tokenizer}
+    return RolloutCollector(sampler=sampler, **{**named, **usual, **others})
 
 
 def collect(

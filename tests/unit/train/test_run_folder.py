@@ -88,6 +88,7 @@ def test_a_torn_configuration_is_an_input_error(tmp_path, content):
         ("train.num_minibatches", 2, "1"),
         ("optimizer.betas", [0.9, 0.95], "[0.9, 0.99]"),
         ("train.brand_new", 3, "None"),
+        ("checkpoint.keep_best", "validation/reward", "None"),
     ],
 )
 def test_another_configuration_is_refused_naming_the_key(tmp_path, key, value, before):
@@ -107,6 +108,8 @@ def test_another_configuration_is_refused_naming_the_key(tmp_path, key, value, b
         ("train.num_steps", 50),
         ("checkpoint.every", 3),
         ("checkpoint.keep", 9),
+        ("checkpoint.final", "best"),
+        ("validation.patience", 4),
         ("log.tensorboard", False),
         ("dry_run", True),
         ("output", "elsewhere"),
@@ -236,3 +239,19 @@ def test_a_look_at_a_folder_makes_nothing_and_says_what_a_start_would_say(tmp_pa
     with pytest.raises(InputError, match="it holds files of something else"):
         look_at_run_folder(str(tmp_path / "mine"), CONFIG)
     visit(new)
+
+
+@pytest.mark.parametrize(
+    ("checkpoints", "kept"),
+    [((), [9]), ((4,), [5, 9, 3]), ((5,), [9, 5]), ((2, 9), [9]), ((20,), [9]), ((1,), [3, 5, 9, 1])],
+)
+def test_best_models_are_kept_as_long_as_a_continued_run_may_need_them(tmp_path, checkpoints, kept):
+    folder = RunFolder(tmp_path)
+    for step in checkpoints:
+        add_checkpoint(folder, step)
+    for step in (1, 3, 5, 9):
+        folder.best(step).mkdir(parents=True)
+    folder.drop_old_bests()
+    assert folder.bests() == [folder.best(step) for step in sorted(kept, reverse=True)]
+    folder.drop_bests_after(4)
+    assert folder.bests() == [folder.best(step) for step in sorted(kept, reverse=True) if step <= 4]

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from rlhf.environments.base import append_completion, append_observation, start, unsampled
 from rlhf.train.metrics import mean_parts
 from rlhf.train.report import RoleUse, StepReport
+from rlhf.train.rollouts import info_of
 from rlhf.train.stats import Stats
 from rlhf.train.tracking import (
     METRICS,
@@ -24,9 +26,10 @@ from rlhf.train.tracking import (
     TensorBoard,
     plot,
     readable,
+    unprefixed,
 )
 from rlhf.types import Episode, Failure, Rollout, Score, Turn
-from tests.unit.train.fakes import make_group, make_info, make_report, random_rollout
+from tests.unit.train.fakes import make_group, make_info, make_prompt, make_report, random_rollout
 
 PNG = b"\x89PNG\r\n\x1a\n"
 BROKEN = Failure(kind="reward_error", message="boom")
@@ -102,9 +105,11 @@ def test_tensorboard_events_are_written(tmp_path):
 
 def test_rollouts_are_readable():
     score = Score(value=1.5, parts={"exact": 1.0, "format": 0.5})
-    (line,) = readable(Episode(rows=[make_rollout("4")], score=score))
+    (line,) = readable(Episode(rows=[make_rollout("4")], score=score), str)
     assert line == {
+        "row": 0,
         "prompt_id": "p0",
+        "prompt": "[0, 0]",
         "text": "4",
         "turns": [{"role": "assistant", "content": "4"}],
         "reward": 1.5,
@@ -113,7 +118,7 @@ def test_rollouts_are_readable():
         "num_tokens": 2,
         "versions": [4, 5],
     }
-    (failed,) = readable(Episode(rows=[make_rollout("", versions=())], score=BROKEN))
+    (failed,) = readable(Episode(rows=[make_rollout("", versions=())], score=BROKEN), str)
     assert failed["failure"] == "reward_error: boom"
     assert failed["versions"] is None
     assert "reward" not in failed
@@ -128,24 +133,39 @@ def report_with_rollouts(step: int, rollouts: list[list[Rollout]]) -> StepReport
 
 
 def test_some_groups_are_written_as_text(tmp_path):
-    log = RolloutLog(tmp_path, 2, list, next_step=0)
+    log = RolloutLog(tmp_path, 2, list, str, next_step=0)
     groups = [[make_rollout(f"{i}{j}") for j in range(2)] for i in range(3)]
     assert asyncio.run(log.on_step(report_with_rollouts(0, groups))) is False
     rows = read_lines(tmp_path / ROLLOUTS)
     assert [row["text"] for row in rows] == ["00", "01", "10", "11"]
     assert [row["episode"] for row in rows] == ["p0/0/0", "p0/0/1", "p1/0/0", "p1/0/1"]
     assert rows[0]["step"] == 0
-    assert rows[2]["messages"] == [{"role": "user", "content": "1?"}]
+
+
+def test_each_row_of_an_episode_has_its_index_and_its_own_prompt(tmp_path):
+    prompt = make_prompt(0)
+    first = append_completion(start(prompt), unsampled([7, 8], stop="stop", text="78"))
+    first = append_completion(append_observation(first, [9]), unsampled([10], stop="stop", text="10"))
+    second = append_completion(start(prompt, (5, 6, 7)), unsampled([11], stop="stop", text="11"))
+    without_turns = replace(second, turns=())
+    rows = [first, second, without_turns]
+    infos = [info_of(Episode(rows=rows, score=Score(value=1.0)), "p0/0/0", prompt.source, True, 0)]
+    report = StepReport(step=2, groups=[make_group(0, infos, rows)], rejected=[], stats=Stats(), seconds={}, use={})
+    asyncio.run(RolloutLog(tmp_path, 1, list, str, next_step=0).on_step(report))
+    lines = read_lines(tmp_path / ROLLOUTS)
+    assert [(line["step"], line["episode"], line["row"]) for line in lines] == [(2, "p0/0/0", i) for i in range(3)]
+    assert [line["prompt"] for line in lines] == ["[3, 4]", "[5, 6, 7]", "[5, 6, 7]"]
+    assert [line["text"] for line in lines] == ["10", "11", "11"]
 
 
 @pytest.mark.parametrize("separator", ["\n", "\r\n", "\x0b", "\x0c", "\x1c", "\u2028", "\u2029", "\x85"])
 def test_a_resumed_rollout_log_reads_any_text(tmp_path, separator):
     """A policy writes what it likes: line separators of Unicode too, which `str.splitlines` splits at."""
     text = f"one{separator}two"
-    log = RolloutLog(tmp_path, 1, list, next_step=0)
+    log = RolloutLog(tmp_path, 1, list, str, next_step=0)
     for step in range(2):
         asyncio.run(log.on_step(report_with_rollouts(step, [[make_rollout(text)]])))
-    RolloutLog(tmp_path, 1, list, next_step=1)
+    RolloutLog(tmp_path, 1, list, str, next_step=1)
     assert [(row["step"], row["text"]) for row in read_lines(tmp_path / ROLLOUTS)] == [(0, text)]
 
 
@@ -153,7 +173,7 @@ def test_messages_of_an_environment_that_json_cannot_hold_are_written_as_text(tm
     rollout = make_rollout("4")
     said = {"role": "tool", "content": np.int64(7), "raw": b"x", "text": "\udce9"}
     rollout.turns += (Turn(speaker="environment", start=2, stop=4, messages=[said]),)
-    log = RolloutLog(tmp_path, 1, list, next_step=0)
+    log = RolloutLog(tmp_path, 1, list, str, next_step=0)
     asyncio.run(log.on_step(report_with_rollouts(0, [[rollout]])))
     (row,) = read_lines(tmp_path / ROLLOUTS)
     assert row["turns"][-1] == {"role": "tool", "content": "7", "raw": "b'x'", "text": "?"}
@@ -165,6 +185,7 @@ def test_training_stops_once_the_window_s_mean_reaches_the_target():
     answers = []
     for step, reward in enumerate([1, 1, 0, 1, 1, 1]):
         history.append({"step": step, "reward": reward})
+        history.insert(0, {"step": step, "validation/reward": 0.0})
         answers.append(asyncio.run(stop.on_step(make_report(step, [reward]))))
     # Windows: none yet, none yet, 2/3, 2/3, 2/3, 1.
     assert answers == [False, False, False, False, False, True]
@@ -174,6 +195,16 @@ def test_a_plot_is_a_png_of_what_was_recorded(tmp_path):
     history = [{"step": i, "reward": 0.1 * i, "kl": None if i == 1 else math.nan if i == 2 else 0.5} for i in range(4)]
     plot(history, {"reward": "reward", "KL": "kl", "length": "absent"}, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").read_bytes().startswith(PNG)
+
+
+def test_validations_are_plotted_beside_the_training_with_their_intervals(tmp_path):
+    history = [{"step": i, "reward": 0.1 * i} for i in range(4)]
+    history += [{"step": i, "validation/reward": 0.1, "validation/reward_low": low, "validation/reward_high": 0.3}
+                for i, low in ((-1, 0.0), (1, None), (3, 0.05))]  # fmt: skip
+    plot(history, {"reward": "reward", "success": "success"}, tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").read_bytes().startswith(PNG)
+    rows = [unprefixed(row, "validation/") for row in history[-2:]]
+    assert rows[1] == {"step": 3, "reward": 0.1, "reward_low": 0.05, "reward_high": 0.3}
 
 
 def test_a_plot_of_nothing_does_not_end_a_run(tmp_path):
@@ -244,7 +275,7 @@ def test_a_step_whose_rollouts_are_all_empty_has_metrics():
 
 def test_random_rollouts_are_readable():
     rollout = random_rollout(np.random.default_rng(0), "p0", version=2)
-    (line,) = readable(Episode(rows=[rollout], score=Score(value=0.0)))
+    (line,) = readable(Episode(rows=[rollout], score=Score(value=0.0)), str)
     assert line["versions"] == [2, 2]
     assert line["num_tokens"] == int(rollout.loss_mask.sum())
 

@@ -16,11 +16,10 @@ from rlhf.ops.intervals import Estimate
 from rlhf.train.artifact import open_artifact
 from rlhf.train.best import BestModel, Direction
 from rlhf.train.checkpoint import Checkpointer, OnlineCheckpointConfig
-from rlhf.train.measure import Measurement
 from rlhf.train.run_folder import RunFolder
 from rlhf.train.stop import Stop
 from rlhf.train.tracking import METRICS, SAMPLES, MetricsLog, read_rows
-from rlhf.train.validation import Validation, ValidationConfig
+from rlhf.train.validation import Measurement, Validation, ValidationConfig
 from rlhf.types import Sampling, Stopped
 from tests.unit.train.fakes import make_report
 from tests.unit.train.test_checkpoint import SavedFiles, Stream
@@ -138,7 +137,7 @@ async def test_the_final_model_is_a_copy_of_the_best_one(tmp_path):
     await run.fit(4)
     (best,) = run.folder.bests()
     model = open_artifact(await run.checkpointer.save_final(4, {"success_after": 0.5}, best))
-    assert model.manifest["step"] == 2
+    assert (model.manifest["step"], model.manifest["run_steps"]) == (2, 4)
     assert model.manifest["metrics"]["success_after"] == 0.5
     assert model.manifest["files"] == open_artifact(best).manifest["files"]
 

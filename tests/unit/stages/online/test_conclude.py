@@ -2,17 +2,22 @@
 
 import json
 import shlex
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from rlhf.config import OnlineConfig, as_plain, compose
-from rlhf.stages.online.conclude import DURING_TRAINING, how_to_evaluate, measured_on, success_of_best
+from rlhf.models.tokenizer import load_tokenizer
+from rlhf.rewards.base import ModelInput, RewardConfig
+from rlhf.stages.online.conclude import DURING_TRAINING, how_to_evaluate, is_dated, measured_on, success_of_best
 from rlhf.stages.online.job import prepare
 from rlhf.stages.template_date import with_template_date
 from rlhf.train.run_folder import RunFolder
 from rlhf.train.tracking import SAMPLES, write_samples
 
+DATED = "{{ strftime_now('%d %b %Y') }}{{ messages }}"
 CONF = Path(__file__).parents[4] / "conf"
 READ = ("seed", "template_date", "data", "reward", "sampling", "sampler", "preflight", "environment",
         "environment_options")  # fmt: skip
@@ -34,7 +39,7 @@ ODD = ["data.path=数据/a b.jsonl", "data.template=Solve: {prompt}\n(it's \"eas
         ["reward=http", "reward.options.http.url=http://localhost:5000/get?a=1&b=2", "model=M", "data.path=d"],
         ["model=M", *ODD],
         [
-            "experiment=quickstart",
+            "experiment=tiny_grpo",
             "validation.fraction=0.3",
             "validation.every=5",
             "validation.pass_at=[1,4]",
@@ -48,7 +53,7 @@ ODD = ["data.path=数据/a b.jsonl", "data.template=Solve: {prompt}\n(it's \"eas
 def test_it_composes_to_what_the_run_read(overrides, tmp_path):
     config = with_template_date(compose(CONF, "online", [f"output={tmp_path / 'run'}", *overrides], OnlineConfig))
     model = tmp_path / "a run" / "model"
-    words = shlex.split(how_to_evaluate(config, model))
+    words = shlex.split(how_to_evaluate(config, model, is_dated=True))
     assert words[:2] == ["python", "launch/evaluate.py"]
     again = compose(CONF, "online", words[2:], OnlineConfig)
     assert (again.model, again.output) == (str(model), "unused")
@@ -59,6 +64,31 @@ def test_it_composes_to_what_the_run_read(overrides, tmp_path):
     assert now["stream"]["prompts_per_step"] == before["stream"]["prompts_per_step"]
     assert now["backend"]["precision"] == before["backend"]["precision"]
     assert now["placement"]["reward"] == before["placement"]["reward"]
+
+
+def test_options_of_a_file_s_reward_are_words_of_a_command_line():
+    options = {"my rewards.py:close": {"by": 2}}
+    reward = ["reward.functions=[my rewards.py:close]", "output=o", "model=M", "data.path=d"]
+    config = compose(CONF, "online", reward, OnlineConfig)
+    config.reward.options = options
+    words = shlex.split(how_to_evaluate(config, Path("model"), is_dated=False))
+    assert "++reward.options.close.by=2" in words
+    assert compose(CONF, "online", words[2:], OnlineConfig).reward.options == {"close": {"by": 2}}
+
+
+def test_the_date_is_a_word_only_if_a_chat_template_writes_it(models, tmp_path):
+    config = compose(CONF, "online", ["output=o", "model=M", "data.path=d", "template_date=2026-11-29"], OnlineConfig)
+    for shown in (True, False):
+        assert ("template_date=" in how_to_evaluate(config, Path("m"), is_dated=shown)) is shown
+    plain, dated = SimpleNamespace(chat_template="{{ messages }}"), SimpleNamespace(chat_template=DATED)
+    several = SimpleNamespace(chat_template={"default": "{{ messages }}", "tool_use": DATED})
+    bare = SimpleNamespace(chat_template=None)
+    judge = load_tokenizer(str(models["tied"]))
+    judge.chat_template = DATED
+    judge.save_pretrained(tmp_path)
+    reward = RewardConfig(model=str(tmp_path), model_input=ModelInput.tokens)
+    assert [is_dated(reward, each) for each in (plain, dated, several, bare)] == [False, True, True, False]
+    assert is_dated(replace(reward, model_input=ModelInput.text), plain), "the reward model's template writes it"
 
 
 def test_prompts_on_which_success_is_measured_are_named(tmp_path, models):

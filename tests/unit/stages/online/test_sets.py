@@ -53,7 +53,7 @@ def test_the_printed_command_evaluates_the_same_sets(job):
 
     constraint = "+reward.constraints={exact: {at_most: 0.9}}"
     config = job(SETS, constraint, "reward.shaping.normalise=true", "+data.sets.plus.reward={exact: 2.0}").config
-    _, _, *words = shlex.split(how_to_evaluate(config, Path(config.model)))
+    _, _, *words = shlex.split(how_to_evaluate(config, Path(config.model), is_dated=False))
     composed = compose(CONF, "online", words, OnlineConfig)
     assert composed.data == config.data
     assert not composed.reward.constraints, "an evaluation has no use for it"
