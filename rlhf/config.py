@@ -15,16 +15,8 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 
 from rlhf.algorithms.base import AlgorithmConfig, ScoreMethodConfig
-from rlhf.algorithms.dpo import DPOConfig
-from rlhf.algorithms.grpo import GRPOConfig
-from rlhf.algorithms.ipo import IPOConfig
-from rlhf.algorithms.kto import KTOConfig
-from rlhf.algorithms.orpo import ORPOConfig
-from rlhf.algorithms.ppo import PPOConfig
 from rlhf.algorithms.preference import PreferenceConfig
-from rlhf.algorithms.process_reward import ProcessRewardConfig
-from rlhf.algorithms.reward_model import RewardModelConfig
-from rlhf.algorithms.simpo import SimPOConfig
+from rlhf.algorithms.registry import ALGORITHMS
 from rlhf.config_classes import LOADED, OPEN_GROUPS
 from rlhf.data.kto import KTODataConfig
 from rlhf.data.preferences import PreferenceDataConfig, RankingDataConfig
@@ -91,8 +83,8 @@ class OnlineConfig(RunConfig):
     """Online reinforcement learning: `launch/ppo.py`."""
 
     algorithm: AlgorithmConfig = MISSING
-    """The method: `algorithm=grpo`, `algorithm=ppo`, or a config class of your own: `algorithm=/path/file.py:Config` or
-    `algorithm=package.module:Config`."""
+    """The method: `algorithm=grpo`, `ppo`, another of docs/algorithms.md, or a config class of your own:
+    `algorithm=/path/file.py:Config` or `algorithm=package.module:Config`."""
     critic: CriticConfig = field(default_factory=CriticConfig)
     """The critic, if the algorithm has one."""
     reward: RewardConfig = field(default_factory=RewardConfig)
@@ -145,17 +137,6 @@ class CompareConfig(OnlineConfig):
             raise InputError("policies={}: name at least one, as in +policies.ppo=FOLDER")
 
 
-ALGORITHMS: dict[str, type[Any]] = {
-    "grpo": GRPOConfig,
-    "ppo": PPOConfig,
-    "dpo": DPOConfig,
-    "ipo": IPOConfig,
-    "kto": KTOConfig,
-    "orpo": ORPOConfig,
-    "simpo": SimPOConfig,
-    "reward_model": RewardModelConfig,
-    "process_reward": ProcessRewardConfig,
-}
 DATA: dict[str, type[Any]] = {
     "supervised": SupervisedDataConfig,
     "text": TextDataConfig,
@@ -164,7 +145,7 @@ DATA: dict[str, type[Any]] = {
     "labelled": KTODataConfig,
     "steps": StepDataConfig,
 }
-"""Choices of the groups `algorithm` and `data`."""
+"""Choices of the group `data`."""
 OPEN_GROUPS["algorithm"] = (AlgorithmConfig, PreferenceConfig, ScoreMethodConfig)
 CLASS = "class"
 """Key of a method that is not registered here: the text that names its config class. No field can be called so."""

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, ClassVar, Protocol
 
 from torch import Tensor
 
+from rlhf.algorithms.correction import CorrectionConfig
 from rlhf.ops.kl import KLEstimator
 from rlhf.ops.microbatch import MicroBatch
-from rlhf.types import Group, InputError, Prompt, Row, Sampling
+from rlhf.ops.policy_loss import Ratio
+from rlhf.types import EpisodeInfo, Group, InputError, Prompt, Row, Sampling
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +26,16 @@ class Mean:
     """Number of items in the total: pairs, rows."""
 
 
-Metrics = dict[str, Tensor | Mean]
+@dataclass(frozen=True, slots=True)
+class Sums:
+    """Sums from which metrics follow once those of all micro-batches and ranks are added: ratios, percentiles."""
+
+    values: Tensor  # [K]
+    figures: Callable[[Sequence[float]], Mapping[str, float]]
+    """Function of a module that makes the metrics, by the ends of their names."""
+
+
+Metrics = dict[str, Tensor | Mean | Sums]
 """Tensors are sums over the loss tokens of a micro-batch, to be divided by their number; one whose name ends in `_max`
 is a maximum."""
 
@@ -39,9 +50,9 @@ class Outputs(Protocol):
 
 @dataclass(slots=True)
 class TokenStatistics:
-    """Statistics of a causal language model beside the log probabilities, without gradient."""
+    """Statistics of a causal language model beside the log probabilities."""
 
-    entropy: Tensor  # [B, T] float32
+    entropy: Tensor  # [B, T] float32, with a gradient that costs nothing unless a loss uses it
     first_choice: Tensor  # [B, T] bool, whether the token is the most likely one
 
 
@@ -59,6 +70,11 @@ class TokenOutputs:
 
     @property
     def entropy(self) -> Tensor:
+        """Entropy as a metric, without gradient."""
+        return self.learnable_entropy.detach()
+
+    @property
+    def learnable_entropy(self) -> Tensor:
         assert self.statistics is not None, "the readout was asked for a column alone"
         return self.statistics.entropy
 
@@ -120,6 +136,9 @@ class Algorithm(Protocol):
     def admits(self, group: Group) -> bool:
         """Return whether a group has something to learn from; a rejected one is replaced by another prompt."""
 
+    def trains(self, info: EpisodeInfo) -> bool:
+        """Return whether an episode's rows are learnt from."""
+
     def group_advantages(self, group: Group) -> list[float]:
         """Return one scalar per survivor, in their order: its advantage over the group, or its reward where
         `assign_credit` makes the advantages from it."""
@@ -137,11 +156,20 @@ class Algorithm(Protocol):
 
 
 class Normalisation(StrEnum):
-    """Divisor of a minibatch's loss: all its loss tokens (DAPO), or each sequence by its own, then by their number
-    (GRPO as published)."""
+    """Divisor of a minibatch's loss: all its loss tokens (DAPO); each sequence's own, then the number of sequences
+    (GRPO as published); the number of sequences alone; or that number times `sampling.max_tokens` (Dr. GRPO)."""
 
     tokens = "tokens"
     sequences = "sequences"
+    sequence_sums = "sequence_sums"
+    constant = "constant"
+
+
+class Objective(StrEnum):
+    """Objectives of the policy gradient."""
+
+    clip = "clip"
+    cispo = "cispo"
 
 
 @dataclass(kw_only=True, slots=True)
@@ -151,10 +179,19 @@ class AlgorithmConfig:
     min_group_size: ClassVar[int] = 2
     """Rewards that a group must have: 2 where they are each other's baseline, else 1."""
 
+    objective: Objective = Objective.clip
+    """`clip`: PPO's, in which a token beyond the clip has no gradient. `cispo`: the clipped ratio is a weight of the
+    gradient, so that every token has one."""
+    ratio: Ratio = Ratio.token
+    """`token`: each token's ratio to the old policy is clipped. `sequence`: the geometric mean over its row (GSPO)."""
     clip_low: float = 0.2
-    """The ratio to the old policy is clipped below 1 - clip_low. Between 0 and 1."""
+    """The ratio to the old policy is clipped below 1 - clip_low. Between 0 and 1; with 1 it is not clipped below."""
     clip_high: float = 0.2
     """The ratio to the old policy is clipped above 1 + clip_high; above clip_low it is DAPO's clip-higher."""
+    dual_clip: float | None = None
+    """Largest ratio that counts where the advantage is negative; above 1, often 3 (Ye et al. 2020). None: no bound."""
+    correction: CorrectionConfig = field(default_factory=CorrectionConfig)
+    """Importance weights for tokens whose engine had other probabilities than the learner."""
     kl_coef: float = 0.0
     """Weight of the KL to the reference. 0 with `measure_kl=false` loads no reference."""
     kl_estimator: KLEstimator = KLEstimator.k3
@@ -166,17 +203,32 @@ class AlgorithmConfig:
     """Rollouts over which the adaptive controller changes the coefficient by at most a fifth (a factor of e^0.2)."""
     measure_kl: bool = False
     """Load the reference and report the KL to it even where `kl_coef` is 0."""
+    entropy_coef: float = 0.0
+    """Weight of a bonus for the entropy of each token's distribution, in nats. 0: none."""
     normalisation: Normalisation = Normalisation.tokens
-    """`tokens`: the loss is a mean over a minibatch's tokens. `sequences`: a mean over sequences,
-    the rows of episodes, of token means."""
+    """`tokens`: the loss is a mean over a minibatch's tokens. `sequences`: a mean over sequences, the rows of episodes,
+    of token means. `sequence_sums`: a mean over sequences of sums. `constant`: the same divided by
+    `sampling.max_tokens`."""
+    mask_truncated: bool = False
+    """Leave episodes that end at their length limit out of the loss (DAPO's overlong filtering). They stay in the
+    baseline."""
     group_size: int = 8
     """Episodes per prompt."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.clip_low < 1:
+        if not 0 < self.clip_low <= 1:
             raise InputError(f"algorithm.clip_low={self.clip_low}: must lie between 0 and 1; 0.2 is usual")
         if not 0 < self.clip_high < math.inf:
             raise InputError(f"algorithm.clip_high={self.clip_high}: must be positive; 0.2 to 0.28 is usual")
+        if self.dual_clip is not None and self.objective is Objective.cispo:
+            raise InputError(
+                f"algorithm.objective=cispo, algorithm.dual_clip={self.dual_clip}: CISPO bounds every ratio by "
+                "clip_high already; set algorithm.dual_clip=null"
+            )
+        if self.dual_clip is not None and not 1 < self.dual_clip < math.inf:
+            raise InputError(f"algorithm.dual_clip={self.dual_clip}: must be above 1; 3 is usual, null sets no bound")
+        if not 0 <= self.entropy_coef < math.inf:
+            raise InputError(f"algorithm.entropy_coef={self.entropy_coef}: must not be negative; 0 leaves it out")
         if not 0 <= self.kl_coef < math.inf:
             raise InputError(f"algorithm.kl_coef={self.kl_coef}: must not be negative; 0 turns the penalty off")
         if self.kl_target is not None and not (0 < self.kl_target < math.inf and self.kl_coef > 0):

@@ -12,7 +12,7 @@ from rlhf.algorithms.base import AlgorithmConfig, Loss
 from rlhf.algorithms.clipped_loss import ClippedLoss
 from rlhf.ops.kl import adaptive_kl_coef
 from rlhf.ops.microbatch import MicroBatch
-from rlhf.types import Group, Prompt, Sampling, Score
+from rlhf.types import EpisodeInfo, Group, Prompt, Sampling, Score
 
 ConfigT = TypeVar("ConfigT", bound=AlgorithmConfig)
 
@@ -30,7 +30,11 @@ class PolicyGradient(ABC, Generic[ConfigT]):
 
     @property
     def loss(self) -> Loss:
-        return ClippedLoss(self.config, self.kl_coef)
+        return self.loss_with(self.kl_coef)
+
+    def loss_with(self, kl_coef: float) -> Loss:
+        """Return the policy's loss with a weight of the KL to the reference: 0 if the method has it in the reward."""
+        return ClippedLoss(self.config, kl_coef, max_tokens=self.sampling.max_tokens)
 
     @property
     def critic_loss(self) -> Loss:
@@ -40,7 +44,11 @@ class PolicyGradient(ABC, Generic[ConfigT]):
         return [self.sampling] * self.config.group_size
 
     def admits(self, group: Group) -> bool:
-        return len(group.survivors) >= self.config.min_group_size
+        survivors = [group.infos[index] for index in group.survivors]
+        return len(survivors) >= self.config.min_group_size and any(map(self.trains, survivors))
+
+    def trains(self, info: EpisodeInfo) -> bool:
+        return info.trained and not (self.config.mask_truncated and info.stop == "length")
 
     @abstractmethod
     def group_advantages(self, group: Group) -> list[float]:

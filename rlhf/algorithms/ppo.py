@@ -7,14 +7,12 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import ClassVar
 
-import torch
-
 from rlhf.algorithms.base import AlgorithmConfig, Loss
-from rlhf.algorithms.clipped_loss import ClippedLoss
 from rlhf.algorithms.policy_gradient import PolicyGradient
+from rlhf.algorithms.token_rewards import token_rewards
 from rlhf.algorithms.value_loss import ValueLoss
 from rlhf.ops.advantages import generalized_advantages
-from rlhf.ops.kl import KLEstimator, kl_divergence
+from rlhf.ops.kl import KLEstimator
 from rlhf.ops.microbatch import MicroBatch
 from rlhf.types import Group, InputError, Sampling
 
@@ -86,7 +84,7 @@ class PPO(PolicyGradient[PPOConfig]):
 
     @property
     def loss(self) -> Loss:
-        return ClippedLoss(self.config, self.kl_coef if self.config.kl_in is KLPlace.loss else 0.0)
+        return self.loss_with(self.kl_coef if self.config.kl_in is KLPlace.loss else 0.0)
 
     @property
     def critic_loss(self) -> Loss:
@@ -97,17 +95,8 @@ class PPO(PolicyGradient[PPOConfig]):
 
     def assign_credit(self, batch: MicroBatch) -> MicroBatch:
         values = batch.left_align(batch.column("values"))
-        advantages = generalized_advantages(
-            self.token_rewards(batch), values, gamma=self.config.gamma, gae_lambda=self.config.gae_lambda
+        rewards = token_rewards(
+            batch, kl_coef=self.kl_coef if self.config.reads_old_logprobs else 0.0, estimator=self.config.kl_estimator
         )
+        advantages = generalized_advantages(rewards, values, gamma=self.config.gamma, gae_lambda=self.config.gae_lambda)
         return replace(batch, advantages=batch.at_chosen(advantages), returns=batch.at_chosen(advantages + values))
-
-    def token_rewards(self, batch: MicroBatch) -> torch.Tensor:
-        """[R, L]: the reward at each row's last chosen token, less the KL penalty of every token."""
-        last = batch.per_row(batch.loss_mask.float()).long() - 1  # -1 where a row has nothing to learn
-        places = torch.arange(max(int(last.max()) + 1, 1) if len(last) else 1)
-        rewards = torch.where(places == last.unsqueeze(-1), batch.signals.unsqueeze(-1), 0.0)
-        if self.config.reads_old_logprobs:
-            kl = kl_divergence(batch.column("old_logprobs"), batch.column("ref_logprobs"), self.config.kl_estimator)
-            rewards = rewards - self.kl_coef * batch.left_align(kl)
-        return rewards

@@ -8,7 +8,6 @@ import sys
 import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 from hydra import initialize_config_dir
@@ -126,26 +125,23 @@ def section_of(key: Key) -> str:
 def added_keys(
     choices: Choices, section: str, composed: DictConfig, searched: Sequence[str], width: int
 ) -> Iterator[str]:
-    """Yield the keys of a section's other choices, such as other algorithms, that the choice shown does not have; none
-    beside a class of the user's own, which has been chosen for good."""
+    """Yield the keys of a section's other choices, such as other algorithms, that the choice shown lacks or has with
+    another default; none beside a class of the user's own, which has been chosen for good."""
     if section not in choices.chosen or choices.own_class(section, composed):
         return
-    # Values on the page may come from a recipe, so keys are compared without them.
-    known = {valueless(key) for key in keys_of(type_of(composed[section]), composed[section], f"{section}.")}
+    # Values on the page may come from a recipe, so defaults are compared with those of the class.
+    shown_type = type_of(composed[section])
+    known = set(keys_of(shown_type, OmegaConf.structured(shown_type), f"{section}."))
     for name in choices.fitting(section):
         node = choices.loaded(section, name).config
         if not isinstance(node, DictConfig) or OmegaConf.get_type(node) is dict:
             continue
         every = keys_of(type_of(node), node, f"{section}.")
-        added = [key for key in every if is_meant(key.path, searched) and valueless(key) not in known]
+        added = [key for key in every if is_meant(key.path, searched) and key not in known]
         if added:
             yield wrapped(f"with {section}={name}:", width, "  ")
         for key in added:
             yield from shown(key, width)
-
-
-def valueless(key: Key) -> Key:
-    return replace(key, default=None)
 
 
 def choice_lines(choices: Choices, composed: DictConfig, searched: Sequence[str], width: int) -> Iterator[str]:

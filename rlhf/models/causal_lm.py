@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from rlhf.algorithms.base import TokenOutputs, TokenStatistics
 from rlhf.models.output_head import head_logprobs, shape_of
@@ -56,8 +57,9 @@ class TokenReadout:
         logprobs = next_token_logprobs(logits, batch.token_ids).masked_fill(~batch.loss_mask, 0.0)
         if not self.statistics:
             return TokenOutputs(logprobs=logprobs)
-        with torch.no_grad():
-            entropy, first_choice = next_token_entropy(logits), is_first_choice(logits, batch.token_ids)
+        # Keeps the logits alone, which the logprobs keep too; a loss that uses the entropy computes it again.
+        entropy = checkpoint(next_token_entropy, logits, use_reentrant=False, preserve_rng_state=False)
+        first_choice = is_first_choice(logits, batch.token_ids)
         return TokenOutputs(logprobs, TokenStatistics(entropy=entropy, first_choice=first_choice))
 
 

@@ -16,13 +16,29 @@ def group_relative_advantages(
     """Rewards relative to their group (Shao et al. 2024, DeepSeekMath, section 4.1.2).
 
     The mean is subtracted; with `scale_by_std` the result is divided by the standard deviation (of the sample, plus
-    1e-6). Without it this is Dr. GRPO (Liu et al. 2025). A group of equal rewards gives zeros.
+    1e-6). A group of equal rewards gives zeros.
     """
     values = np.asarray(rewards, dtype=np.float64)
     centred = values - values.mean()
     if scale_by_std:
         centred /= values.std(ddof=1) + 1e-6
     return centred.tolist()
+
+
+def leave_one_out_advantages(
+    rewards: Sequence[float],  # [K], the rewards of one prompt's rollouts, at least two
+) -> list[float]:  # [K]
+    """Rewards relative to the mean of the others' (RLOO, Ahmadian et al. 2024, eq. 8), which depends on no action of
+    the rollout itself: K / (K - 1) times the difference to the mean of all."""
+    values = np.asarray(rewards, dtype=np.float64)
+    return ((values - values.mean()) * len(values) / (len(values) - 1)).tolist()
+
+
+def returns_to_go(
+    rewards: Tensor,  # [R, L], 0 after a row's last token
+) -> Tensor:  # [R, L]
+    """Sum each token's reward and those after it."""
+    return rewards.flip(-1).cumsum(-1).flip(-1)
 
 
 def generalized_advantages(

@@ -41,7 +41,8 @@ class ChunkedLogprobs(torch.autograd.Function):
     """Logprob and, with `statistics`, entropy in nats and first choice of N targets, from the states [N, H] that
     predict them.
 
-    The backward pass computes the logits again, which costs one more product of the head and keeps none of them.
+    The backward pass computes the logits again, which costs one more product of the head and keeps none of them. The
+    entropy has a gradient too, which takes one more chunk of memory if a loss uses it.
     """
 
     @staticmethod
@@ -70,16 +71,21 @@ class ChunkedLogprobs(torch.autograd.Function):
                 entropy[rows] = -probabilities.mul_(logits).sum(-1)
                 del probabilities
             del logits
-        ctx.save_for_backward(states, weight, bias, targets, normalisers)
+        ctx.save_for_backward(states, weight, bias, targets, normalisers, entropy)
         ctx.shape = shape
+        # The gradient of an entropy that no loss uses is None, and costs nothing.
+        ctx.set_materialize_grads(False)
         if not statistics:
             return (logprobs,)
-        ctx.mark_non_differentiable(entropy, first_choice)
+        ctx.mark_non_differentiable(first_choice)
         return logprobs, entropy, first_choice
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        states, weight, bias, targets, normalisers = ctx.saved_tensors
+    def backward(
+        ctx: Any, grad: Tensor | None, grad_entropy: Tensor | None = None, *_: None
+    ) -> tuple[Tensor | None, ...]:
+        states, weight, bias, targets, normalisers, entropy = ctx.saved_tensors
+        grad = torch.zeros_like(normalisers) if grad is None else grad
         of_states, of_weight, of_bias, *_ = ctx.needs_input_grad
         grad_states = torch.empty_like(states) if of_states else None
         grad_weight = torch.zeros_like(weight) if of_weight else None
@@ -89,13 +95,19 @@ class ChunkedLogprobs(torch.autograd.Function):
             slope = logit_slope(logits, ctx.shape)
             # A target of logprob minus infinity has no gradient, as if it were masked in the unchunked computation.
             share = grad[rows].masked_fill(logits.gather(-1, targets[rows, None]).squeeze(-1).isneginf(), 0.0)
-            logits.sub_(normalisers[rows, None]).exp_().mul_(-share[:, None])
+            logits.sub_(normalisers[rows, None])
+            pull = None
+            if grad_entropy is not None:
+                pull = entropy_slope(logits, entropy[rows], ctx.shape).mul_(grad_entropy[rows, None])
+            logits.exp_().mul_(-share[:, None])
             logits.scatter_add_(-1, targets[rows, None], share[:, None])
+            if pull is not None:
+                logits.add_(pull)
             if slope is not None:
                 logits.mul_(slope)
             scale = ctx.shape.multiplier / ctx.shape.temperature
             product = (logits if scale == 1.0 else logits.mul_(scale)).to(weight.dtype)
-            del logits, slope
+            del logits, slope, pull
             if grad_states is not None:
                 grad_states[rows] = product @ weight
             if grad_weight is not None:
@@ -104,6 +116,14 @@ class ChunkedLogprobs(torch.autograd.Function):
                 grad_bias += product.sum(0)
             del product
         return grad_states, grad_weight, grad_bias, None, None, None
+
+
+def entropy_slope(logprobs: Tensor, entropy: Tensor, shape: LogitShape) -> Tensor:  # [N, V], [N], to [N, V]
+    """Derivative of the entropy H at each shaped logit, -p (log p + H); 0 where the token is banned."""
+    slope = (logprobs + entropy[:, None]).mul_(logprobs.exp()).neg_()
+    if shape.banned_token_ids:  # 0 times minus infinity is NaN
+        slope.index_fill_(-1, shape.banned(slope), 0.0)
+    return slope
 
 
 def logit_slope(logits: Tensor, shape: LogitShape) -> Tensor | None:

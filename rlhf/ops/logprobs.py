@@ -1,6 +1,5 @@
 """Log probabilities of tokens, under the distribution the engine samples from."""
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -37,7 +36,8 @@ def next_token_entropy(
 ) -> Tensor:  # [B, T] float32
     """Entropy in nats of the distribution each token was drawn from, at the token's own position; the first is 0."""
     logprobs = logits[:, :-1].log_softmax(-1)
-    weighted = torch.where(logprobs.isneginf(), 0.0, logprobs.exp() * logprobs)
+    # Filled before the product, whose gradient would be 0 times infinity.
+    weighted = logprobs.exp() * logprobs.masked_fill(logprobs.isneginf(), 0.0)
     return F.pad(-weighted.sum(-1), (1, 0))
 
 

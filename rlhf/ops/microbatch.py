@@ -24,6 +24,7 @@ class MicroBatch:
     row_ids: Tensor  # [B, T] int64, the sequence a token belongs to; R where there is padding
     signals: Tensor  # [R] float32, learning signal of each sequence: an advantage, a reward, a grade or a label
     rollout_logprobs: Tensor | None = None  # [B, T] float32, of the engine
+    staleness: Tensor | None = None  # [B, T] float32, training steps by which the token's policy lags the learner
     old_logprobs: Tensor | None = None  # [B, T] float32, of the policy before this batch's first update
     ref_logprobs: Tensor | None = None  # [B, T] float32, of the reference
     values: Tensor | None = None  # [B, T] float32, of the critic: the return expected before the token was chosen

@@ -123,7 +123,7 @@ class Shaping:
         if self.config.normalise:
             scores = self.normalised(group.prompt.data_set, scores)
         infos = [
-            info if score is None else replace(info, score=self.constrained(score))
+            info if score is None else replace(info, score=self.constrained(score, counts=info.trained))
             for info, score in zip(group.infos, scores, strict=True)
         ]
         return replace(group, infos=infos)
@@ -154,15 +154,16 @@ class Shaping:
                 running.add(score.value)
         return [score and stepped(score, "normalised", running.normalise(score.value)) for score in scores]
 
-    def constrained(self, score: Score) -> Score:
+    def constrained(self, score: Score, *, counts: bool) -> Score:
         """Return the score less its costs, each times its multiplier, over 1 + the sum of the multipliers, which keeps
-        the scale (Dai et al. 2024). A score without a constrained part has no such cost."""
+        the scale (Dai et al. 2024). A score without a constrained part has no such cost. `counts`: its costs are among
+        those that move the multipliers."""
         if not self.constraints:
             return score
         total = 0.0
         for name, multiplier in self.multipliers.items():
             if name in score.parts:
-                self.costs[name].append(score.parts[name])
+                self.costs[name] += [score.parts[name]] if counts else []
                 total += multiplier * score.parts[name]
         return stepped(score, "constrained", (score.value - total) / (1 + sum(self.multipliers.values())))
 

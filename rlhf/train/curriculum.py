@@ -126,7 +126,7 @@ class Curriculum:
     def observe(self, position: int, group: Group) -> None:
         """Add the success of a group that is handed over; one without any reward changes nothing."""
         name, place = self.chosen.pop(position)
-        scores = [info.score for info in group.infos if isinstance(info.score, Score)]
+        scores = [info.score for info in group.infos if isinstance(info.score, Score) and info.trained]
         if not scores:
             return
         pass_rate = float(np.mean([self.value_of(score) >= self.config.threshold for score in scores]))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from rlhf.algorithms.base import Algorithm, Loss, Mean, Outputs
+from rlhf.algorithms.base import Algorithm, Loss, Mean, Outputs, Sums
 from rlhf.models.causal_lm import SamplingDistribution, TokenReadout, for_columns
 from rlhf.ops.microbatch import MicroBatch
 from rlhf.ops.whitening import Moments, merge_moments, moments, whiten
@@ -127,6 +127,8 @@ class Learner:
             for name, value in metrics.items():
                 if isinstance(value, Mean):
                     stats.add(name, value.total.item(), value.weight)
+                elif isinstance(value, Sums):
+                    stats.add_vector(name, value.values.tolist(), value.figures)
                 elif name.endswith("_max"):
                     stats.add_max(name, value.item())
                 else:
@@ -139,7 +141,10 @@ class Learner:
         columns = iter(self.fetch([column for pack in minibatch.packs for column in pack.columns.values()]))
         for pack in minibatch.packs:
             values = {name: next(columns) for name in pack.columns}
-            yield as_microbatch(pack.rows, groups, values, self.packed) if pack.rows else MicroBatch.empty()
+            if pack.rows:
+                yield as_microbatch(pack.rows, groups, values, minibatch.step, self.packed)
+            else:
+                yield MicroBatch.empty()
 
 
 def divisor(minibatch: MinibatchShard) -> float:
@@ -150,12 +155,16 @@ def divisor(minibatch: MinibatchShard) -> float:
 
 
 def as_microbatch(
-    rows: Sequence[Row], groups: dict[int, Sequence[Any]], columns: dict[str, np.ndarray], packed: bool
+    rows: Sequence[Row], groups: dict[int, Sequence[Any]], columns: dict[str, np.ndarray], step: int, packed: bool
 ) -> MicroBatch:
     """Convert rollouts or rows of a data set, with their computed columns, to tensors."""
     sequences = [groups[row.group][row.index] for row in rows]
     own = (
-        {"rollout_logprobs": [sequence.logprobs for sequence in sequences]}
+        {
+            "rollout_logprobs": [sequence.logprobs for sequence in sequences],
+            # Weights of version N are those that step N begins with.
+            "staleness": [np.where(sequence.loss_mask, step - sequence.versions, 0) for sequence in sequences],
+        }
         if isinstance(sequences[0], Rollout)
         else {name: [sequence.columns[name] for sequence in sequences] for name in sequences[0].columns}
     )

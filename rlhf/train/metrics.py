@@ -10,13 +10,16 @@ from rlhf.types import EpisodeInfo, Failure, Group, Score
 
 
 def reward_metrics(infos: Sequence[EpisodeInfo]) -> dict[str, float]:
-    """Return mean and standard deviation of the reward, and the mean of each part, over episodes with a reward."""
-    scores = [info.score for info in infos if isinstance(info.score, Score)]
+    """Return mean and standard deviation of the reward, and the mean of each part, over episodes with a reward that are
+    learnt from; of the others, which serve as a baseline, the mean alone."""
+    scores = [info.score for info in infos if isinstance(info.score, Score) and info.trained]
     values = np.array([score.value for score in scores])
+    baselines = [info.score.value for info in infos if isinstance(info.score, Score) and not info.trained]
     return {
         "reward": float(values.mean()),
         "reward_std": float(values.std()),
         **{f"reward/{name}": part for name, part in mean_parts(scores).items()},
+        **({"reward_baseline": float(np.mean(baselines))} if baselines else {}),
     }
 
 
@@ -48,7 +51,7 @@ def set_metrics(groups: Sequence[Group], rejected: Sequence[Group]) -> dict[str,
     everything = [*groups, *rejected]
     for name in sorted({group.prompt.data_set for group in everything} - {""}):
         infos = [info for group in groups if group.prompt.data_set == name for info in group.infos]
-        values = [info.score.value for info in infos if isinstance(info.score, Score)]
+        values = [info.score.value for info in infos if isinstance(info.score, Score) and info.trained]
         alike = [is_without_spread(group) for group in everything if group.prompt.data_set == name]
         found = {"without_spread": float(np.mean(alike)), "prompts": float(len(alike))}
         if values:

@@ -26,6 +26,7 @@ import math
 from asyncio import gather
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from typing import Any, Protocol
 
 from rlhf.algorithms.base import Algorithm
@@ -35,7 +36,7 @@ from rlhf.train.report import Callback, RoleUse, StepReport
 from rlhf.train.stats import Stats, merge
 from rlhf.train.stop import Stop
 from rlhf.train.stream import RolloutStream
-from rlhf.types import Batch, Group, InputError, Reference, Row, RunError
+from rlhf.types import Batch, EpisodeInfo, Group, InputError, Reference, Row, RunError
 
 
 class ColumnSource(Protocol):
@@ -171,7 +172,7 @@ class OnlineTrainer:
     def pack(self, groups: Sequence[Group]) -> Batch:
         """Survivors that are trained on, as a batch: references and scalars."""
         return deal(
-            [row_group(group, advantages_of(self.algorithm, group)) for group in groups],
+            [row_group(group, advantages_of(self.algorithm, group), self.algorithm.trains) for group in groups],
             step=self.next_step,
             num_minibatches=self.config.num_minibatches,
             num_epochs=self.config.num_epochs,
@@ -194,11 +195,14 @@ class OnlineTrainer:
             )
 
 
-def row_group(group: Group, advantages: Sequence[float]) -> RowGroup:
+def row_group(
+    group: Group,
+    advantages: Sequence[float],
+    trains: Callable[[EpisodeInfo], bool] = attrgetter("trained"),
+) -> RowGroup:
     """The rows of a group's trained survivors, each with what `Algorithm.group_advantages` gives its episode."""
     rows: list[Row] = []
     for index, advantage in zip(group.survivors, advantages, strict=True):
-        info = group.infos[index]
-        if info.trained:
-            rows += [replace(row, signal=advantage) for row in info.rows]
+        if trains(group.infos[index]):
+            rows += [replace(row, signal=advantage) for row in group.infos[index].rows]
     return RowGroup(rows=group.rollouts, scalars=tuple(rows))

@@ -16,6 +16,8 @@ T = TypeVar("T")
 class MinibatchShard:
     """One rank's part of a minibatch."""
 
+    step: int
+    """`Batch.step`."""
     groups: Mapping[int, Reference]
     """Groups of the rank's rows, by their index in the minibatch."""
     packs: tuple[Pack, ...]
@@ -52,6 +54,7 @@ def shard_of(batch: Batch, rank: int, num_ranks: int, loss: Loss | None = None) 
         wanted = sorted({row.group for pack in packs for row in pack.rows})
         parts.append(
             MinibatchShard(
+                step=batch.step,
                 groups={index: part.groups[index] for index in wanted},
                 packs=packs,
                 num_packs=len(part.packs),

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from inspect import get_annotations, getattr_static
 from typing import TYPE_CHECKING, Any
 
 from rlhf.actors.plan import Plan, RolePlan, lay_out, make_plan
-from rlhf.algorithms.base import Algorithm, AlgorithmConfig
+from rlhf.algorithms.base import Algorithm
 from rlhf.config import OnlineConfig
 from rlhf.data.dialogues import Dialogue
 from rlhf.data.encoding import refuse_unscored
 from rlhf.data.files import errors_at
 from rlhf.data.template_clock import fix_date
 from rlhf.environments.lookup import find_environment
-from rlhf.lookup import spec_of, with_absolute_path
+from rlhf.lookup import with_absolute_path
 from rlhf.models.causal_lm import (
     SamplingDistribution,
     check_tensor_parallel,
@@ -35,6 +34,7 @@ from rlhf.runtimes.engines import find_engine
 from rlhf.runtimes.transport import Transport
 from rlhf.stages.console import show_table
 from rlhf.stages.online.held_out import HeldOut, hold_out
+from rlhf.stages.online.method import method_of
 from rlhf.types import InputError, Prompt, Sampling
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def prepare(config: OnlineConfig) -> Job:
         )
     stop_ids = stop_token_ids(config.model, tokenizer)
     sampling = Sampling(temperature=config.sampling.temperature, max_tokens=config.sampling.max_tokens)
-    algorithm = build_algorithm(config.algorithm, sampling)
+    algorithm = method_of(config, sampling)
     return Job(
         config=config,
         tokenizer=tokenizer,
@@ -102,26 +102,6 @@ def prepare(config: OnlineConfig) -> Job:
         stop_token_ids=stop_ids,
         plan=plan,
     )
-
-
-def build_algorithm(config: AlgorithmConfig, sampling: Sampling) -> Algorithm:
-    """The method of a configuration. Raises InputError if a class of the user's own does not build one."""
-    has = f"algorithm has '{spec_of(type(config))}'"
-    try:
-        algorithm = config.build(sampling)
-    except InputError:
-        raise
-    except Exception as error:
-        raise InputError(f"{has}, whose build raises {type(error).__name__}: {error}: correct it") from error
-    # The critic's loss is looked at, not asked for: a method without one raises.
-    wanted = {name for name in {*vars(Algorithm), *get_annotations(Algorithm)} if not name.startswith("_")}
-    missing = sorted(name for name in wanted if getattr_static(algorithm, name, None) is None)
-    if missing:
-        raise InputError(
-            f"{has}, whose build returns a {type(algorithm).__name__} without {', '.join(missing)}: return an instance "
-            "of a class derived from rlhf.algorithms.policy_gradient.PolicyGradient, which has them"
-        )
-    return algorithm
 
 
 def check_model(config: OnlineConfig, model_config: dict[str, Any]) -> None:
@@ -272,7 +252,10 @@ def check_judged(reward: RewardConfig, prompts: Sequence[Prompt]) -> None:
 
 def show_arithmetic(job: Job) -> None:
     config, prompt = job.config, job.prompts[0]
-    prompts, group_size = config.stream.prompts_per_step, len(job.algorithm.requests(prompt))
+    requests = job.algorithm.requests(prompt)
+    prompts, group_size = config.stream.prompts_per_step, len(requests)
+    baselines = sum(not request.trained for request in requests)
+    beside = f", {baselines} of them a baseline that is not learnt from" if baselines else ""
     rollouts, updates = prompts * group_size, config.train.updates_per_step
     epochs = config.train.num_steps * prompts / len(job.prompts)
     longest = max(len(prompt.token_ids) for prompt in job.prompts)
@@ -283,7 +266,7 @@ def show_arithmetic(job: Job) -> None:
             ("prompts", len(job.prompts), f"{config.data.origin}; the longest has {longest} tokens"),
             ("prompts held out", len(job.held_out.prompts) or "none", job.held_out.origin),
             ("prompts per step", prompts, "stream.prompts_per_step"),
-            ("rollouts per step", rollouts, f"x {group_size} per prompt (algorithm.group_size)"),
+            ("rollouts per step", rollouts, f"x {group_size} per prompt (algorithm.group_size){beside}"),
             ("prompts in flight", prompts * (config.stream.max_staleness + 1), "x (stream.max_staleness + 1)"),
             ("optimiser steps per step", updates, "train.num_minibatches x train.num_epochs"),
             ("rollouts per optimiser step", f"about {rollouts // config.train.num_minibatches}", "split by tokens"),

@@ -10,28 +10,30 @@ from rlhf.rewards.reward_model import NAME
 from rlhf.types import InputError
 
 
+CONSTRAINTS = "reward.constraints"
+"""Key of the constraints, each of which bounds a mean over the episodes that have the part."""
+
+
 def check_parts(config: OnlineConfig) -> None:
-    """Raise InputError if a key names a part that the reward does not have."""
-    named = {"validation.part": config.validation.part, "curriculum.part": config.curriculum.part}
-    for key, part in named.items():
+    """Raise InputError if a key names a part that the reward, or that of a prompt set, does not have."""
+    check_set_rewards(config)
+    for key, part in {"validation.part": config.validation.part, "curriculum.part": config.curriculum.part}.items():
         if part is not None:
             check_part(key, part, config)
-    check_set_rewards(config)
     for name in config.reward.constraints:
-        check_part("reward.constraints", name, config)
-        check_measured(name, config)
+        check_part(CONSTRAINTS, name, config)
+        if len(without := sets_without(name, config)) == len(config.data.sets) > 0:
+            raise InputError(
+                f"reward.constraints.{name}: it is never measured, since the rewards of {', '.join(without)} are "
+                "without it; add it to the reward of a set in data.sets, with weight 0 if it is a cost alone"
+            )
     check_overlong(config)
 
 
-def check_measured(constraint: str, config: OnlineConfig) -> None:
-    """Raise InputError if no prompt set has the constrained part."""
-    part = constraint.partition("/")[0]
-    rewards = [each.reward for each in config.data.sets.values()]
-    if rewards and all(reward and part not in reward for reward in rewards):
-        raise InputError(
-            f"reward.constraints.{constraint}: it is never measured, since each of data.sets has rewards of its own "
-            f"without {part}; add it to the reward of a set, with weight 0 if it is a cost alone"
-        )
+def sets_without(part: str, config: OnlineConfig) -> list[str]:
+    """Return the prompt sets with rewards of their own that do not have the part."""
+    sets, name = config.data.sets, part.partition("/")[0]
+    return [each for each in sets if sets[each].reward and name not in sets[each].reward]
 
 
 def check_overlong(config: OnlineConfig) -> None:
@@ -49,11 +51,16 @@ def parts_of(reward: RewardConfig) -> list[str]:
 
 
 def check_part(key: str, part: str, config: OnlineConfig) -> None:
-    """Raise InputError if the reward has no such part."""
+    """Raise InputError if the reward has no such part, or, but for a constraint, that of a prompt set."""
     parts = parts_of(config.reward)
     # An environment of the user's own may score its episodes, with parts of its own.
     if config.environment == "single_turn" and part.partition("/")[0] not in parts:
         raise InputError(f"{key}={part}: the reward has no such part; known are {', '.join(parts)}")
+    if key != CONSTRAINTS and (without := sets_without(part, config)):
+        raise InputError(
+            f"{key}={part}: the rewards of {', '.join(without)} in data.sets are without it; add it to theirs, with "
+            "weight 0 if it is only to be measured"
+        )
 
 
 def check_set_rewards(config: OnlineConfig) -> None:

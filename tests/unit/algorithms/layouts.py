@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rlhf.algorithms.base import Loss, Mean, TokenOutputs, TokenStatistics
+from rlhf.algorithms.base import Loss, Mean, Sums, TokenOutputs, TokenStatistics
 from rlhf.ops.microbatch import MicroBatch
 from rlhf.types import Row
 
@@ -86,7 +86,7 @@ def lay_out(
         if packed
         else torch.nn.utils.rnn.pad_sequence(leaves, batch_first=True, padding_value=-9.0)
     )
-    statistics = TokenStatistics(entropy=logprobs.detach().square(), first_choice=logprobs > LIKELY)
+    statistics = TokenStatistics(entropy=logprobs.square(), first_choice=logprobs > LIKELY)
     outputs = TokenOutputs(logprobs, statistics)
     return batch, outputs, leaves
 
@@ -96,7 +96,7 @@ def loss_and_gradient(
 ) -> tuple[float, list[list[float]], dict[str, float]]:
     """Sum of the losses of micro-batches over the count, its gradient per sequence, and the metrics summed."""
     count = loss.count(sequences.rows)
-    total, gradients, sums = 0.0, [[] for _ in sequences.mask], {}
+    total, gradients, sums, vectors = 0.0, [[] for _ in sequences.mask], {}, {}
     for chosen in splits:
         batch, outputs, leaves = lay_out(sequences, chosen, columns, packed=packed)
         loss_sum, metrics = loss(outputs, batch)
@@ -105,6 +105,11 @@ def loss_and_gradient(
         for i, leaf in zip(chosen, leaves, strict=True):
             gradients[i] = leaf.grad.tolist()
         for name, value in metrics.items():
+            if isinstance(value, Sums):
+                together = vectors.get(name, torch.zeros_like(value.values)) + value.values
+                vectors[name] = together
+                sums |= {f"{name}_{end}": number for end, number in value.figures(together.tolist()).items()}
+                continue
             together = max if name.endswith("_max") else lambda a, b: a + b
             number = value.total.item() if isinstance(value, Mean) else value.item()
             sums[name] = together(sums[name], number) if name in sums else number

@@ -84,7 +84,7 @@ def test_the_reference_is_read_where_its_kl_is_used(keys, reads):
     [
         ({"group_size": 1}, "algorithm.group_size=1: GRPO's baseline is the mean of a group, set at least 2"),
         ({"clip_low": 0.0}, "algorithm.clip_low=0.0: must lie between 0 and 1; 0.2 is usual"),
-        ({"clip_low": 1.0}, "algorithm.clip_low=1.0: must lie between 0 and 1; 0.2 is usual"),
+        ({"clip_low": 1.5}, "algorithm.clip_low=1.5: must lie between 0 and 1; 0.2 is usual"),
         ({"clip_high": 0.0}, "algorithm.clip_high=0.0: must be positive; 0.2 to 0.28 is usual"),
         ({"kl_coef": -0.1}, "algorithm.kl_coef=-0.1: must not be negative; 0 turns the penalty off"),
     ],

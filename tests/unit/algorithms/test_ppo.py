@@ -177,7 +177,7 @@ def test_a_missing_column_is_named():
         ({"kl_coef": 0.1, "kl_target": -1.0}, "algorithm.kl_target=-1.0"),
         ({"kl_coef": 0.1, "kl_in": KLPlace.loss}, "the gradient of k1 is zero on average"),
         ({"kl_horizon": 0}, "algorithm.kl_horizon=0"),
-        ({"clip_low": 1.0}, "algorithm.clip_low=1.0"),
+        ({"clip_low": 1.1}, "algorithm.clip_low=1.1"),
     ],
 )
 def test_values_that_cannot_be_meant_are_refused(keys, sentence):

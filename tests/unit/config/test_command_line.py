@@ -18,9 +18,9 @@ RUNTIMES = ("ray", "vllm", "deepspeed", "transformers")
         (["+foo=1"], "foo: there is no such key; known are model, output, "),
         (["train.foo=1"], "train.foo: there is no such key; known are num_steps, "),
         (["reward.functions.x=y"], "reward.functions.x=y: reward.functions takes a list of texts, as in 'reward.f"),
-        (["algorithm=foo"], "algorithm=foo: unknown; known are grpo, ppo"),
+        (["algorithm=foo"], "algorithm=foo: unknown; known are cispo, dapo"),
         (["reward=foo"], "reward=foo: unknown; known are exact, http, math_verify, math_with_format, numeric"),
-        (["algorithm=dpo"], "algorithm=dpo: it does not work with this command; known are grpo, ppo"),
+        (["algorithm=dpo"], "algorithm=dpo: it does not work with this command; known are cispo, dapo"),
         (
             ["experiment=tiny_dpo"],
             "experiment=tiny_dpo: it does not work with this command (held_out: there is no such key); known are ",

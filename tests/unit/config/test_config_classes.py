@@ -157,7 +157,10 @@ def test_a_run_is_continued_by_the_same_class_alone(mine, tmp_path):
             "algorithm has 'mine.py:Alias', which is Outer.Inner: define it at the top of its module, wh",
         ),
         ("made.py:Made", "algorithm has 'made.py:Made', whose source cannot be read (could not find class definition)"),
-        ("mine.py:PairsConfig", "algorithm=mine.py:PairsConfig: it does not work with this command; known are grpo, p"),
+        (
+            "mine.py:PairsConfig",
+            "algorithm=mine.py:PairsConfig: it does not work with this command; known are cispo, d",
+        ),
     ],
 )
 def test_a_class_that_is_wrong_is_refused_in_one_sentence(run_script, mine, tmp_path, spec, sentence):

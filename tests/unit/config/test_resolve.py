@@ -17,8 +17,10 @@ from hydra.errors import ConfigCompositionException, HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from rlhf.algorithms.base import AlgorithmConfig
 from rlhf.algorithms.grpo import GRPOConfig
 from rlhf.algorithms.ppo import PPOConfig
+from rlhf.algorithms.registry import ALGORITHMS
 from rlhf.command_line import explain, explain_passed_on
 from rlhf.config import (
     OnlineConfig,
@@ -90,6 +92,7 @@ def command_of(recipe: str) -> tuple[str, type[RunConfig]]:
     return "online", OnlineConfig
 
 
+ONLINE_METHODS = sorted(name for name, config in ALGORITHMS.items() if issubclass(config, AlgorithmConfig))
 ONLINE_RECIPES = [recipe for recipe in RECIPES if command_of(recipe)[0] == "online"]
 
 
@@ -183,8 +186,9 @@ def test_what_must_be_set_is_named(override):
         ),
         (
             "algorithm={a: 1}",
-            "algorithm.a: there is no such key; known are clip_low, clip_high, kl_coef, kl_estimator, "
-            "kl_target, kl_horizon, measure_kl, normalisation, group_size, scale_by_std, dynamic_sampling",
+            "algorithm.a: there is no such key; known are objective, ratio, clip_low, clip_high, dual_clip, "
+            "correction, kl_coef, kl_estimator, kl_target, kl_horizon, measure_kl, entropy_coef, normalisation, "
+            "mask_truncated, group_size, scale_by_std, dynamic_sampling, dynamic_sampling_part",
         ),
         ("~reward.functions", "~reward.functions: a key cannot be removed; set it, as in reward.functions=..."),
         ("stream.prompts_per_step=0", "stream.prompts_per_step=0: give at least 1"),
@@ -285,7 +289,10 @@ def test_an_error_of_a_run_is_no_wrong_type():
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
-        ("algorithm=foo", f"algorithm=foo: unknown; known are grpo, ppo, and classes of your own: {FORM}"),
+        (
+            "algorithm=foo",
+            f"algorithm=foo: unknown; known are {', '.join(ONLINE_METHODS)}, and classes of your own: {FORM}",
+        ),
         ("reward=foo", f"reward=foo: unknown; known are {', '.join(REWARDS)}"),
         ("data=foo", "data=foo: unknown; known are verl"),
         ("experiment=foo", f"experiment=foo: unknown; known are {', '.join(ONLINE_RECIPES)}"),

@@ -61,6 +61,29 @@ def test_chunks_equal_the_whole_for_every_kind_of_head(kind, monkeypatch):
     torch.testing.assert_close(found, expected, atol=1e-6 * max(1.0, float(expected.abs().max())), rtol=1e-6)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_gradient_of_the_entropy_is_that_of_all_logits_at_once(kind, monkeypatch):
+    """In double precision against the definition, -sum of p log p, alone and beside the logprobs."""
+    monkeypatch.setattr(chunked_head, "ROWS", 3)
+    model, readout = make_model(kind).double(), TokenReadout(SHAPED)
+    batch = MicroBatch.from_rows(*make_rows(0), [0.0] * 5, {}, packed=False)
+
+    def defined() -> torch.Tensor:
+        logits = model(input_ids=batch.token_ids, position_ids=batch.position_ids, use_cache=False).logits[:, :-1]
+        allowed = [token for token in range(logits.shape[-1]) if token not in SHAPED.banned_token_ids]
+        logprobs = (logits[..., allowed] / SHAPED.temperature).log_softmax(-1)
+        return torch.nn.functional.pad(-(logprobs.exp() * logprobs).sum(-1), (1, 0))
+
+    for weight in (0.0, 1.0):
+        logprobs = readout.from_logits(model, batch).logprobs
+        wanted = gradients(model, defined().masked_fill(~batch.loss_mask, 0.0) + weight * logprobs)
+        for read in (readout, readout.from_logits):
+            outputs = read(model, batch)
+            entropy = outputs.learnable_entropy.masked_fill(~batch.loss_mask, 0.0)
+            found = gradients(model, entropy + weight * outputs.logprobs)
+            torch.testing.assert_close(found, wanted, atol=3e-6 * max(1.0, float(wanted.abs().max())), rtol=1e-5)
+
+
 def test_a_model_that_shapes_its_logits_in_its_own_way_keeps_its_own_logits():
     model = make_model("granite")
     model.config.logits_scaling = 1.0  # the model divides by it, the config no longer says so
@@ -113,6 +136,20 @@ def test_the_peak_is_at_most_half_of_the_logits(monkeypatch):
         )
         logprobs.sum().backward()
     assert 64 * vocab * 4 < memory.peak <= 0.5 * num_rows * vocab * 4
+
+
+def test_the_peak_with_the_entropy_s_gradient_is_a_chunk_more(monkeypatch):
+    num_rows, vocab, width, peaks = 512, 4000, 8, []
+    monkeypatch.setattr(chunked_head, "ROWS", 64)
+    for weight_of_entropy in (0.0, 1.0):
+        states, weight = (torch.randn(size, width, requires_grad=True) for size in (num_rows, vocab))
+        with LargestTensors() as memory:
+            logprobs, entropy, _ = ChunkedLogprobs.apply(
+                states, weight, None, torch.arange(num_rows), LogitShape(temperature=0.7), True
+            )
+            (logprobs + entropy if weight_of_entropy else logprobs).sum().backward()
+        peaks.append(memory.peak)
+    assert peaks[1] - peaks[0] <= 2 * 64 * vocab * 4
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -6,9 +6,25 @@ import random
 import pytest
 import torch
 
-from rlhf.ops.policy_loss import clipped_surrogate, clipped_tokens
+from rlhf.ops.log_ratio import bounded_log_ratio
+from rlhf.ops.policy_loss import cispo_surrogate
+from rlhf.ops.policy_loss import clipped_surrogate as surrogate_of_ratio
+from rlhf.ops.policy_loss import clipped_tokens as tokens_of_ratio
 
-CLIPS = [{"clip_low": 0.2, "clip_high": 0.2}, {"clip_low": 0.2, "clip_high": 0.28}, {"clip_low": 0.5, "clip_high": 3.0}]
+CLIPS = [
+    {"clip_low": 0.2, "clip_high": 0.2},
+    {"clip_low": 0.2, "clip_high": 0.28},
+    {"clip_low": 0.5, "clip_high": 3.0},
+    {"clip_low": 0.2, "clip_high": 0.2, "dual_clip": 2.0},
+]
+
+
+def clipped_surrogate(logprobs, old_logprobs, advantages, **clip):
+    return surrogate_of_ratio(bounded_log_ratio(logprobs, old_logprobs).exp(), advantages, **clip)
+
+
+def clipped_tokens(logprobs, old_logprobs, advantages, **clip):
+    return tokens_of_ratio(bounded_log_ratio(logprobs, old_logprobs).exp(), advantages, **clip)
 
 
 def random_tokens(seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -33,6 +49,9 @@ def test_surrogate_and_gradient_equal_a_loop(clip):
             ratio = math.exp(logprobs[b, t].item() - old_logprobs[b, t].item())
             value = min(ratio * advantage, min(max(ratio, low), high) * advantage)
             slope = 0.0 if (ratio > high and advantage > 0) or (ratio < low and advantage < 0) else ratio * advantage
+            dual = clip.get("dual_clip")
+            if dual is not None and advantage < 0 and ratio > dual:
+                value, slope = dual * advantage, 0.0
             assert per_token[b, t].item() == pytest.approx(-value, rel=1e-5, abs=1e-7)
             assert logprobs.grad[b, t].item() == pytest.approx(-slope, rel=1e-5, abs=1e-7)
 
@@ -84,3 +103,15 @@ def test_a_log_ratio_of_19_nats_is_exact():
     per_token.sum().backward()
     assert per_token.item() == pytest.approx(math.exp(19), rel=1e-6)
     assert logprobs.grad.item() == pytest.approx(math.exp(19), rel=1e-6)
+
+
+@pytest.mark.parametrize("clip", [{"clip_low": 0.2, "clip_high": 0.28}, {"clip_low": 1.0, "clip_high": 4.0}])
+def test_cispo_learns_from_clipped_tokens(clip):
+    """The gradient of a token is its clipped ratio times its advantage, never 0 for a ratio out of bounds."""
+    logprobs, old_logprobs, advantages = random_tokens(3)
+    ratio = (logprobs - old_logprobs).exp()
+    leaf = logprobs.clone().requires_grad_()
+    cispo_surrogate(leaf, (leaf - old_logprobs).exp(), advantages, **clip).sum().backward()
+    bounded = ratio.clamp(1 - clip["clip_low"], 1 + clip["clip_high"])
+    torch.testing.assert_close(leaf.grad, -bounded * advantages)
+    assert (ratio > 1 + clip["clip_high"]).any() or clip["clip_high"] > 3

@@ -10,8 +10,10 @@ from torch import Tensor
 
 from rlhf.algorithms.base import AlgorithmConfig, Normalisation
 from rlhf.algorithms.clipped_loss import ClippedLoss
+from rlhf.algorithms.correction import CorrectionConfig
 from rlhf.algorithms.grpo import GRPOConfig
 from rlhf.algorithms.sft import SFTLoss
+from rlhf.ops.correction import CorrectionKind
 from rlhf.train.batching import Packing, RowGroup, deal
 from rlhf.train.learner import Learner
 from rlhf.train.offline import as_group
@@ -82,13 +84,18 @@ def test_policy_gradient_is_that_of_the_whole_batch(num_ranks, packed, max_token
         [{"advantages": batch.in_pack_order([columns["advantages"] for columns, _ in credited])}]
     )
     config = AlgorithmConfig(kl_coef=0.3, normalisation=normalisation)
-    loss = ClippedLoss(config, config.kl_coef)
+    loss = ClippedLoss(config, config.kl_coef, max_tokens=8)
     stats = merge([learner.update(learner.shard(batch, loss), loss, 0.1) for learner in learners])
 
     total, rows = 0.0, rows_of(batch)
     num_tokens = sum(row.num_loss_tokens for row, _ in rows)
     for row, rollout in rows:
-        divisor = num_tokens if normalisation is Normalisation.tokens else row.num_loss_tokens * len(rows)
+        divisor = {
+            Normalisation.tokens: num_tokens,
+            Normalisation.sequences: row.num_loss_tokens * len(rows),
+            Normalisation.sequence_sums: len(rows),
+            Normalisation.constant: 8 * len(rows),
+        }[normalisation]
         logprobs = row_logprobs(model, rollout.token_ids, 0.8)
         ref_logprobs = row_logprobs(reference, rollout.token_ids, 0.8)
         for t in range(1, row.num_tokens):
@@ -102,6 +109,50 @@ def test_policy_gradient_is_that_of_the_whole_batch(num_ranks, packed, max_token
     assert stats.values()["loss"] == pytest.approx(total.item(), rel=1e-4)
     magnitude = sum(abs(row.signal) * row.num_loss_tokens for row, _ in rows) / num_tokens
     assert merge([share for _, share in credited]).values() == pytest.approx({"advantage_magnitude": magnitude})
+
+
+@pytest.mark.parametrize(("num_ranks", "packed", "max_tokens"), SHARDINGS)
+def test_gauges_of_the_mismatch_are_those_of_the_whole_batch(num_ranks, packed, max_tokens):
+    """Ratios, a percentile and a correlation from merged sums; staleness is the step less each token's version."""
+    groups = rollout_groups(6, [4, 3, 5])
+    for number, rollout in enumerate(rollout for group in groups for rollout in group.rows):
+        rollout.versions = np.where(rollout.loss_mask, number % 3 + 2, -1).astype(np.int32)
+    batch = deal_groups(groups, num_ranks, packed, max_tokens, step=4)
+    learners = make_learners(num_ranks, packed)
+    columns = [learner.assign_credit(learner.shard(batch), GRPO)[0] for learner in learners]
+    batch = batch.with_columns([{"advantages": batch.in_pack_order([each["advantages"] for each in columns])}])
+    config = AlgorithmConfig(correction=CorrectionConfig(kind=CorrectionKind.token_truncate, high=1.5))
+    loss, model = ClippedLoss(config, 0.0, max_tokens=8), TinyModel()
+    values = merge([learner.update(learner.shard(batch, loss), loss, 0.1) for learner in learners]).values()
+
+    gaps, stale, pairs = [], [], []
+    for row, rollout in rows_of(batch):
+        logprobs = [0.0, *(value.item() for value in row_logprobs(model, rollout.token_ids, 0.8))]
+        for t in range(row.num_tokens):
+            if rollout.loss_mask[t]:
+                gaps.append(logprobs[t] - rollout.logprobs[t])
+                stale.append(4 - rollout.versions[t])
+                pairs.append((logprobs[t], rollout.logprobs[t]))
+    gap, staleness = np.array(gaps), np.array(stale)
+    weights = np.minimum(np.exp(gap), 1.5)
+    fresh = gap[staleness == 0]
+    assert set(stale) == {0, 1, 2}
+    expected = {
+        "staleness": staleness.mean(),
+        "rollout_kl_k1": -gap.mean(),
+        "rollout_kl_k3": (np.exp(gap) - 1 - gap).mean(),
+        "rollout_gap_max": np.abs(gap).max(),
+        "rollout_ess": np.exp(gap).sum() ** 2 / (len(gap) * np.exp(2 * gap).sum()),
+        "rollout_correlation": np.corrcoef(np.array(pairs).T)[0, 1],
+        "engine_kl_k1": -fresh.mean(),
+        "engine_gap_max": np.abs(fresh).max(),
+        "correction_ess": weights.sum() ** 2 / (len(gap) * np.square(weights).sum()),
+        "correction_truncated": (np.exp(gap) > 1.5).mean(),
+        "correction_masked": 0.0,
+    }
+    assert {name: values[name] for name in expected} == pytest.approx(expected, rel=1e-4, abs=1e-6)
+    exact = np.quantile(np.abs(gap), 0.99, method="inverted_cdf")
+    assert exact * 0.999 <= values["rollout_gap_p99"] <= exact * 1.123
 
 
 @pytest.mark.parametrize(("num_ranks", "packed", "max_tokens"), SHARDINGS)
@@ -130,7 +181,7 @@ def test_a_rank_without_packs_takes_part_all_the_same():
     assert len(second.backend.forwards) == 1
     columns, stats = second.assign_credit(second.shard(batch), GRPO)
     assert (columns, stats.values()) == ({"advantages": []}, {})
-    loss = ClippedLoss(AlgorithmConfig(), 0.0)
+    loss = ClippedLoss(AlgorithmConfig(), 0.0, max_tokens=8)
     share = second.update(second.shard(batch, loss), loss, 0.1)
     assert second.backend.lasts == [True]
     assert (second.backend.gradients[0] == 0).all()
@@ -145,7 +196,7 @@ def test_one_optimiser_step_per_minibatch_and_epoch_in_the_batch_s_order():
     (learner,) = make_learners(1, packed=True)
     columns, _ = learner.assign_credit(learner.shard(batch), GRPO)
     batch = batch.with_columns([columns])
-    loss = ClippedLoss(AlgorithmConfig(), 0.0)
+    loss = ClippedLoss(AlgorithmConfig(), 0.0, max_tokens=8)
     learner.update(learner.shard(batch, loss), loss, 0.25)
     assert learner.backend.learning_rates == [0.25] * 6
     seen = [micro.signals.tolist() for micro in learner.backend.forwards]

@@ -87,6 +87,15 @@ def test_a_multiplier_follows_the_mean_cost_of_each_step_and_stays_at_least_0():
     assert shaping.multipliers["harm"] == 0.5
 
 
+def test_the_costs_of_baseline_episodes_move_no_multiplier():
+    shaping = Shaping(ShapingConfig(), {"harm": ConstraintConfig(at_most=0.5, lr=1.0, start=1.0)}, 10)
+    infos = [make_info(Score(value=1.0, parts={"harm": harm}), sample=i) for i, harm in enumerate((1.0, 9.0))]
+    group = shaping.shape(make_group(0, [infos[0], replace(infos[1], trained=False)]))
+    assert [info.score.value for info in group.infos] == [0.0, -4.0]
+    shaping.end_step(has_sets=False)
+    assert shaping.figures()["constraint/harm/mean"] == 1.0
+
+
 def test_a_constraint_on_a_part_that_no_episode_has():
     shaping = Shaping(ShapingConfig(), {"harm": ConstraintConfig(at_most=0.1)}, 10)
     shaped(shaping, (1.0, 1), exact=1.0)

@@ -43,7 +43,7 @@ def test_shards_are_the_batch_dealt_out(num_ranks):
 
 @pytest.mark.parametrize("normalisation", list(Normalisation))
 def test_every_rank_divides_by_the_count_of_the_whole_minibatch(normalisation):
-    batch, loss = big_batch(8), ClippedLoss(AlgorithmConfig(normalisation=normalisation), 0.0)
+    batch, loss = big_batch(8), ClippedLoss(AlgorithmConfig(normalisation=normalisation), 0.0, max_tokens=8)
     expected = [loss.count(part.rows) for part in batch.minibatches]
     for rank in range(8):
         assert [part.count for part in shard_of(batch, rank, 8, loss).minibatches] == expected

@@ -2,6 +2,7 @@
 
 import math
 import random
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given, settings
@@ -20,7 +21,12 @@ def make(entries: list[tuple[str, int, int]]) -> Stats:
     for name, total, weight in entries:
         stats.add(name, total, weight)
         stats.add_max(f"{name}_max", total)
+        stats.add_vector(name, [total, weight], shares)
     return stats
+
+
+def shares(sums: Sequence[float]) -> dict[str, float]:
+    return {"of_all": sums[0] / sum(sums)} if sum(sums) else {}
 
 
 @given(st.lists(ENTRIES, min_size=1, max_size=5), st.randoms(use_true_random=False))
@@ -37,8 +43,10 @@ def test_merging_is_commutative_and_associative(shares, generator: random.Random
 
 
 def test_values_are_weighted_means_and_maxima():
-    stats = make([("a", 6, 2), ("a", -1, 3), ("b", 7, 0)])
-    assert stats.values() == {"a": 1.0, "a_max": 6, "b_max": 7}
+    stats = make([("a", 6, 2), ("a", -1, 3), ("b", 7, 0), ("c", 0, 0)])
+    stats.add_max("nothing_max", -math.inf)
+    assert stats.values() == {"a": 1.0, "a_max": 6, "b_max": 7, "c_max": 0, "a_of_all": 0.5, "b_of_all": 1.0}
+    assert stats.prefixed("critic/").values()["critic/a_of_all"] == 0.5
 
 
 def rates(num_steps: int, **keys) -> list[float]:

@@ -10,7 +10,9 @@ import pytest
 
 from rlhf.config import OnlineConfig, compose
 from rlhf.models.tiny import fit_tiny_reward_model
+from rlhf.stages.online.dry_run import try_algorithm
 from rlhf.stages.online.job import Job, prepare, transport_of
+from rlhf.stages.online.method import correction_line
 from rlhf.stages.online.run import probe_sequence
 from rlhf.types import InputError
 from tests.conftest import ALPHABET
@@ -232,3 +234,52 @@ def test_the_probe_is_the_runs_first_prompts_as_they_are_rendered(job):
     long = probe_sequence(job("algorithm=grpo", "weight_sync.probe_tokens=500"))
     assert len(long) == 63
     assert long[len(rendered) :] == (rendered * 3)[: 63 - len(rendered)]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "kind", "line"),
+    [
+        (["backend.precision=fp32"], "off", "off, rollouts are on-policy in fp32 (algorithm.correction.kind=auto)"),
+        (
+            ["backend.precision=bf16"],
+            "token_truncate",
+            "token_truncate, weights at most 2, because of backend.precision=bf16 (algorithm.correction.kind=auto)",
+        ),
+        (
+            ["backend.precision=bf16", "stream.max_staleness=3", "algorithm.correction.high=4"],
+            "token_truncate",
+            "weights at most 4, because of stream.max_staleness=3 and backend.precision=bf16",
+        ),
+        (
+            ["backend.precision=fp32", "algorithm.correction.kind=sequence_mask"],
+            "sequence_mask",
+            "sequence_mask, ratios from 0.5 to 2 are kept (algorithm.correction.kind=sequence_mask)",
+        ),
+        (["backend.precision=bf16", "algorithm.correction.kind=off"], "off", "off, as configured"),
+        (
+            ["backend.precision=fp32", "algorithm.correction.kind=off", "stream.max_staleness=1"],
+            "off",
+            "warning: algorithm.correction.kind=off with stream.max_staleness=1: the gradient takes stale tokens",
+        ),
+    ],
+)
+def test_the_run_chooses_the_correction_and_says_why(job, overrides, kind, line):
+    prepared = job("algorithm=grpo", *overrides)
+    assert prepared.algorithm.loss.config.correction.kind.value == kind
+    assert line in correction_line(prepared.config)
+    given = [word for word in overrides if "kind" in word] or ["algorithm.correction.kind=auto"]
+    assert prepared.config.algorithm.correction.kind.value == given[0].partition("=")[2]  # as the run folder records it
+
+
+def test_a_part_that_dynamic_sampling_compares_is_one_of_the_reward(job):
+    with pytest.raises(InputError, match=r"^algorithm.dynamic_sampling_part=none: the reward has no such part; known "):
+        job("algorithm=dapo", "algorithm.dynamic_sampling_part=none")
+    assert job("algorithm=dapo", "algorithm.dynamic_sampling_part=exact").algorithm.config.dynamic_sampling
+
+
+@pytest.mark.parametrize("name", ["cispo", "dapo", "dr_grpo", "gspo", "reinforce_pp", "reinforce_pp_baseline", "remax",
+                                  "rloo"])  # fmt: skip
+def test_every_online_method_prepares_and_is_tried(job, name):
+    prepared = job(f"algorithm={name}", "algorithm.kl_coef=0.1")
+    assert prepared.plan.has("reference")
+    try_algorithm(prepared)
