@@ -78,8 +78,9 @@ class PromptSetConfig(PromptRowsConfig):
     """Share of the set's prompts among all that are drawn, relative to the other sets' weights. 0: its prompts are only
     measured, if some are held out."""
     reward: dict[str, float] = field(default_factory=dict)
-    """Weights of the rewards that score the set's rollouts, by name: functions among `reward.functions`, and
-    `reward_model`. Empty: those of `reward`."""
+    """Weights of the rewards that score the set's rollouts, by name: functions among `reward.functions`
+    (`{my.py\\:function: 1}` on a command line, where a colon is escaped), and `reward_model`. Empty: those of
+    `reward`."""
     max_tokens: int | None = None
     """Longest completion of the set's prompts, in tokens. None: `sampling.max_tokens`, which it may not exceed."""
 

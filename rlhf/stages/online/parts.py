@@ -9,7 +9,6 @@ from rlhf.rewards.base import RewardConfig
 from rlhf.rewards.reward_model import NAME
 from rlhf.types import InputError
 
-
 CONSTRAINTS = "reward.constraints"
 """Key of the constraints, each of which bounds a mean over the episodes that have the part."""
 

@@ -53,6 +53,7 @@ def test_the_printed_command_evaluates_the_same_sets(job):
 
     constraint = "+reward.constraints={exact: {at_most: 0.9}}"
     config = job(SETS, constraint, "reward.shaping.normalise=true", "+data.sets.plus.reward={exact: 2.0}").config
+    config.data.sets["minus"].reward = {"mine.py:short": 1.0}  # checked before
     _, _, *words = shlex.split(how_to_evaluate(config, Path(config.model), is_dated=False))
     composed = compose(CONF, "online", words, OnlineConfig)
     assert composed.data == config.data
