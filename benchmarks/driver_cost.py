@@ -22,7 +22,7 @@ from statistics import median
 
 from rlhf.actors.placement import cluster, reserved
 from rlhf.config import OnlineConfig, compose
-from rlhf.data.prompts import PromptOrder
+from rlhf.data.order import PromptOrder
 from rlhf.models.tiny import build_tiny_model
 from rlhf.stages.console import show_table
 from rlhf.stages.online.job import Job, prepare

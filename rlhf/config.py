@@ -20,7 +20,7 @@ from rlhf.algorithms.registry import ALGORITHMS
 from rlhf.config_classes import LOADED, OPEN_GROUPS
 from rlhf.data.kto import KTODataConfig
 from rlhf.data.preferences import PreferenceDataConfig, RankingDataConfig
-from rlhf.data.prompts import PromptDataConfig
+from rlhf.data.prompts import NO_PATH, PromptDataConfig, PromptSetConfig
 from rlhf.data.steps import StepDataConfig
 from rlhf.data.supervised import SupervisedDataConfig
 from rlhf.data.text import TextDataConfig
@@ -30,9 +30,11 @@ from rlhf.offline_config import PreferenceRunConfig, RewardModelRunConfig, RunCo
 from rlhf.overrides import as_overrides
 from rlhf.paths import expand_home, is_path
 from rlhf.rewards.base import RewardConfig
+from rlhf.rewards.shaping import ConstraintConfig
 from rlhf.runtimes.configs import OptimizerConfig, SamplerConfig
 from rlhf.runtimes.transport import WeightSyncConfig
 from rlhf.train.checkpoint import OnlineCheckpointConfig
+from rlhf.train.curriculum import CurriculumConfig
 from rlhf.train.online import TrainConfig
 from rlhf.train.run_folder import replace_key
 from rlhf.train.stream import StreamConfig
@@ -98,6 +100,8 @@ class OnlineConfig(RunConfig):
     environment_options: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments of the environment: `+environment_options.NAME=value`, as in `+environment_options.turns=3`; in
     a recipe, `{turns: 3}`."""
+    curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
+    """Choice of prompts by the policy's success at them."""
     stream: StreamConfig = field(default_factory=StreamConfig)
     """Prompts in flight and quotas."""
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -160,7 +164,7 @@ def add_schema(name: str, schema: type[Any], *entries: type[Any]) -> None:
 def register() -> None:
     """Register the schemas with Hydra under the names that `conf/` uses."""
     store = ConfigStore.instance()
-    add_schema("online_schema", OnlineConfig)
+    add_schema("online_schema", OnlineConfig, PromptSetConfig, ConstraintConfig)
     add_schema("sft_schema", SFTRunConfig)
     add_schema("reward_model_schema", RewardModelRunConfig)
     add_schema("preference_schema", PreferenceRunConfig)
@@ -183,6 +187,8 @@ def resolve(composed: DictConfig, schema: type[T]) -> T:
     if unknown:
         raise InputError(unknown_key(*unknown[0]))
     expand_homes(composed)
+    if OmegaConf.select(composed, "data.sets") and OmegaConf.is_missing(composed.data, "path"):
+        composed.data.path = NO_PATH
     config = OmegaConf.to_object(composed)
     assert isinstance(config, schema)
     return config

@@ -12,6 +12,8 @@ DATA = ("data.path", "data.general_path", "held_out.path", "validation.path")
 """Keys whose values are files or folders of rows, or ids of data sets on the Hub."""
 PATHS = (*MODELS, *DATA, "chat_template")
 """Keys whose values are folders or files that are read."""
+SETS = "data.sets."
+"""Beginning of the keys of a prompt set; the set's name follows, then `path` and others."""
 NAMED_MODELS, NAMED_DATA = ("policies.", "models."), ("held_out.others.",)
 NAMED_PATHS = (*NAMED_MODELS, *NAMED_DATA)
 """Keys whose entries, by names of the user's choice, are all paths."""
@@ -37,12 +39,17 @@ def repo_type_of(key: str) -> str | None:
     """Return the kind of Hub repository that a key's value, or an item of it, may name: `model` or `dataset`."""
     if key in MODELS or key.startswith((*NAMED_MODELS, *(f"{name}." for name in PATH_LISTS))):
         return "model"
-    return "dataset" if key in DATA or key.startswith(NAMED_DATA) else None
+    return "dataset" if key in DATA or key.startswith(NAMED_DATA) or is_set_path(key) else None
 
 
 def is_path(key: str) -> bool:
     """Return whether the value of a configuration's key is a path, or a list of them."""
-    return key in (*PATHS, *WRITTEN, *FUNCTIONS, *PATH_LISTS) or key.startswith(NAMED_PATHS)
+    return key in (*PATHS, *WRITTEN, *FUNCTIONS, *PATH_LISTS) or key.startswith(NAMED_PATHS) or is_set_path(key)
+
+
+def is_set_path(key: str) -> bool:
+    """Return whether a key is the path of a prompt set, as `data.sets.math.path`."""
+    return key.startswith(SETS) and key.endswith(".path") and key.count(".") == SETS.count(".") + 1
 
 
 def is_uri(place: str) -> bool:

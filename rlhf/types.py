@@ -15,10 +15,8 @@ Reference = NewType("Reference", object)
 """A handle of data that lives elsewhere: Ray's ObjectRef in a cluster, the value itself in one process."""
 
 T = TypeVar("T")
-
 Message = Mapping[str, Any]
-"""One turn of a dialogue: `{"role": ..., "content": ...}`, both text; other keys, `tool_calls`, are the chat template's
-to read."""
+"""One turn of a dialogue: `{"role": ..., "content": ...}`, both text; the chat template reads further keys."""
 
 
 class InputError(ValueError):
@@ -54,6 +52,12 @@ class Prompt:
     """Values that a reward needs: `answer`, and every other column of the row."""
     tools: Sequence[Any] | None = None
     """Schemas of the functions that the policy may call; they are in `token_ids`."""
+    data_set: str = ""
+    """Name of the prompt's set. Empty: the run has one set, without a name."""
+    reward_weights: Mapping[str, float] | None = None
+    """Weights of the rewards that score its rollouts, by name. None: the run's."""
+    max_tokens: int | None = None
+    """Longest completion in tokens, if shorter than the run's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,11 +120,8 @@ class Turn:
 
 @dataclass(slots=True, kw_only=True)
 class Rollout:
-    """One row of an episode: one token sequence, prompt first. Arrays have the length of `token_ids`.
-
-    Tokens are appended, never tokenised again. Most episodes have one row; one whose template drops earlier thinking
-    has a row for each dialogue that the policy read.
-    """
+    """One row of an episode: one token sequence, prompt first, that grows by appending. Arrays have its length. Most
+    episodes have one row; one whose template drops earlier thinking has one for each dialogue that the policy read."""
 
     prompt_id: str
     token_ids: np.ndarray  # [T] int32

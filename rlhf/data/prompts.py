@@ -1,17 +1,14 @@
-"""The prompts of a run, and their order."""
+"""The prompts of a file, and the configuration of a run's prompts."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
-
-import numpy as np
 
 from rlhf.data.arrow import without_padding
 from rlhf.data.chat import render, require_template, tokenize_texts
@@ -27,8 +24,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+NO_PATH = ""
+"""Value of `data.path` where `data.sets` has the paths."""
+
+
 @dataclass(kw_only=True, slots=True)
-class PromptDataConfig(SourceConfig):
+class PromptRowsConfig(SourceConfig):
     """Prompts in a file."""
 
     prompt_key: str = "prompt"
@@ -51,7 +52,7 @@ class PromptDataConfig(SourceConfig):
     """Tokens a prompt may have, chat template included; a longer one is an error. None: what the context leaves."""
 
     def __post_init__(self) -> None:
-        super(PromptDataConfig, self).__post_init__()
+        super(PromptRowsConfig, self).__post_init__()
         require_positive(max_prompt_tokens=self.max_prompt_tokens)
         if self.template is not None and "{prompt}" not in self.template:
             raise InputError(f"template='{self.template}' has no place for the prompt: write {{prompt}} in it")
@@ -69,6 +70,80 @@ class PromptDataConfig(SourceConfig):
             raise InputError(f"answer_pattern='{pattern}' has no group: put ( ) around the part that is the answer")
 
 
+@dataclass(kw_only=True, slots=True)
+class PromptSetConfig(PromptRowsConfig):
+    """One of several prompt sets of a run."""
+
+    weight: float = 1.0
+    """Share of the set's prompts among all that are drawn, relative to the other sets' weights. 0: its prompts are only
+    measured, if some are held out."""
+    reward: dict[str, float] = field(default_factory=dict)
+    """Weights of the rewards that score the set's rollouts, by name: functions among `reward.functions`
+    (`{my.py\\:function: 1}` on a command line, where a colon is escaped), and `reward_model`. Empty: those of
+    `reward`."""
+    max_tokens: int | None = None
+    """Longest completion of the set's prompts, in tokens. None: `sampling.max_tokens`, which it may not exceed."""
+
+    def __post_init__(self) -> None:
+        super(PromptSetConfig, self).__post_init__()
+        require_positive(max_tokens=self.max_tokens)
+
+
+@dataclass(kw_only=True, slots=True)
+class PromptDataConfig(PromptRowsConfig):
+    """Prompts in a file, or in several."""
+
+    sets: dict[str, PromptSetConfig] = field(default_factory=dict)
+    """Several prompt sets by name, in place of `path` and the other keys here, which each set has for itself, beside
+    `weight`, `reward` and `max_tokens`: `+data.sets={math: {path: FILE, weight: 3}, code: {path: FILE}}`."""
+
+    def __post_init__(self) -> None:
+        super(PromptDataConfig, self).__post_init__()
+        if self.sets:
+            check_sets(self)
+
+    @property
+    def origin(self) -> str:
+        """Files or sets that the prompts come from, in words."""
+        return f"data.sets ({', '.join(self.sets)})" if self.sets else self.path
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Return the weight of each set that is trained on; one without a name is all there is without `sets`."""
+        return {name: each.weight for name, each in self.sets.items() if each.weight} if self.sets else {"": 1.0}
+
+
+SET_NAME = re.compile(r"[A-Za-z0-9_-]+")
+TAKEN = frozenset({"reward", "train", "seconds", "busy", "memory_bytes", "failures", "validation", "greedy"})
+"""First parts of metric names, which a set's name would be too."""
+
+
+def check_sets(config: PromptDataConfig) -> None:
+    """Raise InputError unless the sets have usable names and weights, and nothing beside them would be ignored."""
+    for declared in fields(PromptRowsConfig):
+        value = getattr(config, declared.name)
+        if value != declared.default and not (declared.name == "path" and value == NO_PATH):
+            raise InputError(
+                f"data.{declared.name}={value}: with data.sets each set has its own; set data.sets.NAME."
+                f"{declared.name}, and leave this one out"
+            )
+    for name, each in config.sets.items():
+        if not SET_NAME.fullmatch(name) or name in TAKEN:
+            raise InputError(
+                f"data.sets.{name}: name a set with letters, digits, _ and -, and not like a metric "
+                f"({', '.join(sorted(TAKEN))})"
+            )
+        if not 0 <= each.weight < math.inf:
+            raise InputError(f"data.sets.{name}.weight={each.weight}: give 0 or more")
+        if each.reward and not any(each.reward.values()):
+            raise InputError(
+                f"data.sets.{name}.reward={each.reward}: no reward scores the set; give one a weight other than 0, as "
+                "in {exact: 1.0}, or leave it empty for those of reward.functions"
+            )
+    if not any(each.weight for each in config.sets.values()):
+        raise InputError(f"data.sets: the weights of {', '.join(config.sets)} sum to 0; give at least one a weight")
+
+
 class _Draft(NamedTuple):
     where: str
     dialogue: Dialogue
@@ -77,9 +152,15 @@ class _Draft(NamedTuple):
 
 
 def load_prompts(
-    config: PromptDataConfig, tokenizer: PreTrainedTokenizerBase, *, context_tokens: int, max_completion_tokens: int
+    config: PromptRowsConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    context_tokens: int,
+    max_completion_tokens: int,
+    data_set: str = "",
 ) -> list[Prompt]:
-    """Return all prompts in file order; each leaves `max_completion_tokens` of the model's `context_tokens`."""
+    """Return all prompts of a file in its order; each leaves `max_completion_tokens` of the model's `context_tokens`.
+    Ids begin with the file's name, or that of the `data_set`: two sets' files may have the same name."""
     require_template(tokenizer)
     drafts = list(_drafts(config, tokenizer))
     prompts = []
@@ -90,18 +171,19 @@ def load_prompts(
             _check_length(len(ids), config.max_prompt_tokens, max_completion_tokens, context_tokens)
         prompts.append(
             Prompt(
-                id=f"{Path(config.path).stem}-{number}",
+                id=f"{data_set or Path(config.path).stem}-{number}",
                 messages=draft.dialogue.messages,
                 token_ids=ids,
                 source=draft.where,
                 meta=draft.meta,
                 tools=draft.dialogue.tools,
+                data_set=data_set,
             )
         )
     return prompts
 
 
-def _drafts(config: PromptDataConfig, tokenizer: PreTrainedTokenizerBase) -> Iterator[_Draft]:
+def _drafts(config: PromptRowsConfig, tokenizer: PreTrainedTokenizerBase) -> Iterator[_Draft]:
     for where, row in islice(config.rows(), config.limit):
         with errors_at(where):
             asked = _dialogue(config, without_padding(row))
@@ -110,7 +192,7 @@ def _drafts(config: PromptDataConfig, tokenizer: PreTrainedTokenizerBase) -> Ite
             yield _Draft(where, asked, _meta(config, row), text)
 
 
-def _dialogue(config: PromptDataConfig, row: Mapping[str, Any]) -> Dialogue:
+def _dialogue(config: PromptRowsConfig, row: Mapping[str, Any]) -> Dialogue:
     messages: list[Message] = take_prompt(
         row, config.prompt_key, remedy="set prompt_key to the field that holds the prompt"
     )
@@ -134,7 +216,7 @@ def _dialogue(config: PromptDataConfig, row: Mapping[str, Any]) -> Dialogue:
     return replace(asked, messages=[{"role": "system", "content": config.system}, *asked.messages])
 
 
-def _meta(config: PromptDataConfig, row: Mapping[str, Any]) -> dict[str, Any]:
+def _meta(config: PromptRowsConfig, row: Mapping[str, Any]) -> dict[str, Any]:
     meta = {key: value for key, value in row.items() if key != config.prompt_key}
     if config.answer_key is not None:
         meta["answer"] = _answer(row, config.answer_key, config.answer_pattern)
@@ -171,21 +253,3 @@ def _check_length(num_tokens: int, limit: int | None, max_completion_tokens: int
             f"the prompt's {num_tokens} tokens and a completion of {max_completion_tokens} exceed the context of "
             f"{context_tokens} tokens: lower sampling.max_tokens, raise sampler.context_tokens, or remove the row"
         )
-
-
-@dataclass(frozen=True, slots=True)
-class PromptOrder:
-    """Every epoch has every prompt once, in its own order. A pure function of the position, so resuming is free."""
-
-    prompts: Sequence[Prompt]
-    seed: int
-
-    def prompt_at(self, position: int) -> tuple[int, Prompt]:
-        """Return the epoch and the prompt at `position`, which counts from 0 over all epochs."""
-        epoch, index = divmod(position, len(self.prompts))
-        return epoch, self.prompts[int(_permutation(len(self.prompts), self.seed, epoch)[index])]
-
-
-@lru_cache(maxsize=4)  # prompts in flight span two epochs; training and evaluation each have an order
-def _permutation(num_prompts: int, seed: int, epoch: int) -> np.ndarray:  # [num_prompts] int64
-    return np.random.Generator(np.random.PCG64([seed, epoch])).permutation(num_prompts)

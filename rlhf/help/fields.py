@@ -63,7 +63,8 @@ def plain(node: DictConfig) -> Mapping[str, Any]:
 def shown(value: Any) -> str:
     """Return a value in the syntax of an override."""
     if isinstance(value, Mapping):
-        return f"{{{','.join(f'{key}: {shown(entry)}' for key, entry in value.items())}}}"
+        entries = ((str(key).replace(":", "\\:"), shown(entry)) for key, entry in value.items())
+        return f"{{{','.join(f'{key}: {entry}' for key, entry in entries)}}}"
     return as_value(value)
 
 

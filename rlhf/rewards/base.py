@@ -6,7 +6,7 @@ import math
 import numbers
 import reprlib
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from rlhf.rewards.lookup import find_rewards
+from rlhf.rewards.shaping import ConstraintConfig, ShapingConfig
 from rlhf.types import Failure, InputError, Prompt, Rollout, Score
 
 Reward = Callable[..., Score | Failure | float | int | bool]
@@ -68,6 +69,12 @@ class RewardConfig:
     model_timeout_s: float = 120.0
     """Seconds that a call of the reward model may take, including the wait for other callers."""
 
+    shaping: ShapingConfig = field(default_factory=ShapingConfig)
+    """Changes of the reward before it is learnt from."""
+    constraints: dict[str, ConstraintConfig] = field(default_factory=dict)
+    """Bounds on the means of parts of the reward, by the part's name: a function, which may have weight 0, or
+    `reward_model`, as in `+reward.constraints={harm: {at_most: 0.1}}`."""
+
     def __post_init__(self) -> None:
         if not self.functions and self.model is None:
             raise InputError("reward.functions is empty: name at least one, such as exact, or set reward.model")
@@ -96,7 +103,8 @@ class RewardConfig:
 
 
 def load_reward(config: RewardConfig) -> Callable[[Prompt, Rollout], Score | Failure]:
-    """Return the weighted sum of the configured functions, to be called in this process, without protection from hangs.
+    """Return the weighted sum of the configured functions, or of those that a prompt's set names, to be called in this
+    process, without protection from hangs.
 
     `Score.parts` holds each function's value by name, unweighted, and the parts of a returned Score as `name/part`.
     The first function that fails makes the whole a Failure. Raises InputError if a function cannot be loaded.
@@ -106,17 +114,23 @@ def load_reward(config: RewardConfig) -> Callable[[Prompt, Rollout], Score | Fai
 
     def score(prompt: Prompt, rollout: Rollout) -> Score | Failure:
         parts: dict[str, float] = {}
-        for name, reward in rewards.items():
-            result = _call(name, reward, prompt, rollout)
+        chosen = weights if prompt.reward_weights is None else own_weights(prompt.reward_weights, rewards)
+        for name in chosen:
+            result = _call(name, rewards[name], prompt, rollout)
             if isinstance(result, Failure):
                 return result
             parts.update(result)
-        value = sum(weight * parts[name] for name, weight in weights.items())
+        value = sum((weight * parts[name] for name, weight in chosen.items()), 0.0)
         if not math.isfinite(value):
-            return Failure(kind="reward_invalid", message=f"reward {' + '.join(weights)}: the weighted sum is {value}")
+            return Failure(kind="reward_invalid", message=f"reward {' + '.join(chosen)}: the weighted sum is {value}")
         return Score(value=value, parts=parts)
 
     return score
+
+
+def own_weights(reward_weights: Mapping[str, float], known: Collection[str]) -> dict[str, float]:
+    """Return the weights of a set's reward functions; a reward model's is none of theirs."""
+    return {name: weight for name, weight in reward_weights.items() if name in known}
 
 
 def _call(name: str, reward: Reward, prompt: Prompt, rollout: Rollout) -> Mapping[str, float] | Failure:

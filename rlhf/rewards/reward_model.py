@@ -41,9 +41,12 @@ class ModelReward:
         self._servers = [asyncio.create_task(self._serve(judge)) for judge in servers]
 
     async def judge(self, prompt: Prompt, episodes: Sequence[Episode]) -> None:
-        """Add the model's score of the last row to each episode with a score. Raises RunError if no copy is left."""
+        """Add the model's score of the last row to each episode with a score, unless the prompt's set has own rewards
+        without the model. Raises RunError if no copy is left."""
         scored = [(episode, episode.score) for episode in episodes if isinstance(episode.score, Score)]
-        if not scored:
+        own = prompt.reward_weights
+        weight = self._config.model_weight if own is None else own.get(NAME)
+        if not scored or weight is None:
             return
         answer: asyncio.Future[list[float] | Failure] = asyncio.get_running_loop().create_future()
         self._questions.put_nowait(
@@ -53,7 +56,7 @@ class ModelReward:
             self._refuse()
         answered = await answer
         for i, (episode, score) in enumerate(scored):
-            episode.score = answered if isinstance(answered, Failure) else self._total(score, answered[i])
+            episode.score = answered if isinstance(answered, Failure) else self._total(score, answered[i], weight)
 
     async def close(self) -> None:
         for server in self._servers:
@@ -91,11 +94,11 @@ class ModelReward:
             if not question.answer.done():  # its caller may have been cancelled
                 question.answer.set_result(result)
 
-    def _total(self, score: Score, value: float) -> Score | Failure:
+    def _total(self, score: Score, value: float, weight: float) -> Score | Failure:
         if not math.isfinite(value):
             message = self._says(f"it gave {value}: the rollout is longer than it reads, or it overflowed")
             return Failure(kind="reward_invalid", message=message)
-        return Score(value=score.value + self._config.model_weight * value, parts={**score.parts, NAME: value})
+        return Score(value=score.value + weight * value, parts={**score.parts, NAME: value})
 
     def _refuse(self) -> None:
         """Fail every waiting request: no copy is left."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf.config import CLASS
-from rlhf.paths import FUNCTIONS, NAMED_PATHS, PATH_LISTS, PATHS, repo_type_of
+from rlhf.paths import FUNCTIONS, NAMED_PATHS, PATH_LISTS, PATHS, is_set_path, repo_type_of
 from rlhf.train.artifact import MANIFEST, describe
 from rlhf.train.run_folder import flatten, is_among
 from rlhf.train.tracking import METRICS, read_rows
@@ -36,8 +36,8 @@ def paths_of(config: Mapping[str, Any]) -> dict[str, str]:
 def files_of(config: Mapping[str, Any]) -> dict[str, str]:
     """Return the data and models that a configuration reads, by key; the key of a list's item ends in its index."""
     flat = flatten(config)
-    paths = {key: flat[key] for key in PATHS if flat.get(key) is not None}
-    paths |= {key: value for key, value in flat.items() if key.startswith(NAMED_PATHS)}
+    paths = {key: flat[key] for key in PATHS if flat.get(key)}
+    paths |= {key: value for key, value in flat.items() if key.startswith(NAMED_PATHS) or is_set_path(key)}
     return paths | {f"{key}.{i}": path for key in PATH_LISTS for i, path in enumerate(flat.get(key) or [])}
 
 

@@ -82,9 +82,7 @@ def figures_of(groups: Sequence[Group], config: ValidationConfig) -> dict[str, f
         "truncated": float(np.mean([info.stop == "length" for info in infos])),
         "failures": float(sum(isinstance(info.score, Failure) for info in infos)),
     }
-    if config.source_key is not None:
-        figures |= source_figures(groups, config)
-    return figures | greedy_figures(groups, config)
+    return figures | source_figures(groups, config) | greedy_figures(groups, config)
 
 
 def as_figures(name: str, estimate: Estimate) -> dict[str, float]:
@@ -111,12 +109,19 @@ def pass_figures(groups: Sequence[Group], config: ValidationConfig) -> dict[str,
     return figures
 
 
+def source_of(prompt: Prompt, config: ValidationConfig) -> str | None:
+    """Return the source of a prompt: the value of its field `source_key`, else the name of its set; None without."""
+    if config.source_key is not None:
+        return str(prompt.meta[config.source_key])
+    return prompt.data_set or None
+
+
 def source_figures(groups: Sequence[Group], config: ValidationConfig) -> dict[str, float]:
-    """Return mean reward and success of each source, as `SOURCE/reward` and `SOURCE/success`."""
-    assert config.source_key is not None
+    """Return mean reward and success of each source, as `SOURCE/reward` and `SOURCE/success`; empty without sources."""
     by_source: dict[str, list[Group]] = {}
     for group in groups:
-        by_source.setdefault(str(group.prompt.meta[config.source_key]), []).append(group)
+        if (source := source_of(group.prompt, config)) is not None:
+            by_source.setdefault(source, []).append(group)
     figures: dict[str, float] = {}
     for source, each in sorted(by_source.items()):
         found = {
@@ -147,8 +152,8 @@ def greedy_figures(groups: Sequence[Group], config: ValidationConfig) -> dict[st
 
 def figure_names(config: ValidationConfig, prompts: Sequence[Prompt]) -> list[str]:
     """Return the metrics that a validation of the prompts has, without the ends of their intervals."""
-    sources = sorted({str(prompt.meta[config.source_key]) for prompt in prompts} if config.source_key else ())
-    nested = [*sources, *(["greedy"] if config.greedy else [])]
+    sources = {source_of(prompt, config) for prompt in prompts} - {None}
+    nested = [*sorted(map(str, sources)), *(["greedy"] if config.greedy else [])]
     return [
         "success",
         "reward",

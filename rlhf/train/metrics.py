@@ -42,3 +42,28 @@ def failure_metrics(groups: Sequence[Group]) -> dict[str, float]:
     failures = [info.score for group in groups for info in group.infos if isinstance(info.score, Failure)]
     kinds = {kind: sum(failure.kind == kind for failure in failures) for kind in {f.kind for f in failures}}
     return {"failures": float(len(failures)), **{f"failures/{kind}": float(n) for kind, n in sorted(kinds.items())}}
+
+
+def set_metrics(groups: Sequence[Group], rejected: Sequence[Group]) -> dict[str, float]:
+    """Return reward, length and truncation of each prompt set by name, as `SET/reward`, and the share of its groups,
+    rejected ones included, in which all rewards are equal; empty without sets."""
+    figures: dict[str, float] = {}
+    everything = [*groups, *rejected]
+    for name in sorted({group.prompt.data_set for group in everything} - {""}):
+        infos = [info for group in groups if group.prompt.data_set == name for info in group.infos]
+        values = [info.score.value for info in infos if isinstance(info.score, Score) and info.trained]
+        alike = [is_without_spread(group) for group in everything if group.prompt.data_set == name]
+        found = {"without_spread": float(np.mean(alike)), "prompts": float(len(alike))}
+        if values:
+            lengths = length_metrics(infos)
+            found |= {"reward": float(np.mean(values)), **{key: lengths[key] for key in SET_LENGTHS}}
+        figures |= {f"{name}/{figure}": value for figure, value in found.items()}
+    return figures
+
+
+def is_without_spread(group: Group) -> bool:
+    """Return whether a group's rewards are all equal, so that it teaches nothing relative to itself."""
+    return len({info.score.value for info in group.infos if isinstance(info.score, Score)}) < 2
+
+
+SET_LENGTHS = ("completion_tokens", "truncated")

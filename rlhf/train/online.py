@@ -151,7 +151,7 @@ class OnlineTrainer:
                 stats=stats,
                 seconds=self.clock.take(),
                 use=await self.use(),
-                notes=self.clock.take_figures(),
+                notes={**self.clock.take_figures(), **self.stream.figures()},
             )
             self.next_step += 1
             ended = any([await callback.on_step(report) for callback in self.callbacks])

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Protocol
 
-from rlhf.train.metrics import failure_metrics, length_metrics, reward_metrics
+from rlhf.train.metrics import failure_metrics, length_metrics, reward_metrics, set_metrics
 from rlhf.train.stats import Stats
 from rlhf.types import Group
 
@@ -38,13 +38,14 @@ class StepReport:
     @cached_property
     def figures(self) -> dict[str, float]:
         """Return the step's metrics by name: `step`, rewards, lengths, learning, failures, seconds, and each role's use
-        of its accelerators."""
+        of its accelerators; reward, length and truncation by prompt set, if there are several."""
         infos = [info for group in self.groups for info in group.infos]
         lengths = length_metrics(infos)
         staleness = max((self.step - info.versions[0] for info in infos if info.num_loss_tokens), default=0)
         return {
             "step": self.step,
             **reward_metrics(infos),
+            **set_metrics(self.groups, self.rejected),
             **lengths,
             "tokens_per_second": lengths["tokens"] / self.seconds["step"],
             **{f"train/{name}": value for name, value in self.stats.values().items()},

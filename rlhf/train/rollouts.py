@@ -83,6 +83,7 @@ class RolloutCollector:
 
     async def play(self, prompt: Prompt, epoch: int, sample: int, request: Sampling) -> tuple[Episode, bool]:
         """One episode with its score, or with the failure of its last attempt; True if the environment scored it."""
+        request = replace(request, max_tokens=min(request.max_tokens, prompt.max_tokens or request.max_tokens))
         for attempt in range(self.max_attempts):
             seed = rollout_seed(self.run_seed, prompt.id, epoch, sample, attempt)
             sampler = EpisodeSampler(self.sampler, self.tokenizer, prompt, request.temperature)

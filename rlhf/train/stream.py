@@ -4,12 +4,14 @@ Order of calls:
 
     OnlineTrainer -> admit(version)                 after each weight sync: the engines hold new weights
       '-> fill, while fewer than (max_staleness + 1) * prompts_per_step prompts are in flight or handed over
-           |-> PromptOrder.prompt_at(position)      -> epoch, prompt
+           |-> PromptOrder.prompt_at(position)      -> epoch, prompt; with a curriculum it chooses
            |-> Algorithm.requests(prompt)           -> requests, one per rollout
            '-> GroupSource.collect(prompt, epoch, requests)  -> group, a task at the end of in_flight;
                                                     an actor next to its engine samples and scores the rollouts
     OnlineTrainer -> groups()                       -> groups, once prompts_per_step of them are admitted
       |-> await the oldest task of in_flight        -> group
+      |-> Curriculum.observe(position, group), if there is one
+      |-> Shaping.shape(group), if there is one     -> group
       |-> Algorithm.admits(group)
       |     yes: hand it over; its slot is free after the next weight sync
       |     no:  add it to rejected, and fill its slot at once
@@ -25,7 +27,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from rlhf.algorithms.base import Algorithm
-from rlhf.data.prompts import PromptOrder
+from rlhf.data.order import PromptOrder
+from rlhf.rewards.shaping import Shaping
+from rlhf.train.curriculum import Curriculum
 from rlhf.types import Failure, Group, InputError, Prompt, RunError, Sampling
 
 
@@ -68,8 +72,17 @@ class RolloutStream:
     dynamic sampling are one mechanism: a group that is not admitted is replaced at the tail.
     """
 
-    def __init__(self, order: PromptOrder, source: GroupSource, algorithm: Algorithm, config: StreamConfig) -> None:
+    def __init__(
+        self,
+        order: PromptOrder,
+        source: GroupSource,
+        algorithm: Algorithm,
+        config: StreamConfig,
+        curriculum: Curriculum | None = None,
+        shaping: Shaping | None = None,
+    ) -> None:
         self.order, self.source, self.algorithm, self.config = order, source, algorithm, config
+        self.curriculum, self.shaping = curriculum, shaping
         self.next_position = 0
         self.resubmitted: deque[int] = deque()
         self.in_flight: deque[tuple[int, asyncio.Task[Group]]] = deque()
@@ -88,9 +101,10 @@ class RolloutStream:
         self.rejected = []
         failures: list[Failure] = []
         while len(admitted) < self.config.prompts_per_step:
-            _, task = self.in_flight[0]
+            position, task = self.in_flight[0]
             group = await task
             self.in_flight.popleft()
+            group = self.take(position, group)
             failures += [info.score for info in group.infos if isinstance(info.score, Failure)]
             if self.algorithm.admits(group):
                 admitted.append(group)
@@ -99,7 +113,15 @@ class RolloutStream:
                 self.rejected.append(group)
                 self.fill()
             self.check_quotas(failures)
+        if self.shaping is not None:
+            self.shaping.end_step(has_sets=len(self.order.sets) > 1)
         return admitted
+
+    def take(self, position: int, group: Group) -> Group:
+        """Return the group as the algorithm sees it, after the curriculum has."""
+        if self.curriculum is not None:
+            self.curriculum.observe(position, group)
+        return group if self.shaping is None else self.shaping.shape(group)
 
     def fill(self) -> None:
         capacity = (self.config.max_staleness + 1) * self.config.prompts_per_step
@@ -108,7 +130,7 @@ class RolloutStream:
                 position = self.resubmitted.popleft()
             else:
                 position, self.next_position = self.next_position, self.next_position + 1
-            epoch, prompt = self.order.prompt_at(position)
+            epoch, prompt = (self.curriculum or self.order).prompt_at(position)
             task = asyncio.create_task(self.source.collect(prompt, epoch, self.algorithm.requests(prompt)))
             self.in_flight.append((position, task))
 
@@ -135,8 +157,24 @@ class RolloutStream:
         """Return the stream's position after a step: half-generated groups are named, to be resubmitted, never
         saved."""
         positions = [*(position for position, _ in self.in_flight), *self.resubmitted]
-        return {"next_position": self.next_position, "in_flight": positions}
+        return {
+            "next_position": self.next_position,
+            "in_flight": positions,
+            **{name: part.state() for name, part in self.parts.items()},
+        }
 
     def restore(self, state: dict[str, Any]) -> None:
         self.next_position = state["next_position"]
         self.resubmitted = deque(state["in_flight"])
+        for name, part in self.parts.items():
+            part.restore(state[name])
+
+    @property
+    def parts(self) -> dict[str, Curriculum | Shaping]:
+        """Return the parts that keep a state of their own."""
+        parts = {"curriculum": self.curriculum, "shaping": self.shaping}
+        return {name: part for name, part in parts.items() if part is not None}
+
+    def figures(self) -> dict[str, float]:
+        """Return the metrics of the parts."""
+        return {name: value for part in self.parts.values() for name, value in part.figures().items()}

@@ -44,7 +44,7 @@ class ValidationConfig:
     """Share of the prompts in `path` that may be training prompts too; more are refused. They are left out of the
     validation."""
     num_prompts: int = 100
-    """Number of prompts to measure, from the first."""
+    """Number of prompts to measure, from the first; with `data.sets` each set gives one in turn."""
     samples_per_prompt: int = 4
     """Rollouts per prompt, sampled as in training."""
     greedy: bool = False
@@ -57,7 +57,8 @@ class ValidationConfig:
     """The part of the reward that must reach the threshold: a function's name, which may have weight 0, or
     `reward_model`. None: the whole reward."""
     source_key: str | None = None
-    """A field of the rows, such as `data_source`, by whose values reward and success are reported too. None: not."""
+    """A field of the rows, such as `data_source`, by whose values reward and success are reported too. None: by those
+    of `data.sets`, if there are any."""
     patience: int | None = None
     """Validations in a row without a better `checkpoint.keep_best` that end the training. None: it never ends so."""
     num_shown: int = 3

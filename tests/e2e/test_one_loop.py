@@ -34,7 +34,7 @@ async def run_system(
 
     `root`: a run's folder, for metrics, validations and checkpoints. None: without them.
     """
-    from rlhf.data.prompts import PromptOrder
+    from rlhf.data.order import PromptOrder
     from rlhf.stages.online.job import prepare
     from rlhf.stages.online.results import checkpointer_of, validation_of
     from rlhf.stages.online.run import assemble, lay_out, with_transport
@@ -75,7 +75,7 @@ class OracleSide:
     """What an oracle shares with the loop: the engine it samples from and the membership of minibatches."""
 
     def __init__(self, config: OnlineConfig, job: Any, roles: Any, run_async: Callable[..., Any]) -> None:
-        from rlhf.data.prompts import PromptOrder
+        from rlhf.data.order import PromptOrder
 
         self.config, self.job, self.roles, self.run_async = config, job, roles, run_async
         self.order = PromptOrder(job.prompts, config.seed)

@@ -15,8 +15,10 @@ from rich.markup import escape
 
 from rlhf.config import OnlineConfig, as_plain
 from rlhf.data.template_clock import writes_date
+from rlhf.help.fields import shown
 from rlhf.models.tokenizer import load_tokenizer
 from rlhf.overrides import as_value
+from rlhf.paths import SETS
 from rlhf.rewards.base import ModelInput, RewardConfig
 from rlhf.rewards.lookup import by_own_names
 from rlhf.stages.console import CONSOLE
@@ -34,7 +36,7 @@ EVALUATED = ("seed", "template_date", "backend.precision", "backend.max_tokens_p
              "placement.timeout_s", "placement.start_timeout_s", "preflight.", "data.", "reward.", "sampling.",
              "sampler.", "stream.prompts_per_step", "validation.", "environment")  # fmt: skip
 """Keys of a configuration that an evaluation reads. The chat template is in the model's folder."""
-DURING_TRAINING = ("validation.every", "validation.patience")
+DURING_TRAINING = ("validation.every", "validation.patience", "reward.shaping.", "reward.constraints.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,9 +111,12 @@ def how_to_evaluate(config: OnlineConfig, model: Path, *, is_dated: bool) -> str
     now = flatten(as_plain(replace(config, reward=replace(config.reward, options=options))))
     words = [f"model={as_value(str(model))}", "output=unused"]
     for key, value in now.items():
-        if key in DURING_TRAINING or (key == "template_date" and not is_dated):
+        if key.startswith((*DURING_TRAINING, SETS)) or (key == "template_date" and not is_dated):
             continue
         if key.startswith(EVALUATED) and (key not in before or before[key] != value):
             # Under dicts, such as reward.options, a key is a new one.
             words.append(f"{'' if key in before else '++'}{key}={as_value(value)}")
+    if config.data.sets:
+        # An entry of a dict of keys comes as a whole.
+        words.append(f"++data.sets={shown(as_plain(config)['data']['sets'])}")
     return shlex.join(["python", "launch/evaluate.py", *words])

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from rlhf.config import OnlineConfig
+from rlhf.data.mix import load_sets
+from rlhf.data.order import by_set
 from rlhf.data.prompts import load_prompts
 from rlhf.data.split import digest_of_prompt, split_prompts
-from rlhf.stages.online.method import check_part
+from rlhf.stages.online.parts import check_parts
 from rlhf.train.measure import figure_names
 from rlhf.train.tracking import VALIDATION
 from rlhf.types import InputError, Prompt
@@ -34,21 +35,24 @@ def hold_out(config: OnlineConfig, tokenizer: PreTrainedTokenizerBase) -> HeldOu
     """Load the prompts, and split off or load held-out ones. Raises InputError if too few are left, or too many are in
     both files, or a key of the validation cannot have an effect."""
     validation = config.validation
-    load = partial(
-        load_prompts,
-        tokenizer=tokenizer,
-        context_tokens=config.sampler.context_tokens,
-        max_completion_tokens=config.sampling.max_tokens,
-    )
-    prompts = load(config.data)
+    check_parts(config)
+    context_tokens, max_tokens = config.sampler.context_tokens, config.sampling.max_tokens
+    prompts = load_sets(config.data, tokenizer, context_tokens=context_tokens, max_completion_tokens=max_tokens)
     if validation.path is not None:
-        held_out = without_overlap(config, prompts, load(config.data.at(validation.path)))
+        if config.data.sets:
+            raise InputError(
+                f"validation.path={validation.path}: with data.sets no file has the held-out prompts of all; leave it "
+                "null, and split prompts off each set with validation.fraction, as in validation.fraction=0.1"
+            )
+        file = config.data.at(validation.path)
+        found = load_prompts(file, tokenizer, context_tokens=context_tokens, max_completion_tokens=max_tokens)
+        held_out = without_overlap(config, prompts, found)
     elif validation.fraction:
         held_out = split_off(config, prompts)
     else:
         held_out = HeldOut(train=prompts, prompts=[])
-    if validation.part is not None:
-        check_part("validation.part", validation.part, config)
+    held_out = replace(held_out, train=[each for each in held_out.train if each.data_set in config.data.weights])
+    check_weighted(config, held_out.train)
     check_sources(config, held_out.prompts or prompts)
     check_figures(config, held_out.prompts[: validation.num_prompts])
     return held_out
@@ -58,7 +62,7 @@ def split_off(config: OnlineConfig, prompts: Sequence[Prompt]) -> HeldOut:
     """Hold out `validation.fraction` of the prompts. Raises InputError if one of the sides has too few."""
     fraction, per_step = config.validation.fraction, config.stream.prompts_per_step
     train, held_out = split_prompts(prompts, fraction)
-    given = f"validation.fraction={fraction}: of {len(prompts)} prompts in {config.data.path}"
+    given = f"validation.fraction={fraction}: of {len(prompts)} prompts in {config.data.origin}"
     if not held_out:
         raise InputError(f"{given} none is held out; raise it, or give held-out prompts in validation.path")
     if not train or len(train) < per_step <= len(prompts):
@@ -83,6 +87,17 @@ def without_overlap(config: OnlineConfig, train: list[Prompt], found: Sequence[P
         )
     left_out = f"; {overlap} of its {len(found)} prompts are trained on, and left out here" if overlap else ""
     return HeldOut(train=train, prompts=held_out, origin=f"{path}{left_out}")
+
+
+def check_weighted(config: OnlineConfig, train: Sequence[Prompt]) -> None:
+    """Raise InputError if a set that is to be trained on has no prompt."""
+    found = by_set(train)
+    for name in config.data.weights:
+        if name not in found:
+            raise InputError(
+                f"data.sets.{name}: no prompt of the set is left for training with validation.fraction="
+                f"{config.validation.fraction}; lower that, or give the set weight 0 to measure it only"
+            )
 
 
 def check_sources(config: OnlineConfig, prompts: Sequence[Prompt]) -> None:

@@ -263,7 +263,7 @@ def show_arithmetic(job: Job) -> None:
         "Batch arithmetic, all figures global",
         ("quantity", "value", "from"),
         [
-            ("prompts", len(job.prompts), f"{config.data.path}; the longest has {longest} tokens"),
+            ("prompts", len(job.prompts), f"{config.data.origin}; the longest has {longest} tokens"),
             ("prompts held out", len(job.held_out.prompts) or "none", job.held_out.origin),
             ("prompts per step", prompts, "stream.prompts_per_step"),
             ("rollouts per step", rollouts, f"x {group_size} per prompt (algorithm.group_size){beside}"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from inspect import get_annotations, getattr_static
-from pathlib import Path
 
 from rlhf.algorithms.base import Algorithm, AlgorithmConfig
 from rlhf.algorithms.correction import CorrectionConfig
@@ -12,8 +11,8 @@ from rlhf.algorithms.grpo import GRPOConfig
 from rlhf.config import OnlineConfig
 from rlhf.lookup import spec_of
 from rlhf.ops.correction import TRUNCATING, CorrectionKind
-from rlhf.rewards.reward_model import NAME
 from rlhf.runtimes.configs import Precision
+from rlhf.stages.online.parts import check_part
 from rlhf.types import InputError, Sampling
 
 UNCORRECTED = (
@@ -81,11 +80,3 @@ def build_algorithm(config: AlgorithmConfig, sampling: Sampling) -> Algorithm:
             "of a class derived from rlhf.algorithms.policy_gradient.PolicyGradient, which has them"
         )
     return algorithm
-
-
-def check_part(key: str, part: str, config: OnlineConfig) -> None:
-    """Raise InputError if the reward has no such part."""
-    parts = [Path(spec).name for spec in config.reward.functions] + ([NAME] if config.reward.model is not None else [])
-    # An environment of the user's own may score its episodes, with parts of its own.
-    if config.environment == "single_turn" and part.partition("/")[0] not in parts:
-        raise InputError(f"{key}={part}: the reward has no such part; known are {', '.join(parts)}")

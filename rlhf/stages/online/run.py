@@ -15,8 +15,9 @@ from rlhf.actors.roles import CriticRole, LearningRole, ModelRole, PolicyRole, S
 from rlhf.actors.weight_sync import BucketSync
 from rlhf.actors.workers import Spawner, Workers
 from rlhf.config import OnlineConfig, as_plain
-from rlhf.data.prompts import PromptOrder
+from rlhf.data.order import PromptOrder
 from rlhf.models.heads import Head
+from rlhf.rewards.shaping import Shaping
 from rlhf.runtimes.configs import OptimizerConfig
 from rlhf.stages.console import CONSOLE, show_plan, show_special_tokens
 from rlhf.stages.online.conclude import success_of
@@ -37,6 +38,7 @@ from rlhf.train.artifact import Artifact, open_artifact
 from rlhf.train.batching import packing_of
 from rlhf.train.checkpoint import TRAINER, read_state
 from rlhf.train.clock import Clock
+from rlhf.train.curriculum import Curriculum
 from rlhf.train.layout import choose_layout
 from rlhf.train.online import OnlineTrainer
 from rlhf.train.report import Callback
@@ -135,7 +137,7 @@ async def train(job: Job, folder: RunFolder, bundles: Bundles, stop: Stop) -> No
         roles, checkpoint = await stop.before(start_and_verify(job, folder, bundles, clock))
     CONSOLE.print(f"{job.plan.num_workers} workers ready in {clock.take()['start']:.1f} s")
     job = await lay_out(job, roles)
-    stream = RolloutStream(PromptOrder(job.prompts, config.seed), roles.samplers, job.algorithm, config.stream)
+    stream = stream_of(job, roles.samplers)
     next_step = await resume(job, roles, stream, checkpoint) if checkpoint else 0
     folder.drop_bests_after(next_step)
     checkpointer = checkpointer_of(job, folder, roles.learners, stream)
@@ -155,6 +157,15 @@ async def train(job: Job, folder: RunFolder, bundles: Bundles, stop: Stop) -> No
     await save_and_conclude(job, checkpointer, success_of(after), trainer.next_step)
     await roles.samplers.close()
     plot(log.history, PANELS, folder.root / PLOT)
+
+
+def stream_of(job: Job, samplers: SamplerPool) -> RolloutStream:
+    config, reward = job.config, job.config.reward
+    order = PromptOrder(job.prompts, config.seed, config.data.weights)
+    curriculum = Curriculum(order, config.curriculum) if config.curriculum.is_on else None
+    is_shaped = reward.shaping.is_on or bool(reward.constraints)
+    shaping = Shaping(reward.shaping, reward.constraints, config.sampling.max_tokens) if is_shaped else None
+    return RolloutStream(order, samplers, job.algorithm, config.stream, curriculum, shaping)
 
 
 async def resume(job: Job, roles: Roles, stream: RolloutStream, checkpoint: Artifact) -> int:

@@ -3,7 +3,7 @@ import re
 import pytest
 from omegaconf import OmegaConf
 
-from rlhf.data.prompts import PromptDataConfig, PromptOrder, load_prompts
+from rlhf.data.prompts import PromptDataConfig, load_prompts
 from rlhf.types import InputError, Prompt
 from tests.oracles.chat import tokenize_prompt
 
@@ -137,24 +137,3 @@ def test_a_bad_config_is_refused_by_hydra(settings, sentence):
     config = OmegaConf.merge(OmegaConf.structured(PromptDataConfig), {"path": "x.jsonl", **settings})
     with pytest.raises(InputError, match=re.escape(sentence)):
         OmegaConf.to_object(config)
-
-
-def prompts(num_prompts):
-    return [Prompt(id=str(i), messages=[], token_ids=(), source="", meta={}) for i in range(num_prompts)]
-
-
-def test_every_epoch_asks_every_prompt_once_in_its_own_order():
-    order = PromptOrder(prompts(50), seed=3)
-    asked = [order.prompt_at(position) for position in range(150)]
-    assert [epoch for epoch, _ in asked] == [position // 50 for position in range(150)]
-    epochs = [[prompt.id for _, prompt in asked[start : start + 50]] for start in (0, 50, 100)]
-    assert all(sorted(epoch, key=int) == [str(i) for i in range(50)] for epoch in epochs)
-    assert len({tuple(epoch) for epoch in epochs}) == 3
-
-
-def test_the_order_depends_on_position_and_seed_alone():
-    order = PromptOrder(prompts(50), seed=3)
-    forwards = [order.prompt_at(position) for position in range(400)]
-    backwards = [PromptOrder(prompts(50), seed=3).prompt_at(position) for position in reversed(range(400))]
-    assert forwards == backwards[::-1]
-    assert [PromptOrder(prompts(50), seed=4).prompt_at(position) for position in range(50)] != forwards[:50]

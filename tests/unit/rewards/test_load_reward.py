@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
@@ -121,6 +122,16 @@ def test_the_value_is_the_weighted_sum_and_the_parts_are_unweighted() -> None:
     assert load_reward(config)(prompt("3"), rollout("3")) == Score(
         value=0.5 - 60.0, parts={"exact": 1.0, name: 30.0, f"{name}/style": 1.0, f"{name}/facts": 2.0}
     )
+
+
+def test_a_prompts_set_may_have_rewards_of_its_own() -> None:
+    """Functions that its set does not name are not called, so none can fail."""
+    name = "faulty_rewards.py:several"
+    config = RewardConfig(functions=["exact", f"{FAULTY}:raising", f"{FAULTY}:several"])
+    own = replace(prompt("3"), reward_weights={name: -2.0, "reward_model": 1.0})
+    parts = {name: 3.0, f"{name}/style": 1.0, f"{name}/facts": 2.0}
+    assert load_reward(config)(own, rollout("3")) == Score(value=-6.0, parts=parts)
+    assert load_reward(config)(replace(own, reward_weights={"reward_model": 1.0}), rollout()) == Score(value=0.0)
 
 
 def test_one_failure_fails_the_whole() -> None:

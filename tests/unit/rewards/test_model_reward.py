@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -167,3 +168,17 @@ def test_the_model_s_score_is_added_to_what_has_one_and_a_failure_stays_what_it_
     assert total == Score(value=1.5, parts={"exact": 1.0, "reward_model": -1.0})
     assert untouched is failed
     assert [len(call) for call in judge.calls] == [1]
+
+
+async def test_a_set_weighs_the_model_itself_or_does_without_it():
+    judge = Judge()
+    reward = ModelReward([judge], config(model_weight=10.0))
+    scores = []
+    for weights in (None, {"reward_model": 0.5}, {"exact": 1.0}):
+        prompt, episode = sample(7)
+        episode.score = Score(value=1.0, parts={"exact": 1.0})
+        await reward.judge(replace(prompt, reward_weights=weights), [episode])
+        scores.append(episode.score)
+    await reward.close()
+    assert [score.value for score in scores] == [71.0, 4.5, 1.0]
+    assert len(judge.calls) == 2

@@ -12,7 +12,7 @@ import torch
 
 from rlhf.algorithms.base import Normalisation
 from rlhf.algorithms.grpo import GRPOConfig
-from rlhf.data.prompts import PromptOrder
+from rlhf.data.order import PromptOrder
 from rlhf.environments.base import act, append_observation, start
 from rlhf.environments.sampler import turn_seed
 from rlhf.environments.single_turn import single_turn

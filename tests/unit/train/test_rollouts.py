@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -89,6 +89,14 @@ def test_each_rollout_of_a_group_has_its_own_seed_and_keeps_its_request():
     assert [token_ids for token_ids, _ in sampler.asked] == [(3, 4), (3, 4)]
     assert [sampling.seed for _, sampling in sampler.asked] == [rollout_seed(11, "p7", 3, i, 0) for i in range(2)]
     assert [(s.temperature, s.max_tokens, s.trained) for _, s in sampler.asked] == [(0.5, 4, True), (0.0, 4, False)]
+
+
+def test_a_prompts_set_may_shorten_its_completions():
+    for longest, expected in ((3, [3, 3]), (9, [4, 4]), (None, [4, 4])):
+        sampler = FakeSampler()
+        prompt = replace(PROMPT, max_tokens=longest)
+        asyncio.run(make_collector(sampler).collect(prompt, 3, REQUESTS))
+        assert [sampling.max_tokens for _, sampling in sampler.asked] == expected
 
 
 def test_the_driver_gets_to_know_a_rollout_without_its_tokens():

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlhf.algorithms.grpo import GRPOConfig
-from rlhf.data.prompts import PromptOrder
+from rlhf.data.order import PromptOrder
 from rlhf.train.stream import RolloutStream, StreamConfig
 from rlhf.types import Failure, Group, InputError, Prompt, RunError, Sampling, Score
 from tests.unit.train.fakes import make_info, make_prompt

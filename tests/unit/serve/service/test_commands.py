@@ -92,7 +92,7 @@ def test_a_hash_that_looks_like_a_number_is_none(run, sqlite_url):
         (["add"], "owner: it must be set, as in owner=..."),
         (["add", "owner="], "owner=: give a name without a slash"),
         (["add", "owner=a/b"], "owner=a/b: give a name without a slash"),
-        (["add", "owner=a", "role=boss"], "expected one of [user, operator]"),
+        (["add", "owner=a", "role=boss"], "role=boss: give user or operator"),
         (["add", "ower=a"], "ower: there is no such key; did you mean owner?"),
         (["remove"], "hash: it must be set, as in hash=..."),
         (["remove", "hash=xyz"], "hash=xyz: 0 keys begin like this"),
