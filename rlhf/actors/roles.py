@@ -172,6 +172,18 @@ class PolicyRole(LearningRole):
         return self.workers.stream("weights", bucket_bytes, from_every_rank=from_every_rank)
 
 
+class AdapterOff:
+    """The reference of a policy that learns an adapter: its base, on the policy's own ranks."""
+
+    def __init__(self, policy: PolicyRole) -> None:
+        self.policy = policy
+
+    async def compute_columns(self, batch: Batch) -> Mapping[str, Sequence[Reference]]:
+        with self.policy.clock("compute_ref_logprobs"):
+            columns, _ = await self.policy.call_for_columns("compute_base_columns", ["ref_logprobs"], batch)
+        return columns
+
+
 class SamplerPool:
     """The engines. A whole group goes to the least loaded engine, which shares the prompt's cache among its
     rollouts."""

@@ -37,6 +37,7 @@ from rlhf.runtimes.configs import VLLM
 from rlhf.runtimes.engines import find_engine
 from rlhf.runtimes.transport import Transport
 from rlhf.stages.console import show_table
+from rlhf.stages.online.lora import check_adapters, check_quantised
 from rlhf.types import InputError, Prompt, Sampling
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ def prepare(config: OnlineConfig) -> Job:
     tokenizer = load_chat_tokenizer(config.model, config.chat_template, config.chat_template_kwargs)
     fix_date(tokenizer, config.template_date)
     plan = plan_roles(config)
+    check_adapters(config)
     check_roles(config, tokenizer)
     prompts = load_prompts(
         config.data,
@@ -143,7 +145,7 @@ def plan_roles(config: OnlineConfig) -> Plan:
     placement, sampler = config.placement, config.sampler
     on_cpu = config.backend.offload_optimizer
     roles = [RolePlan(role="policy", num_workers=placement.policy, steps_on_cpu=on_cpu)]
-    if config.algorithm.reads_reference:
+    if config.algorithm.reads_reference and not config.lora.enabled:
         roles.append(RolePlan(role="reference", num_workers=placement.reference))
     if config.algorithm.has_critic:
         if placement.critic == 0:
@@ -177,6 +179,7 @@ def plan_roles(config: OnlineConfig) -> Plan:
 
 
 def check_sharing(config: OnlineConfig, plan: Plan) -> None:
+    check_quantised(config, plan)
     for group in plan.groups:
         names = [role.role for role in group.roles]
         if len(names) > 1 and {"policy", "critic"} & set(names) and config.backend.zero_stage != 3:
