@@ -166,10 +166,12 @@ class PolicyRole(LearningRole):
         """Release the buffers kept for the engines, none of which uses them any more."""
         await self.workers.all(lambda _, actor: actor.release_sent.remote())
 
-    def weights(self, bucket_bytes: int, *, from_every_rank: bool = False) -> AsyncIterator[list[Reference]]:
-        """Yield references to the buckets of the whole model, gathered as they are consumed: rank 0's, or each
-        rank's."""
-        return self.workers.stream("weights", bucket_bytes, from_every_rank=from_every_rank)
+    def weights(
+        self, bucket_bytes: int, *, adapter_alone: bool = False, from_every_rank: bool = False
+    ) -> AsyncIterator[list[Reference]]:
+        """Yield references to the buckets of the whole model, or of its adapter, gathered as they are consumed: rank
+        0's, or each rank's."""
+        return self.workers.stream("weights", bucket_bytes, adapter_alone, from_every_rank=from_every_rank)
 
 
 class AdapterOff:

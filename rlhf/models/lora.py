@@ -101,6 +101,27 @@ def check_tied_embedding(targets: Sequence[str], model_path: str, key: str) -> N
             )
 
 
+def adapted_layers(config: LoRAConfig, model_path: str) -> list[str]:
+    """Return the last parts of the names of the layers that get an adapter, such as `q_proj`."""
+    if config.target_modules != [ALL_LINEAR]:
+        return sorted({target.rpartition(".")[2] for target in config.target_modules})
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.pytorch_utils import Conv1D
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model_path, local_files_only=True))
+    head = model.get_output_embeddings()
+    linear = (torch.nn.Linear, Conv1D)
+    return sorted(
+        {
+            name.rpartition(".")[2]
+            for name, module in model.named_modules()
+            if isinstance(module, linear) and module is not head
+        }
+    )
+
+
 def check_bitsandbytes(key: str) -> None:
     """Raise InputError without a bitsandbytes that transformers accepts; those versions support GPUs and CPUs."""
     from transformers.utils import is_bitsandbytes_available

@@ -35,7 +35,7 @@ from rlhf.rewards.reward_model import NAME
 from rlhf.runtimes.carriers import carrier_class
 from rlhf.runtimes.configs import VLLM
 from rlhf.runtimes.engines import find_engine
-from rlhf.runtimes.transport import Transport
+from rlhf.runtimes.transport import AdapterForm, Transport
 from rlhf.stages.console import show_table
 from rlhf.stages.online.lora import check_adapters, check_quantised
 from rlhf.types import InputError, Prompt, Sampling
@@ -232,7 +232,7 @@ def transport_of(config: OnlineConfig, plan: Plan, *, on_gpus: bool) -> str:
         )
     if asked is not None:
         return with_absolute_path(asked)
-    if not on_gpus:
+    if not on_gpus or config.weight_sync.adapter is AdapterForm.alone:
         return Transport.object_store
     if can_map_memory(config, plan):
         return Transport.cuda_ipc
