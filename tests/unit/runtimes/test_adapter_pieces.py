@@ -96,6 +96,19 @@ def test_the_adapter_alone_is_peft_s_file(models: dict[str, Path], one_rank: Non
 
 
 @pytest.mark.parametrize("head", [Head.causal_lm, Head.value])
+def test_layouts_are_exact_with_an_adapter(models: dict[str, Path], one_rank: None, head: Head) -> None:
+    from rlhf.models.causal_lm import SamplingDistribution, TokenReadout
+    from rlhf.models.value_model import ValueReadout
+    from rlhf.train.layout import measure_exactness
+
+    backend = trained(str(models["tied"]), 2, LoRAConfig(rank=4), head)
+    readout = ValueReadout() if head is Head.value else TokenReadout(SamplingDistribution())
+    measured = measure_exactness(backend, readout, 40)
+    assert measured.packed_is_exact(Precision.fp32)
+    assert measured.padded_is_exact(Precision.fp32)
+
+
+@pytest.mark.parametrize("head", [Head.causal_lm, Head.value])
 def test_a_learner_with_an_adapter_leaves_its_accelerator_and_comes_back(
     models: dict[str, Path], one_rank: None, head: Head
 ) -> None:
