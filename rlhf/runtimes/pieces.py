@@ -8,8 +8,8 @@ from functools import partial
 from typing import Any
 
 import deepspeed
+import torch
 from peft import PeftModel
-from peft.utils.integrations import dequantize_module_weight
 from torch import Tensor, nn
 
 from rlhf.models.buffers import persistent_buffers
@@ -64,14 +64,25 @@ def merged_piece(base: nn.Module, name: str, tensor: Tensor, adapter: str) -> Pi
         return Piece(
             name=merged, num_bytes=whole_bytes(tensor), parts=parts, read=partial(merged_weight, adapted, adapter)
         )
-    read = partial(dequantize_module_weight, layer)
+    read = partial(dense_weight, layer)
     return Piece(name=merged, num_bytes=whole_bytes(tensor), parts=(tensor,), read=read)
 
 
 def merged_weight(layer: Any, adapter: str) -> Tensor:
-    """Return the weight of a layer plus its adapter's product, added in fp32."""
-    weight = dequantize_module_weight(layer.get_base_layer()).data
-    return (weight.float() + layer.get_delta_weight(adapter).float()).to(weight.dtype)
+    """Return the weight of a layer plus its adapter's product, added in fp32, in the adapter's precision, which a 4-bit
+    weight computes in."""
+    product = layer.get_delta_weight(adapter)
+    return (dense_weight(layer.get_base_layer()).float() + product.float()).to(product.dtype)
+
+
+def dense_weight(layer: Any) -> Tensor:
+    """Return a layer's weight, which for 4 bits are its outputs for unit inputs: bitsandbytes changes the order of the
+    bytes for the kernels of some CPUs."""
+    if getattr(layer.weight, "quant_state", None) is None:
+        return layer.weight.data
+    units = torch.eye(layer.in_features, dtype=layer.compute_dtype, device=layer.weight.device)
+    outputs = layer(units)
+    return (outputs if layer.bias is None else outputs - layer.bias).T
 
 
 def whole_bytes(weight: Tensor) -> int:
