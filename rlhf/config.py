@@ -26,6 +26,7 @@ from rlhf.data.supervised import SupervisedDataConfig
 from rlhf.data.text import TextDataConfig
 from rlhf.key_names import unknown_key, unknown_keys
 from rlhf.lookup import spec_of
+from rlhf.models.lora import LoRAConfig
 from rlhf.offline_config import PreferenceRunConfig, RewardModelRunConfig, RunConfig, SFTRunConfig
 from rlhf.overrides import as_overrides
 from rlhf.paths import expand_home, is_path
@@ -70,6 +71,8 @@ class CriticConfig:
     a critic. None: the run's `model`."""
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=1e-5))
     """Optimiser of the critic; the learning rate is usually several times the policy's."""
+    lora: LoRAConfig = field(default_factory=LoRAConfig)
+    """Adapters of the critic; its value head is trained whole."""
     warmup_steps: int = 0
     """Training steps at the start in which only the critic learns."""
 
@@ -82,6 +85,8 @@ class CriticConfig:
 class OnlineConfig(RunConfig):
     """Online reinforcement learning: `launch/ppo.py`."""
 
+    lora: LoRAConfig = field(default_factory=LoRAConfig)
+    """Adapters of the policy. The reference is then the policy with its adapter off, on the policy's own ranks."""
     algorithm: AlgorithmConfig = MISSING
     """The method: `algorithm=grpo`, `ppo`, another of docs/algorithms.md, or a config class of your own:
     `algorithm=/path/file.py:Config` or `algorithm=package.module:Config`."""

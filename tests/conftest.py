@@ -31,7 +31,10 @@ if shutil.which("nvidia-smi") is None:
 gc.disable()
 
 SHARED = {
-    "roles": ("e2e/test_colocation.py", "e2e/test_one_loop.py", "e2e/test_watching.py", "e2e/test_weight_sync.py"),
+    "roles": (
+        "e2e/test_colocation.py", "e2e/test_lora_rl.py", "e2e/test_one_loop.py", "e2e/test_watching.py",
+        "e2e/test_weight_sync.py",
+    ),
     "ranks": (
         "ray/test_loading.py", "ray/test_lora.py", "ray/test_offline_losses.py", "ray/test_offload.py",
         "ray/test_score_heads.py", "ray/test_sharding.py",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from rlhf.actors.nodes import free_address
 from rlhf.algorithms.base import Algorithm, Loss
 from rlhf.models.causal_lm import SamplingDistribution, TokenReadout, read_model_config, vocab_size
 from rlhf.models.heads import Head
+from rlhf.models.lora import LoRAConfig
 from rlhf.models.value_model import ValueReadout
 from rlhf.runtimes.buckets import Bucket
 from rlhf.runtimes.carriers import ObjectStoreCarrier, carrier_class, make_carrier
@@ -42,6 +43,7 @@ class LearnerSpec:
     distribution: SamplingDistribution
     """Distribution for policy logprobs; unused by a critic."""
     head: Head = Head.causal_lm
+    lora: LoRAConfig = field(default_factory=LoRAConfig)
 
 
 class LearnerWorker:
@@ -59,7 +61,7 @@ class LearnerWorker:
         with paused_collector():
             from rlhf.runtimes.deepspeed_backend import DeepSpeedBackend
 
-        self.backend = DeepSpeedBackend(spec.model_path, spec.backend, spec.optimizer, spec.head)
+        self.backend = DeepSpeedBackend(spec.model_path, spec.backend, spec.optimizer, spec.head, spec.lora)
         self.carrier: Carrier = ObjectStoreCarrier()
         self.plain_readout = ValueReadout() if spec.head is Head.value else TokenReadout(SamplingDistribution())
         readout = ValueReadout() if spec.head is Head.value else TokenReadout(spec.distribution)
@@ -71,6 +73,11 @@ class LearnerWorker:
 
     def compute_columns(self, shard: Shard) -> Any:
         return as_returns(self.learner.compute_columns(shard), None)
+
+    def compute_base_columns(self, shard: Shard) -> Any:
+        """Compute the columns of the base model, with the adapter off."""
+        with self.backend.without_adapter():
+            return self.compute_columns(shard)
 
     def assign_credit(self, shard: Shard, algorithm: Algorithm) -> Any:
         columns, stats = self.learner.assign_credit(shard, algorithm)
@@ -84,8 +91,8 @@ class LearnerWorker:
         if rank == 0 or carrier_class(link.transport).from_every_rank:
             self.carrier = make_carrier(link, rank=0)
 
-    def weights(self, bucket_bytes: int) -> Iterator[Bucket]:
-        yield from self.backend.weights(bucket_bytes, self.carrier)
+    def weights(self, bucket_bytes: int, adapter_alone: bool = False) -> Iterator[Bucket]:
+        yield from self.backend.weights(bucket_bytes, self.carrier, adapter_alone=adapter_alone)
 
     def release_sent(self) -> None:
         self.carrier.release()

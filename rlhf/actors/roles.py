@@ -166,10 +166,24 @@ class PolicyRole(LearningRole):
         """Release the buffers kept for the engines, none of which uses them any more."""
         await self.workers.all(lambda _, actor: actor.release_sent.remote())
 
-    def weights(self, bucket_bytes: int, *, from_every_rank: bool = False) -> AsyncIterator[list[Reference]]:
-        """Yield references to the buckets of the whole model, gathered as they are consumed: rank 0's, or each
-        rank's."""
-        return self.workers.stream("weights", bucket_bytes, from_every_rank=from_every_rank)
+    def weights(
+        self, bucket_bytes: int, *, adapter_alone: bool = False, from_every_rank: bool = False
+    ) -> AsyncIterator[list[Reference]]:
+        """Yield references to the buckets of the whole model, or of its adapter, gathered as they are consumed: rank
+        0's, or each rank's."""
+        return self.workers.stream("weights", bucket_bytes, adapter_alone, from_every_rank=from_every_rank)
+
+
+class AdapterOff:
+    """The reference of a policy that learns an adapter: its base, on the policy's own ranks."""
+
+    def __init__(self, policy: PolicyRole) -> None:
+        self.policy = policy
+
+    async def compute_columns(self, batch: Batch) -> Mapping[str, Sequence[Reference]]:
+        with self.policy.clock("compute_ref_logprobs"):
+            columns, _ = await self.policy.call_for_columns("compute_base_columns", ["ref_logprobs"], batch)
+        return columns
 
 
 class SamplerPool:

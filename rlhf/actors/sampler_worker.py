@@ -14,6 +14,7 @@ from ray.exceptions import RayActorError
 from rlhf.data.template_clock import fix_date
 from rlhf.environments.lookup import find_environment
 from rlhf.models.chat_template import load_chat_tokenizer
+from rlhf.models.lora import LoRAConfig
 from rlhf.rewards.base import RewardConfig
 from rlhf.rewards.processes import RewardProcesses
 from rlhf.rewards.reward_model import Judge, ModelReward
@@ -47,6 +48,8 @@ class SamplerSpec:
     environment_options: Mapping[str, Any]
     reward: RewardConfig
     seed: int
+    lora: LoRAConfig | None
+    """Adapter whose versions are loaded in place of whole weights."""
     takes_turns: bool
     """True if the engine shares its accelerators with roles of other phases."""
     chat_template: str | None
@@ -77,6 +80,7 @@ class SamplerWorker:
             banned_token_ids=spec.banned_token_ids,
             stop_token_ids=spec.stop_token_ids,
             takes_turns=spec.takes_turns,
+            lora=spec.lora,
         )
         self.collector = RolloutCollector(
             sampler=self.engine,

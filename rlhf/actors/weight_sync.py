@@ -9,7 +9,7 @@ import numpy as np
 from rlhf.actors.roles import PolicyRole, SamplerPool
 from rlhf.runtimes.carriers import carrier_class
 from rlhf.runtimes.configs import Precision
-from rlhf.runtimes.transport import Link, Transport, WeightSyncConfig
+from rlhf.runtimes.transport import AdapterForm, Link, Transport, WeightSyncConfig
 from rlhf.train.clock import Clock
 from rlhf.types import RunError
 
@@ -61,7 +61,9 @@ class BucketSync:
         that the engines need."""
         async with policy.at_work():
             await samplers.load_begin()
-            async for buckets in policy.weights(self.config.bucket_bytes, from_every_rank=self.from_every_rank):
+            alone = self.config.adapter is AdapterForm.alone
+            size, from_every_rank = self.config.bucket_bytes, self.from_every_rank
+            async for buckets in policy.weights(size, adapter_alone=alone, from_every_rank=from_every_rank):
                 await samplers.load(buckets)
             await samplers.load_finish(version)
             await policy.release_sent()

@@ -74,6 +74,12 @@ def read_model_config(path: str) -> dict[str, Any]:
     Raises InputError if the folder has no config.json or no weights, or the model needs remote code.
     """
     folder = Path(path)
+    if not (folder / "config.json").is_file() and (folder / "adapter_config.json").is_file():
+        settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        raise InputError(
+            f"model {path!r}: it is an adapter (LoRA) of {settings.get('base_model_name_or_path')}, not a model; give "
+            "the model that it is merged into, for runs of this project the folder above it, or that base"
+        )
     if not (folder / "config.json").is_file():
         raise InputError(
             f"model {path!r}: no config.json there; give a local folder in Hugging Face format, or an id of the Hub "

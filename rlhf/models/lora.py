@@ -49,35 +49,35 @@ class LoRAConfig:
         return self.rank is not None
 
 
-def check_lora(config: LoRAConfig, model_path: str, *, zero_stage: int) -> None:
-    """Raise InputError if the model in `model_path` cannot be trained with `config`; runs before accelerators are
-    held."""
+def check_lora(config: LoRAConfig, model_path: str, *, zero_stage: int, key: str = "lora") -> None:
+    """Raise InputError if the model in `model_path` cannot be trained with `config`, the value of `key`; runs before
+    accelerators are held."""
     if not config.enabled:
         return
     if "quantization_config" in read_model_config(model_path):
         raise InputError(
             f"model {model_path!r}: its weights are quantised already, so no adapter can be merged into them; start "
-            "from the full-precision model and set lora.quantize=true"
+            f"from the full-precision model and set {key}.quantize=true"
         )
     if config.target_modules != [ALL_LINEAR]:
         names = set(module_names(model_path))
         for target in config.target_modules:
             if not any(name == target or name.endswith(f".{target}") for name in names):
                 raise InputError(
-                    f"lora.target_modules has {target!r}, but no layer of model {model_path!r} is named that; set "
+                    f"{key}.target_modules has {target!r}, but no layer of model {model_path!r} is named that; set "
                     "names of its layers, which end in "
                     f"{', '.join(sorted({name.rpartition('.')[2] for name in names}))}"
                 )
-        check_tied_embedding(config.target_modules, model_path)
+        check_tied_embedding(config.target_modules, model_path, key)
     if config.quantize and zero_stage == 3:
         raise InputError(
-            "lora.quantize=true with backend.zero_stage=3: 4-bit weights are not sharded; set backend.zero_stage=2"
+            f"{key}.quantize=true with backend.zero_stage=3: 4-bit weights are not sharded; set backend.zero_stage=2"
         )
     if config.quantize:
-        check_bitsandbytes()
+        check_bitsandbytes(key)
 
 
-def check_tied_embedding(targets: Sequence[str], model_path: str) -> None:
+def check_tied_embedding(targets: Sequence[str], model_path: str, key: str) -> None:
     """Raise InputError if a target is an embedding that is also the output head.
 
     Training would adapt the embedding only, merging would change both, so the saved model would differ.
@@ -95,21 +95,42 @@ def check_tied_embedding(targets: Sequence[str], model_path: str) -> None:
     for target in targets:
         if f".{name}".endswith(f".{target.removeprefix(f'{model.base_model_prefix}.')}"):
             raise InputError(
-                f"lora.target_modules has {target!r}: in model {model_path!r} that is the embedding and the output "
+                f"{key}.target_modules has {target!r}: in model {model_path!r} that is the embedding and the output "
                 "head (tie_word_embeddings), and a merged adapter would change both; leave it out, or set "
-                "lora.rank=null to train every parameter"
+                f"{key}.rank=null to train every parameter"
             )
 
 
-def check_bitsandbytes() -> None:
+def adapted_layers(config: LoRAConfig, model_path: str) -> list[str]:
+    """Return the last parts of the names of the layers that get an adapter, such as `q_proj`."""
+    if config.target_modules != [ALL_LINEAR]:
+        return sorted({target.rpartition(".")[2] for target in config.target_modules})
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.pytorch_utils import Conv1D
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model_path, local_files_only=True))
+    head = model.get_output_embeddings()
+    linear = (torch.nn.Linear, Conv1D)
+    return sorted(
+        {
+            name.rpartition(".")[2]
+            for name, module in model.named_modules()
+            if isinstance(module, linear) and module is not head
+        }
+    )
+
+
+def check_bitsandbytes(key: str) -> None:
     """Raise InputError without a bitsandbytes that transformers accepts; those versions support GPUs and CPUs."""
     from transformers.utils import is_bitsandbytes_available
     from transformers.utils.import_utils import BITSANDBYTES_MIN_VERSION
 
     if not is_bitsandbytes_available():
         raise InputError(
-            f"lora.quantize=true: bitsandbytes is not installed, or older than {BITSANDBYTES_MIN_VERSION}; install "
-            f"bitsandbytes>={BITSANDBYTES_MIN_VERSION}, or set lora.quantize=false"
+            f"{key}.quantize=true: bitsandbytes is not installed, or older than {BITSANDBYTES_MIN_VERSION}; install "
+            f"bitsandbytes>={BITSANDBYTES_MIN_VERSION}, or set {key}.quantize=false"
         )
 
 

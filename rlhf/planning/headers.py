@@ -29,12 +29,14 @@ def footprints(config: OnlineConfig | OfflineConfig, plan: Plan) -> dict[str, Fo
         ranks = plan.role("policy").num_workers
         rank = learner(shape, config.backend, ranks, vocabulary=vocabulary, lora_rank=config.lora.rank)
         return {"policy": rank}
-    found = {"policy": learner(shape, config.backend, plan.role("policy").num_workers)}
+    ranks = plan.role("policy").num_workers
+    found = {"policy": learner(shape, config.backend, ranks, lora_rank=config.lora.rank)}
     if plan.has("reference"):
         found["reference"] = frozen_model(shape, config.backend, plan.role("reference").num_workers)
     if plan.has("critic"):
         critic = shape_of(config.critic.model or config.model)
-        found["critic"] = learner(critic, config.backend, plan.role("critic").num_workers, vocabulary=False)
+        ranks, adapter = plan.role("critic").num_workers, config.critic.lora.rank
+        found["critic"] = learner(critic, config.backend, ranks, vocabulary=False, lora_rank=adapter)
     if config.reward.model is not None:
         found["reward"] = frozen_model(shape_of(config.reward.model), config.backend, 1, vocabulary=False)
     return found

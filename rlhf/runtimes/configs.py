@@ -12,6 +12,8 @@ from rlhf.types import InputError
 
 VLLM = "vllm"
 """Name of the engine that is built in."""
+ADAPTER_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""Sizes that a vLLM engine has for adapters."""
 
 
 class Precision(StrEnum):

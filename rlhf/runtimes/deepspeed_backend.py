@@ -22,7 +22,6 @@ from torch import Tensor, nn
 from transformers import GenerationConfig
 
 from rlhf.models.adapters import save_merged
-from rlhf.models.buffers import persistent_buffers
 from rlhf.models.heads import Head
 from rlhf.models.lora import LoRAConfig
 from rlhf.models.rope import RopeScalingConfig
@@ -32,6 +31,7 @@ from rlhf.runtimes.carriers import ObjectStoreCarrier
 from rlhf.runtimes.configs import BackendConfig, OptimizerConfig, Precision
 from rlhf.runtimes.loading import load_model, load_saved, load_whole, rounding_of
 from rlhf.runtimes.memory import HostBuffers, used_bytes
+from rlhf.runtimes.pieces import gathered, pieces_of, tensors_of, whole
 from rlhf.runtimes.protocols import Readout
 from rlhf.runtimes.transport import Carrier
 
@@ -48,6 +48,8 @@ PARTITIONED = (
     OffloadStateTypeEnum.lp_params, OffloadStateTypeEnum.lp_grads, OffloadStateTypeEnum.contiguous_grad_buffer,
 )  # fmt: skip
 """States that ZeRO-3 moves to the host by itself."""
+BESIDE_FROZEN = PARTITIONED[1:]
+"""The same with an adapter: DeepSpeed 0.19.8 would move frozen parameters to places that were counted without them."""
 
 
 class DeepSpeedBackend:
@@ -149,22 +151,22 @@ class DeepSpeedBackend:
             )
         return found[:, width:].tolist()
 
-    def weights(self, bucket_bytes: int, carrier: Carrier | None = None) -> Iterator[Bucket]:
-        assert self.lora is None, "engines are sent whole models: an adapter is not merged on its way"
+    def weights(
+        self, bucket_bytes: int, carrier: Carrier | None = None, *, adapter_alone: bool = False
+    ) -> Iterator[Bucket]:
         carrier = carrier or ObjectStoreCarrier()
         sends = self.rank == 0 or carrier.from_every_rank
-        named = list(self.tensors().items())
-        sizes = [num_elements(tensor) * tensor.element_size() for _, tensor in named]
-        for run in in_buckets(named, sizes, bucket_bytes):
-            with deepspeed.zero.GatheredParameters(sharded_among(run), enabled=self.sharded):
-                tensors = [(name, tensor.data) for name, tensor in run]
-                packed = flatten(tensors, carrier.device) if sends else None
+        pieces = pieces_of(self.model, adapter_alone=adapter_alone)
+        for run in in_buckets(pieces, [piece.num_bytes for piece in pieces], bucket_bytes):
+            with torch.no_grad(), gathered(run, sharded=self.sharded):
+                packed = flatten([(p.name, p.read()) for p in run], carrier.device) if sends else None
             if packed is not None:
                 yield from carrier.send(*packed)
 
     def offload(self) -> int:
         if self.optimizing:
-            self.engine.offload_states(include=PARTITIONED, pin_memory=self.device.type == "cuda")
+            states = BESIDE_FROZEN if self.lora is not None else PARTITIONED
+            self.engine.offload_states(include=states, pin_memory=self.device.type == "cuda")
         self.host_buffers.take(self.moved_tensors())
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -177,17 +179,17 @@ class DeepSpeedBackend:
         return used_bytes()
 
     def moved_tensors(self) -> list[Tensor]:
-        """Return what DeepSpeed does not move itself: the optimiser's tensors (it knows its own Adam alone), frozen
-        models."""
-        if self.optimizing and self.states_on_host:
-            return []
-        if self.optimizing:
-            optimizer = self.engine.optimizer
-            moments = (value for state in optimizer.optimizer.state.values() for value in state.values())
-            return [*optimizer.fp32_partitioned_groups_flat, *(m for m in moments if isinstance(m, Tensor))]
-        if self.sharded:
-            return [part for p in self.model.parameters() for part in (p, p.ds_tensor)]
-        return [*self.model.parameters(), *self.model.buffers()]
+        """Return what DeepSpeed does not move itself: frozen parameters, the optimiser's tensors (it knows its own Adam
+        alone). An adapter that is learnt stays: it is small."""
+        frozen = [p for p in self.model.parameters() if not (self.optimizing and p.requires_grad)]
+        buffers = [] if self.optimizing or self.sharded else list(self.model.buffers())
+        parameters = [part for p in frozen for part in (p, p.ds_tensor)] if self.sharded else frozen
+        if not self.optimizing or self.states_on_host:
+            return [*parameters, *buffers]
+        optimizer = self.engine.optimizer
+        moments = (value for state in optimizer.optimizer.state.values() for value in state.values())
+        flat = optimizer.fp32_partitioned_groups_flat
+        return [*parameters, *flat, *(m for m in moments if isinstance(m, Tensor))]
 
     def save(self, folder: Path) -> None:
         """Save this rank's shard of parameters and optimiser states. The caller commits the folder once all ranks
@@ -233,30 +235,14 @@ class DeepSpeedBackend:
         return get_peft_model_state_dict(self.model, state_dict=state, save_embedding_layers=False)
 
     def tensors(self) -> dict[str, Tensor]:
-        """All that the model consists of, by name: its parameters and the buffers that belong to its weights."""
-        return {**dict(self.model.named_parameters()), **dict(persistent_buffers(self.model))}
+        return tensors_of(self.model)
 
     def whole(self, named: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The tensors on the CPU, gathered one by one; empty but on rank 0."""
-        values: dict[str, Tensor] = {}
-        for name, tensor in named.items():
-            with deepspeed.zero.GatheredParameters(sharded_among([(name, tensor)]), enabled=self.sharded):
-                if self.rank == 0:
-                    values[name] = tensor.data.cpu().clone()
-        return values
+        """The tensors on the CPU; empty but on rank 0."""
+        return whole(named, sharded=self.sharded, keep=self.rank == 0)
 
     def load_saved(self, folder: Path) -> nn.Module:
         return load_saved(folder, self.head, self.config)
-
-
-def sharded_among(named: Sequence[tuple[str, Tensor]]) -> list[Tensor]:
-    """Return the parameters that ZeRO-3 has to gather."""
-    return [tensor for _, tensor in named if hasattr(tensor, "ds_id")]
-
-
-def num_elements(tensor: Tensor) -> int:
-    """Return the number of elements of the whole tensor, for which ZeRO-3 leaves an empty one."""
-    return int(getattr(tensor, "ds_numel", tensor.numel()))
 
 
 def deepspeed_config(

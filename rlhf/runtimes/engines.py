@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from rlhf.lookup import find_function
+from rlhf.models.lora import LoRAConfig
 from rlhf.runtimes.configs import VLLM, Precision, SamplerConfig
 from rlhf.runtimes.imports import paused_collector
 from rlhf.runtimes.protocols import Engine
@@ -22,15 +23,18 @@ def make_engine(
     banned_token_ids: Sequence[int],
     stop_token_ids: Sequence[int],
     takes_turns: bool,
+    lora: LoRAConfig | None = None,
 ) -> Engine:
-    """Start the engine that `config.engine` names, in this process.
+    """Start the engine that `config.engine` names, in this process. `lora`: vLLM alone takes versions of an adapter.
 
     Raises InputError if one of the user's own is not found or lacks a method, RunError if none can be made.
     """
     make = find_engine(config.engine)
-    ids = {"banned_token_ids": banned_token_ids, "stop_token_ids": stop_token_ids}
+    options = {"banned_token_ids": banned_token_ids, "stop_token_ids": stop_token_ids, "takes_turns": takes_turns}
+    if lora is not None:
+        options["lora"] = lora
     try:
-        engine = make(model_path, config, precision, **ids, takes_turns=takes_turns)
+        engine = make(model_path, config, precision, **options)
     except (InputError, RunError):
         raise
     except Exception as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -51,9 +52,14 @@ class Backend(Protocol):
     def gather(self, value: T) -> list[T]:
         """The small values of all ranks, in their order."""
 
-    def weights(self, bucket_bytes: int, carrier: Carrier | None = None) -> Iterator[Bucket]:
-        """The whole model's parameters in buckets, as `carrier` sends them, None within the buckets. A rank that sends
-        none iterates along."""
+    def weights(
+        self, bucket_bytes: int, carrier: Carrier | None = None, *, adapter_alone: bool = False
+    ) -> Iterator[Bucket]:
+        """The whole model's parameters, an adapter merged into them, or the adapter alone, in buckets, as `carrier`
+        sends them, None within the buckets. A rank that sends none iterates along."""
+
+    def without_adapter(self) -> AbstractContextManager[None]:
+        """Switch the adapter off, so that `forward` runs the base model."""
 
     def offload(self) -> int:
         """Move everything to host memory; the bytes of memory still in use here."""

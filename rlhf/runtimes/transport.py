@@ -23,6 +23,13 @@ class Transport(StrEnum):
     cuda_ipc = "cuda_ipc"
 
 
+class AdapterForm(StrEnum):
+    """Form in which an adapter reaches the engines."""
+
+    merged = "merged"
+    alone = "alone"
+
+
 @dataclass(kw_only=True, slots=True)
 class WeightSyncConfig:
     """Transport of the policy's weights to the engines."""
@@ -33,6 +40,10 @@ class WeightSyncConfig:
     accelerators. Or a carrier of your own: `package.module:Class` or `/path/file.py:Class`. None chooses: with GPUs
     `cuda_ipc` where they share and `nccl` where they do not, else `object_store`."""
 
+    adapter: AdapterForm = AdapterForm.merged
+    """Form in which the adapter of `lora.rank` reaches the engines: `merged` into whole weights, or `alone`, which is a
+    hundredth of the bytes, while engines compute it beside the base at every token. `alone` travels through Ray's
+    object store to a folder in each engine's node memory (/dev/shm), where vLLM reads it."""
     bucket_bytes: int = 1 << 28
     """Parameters are gathered and sent in buckets of about this size."""
     timeout_s: float = 600.0

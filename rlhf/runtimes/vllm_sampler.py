@@ -17,6 +17,7 @@ from vllm.sampling_params import RequestOutputKind
 from vllm.usage.usage_lib import UsageContext
 from vllm.v1.engine.llm_engine import LLMEngine
 
+from rlhf.models.lora import LoRAConfig
 from rlhf.models.tokenizer import completion_text
 from rlhf.runtimes.buckets import Bucket
 from rlhf.runtimes.configs import Precision, SamplerConfig
@@ -24,6 +25,7 @@ from rlhf.runtimes.memory import used_bytes
 from rlhf.runtimes.transport import Link
 from rlhf.runtimes.vllm_bans import BANNED_TOKEN_IDS, BanTokens
 from rlhf.runtimes.vllm_thread import EngineThread
+from rlhf.runtimes.vllm_updates import AdapterAlone, WeightUpdates, WholeWeights
 from rlhf.runtimes.vllm_weights import BUCKETS, WorkerExtension
 from rlhf.types import Completion, RunError, Sampling
 
@@ -46,12 +48,17 @@ class VLLMSampler:
         banned_token_ids: Sequence[int],
         stop_token_ids: Sequence[int],
         takes_turns: bool = False,
+        lora: LoRAConfig | None = None,
     ) -> None:
+        """`lora`: the adapter whose versions are loaded in place of whole weights."""
         # On a CPU vLLM cannot give memory back: an engine that shares one stays.
         self.sleeps = takes_turns and current_platform.is_sleep_mode_available()
         self.asleep: list[str] = []
         self.expecting = self.updating = False
-        self.arguments = engine_arguments(model_path, config, precision, banned_token_ids, sleeps=self.sleeps)
+        self.updates: WeightUpdates = WholeWeights() if lora is None else AdapterAlone(model_path, lora)
+        self.arguments = engine_arguments(
+            model_path, config, precision, banned_token_ids, sleeps=self.sleeps, updates=self.updates
+        )
         self.stop_token_ids = list(stop_token_ids)
         self.thread = EngineThread(self.build)
         self.thread.start()
@@ -109,8 +116,9 @@ class VLLMSampler:
         await self.thread.do(lambda: rpc("init_weight_transfer_engine", kwargs={"init_info": init_info}))
 
     async def expect_weights(self) -> None:
-        """New weights come before the next request: the next `offload` need not keep the old ones."""
-        self.expecting = True
+        """New weights come before the next request: the next `offload` need not keep the old ones, unless they are the
+        base of an adapter."""
+        self.expecting = self.updates.whole
 
     async def offload(self) -> int:
         def sleep() -> int:
@@ -148,24 +156,17 @@ class VLLMSampler:
         def begin() -> None:
             self.thread.paused = self.updating = True
             self.wake(["weights"])
-            self.thread.engine.collective_rpc("start_weight_update")
+            self.updates.begin(self.thread.engine)
 
         await self.thread.do(begin)
 
     async def load(self, bucket: Bucket) -> None:
-        rpc = self.thread.engine.collective_rpc
-        try:
-            await self.thread.do(lambda: rpc("update_weights", kwargs={"update_info": {"bucket": bucket}}))
-        except (ValueError, KeyError) as error:
-            raise RunError(
-                f"weight sync: vLLM has no place for the weights that transformers gives this model ({brief(error)}); "
-                "use an architecture that docs/architectures.md lists as accepted"
-            ) from error
+        await self.thread.do(lambda: self.updates.receive(self.thread.engine, bucket))
 
     async def load_finish(self, version: int) -> None:
         def finish() -> None:
             engine = self.thread.engine
-            engine.collective_rpc("finish_weight_update")
+            self.thread.adapter = self.updates.finish(engine, version)
             engine.set_weight_version(str(version))
             # Cached keys and values are of the old weights, those of running requests too.
             engine.reset_prefix_cache(reset_running_requests=True)
@@ -181,13 +182,14 @@ class VLLMSampler:
         await self.thread.do(self.thread.engine.engine_core.shutdown)
 
 
-def brief(error: BaseException) -> str:
-    """The beginning of an error's message."""
-    return " ".join(str(error).split())[:200]
-
-
 def engine_arguments(
-    model_path: str, config: SamplerConfig, precision: Precision, banned_token_ids: Sequence[int], *, sleeps: bool
+    model_path: str,
+    config: SamplerConfig,
+    precision: Precision,
+    banned_token_ids: Sequence[int],
+    *,
+    sleeps: bool,
+    updates: WeightUpdates,
 ) -> EngineArgs:
     """Return vLLM's arguments of a rollout engine."""
     return EngineArgs(
@@ -210,4 +212,5 @@ def engine_arguments(
         worker_extension_cls=f"{WorkerExtension.__module__}.{WorkerExtension.__name__}",
         disable_log_stats=True,
         **whole_prefills(config.context_tokens),
+        **updates.arguments,
     )

@@ -14,6 +14,7 @@ from rlhf.runtimes import vllm_environment  # noqa: F401  before vllm, which rea
 
 # isort: split
 from vllm import SamplingParams, TokensPrompt
+from vllm.lora.request import LoRARequest
 from vllm.outputs import RequestOutput
 from vllm.v1.engine.llm_engine import LLMEngine
 
@@ -60,6 +61,8 @@ class EngineThread:
     calls: queue.SimpleQueue[EngineCall] = field(default_factory=queue.SimpleQueue)
     requests: dict[str, tuple[asyncio.AbstractEventLoop, asyncio.Future[RequestOutput]]] = field(default_factory=dict)
     paused: bool = False
+    adapter: LoRARequest | None = None
+    """Adapter of new requests; None for the weights alone."""
     error: Exception | None = None
     engine: LLMEngine = field(init=False)
 
@@ -118,7 +121,8 @@ class EngineThread:
 
         def add() -> None:
             self.requests[request_id] = (loop, future)
-            self.engine.add_request(request_id, TokensPrompt(prompt_token_ids=list(token_ids)), params)
+            prompt = TokensPrompt(prompt_token_ids=list(token_ids))
+            self.engine.add_request(request_id, prompt, params, lora_request=self.adapter)
 
         await self.do(add)
         return await future

@@ -194,7 +194,7 @@ def test_a_sync_that_takes_too_long_is_named(run_async: Callable[..., Any]) -> N
         def at_work(self) -> Any:
             return contextlib.nullcontext()
 
-        async def weights(self, bucket_bytes: int, *, from_every_rank: bool) -> Any:
+        async def weights(self, bucket_bytes: int, *, adapter_alone: bool, from_every_rank: bool) -> Any:
             await asyncio.sleep(60)
             yield
 

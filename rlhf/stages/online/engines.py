@@ -14,6 +14,7 @@ from rlhf.actors.roles import SamplerPool
 from rlhf.actors.sampler_worker import SamplerSpec, SamplerWorker
 from rlhf.actors.workers import Spawner
 from rlhf.lookup import with_absolute_path
+from rlhf.runtimes.transport import AdapterForm
 from rlhf.stages.online.job import Job
 from rlhf.train.clock import Clock
 from rlhf.types import RunError
@@ -37,6 +38,7 @@ def sampler_spec(job: Job) -> SamplerSpec:
         environment_options=config.environment_options,
         reward=config.reward,
         seed=config.seed,
+        lora=config.lora if config.weight_sync.adapter is AdapterForm.alone else None,
         takes_turns=job.plan.group_of("sampler").takes_turns,
         chat_template=config.chat_template,
         chat_template_kwargs=config.chat_template_kwargs,

@@ -31,9 +31,10 @@ from rlhf.rewards.base import ModelInput, RewardConfig, load_reward
 from rlhf.runtimes.carriers import carrier_class
 from rlhf.runtimes.configs import VLLM
 from rlhf.runtimes.engines import find_engine
-from rlhf.runtimes.transport import Transport
+from rlhf.runtimes.transport import AdapterForm, Transport
 from rlhf.stages.console import show_table
 from rlhf.stages.online.held_out import HeldOut, hold_out
+from rlhf.stages.online.lora import check_adapters, check_quantised
 from rlhf.stages.online.method import method_of
 from rlhf.types import InputError, Prompt, Sampling
 
@@ -78,6 +79,7 @@ def prepare(config: OnlineConfig) -> Job:
     tokenizer = load_chat_tokenizer(config.model, config.chat_template, config.chat_template_kwargs)
     fix_date(tokenizer, config.template_date)
     plan = plan_roles(config)
+    check_adapters(config)
     check_roles(config, tokenizer)
     held_out = hold_out(config, tokenizer)
     check_judged(config.reward, [*held_out.train, *held_out.prompts])
@@ -126,7 +128,7 @@ def plan_roles(config: OnlineConfig) -> Plan:
     placement, sampler = config.placement, config.sampler
     on_cpu = config.backend.offload_optimizer
     roles = [RolePlan(role="policy", num_workers=placement.policy, steps_on_cpu=on_cpu)]
-    if config.algorithm.reads_reference:
+    if config.algorithm.reads_reference and not config.lora.enabled:
         roles.append(RolePlan(role="reference", num_workers=placement.reference))
     if config.algorithm.has_critic:
         if placement.critic == 0:
@@ -160,6 +162,7 @@ def plan_roles(config: OnlineConfig) -> Plan:
 
 
 def check_sharing(config: OnlineConfig, plan: Plan) -> None:
+    check_quantised(config, plan)
     for group in plan.groups:
         names = [role.role for role in group.roles]
         if len(names) > 1 and {"policy", "critic"} & set(names) and config.backend.zero_stage != 3:
@@ -204,7 +207,7 @@ def transport_of(config: OnlineConfig, plan: Plan, *, on_gpus: bool) -> str:
         )
     if asked is not None:
         return with_absolute_path(asked)
-    if not on_gpus:
+    if not on_gpus or config.weight_sync.adapter is AdapterForm.alone:
         return Transport.object_store
     if can_map_memory(config, plan):
         return Transport.cuda_ipc

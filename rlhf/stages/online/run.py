@@ -11,12 +11,13 @@ from typing import TypeVar
 from rlhf.actors.learner_worker import LearnerSpec, LearnerWorker
 from rlhf.actors.nodes import has_accelerators
 from rlhf.actors.placement import Bundles, cluster, reserved
-from rlhf.actors.roles import CriticRole, LearningRole, ModelRole, PolicyRole, SamplerPool, fetch
+from rlhf.actors.roles import AdapterOff, CriticRole, LearningRole, ModelRole, PolicyRole, SamplerPool, fetch
 from rlhf.actors.weight_sync import BucketSync
 from rlhf.actors.workers import Spawner, Workers
 from rlhf.config import OnlineConfig, as_plain
 from rlhf.data.order import PromptOrder
 from rlhf.models.heads import Head
+from rlhf.models.lora import LoRAConfig
 from rlhf.rewards.shaping import Shaping
 from rlhf.runtimes.configs import OptimizerConfig
 from rlhf.stages.console import CONSOLE, show_plan, show_special_tokens
@@ -190,24 +191,32 @@ async def start_roles(job: Job, bundles: Bundles, clock: Clock) -> Roles:
     """Start the actors and load the models, all roles concurrently. Raises RunError after the deadline."""
     config, algorithm, spawn = job.config, job.algorithm, Spawner(job.plan, bundles, clock)
 
-    def spec(model: str, optimizer: OptimizerConfig | None, head: Head = Head.causal_lm) -> LearnerSpec:
+    def spec(
+        model: str, optimizer: OptimizerConfig | None, lora: LoRAConfig, head: Head = Head.causal_lm
+    ) -> LearnerSpec:
         return LearnerSpec(
-            model_path=model, backend=config.backend, optimizer=optimizer, distribution=job.distribution, head=head
+            model_path=model,
+            backend=config.backend,
+            optimizer=optimizer,
+            distribution=job.distribution,
+            head=head,
+            lora=lora,
         )
 
     def learning(role: type[T], workers: Workers, column: str, optimizer: OptimizerConfig) -> T:
         return role(workers, column, algorithm, optimizer, config.train.num_steps, clock)
 
     policy = learning(PolicyRole, spawn("policy", LearnerWorker), "old_logprobs", config.optimizer)
-    starts = [policy.start(spec(config.model, config.optimizer))]
+    starts = [policy.start(spec(config.model, config.optimizer, config.lora))]
     reference = critic = None
     if job.plan.has("reference"):
         reference = ModelRole(spawn("reference", LearnerWorker), "ref_logprobs", clock)
-        starts.append(reference.start(spec(config.model, None)))
+        starts.append(reference.start(spec(config.model, None, LoRAConfig())))
     if job.plan.has("critic"):
         policy.first_step = config.critic.warmup_steps
         critic = learning(CriticRole, spawn("critic", LearnerWorker), "values", config.critic.optimizer)
-        starts.append(critic.start(spec(config.critic.model or config.model, config.critic.optimizer, Head.value)))
+        model, settings = config.critic.model or config.model, config.critic
+        starts.append(critic.start(spec(model, settings.optimizer, settings.lora, Head.value)))
     samplers = spawn_samplers(job, spawn)
     await wait_for_start([*starts, samplers.start(sampler_spec(job), reward_model_spec(job))], config.placement)
     return Roles(policy=policy, reference=reference, critic=critic, samplers=samplers)
@@ -245,7 +254,9 @@ def assemble(
     config = job.config
     # With one optimiser step per batch the update's own forward is the old policy.
     reads_old = config.train.updates_per_step > 1 or config.algorithm.reads_old_logprobs
-    sources = (roles.policy if reads_old else None, roles.reference, roles.critic)
+    within = config.lora.enabled and config.algorithm.reads_reference
+    reference = AdapterOff(roles.policy) if within else roles.reference
+    sources = (roles.policy if reads_old else None, reference, roles.critic)
     transport = config.weight_sync.transport
     assert transport is not None, "with_transport comes first"
     return OnlineTrainer(

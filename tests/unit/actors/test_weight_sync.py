@@ -73,7 +73,9 @@ class Learner:
     def at_work(self) -> AbstractAsyncContextManager[None]:
         return self.lease.hold(self.name)
 
-    async def weights(self, bucket_bytes: int, *, from_every_rank: bool) -> AsyncIterator[list[int]]:
+    async def weights(
+        self, bucket_bytes: int, *, adapter_alone: bool, from_every_rank: bool
+    ) -> AsyncIterator[list[int]]:
         async with self.lease.hold(self.name):
             for number in range(NUM_BUCKETS):
                 assert self.here

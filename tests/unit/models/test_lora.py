@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from rlhf.models.lora import LoRAConfig, check_lora
+from rlhf.models.lora import LoRAConfig, adapted_layers, check_lora
 from rlhf.types import InputError
 
 
@@ -63,3 +63,17 @@ def test_an_embedding_that_is_the_output_head_takes_no_adapter(models: dict[str,
         check_lora(lora, str(models["untied"]), zero_stage=1)
         with pytest.raises(InputError, match=rf"lora\.target_modules has '{target}'.*is the embedding and the output"):
             check_lora(lora, str(models["tied"]), zero_stage=1)
+
+
+def test_layers_with_an_adapter_are_those_of_peft(models: dict[str, Path]) -> None:
+    from transformers import AutoModelForCausalLM
+
+    from rlhf.models.adapters import attach_adapter
+    from rlhf.models.heads import Head
+
+    for targets in (["all-linear"], ["self_attn.q_proj", "down_proj"]):
+        config = LoRAConfig(rank=4, target_modules=targets)
+        for name in ("tied", "untied"):
+            model = attach_adapter(AutoModelForCausalLM.from_pretrained(models[name]), config, Head.causal_lm)
+            trained = [name.partition(".lora_")[0] for name, p in model.named_parameters() if p.requires_grad]
+            assert adapted_layers(config, str(models[name])) == sorted({name.rpartition(".")[2] for name in trained})

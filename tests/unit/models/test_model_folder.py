@@ -31,6 +31,12 @@ def test_a_folder_without_a_model_is_refused(tmp_path):
             read_model_config(path)
 
 
+def test_an_adapter_is_no_model(tmp_path):
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "/models/base"}))
+    with pytest.raises(InputError, match=r"it is an adapter \(LoRA\) of /models/base, not a model; give the model"):
+        read_model_config(str(tmp_path))
+
+
 def test_a_folder_without_weights_is_refused(tmp_path):
     path = make_folder(tmp_path / "m", {"vocab_size": 5}, weights=False)
     (tmp_path / "m" / "pytorch_model.bin").write_bytes(b"pickle")

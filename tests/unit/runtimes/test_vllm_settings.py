@@ -32,9 +32,12 @@ def test_both_loaders_take_the_class():
 
 def test_an_engine_runs_under_the_second_model_runner_where_triton_is(models, monkeypatch):
     from rlhf.runtimes.vllm_sampler import USAGE, engine_arguments
+    from rlhf.runtimes.vllm_updates import WholeWeights
 
     sampler = SamplerConfig(context_tokens=64, kv_cache_bytes=32 << 20, accelerator_memory_fraction=0.1)
-    arguments = engine_arguments(str(models["tied"]), sampler, Precision.bf16, [0, 2], sleeps=False)
+    arguments = engine_arguments(
+        str(models["tied"]), sampler, Precision.bf16, [0, 2], sleeps=False, updates=WholeWeights()
+    )
     config = arguments.create_engine_config(USAGE)
     assert not config.use_v2_model_runner
     monkeypatch.setattr("vllm.config.vllm.HAS_TRITON", True)
@@ -57,10 +60,13 @@ def test_a_step_on_a_gpu_takes_the_tokens_of_a_class_for_many_prompts(
     from vllm.usage.usage_lib import UsageContext
 
     from rlhf.runtimes.vllm_sampler import USAGE, engine_arguments
+    from rlhf.runtimes.vllm_updates import WholeWeights
 
     with monkeypatch.context() as machine:
         machine.setattr("torch.cuda.is_available", lambda: True)
-        arguments = engine_arguments(str(models["tied"]), SamplerConfig(), Precision.bf16, [], sleeps=True)
+        arguments = engine_arguments(
+            str(models["tied"]), SamplerConfig(), Precision.bf16, [], sleeps=True, updates=WholeWeights()
+        )
     assert arguments.max_num_batched_tokens is None
     assert arguments.enable_chunked_prefill is None
     gpu = SimpleNamespace(
@@ -74,11 +80,12 @@ def test_a_step_on_a_gpu_takes_the_tokens_of_a_class_for_many_prompts(
 @pytest.mark.parametrize(("context", "tokens"), [(64, 4096), (8192, 8192)])
 def test_a_step_on_a_cpu_takes_the_longest_prompt_whole(models, context, tokens):
     from rlhf.runtimes.vllm_sampler import USAGE, engine_arguments
+    from rlhf.runtimes.vllm_updates import WholeWeights
 
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
     sampler = SamplerConfig(context_tokens=context, kv_cache_bytes=32 << 20, accelerator_memory_fraction=0.1)
-    arguments = engine_arguments(str(models["tied"]), sampler, Precision.bf16, [], sleeps=False)
+    arguments = engine_arguments(str(models["tied"]), sampler, Precision.bf16, [], sleeps=False, updates=WholeWeights())
     arguments.hf_overrides = {"max_position_embeddings": 8192}
     scheduler = arguments.create_engine_config(USAGE).scheduler_config
     assert scheduler.max_num_batched_tokens == tokens

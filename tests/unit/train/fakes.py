@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, TypeVar
@@ -83,7 +84,10 @@ class FakeBackend:
     def gather(self, value: T) -> list[T]:
         return [value]
 
-    def weights(self, bucket_bytes: int, carrier: Any = None) -> Iterator[Bucket]:
+    def weights(self, bucket_bytes: int, carrier: Any = None, *, adapter_alone: bool = False) -> Iterator[Bucket]:
+        raise NotImplementedError
+
+    def without_adapter(self) -> AbstractContextManager[None]:
         raise NotImplementedError
 
     def save(self, folder: Path) -> None:
