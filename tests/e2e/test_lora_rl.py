@@ -66,7 +66,7 @@ class Run:
 
 
 async def train(config: OnlineConfig, roles: Any, *, state: Any = None, next_step: int = 0) -> Run:
-    from rlhf.data.prompts import PromptOrder
+    from rlhf.data.order import PromptOrder
     from rlhf.stages.online.job import prepare
     from rlhf.stages.online.run import assemble, lay_out, with_transport
     from rlhf.train.clock import Clock
