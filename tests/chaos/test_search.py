@@ -60,9 +60,7 @@ def test_a_killed_search_continues_and_stops_hopeless_jobs(head: Head, tmp_path:
     resumed = start("resumed.log")
     assert resumed.wait() == 0, resumed.log.read_text()
     after = members(folder)
-    assert [member["submission_id"] for member in after[: len(before)]] == [
-        member["submission_id"] for member in before
-    ]
+    assert [member["submission_id"] for member in after[: len(before)]] == before
     assert len({member["name"] for member in after}) == 7
     assert {member["state"] for member in after} == {"done", "pruned"}
     for member in after:
