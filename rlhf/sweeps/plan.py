@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rlhf.command_line import explain
 from rlhf.config import CLASS, OnlineConfig, as_plain, compose
 from rlhf.overrides import quoted
-from rlhf.paths import FUNCTIONS, PATHS, is_uri
+from rlhf.paths import FUNCTIONS, PATHS, is_set_path, is_uri
 from rlhf.stages.snapshots import sources_of
 from rlhf.sweeps.grid import by_key, grid, member_of, parse
 from rlhf.sweeps.record import Member, State
@@ -93,7 +93,8 @@ def absolute_paths(config: OnlineConfig) -> list[str]:
     """Return overrides with absolute paths for all paths relative to this working directory: jobs have another one."""
     on_hub = {source.key for source in sources_of(config)}
     values = flatten(as_plain(config))
-    read = [key for key in PATHS if values.get(key) is not None and key not in on_hub]
+    # With prompt sets `data.path` is empty.
+    read = [key for key, value in values.items() if value and (key in PATHS or is_set_path(key)) and key not in on_hub]
     read += ["log.mlflow"] if config.log.mlflow and not is_uri(config.log.mlflow) else []
     paths = [f"{key}={quoted(absolute(values[key]))}" for key in read]
     named = {key: value for key in FUNCTIONS if isinstance(value := values.get(key), str) and ".py:" in value}

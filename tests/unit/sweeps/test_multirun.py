@@ -118,6 +118,17 @@ def test_jobs_are_given_absolute_paths_and_a_folder_each(tmp_path, monkeypatch):
         assert f"seed-{config.seed}" == member.name
 
 
+def test_jobs_are_given_absolute_paths_of_prompt_sets(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    sets = "+data.sets={plus: {path: p.jsonl, weight: 2}, minus: {path: /m.jsonl}}"
+    plan = Plan.of(ROOT / "conf", ["model=m", "output=all", "reward.functions=[exact]", "seed=1,2", sets])
+    plan.listed()
+    for config in plan.configs.values():
+        assert {name: each.path for name, each in config.data.sets.items()} == {
+            "plus": str(tmp_path / "p.jsonl"), "minus": "/m.jsonl",
+        }  # fmt: skip
+
+
 @pytest.mark.parametrize(("given", "expected"), [("runs", "/runs"), ("http://host:5000", None)])
 def test_a_folder_of_mlflow_is_given_as_an_absolute_path(tmp_path, monkeypatch, given, expected):
     pytest.importorskip("mlflow", reason="mlflow-skinny is not installed: it is optional")

@@ -2,24 +2,19 @@
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from rlhf.config import OnlineConfig, compose
 from rlhf.models.tiny import fit_tiny_reward_model
 from rlhf.stages.online.dry_run import try_algorithm
-from rlhf.stages.online.job import Job, prepare, transport_of
+from rlhf.stages.online.job import transport_of
 from rlhf.stages.online.method import correction_line
 from rlhf.stages.online.run import probe_sequence
 from rlhf.types import InputError
 from tests.conftest import ALPHABET
-
-CONF = Path(__file__).parents[4] / "conf"
-BASE = ["output=unused", "sampling.max_tokens=4", "stream.prompts_per_step=2", "sampler.context_tokens=64"]
-PPO = ["algorithm=ppo", "algorithm.kl_coef=0.1"]
+from tests.unit.stages.online.conftest import PPO
 
 
 @pytest.fixture(scope="module")
@@ -31,18 +26,6 @@ def judges(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             root / name, {"1": 1.0}, alphabet=alphabet, hidden_size=64, context_tokens=context, num_steps=1
         )
     return {name: root / name for name in ("same", "other", "short")}
-
-
-@pytest.fixture
-def job(models: dict[str, Path], tmp_path: Path) -> Callable[..., Job]:
-    rows = tmp_path / "rows.jsonl"
-    rows.write_text("".join(json.dumps({"prompt": f"{a}+1=", "answer": str(a + 1)}) + "\n" for a in range(4)))
-
-    def prepared(*overrides: str) -> Job:
-        base = [*BASE, f"model={models['tied']}", f"data.path={rows}"]
-        return prepare(compose(CONF, "online", [*base, *overrides], OnlineConfig))
-
-    return prepared
 
 
 def test_ppo_has_its_four_roles_where_they_are_placed(job, judges):

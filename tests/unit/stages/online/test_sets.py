@@ -14,9 +14,7 @@ from rlhf.stages.online.job import Job, prepare
 from rlhf.train.measure import figure_names
 from rlhf.train.run_folder import replace_key
 from rlhf.types import InputError
-
-CONF = Path(__file__).parents[4] / "conf"
-BASE = ["output=unused", "sampling.max_tokens=4", "stream.prompts_per_step=2", "sampler.context_tokens=64"]
+from tests.unit.stages.online.conftest import BASE, CONF
 
 
 @pytest.fixture
