@@ -109,6 +109,7 @@ def encoder(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -
 def one_rank() -> Iterator[None]:
     """This process as the only rank of a learner."""
     import torch
+    from deepspeed.utils import groups
 
     from rlhf.ports import free_port
 
@@ -117,6 +118,8 @@ def one_rank() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as environment:
         for name, value in ranks.items():
             environment.setenv(name, value)
+        # DeepSpeed keeps a copy of the world's group, which the next module's world does not know.
+        environment.setattr(groups, "_WORLD_GROUP", None)
         yield
         torch.distributed.destroy_process_group()
 

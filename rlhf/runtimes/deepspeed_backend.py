@@ -262,6 +262,9 @@ def deepspeed_config(
         # ZeRO 1 in bf16 then has BF16_Optimizer, which adds each gradient to its fp32 sum as soon as it is computed.
         "bf16": {"enabled": config.precision is Precision.bf16, "immediate_grad_update": True},
     }
+    if config.zero_stage == 1:
+        # BF16_Optimizer reduces its fp32 sums once a step, and rounds them to bf16 for it by default.
+        settings["communication_data_type"] = "fp32"
     if optimizer:
         # In bf16 a sum over many micro-batches loses what is small beside it.
         settings["data_types"] = {"grad_accum_dtype": "fp32"}
