@@ -36,6 +36,7 @@ from rlhf.runtimes.configs import OptimizerConfig, SamplerConfig
 from rlhf.runtimes.transport import WeightSyncConfig
 from rlhf.train.checkpoint import OnlineCheckpointConfig
 from rlhf.train.curriculum import CurriculumConfig
+from rlhf.train.failover import FailoverConfig
 from rlhf.train.online import TrainConfig
 from rlhf.train.run_folder import replace_key
 from rlhf.train.stream import StreamConfig
@@ -123,6 +124,8 @@ class OnlineConfig(RunConfig):
     """Intervals of checkpoints, their number, and the best model."""
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     """Measurement on held-out prompts before, during and after training."""
+    failover: FailoverConfig = field(default_factory=FailoverConfig)
+    """Restarts of workers that die."""
 
     def __post_init__(self) -> None:
         if self.stop_window < 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
@@ -15,6 +16,7 @@ from rlhf.actors.nodes import nodes_of
 from rlhf.actors.placement import Bundles
 from rlhf.actors.plan import AcceleratorGroup, Plan, RolePlan
 from rlhf.train.clock import BusyClock, Clock
+from rlhf.train.failover import WorkerDied
 from rlhf.train.lease import Lease
 from rlhf.train.report import RoleUse
 from rlhf.types import InputError, Reference, RunError
@@ -36,9 +38,9 @@ class Workers:
         bundles: PlacementGroup,
         lease: Lease,
         clock: Clock,
-        names: dict[str, str],
+        known: dict[str, tuple[Workers, int]],
     ) -> None:
-        """`names` has the name of every actor of the run by its id; these actors are added."""
+        """`known` has the workers and the rank of every actor of the run by its id; these actors are added."""
         self.accelerators_each = plan.accelerators_per_worker
         self.role, self.phase, self.lease, self.clock = plan.role, plan.phase, lease, clock
         # Ray assigns a fraction of an accelerator to each role that shares it, in units of 1/10000.
@@ -47,18 +49,29 @@ class Workers:
         # Ray gives a process as many OpenMP threads as it has CPUs.
         num_cpus = group.cpus(int(bundles.bundle_specs[0]["CPU"]))[plan.role]
         # A restarted actor would have no state, so Ray must not restart it.
-        remote_class = ray.remote(num_cpus=num_cpus, num_gpus=share, max_restarts=0)(actor_class)
-        self.actors = [
-            remote_class.options(
-                scheduling_strategy=PlacementGroupSchedulingStrategy(bundles, placement_group_bundle_index=index),
-                name=f"{plan.role}-{index}",
-                # Actors of an earlier stage on this cluster, with the same names, may still be ending.
-                namespace=bundles.id.hex(),
-            ).remote()
-            for index in range(plan.num_workers)
-        ]
-        self.names = names
-        names.update({actor._actor_id.hex(): self.who(rank) for rank, actor in enumerate(self.actors)})
+        self.remote_class = ray.remote(num_cpus=num_cpus, num_gpus=share, max_restarts=0)(actor_class)
+        self.bundles, self.known = bundles, known
+        self.starts: Counter[int] = Counter()
+        self.actors = [self.spawn(rank) for rank in range(plan.num_workers)]
+
+    def spawn(self, rank: int) -> Any:
+        """Create the actor of a rank, in the rank's bundle."""
+        self.starts[rank] += 1
+        again = "" if self.starts[rank] == 1 else f"-start-{self.starts[rank]}"
+        actor = self.remote_class.options(
+            scheduling_strategy=PlacementGroupSchedulingStrategy(self.bundles, placement_group_bundle_index=rank),
+            # A dead actor keeps its name for a while.
+            name=f"{self.role}-{rank}{again}",
+            # Actors of an earlier stage on this cluster, with the same names, may still be ending.
+            namespace=self.bundles.id.hex(),
+        ).remote()
+        self.known[actor._actor_id.hex()] = (self, rank)
+        return actor
+
+    def respawn(self, rank: int) -> None:
+        """Put a new actor, which must be started, in the place of one that has died or is to be ended."""
+        ray.kill(self.actors[rank])
+        self.actors[rank] = self.spawn(rank)
 
     def __len__(self) -> int:
         return len(self.actors)
@@ -137,17 +150,18 @@ class Workers:
             if own := own_error(error):
                 raise own from None
             if isinstance(error.cause, RayActorError):
-                raise self.death_of(error.cause, self.names.get(error.cause.actor_id, self.who(rank))) from error
+                workers, rank = self.known.get(error.cause.actor_id, (self, rank))
+                raise workers.death_of(error.cause, rank) from error
             raise RunError(f"{self.who(rank)} failed: {first_line(error.cause)}") from error
         except RayActorError as error:
-            raise self.death_of(error, self.who(rank)) from error
+            raise self.death_of(error, rank) from error
 
     def who(self, rank: int) -> str:
         return f"{self.role} worker {rank} on node {self.nodes[rank]}"
 
-    def death_of(self, error: RayActorError, who: str) -> WorkerDied:
+    def death_of(self, error: RayActorError, rank: int) -> WorkerDied:
         state = "cannot be reached" if isinstance(error, ActorUnavailableError) else "died"
-        return WorkerDied(f"{who} {state}: {first_line(error)}; resume the run")
+        return WorkerDied(f"{self.who(rank)} {state}: {first_line(error)}", self.role, rank)
 
 
 class Spawner:
@@ -156,21 +170,17 @@ class Spawner:
     def __init__(self, plan: Plan, bundles: Bundles, clock: Clock) -> None:
         self.plan, self.bundles, self.clock = plan, bundles, clock
         self.leases = {group: Lease() for group in plan.groups}
-        self.names: dict[str, str] = {}
+        self.known: dict[str, tuple[Workers, int]] = {}
 
     def __call__(self, role: str, actor_class: type) -> Workers:
         group = self.plan.group_of(role)
         plan = self.plan.role(role)
-        return Workers(plan, actor_class, group, self.bundles[group], self.leases[group], self.clock, self.names)
+        return Workers(plan, actor_class, group, self.bundles[group], self.leases[group], self.clock, self.known)
 
 
 async def exhaust(stream: AsyncIterator[Any]) -> None:
     async for _ in stream:
         pass
-
-
-class WorkerDied(RunError):
-    """A process or its node has died; its peers' errors about broken connections are only a consequence."""
 
 
 def most_telling(errors: Sequence[BaseException]) -> BaseException:

@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -18,6 +19,9 @@ class Giver:
 
 
 class Taker:
+    def process_id(self) -> int:
+        return os.getpid()
+
     def take(self, part: int) -> int:
         return part
 
@@ -25,8 +29,9 @@ class Taker:
 def test_who_waits_for_a_dead_worker_names_the_dead_one(cluster: None) -> None:
     from rlhf.actors.placement import reserved
     from rlhf.actors.plan import RolePlan, make_plan
-    from rlhf.actors.workers import Spawner, WorkerDied
+    from rlhf.actors.workers import Spawner
     from rlhf.train.clock import Clock
+    from rlhf.train.failover import WorkerDied
 
     async def give_and_take() -> None:
         giver, taker = spawn("policy", Giver), spawn("sampler", Taker)
@@ -39,3 +44,28 @@ def test_who_waits_for_a_dead_worker_names_the_dead_one(cluster: None) -> None:
         spawn = Spawner(plan, bundles, Clock())
         with pytest.raises(WorkerDied, match=r"policy worker 0 on node .* died"):
             asyncio.run(asyncio.wait_for(give_and_take(), DEADLINE_S))
+
+
+def test_a_dead_worker_has_a_successor_in_its_place(cluster: None) -> None:
+    from rlhf.actors.placement import reserved
+    from rlhf.actors.plan import RolePlan, make_plan
+    from rlhf.actors.workers import Spawner
+    from rlhf.train.clock import Clock
+    from rlhf.train.failover import WorkerDied
+
+    async def call_until_one_is_dead(takers: Any) -> None:
+        while True:
+            await takers.all(lambda rank, actor: actor.take.remote(rank))
+
+    async def die_and_go_on() -> None:
+        takers = Spawner(plan, bundles, Clock())("sampler", Taker)
+        os.kill(await takers.actors[1].process_id.remote(), signal.SIGKILL)
+        with pytest.raises(WorkerDied, match=r"sampler worker 1 on node .* died") as died:
+            await call_until_one_is_dead(takers)
+        assert (died.value.role, died.value.rank) == ("sampler", 1)
+        takers.respawn(1)
+        assert await takers.all(lambda rank, actor: actor.take.remote(rank)) == [0, 1]
+
+    plan = make_plan([RolePlan(role="sampler", num_workers=2)])
+    with reserved(plan, DEADLINE_S) as bundles:
+        asyncio.run(asyncio.wait_for(die_and_go_on(), DEADLINE_S))
