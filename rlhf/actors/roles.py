@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from asyncio import gather
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import ray
@@ -21,13 +22,17 @@ from rlhf.runtimes.configs import OptimizerConfig
 from rlhf.runtimes.transport import Link
 from rlhf.train.artifact import FileRecords
 from rlhf.train.clock import Clock
+from rlhf.train.failover import WorkerDied
 from rlhf.train.layout import Exactness, Layout
 from rlhf.train.lease import hold_all
+from rlhf.train.report import RoleUse
 from rlhf.train.schedule import learning_rate
 from rlhf.train.sharding import shard_of
 from rlhf.train.stats import Stats, merge
 from rlhf.train.verify import SavedModel
 from rlhf.types import Batch, Group, Prompt, Reference, Sampling
+
+T = TypeVar("T")
 
 
 class ModelRole:
@@ -37,8 +42,12 @@ class ModelRole:
         self.workers, self.column, self.clock = workers, column, clock
         self.exactness: tuple[str, Exactness]
         """The model's folder and the exactness of its layouts, set when the role has started."""
+        self.spec: LearnerSpec
+        self.layout: Layout | None = None
+        """Layout of rows; None before `use_layout`."""
 
     async def start(self, spec: LearnerSpec) -> None:
+        self.spec = spec
         address = await self.address()
         num_ranks = len(self.workers)
         exactness = await self.workers.start(lambda rank, actor: actor.start.remote(spec, rank, num_ranks, address))
@@ -46,7 +55,18 @@ class ModelRole:
 
     async def use_layout(self, layout: Layout) -> None:
         """Set the layout of rows. Must precede the first column; needs no accelerator."""
+        self.layout = layout
         await self.workers.all(lambda _, actor: actor.use_layout.remote(layout.packed))
+
+    async def restart(self) -> None:
+        """Start the role again on new workers, as it was first started: with the model that it began with."""
+        await self.workers.respawn_all()
+        await self.start(self.spec)
+        if self.layout is not None:
+            await self.use_layout(self.layout)
+
+    async def use(self) -> RoleUse:
+        return await self.workers.use()
 
     async def address(self) -> tuple[str, int]:
         """Return rank 0's node and a free port there."""
@@ -92,6 +112,33 @@ class ModelRole:
 
     async def save_pretrained(self, folder: Path, probe: Sequence[int] | None) -> SavedModel:
         return (await self.workers.each(lambda _, actor: actor.save_pretrained.remote(folder, probe)))[0]
+
+
+class ReferenceRole(ModelRole):
+    """A frozen model. A death of one of its workers costs a restart alone: what it was asked is asked again."""
+
+    def __init__(
+        self, workers: Workers, column: str, clock: Clock, revive: Callable[[ModelRole, WorkerDied], Awaitable[None]]
+    ) -> None:
+        """`revive` starts this role again after a death. It raises the death if no restart is left."""
+        super().__init__(workers, column, clock)
+        self.revive = revive
+
+    async def compute_columns(self, batch: Batch) -> Mapping[str, Sequence[Reference]]:
+        return await self.despite_deaths(functools.partial(super().compute_columns, batch))
+
+    async def use(self) -> RoleUse:
+        return await self.despite_deaths(super().use)
+
+    async def despite_deaths(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Return the result of a call, which is made again after a death."""
+        while True:
+            try:
+                return await call()
+            except WorkerDied as death:
+                if death.role != self.workers.role:
+                    raise
+                await self.revive(self, death)
 
 
 class LearningRole(ModelRole):
