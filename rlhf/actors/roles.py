@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from asyncio import gather
+from asyncio import CancelledError, gather
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -268,6 +268,10 @@ class SamplerPool:
                 call = self.workers.actors[rank].collect.options(num_returns=2)
                 rollouts, infos = call.remote(prompt, epoch, requests)
                 return Group(prompt=prompt, rollouts=rollouts, infos=await self.workers.guard(rank, infos))
+            except CancelledError:
+                # The engine would go on with rollouts that nobody waits for.
+                ray.cancel(rollouts, recursive=False)
+                raise
             finally:
                 self.load_of[rank] -= len(requests)
 

@@ -35,7 +35,7 @@ from rlhf.train.batching import packing_of
 from rlhf.train.checkpoint import TRAINER, read_state
 from rlhf.train.clock import Clock
 from rlhf.train.curriculum import Curriculum
-from rlhf.train.failover import WorkerDied
+from rlhf.train.failover import WorkerDied, continued
 from rlhf.train.online import OnlineTrainer
 from rlhf.train.report import Callback
 from rlhf.train.rows import check_rows
@@ -108,18 +108,15 @@ async def train(job: Job, folder: RunFolder, bundles: Bundles, stop: Stop) -> No
     CONSOLE.print(f"{job.plan.num_workers} workers ready in {clock.take()['start']:.1f} s")
     job = await lay_out(job, roles)
     at_first = dict(job.algorithm.state())
-    death: WorkerDied | None = None
+
+    async def train_from(checkpoint: Artifact | None) -> None:
+        await attempt(job, folder, roles, checkpoint, at_first, clock, stop)
+
+    async def rebuild(death: WorkerDied) -> Artifact | None:
+        return await stop.before(recover(job, folder, roles, death))
+
     try:
-        while True:
-            try:
-                if death is not None:
-                    checkpoint = await stop.before(recover(job, folder, roles, death))
-                return await attempt(job, folder, roles, checkpoint, at_first, clock, stop)
-            except WorkerDied as found:
-                if found.role not in roles.learners:
-                    raise
-                roles.restarts.take(found)
-                death = found
+        await continued(train_from, rebuild, checkpoint, roles.restarts, roles.learners)
     except Stopped:
         await roles.samplers.close()
         raise
