@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 from asyncio import CancelledError, gather
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import ray
@@ -22,7 +21,6 @@ from rlhf.runtimes.configs import OptimizerConfig
 from rlhf.runtimes.transport import Link
 from rlhf.train.artifact import FileRecords
 from rlhf.train.clock import Clock
-from rlhf.train.failover import WorkerDied
 from rlhf.train.layout import Exactness, Layout
 from rlhf.train.lease import hold_all
 from rlhf.train.report import RoleUse
@@ -31,8 +29,6 @@ from rlhf.train.sharding import shard_of
 from rlhf.train.stats import Stats, merge
 from rlhf.train.verify import SavedModel
 from rlhf.types import Batch, Group, Prompt, Reference, Sampling
-
-T = TypeVar("T")
 
 
 class ModelRole:
@@ -112,33 +108,6 @@ class ModelRole:
 
     async def save_pretrained(self, folder: Path, probe: Sequence[int] | None) -> SavedModel:
         return (await self.workers.each(lambda _, actor: actor.save_pretrained.remote(folder, probe)))[0]
-
-
-class ReferenceRole(ModelRole):
-    """A frozen model. A death of one of its workers costs a restart alone: what it was asked is asked again."""
-
-    def __init__(
-        self, workers: Workers, column: str, clock: Clock, revive: Callable[[ModelRole, WorkerDied], Awaitable[None]]
-    ) -> None:
-        """`revive` starts this role again after a death. It raises the death if no restart is left."""
-        super().__init__(workers, column, clock)
-        self.revive = revive
-
-    async def compute_columns(self, batch: Batch) -> Mapping[str, Sequence[Reference]]:
-        return await self.despite_deaths(functools.partial(super().compute_columns, batch))
-
-    async def use(self) -> RoleUse:
-        return await self.despite_deaths(super().use)
-
-    async def despite_deaths(self, call: Callable[[], Awaitable[T]]) -> T:
-        """Return the result of a call, which is made again after a death."""
-        while True:
-            try:
-                return await call()
-            except WorkerDied as death:
-                if death.role != self.workers.role:
-                    raise
-                await self.revive(self, death)
 
 
 class LearningRole(ModelRole):

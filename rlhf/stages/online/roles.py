@@ -9,7 +9,8 @@ from typing import TypeVar
 
 from rlhf.actors.learner_worker import LearnerSpec, LearnerWorker
 from rlhf.actors.placement import Bundles
-from rlhf.actors.roles import CriticRole, LearningRole, ModelRole, PolicyRole, ReferenceRole, SamplerPool
+from rlhf.actors.reference_role import ReferenceRole
+from rlhf.actors.roles import CriticRole, LearningRole, ModelRole, PolicyRole, SamplerPool
 from rlhf.actors.workers import Spawner, Workers
 from rlhf.models.heads import Head
 from rlhf.models.lora import LoRAConfig
