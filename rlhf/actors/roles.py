@@ -238,7 +238,7 @@ class SamplerPool:
                 rollouts, infos = call.remote(prompt, epoch, requests)
                 return Group(prompt=prompt, rollouts=rollouts, infos=await self.workers.guard(rank, infos))
             except CancelledError:
-                # The engine would go on with rollouts that nobody waits for.
+                # The engine would continue rollouts that nobody waits for.
                 ray.cancel(rollouts, recursive=False)
                 raise
             finally:

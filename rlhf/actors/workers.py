@@ -107,7 +107,7 @@ class Workers:
         with self.clock(f"offload_{self.role}"):
             calls = (self.guard(rank, actor.offload.remote()) for rank, actor in enumerate(self.actors))
             outcomes = await asyncio.gather(*calls, return_exceptions=True)
-        # A dead worker holds no memory any more. Who calls the role next is told of its death.
+        # A dead worker holds no memory. The next call of the role raises its death.
         failures = [each for each in outcomes if isinstance(each, BaseException) and not isinstance(each, WorkerDied)]
         if failures:
             raise failures[0]

@@ -134,6 +134,6 @@ class EngineThread:
             await self.do(add)
             return await future
         except asyncio.CancelledError:
-            # The engine would go on with it, beside requests that are waited for.
+            # The engine would continue it, beside requests that are waited for.
             self.calls.put(EngineCall(lambda: self.abort([request_id]), loop, loop.create_future()))
             raise

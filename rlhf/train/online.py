@@ -166,8 +166,8 @@ class OnlineTrainer:
 
     async def step(self, groups: Sequence[Group]) -> Stats:
         batch = self.pack(groups)
-        columns = await together(*(source.compute_columns(batch) for source in self.column_sources))
-        batch, stats = await self.policy.assign_credit(batch.with_columns(columns))
+        batch = batch.with_columns(await together(*(source.compute_columns(batch) for source in self.column_sources)))
+        batch, stats = await self.policy.assign_credit(batch)
         results = await together(*(role.update(batch) for role in self.learners))
         self.stream.admit(await self.weight_sync.push(self.policy, self.samplers))
         return merge([*results, stats])

@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 async def together(*work: Awaitable[T]) -> list[T]:
     """Return the results of concurrent work, in its order. When one fails, the others are cancelled, and have ended
-    when the error is raised: nothing of them goes on beside what comes next."""
+    when the error is raised: none of them runs beside what comes next."""
     try:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(as_coroutine(each)) for each in work]
