@@ -27,12 +27,13 @@ def process_id(name: str) -> int:
     raise TimeoutError(f"no actor is named {name}")
 
 
-def kill(process: int, during: str | None = None) -> None:
-    """Kill a worker with SIGKILL, while it is in a call of the method `during`, which Ray writes in its title."""
-    end = time.monotonic() + DEADLINE_S
-    while during is not None and f".{during}" not in Path(f"/proc/{process}/cmdline").read_text():
+def kill(process: int, during: str, of: int | None = None) -> None:
+    """Kill a worker with SIGKILL while process `of`, None: itself, is in a call of the method `during`. Ray writes the
+    call in the process's title."""
+    title, end = Path(f"/proc/{of or process}/cmdline"), time.monotonic() + DEADLINE_S
+    while f".{during}" not in title.read_text():
         if time.monotonic() > end:
-            raise TimeoutError(f"process {process} was in no call of {during}")
+            raise TimeoutError(f"process {of or process} was in no call of {during}")
         time.sleep(POLL_S)
     os.kill(process, signal.SIGKILL)
 
