@@ -21,7 +21,8 @@ from rlhf.models.tiny import build_tiny_model
 from rlhf.runtimes.configs import Precision
 from rlhf.runtimes.transport import Transport, WeightSyncConfig
 from rlhf.stages.online.job import prepare
-from rlhf.stages.online.run import probe_sequence, start_roles
+from rlhf.stages.online.results import probe_sequence
+from rlhf.stages.online.roles import start_roles
 from rlhf.train.clock import Clock
 
 CONF = Path(__file__).parent.parent / "conf"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from asyncio import gather
+from asyncio import CancelledError, gather
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -23,6 +23,7 @@ from rlhf.train.artifact import FileRecords
 from rlhf.train.clock import Clock
 from rlhf.train.layout import Exactness, Layout
 from rlhf.train.lease import hold_all
+from rlhf.train.report import RoleUse
 from rlhf.train.schedule import learning_rate
 from rlhf.train.sharding import shard_of
 from rlhf.train.stats import Stats, merge
@@ -37,8 +38,12 @@ class ModelRole:
         self.workers, self.column, self.clock = workers, column, clock
         self.exactness: tuple[str, Exactness]
         """The model's folder and the exactness of its layouts, set when the role has started."""
+        self.spec: LearnerSpec
+        self.layout: Layout | None = None
+        """Layout of rows; None before `use_layout`."""
 
     async def start(self, spec: LearnerSpec) -> None:
+        self.spec = spec
         address = await self.address()
         num_ranks = len(self.workers)
         exactness = await self.workers.start(lambda rank, actor: actor.start.remote(spec, rank, num_ranks, address))
@@ -46,7 +51,18 @@ class ModelRole:
 
     async def use_layout(self, layout: Layout) -> None:
         """Set the layout of rows. Must precede the first column; needs no accelerator."""
+        self.layout = layout
         await self.workers.all(lambda _, actor: actor.use_layout.remote(layout.packed))
+
+    async def restart(self) -> None:
+        """Start the role again on new workers, as it was first started: with the model that it began with."""
+        await self.workers.respawn_all()
+        await self.start(self.spec)
+        if self.layout is not None:
+            await self.use_layout(self.layout)
+
+    async def use(self) -> RoleUse:
+        return await self.workers.use()
 
     async def address(self) -> tuple[str, int]:
         """Return rank 0's node and a free port there."""
@@ -221,6 +237,10 @@ class SamplerPool:
                 call = self.workers.actors[rank].collect.options(num_returns=2)
                 rollouts, infos = call.remote(prompt, epoch, requests)
                 return Group(prompt=prompt, rollouts=rollouts, infos=await self.workers.guard(rank, infos))
+            except CancelledError:
+                # The engine would continue rollouts that nobody waits for.
+                ray.cancel(rollouts, recursive=False)
+                raise
             finally:
                 self.load_of[rank] -= len(requests)
 

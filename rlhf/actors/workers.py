@@ -19,12 +19,16 @@ from rlhf.train.clock import BusyClock, Clock
 from rlhf.train.failover import WorkerDied
 from rlhf.train.lease import Lease
 from rlhf.train.report import RoleUse
+from rlhf.train.together import together
 from rlhf.types import InputError, Reference, RunError
 
 T = TypeVar("T")
 STREAM_AHEAD = 2
 """Number of items that a worker's generator may run ahead of its consumer: one weight bucket is loaded while the next
 is gathered."""
+DEATH_NOTICED_S = 10.0
+"""Seconds within which a worker's death is looked for when another worker fails; Ray notices that of a process within
+one."""
 
 
 class Workers:
@@ -73,6 +77,13 @@ class Workers:
         ray.kill(self.actors[rank])
         self.actors[rank] = self.spawn(rank)
 
+    async def respawn_all(self) -> None:
+        """Put new actors, which must be started, in the place of all, since a process group cannot lose a rank. Peers
+        of a dead rank may hang in a collective: they are killed."""
+        await self.lease.dismiss(self.phase, self)
+        for rank in range(len(self)):
+            self.respawn(rank)
+
     def __len__(self) -> int:
         return len(self.actors)
 
@@ -90,19 +101,18 @@ class Workers:
 
     async def all(self, call: Callable[[int, Any], Awaitable[T]]) -> list[T]:
         """Run `call(rank, actor)` for all at once, without a lease. The first failure ends the wait."""
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [
-                    group.create_task(self.guard(rank, call(rank, actor))) for rank, actor in enumerate(self.actors)
-                ]
-        except* (RunError, InputError) as errors:
-            raise most_telling(errors.exceptions) from None
-        return [task.result() for task in tasks]
+        return await together(*(self.guard(rank, call(rank, actor)) for rank, actor in enumerate(self.actors)))
 
     async def offload(self) -> None:
         with self.clock(f"offload_{self.role}"):
-            left = await self.all(lambda _, actor: actor.offload.remote())
-        self.clock.measure(f"bytes_after_offload/{self.role}", max(left))
+            calls = (self.guard(rank, actor.offload.remote()) for rank, actor in enumerate(self.actors))
+            outcomes = await asyncio.gather(*calls, return_exceptions=True)
+        # A dead worker holds no memory. The next call of the role raises its death.
+        failures = [each for each in outcomes if isinstance(each, BaseException) and not isinstance(each, WorkerDied)]
+        if failures:
+            raise failures[0]
+        left = [each for each in outcomes if isinstance(each, int)]
+        self.clock.measure(f"bytes_after_offload/{self.role}", max(left, default=0))
 
     async def onload(self) -> None:
         with self.clock(f"onload_{self.role}"):
@@ -125,13 +135,18 @@ class Workers:
                 asyncio.create_task(self.guard(i, exhaust(streams[i]))) for i in range(num_yielding, len(streams))
             ]
             yielding = [aiter(stream) for stream in streams[:num_yielding]]
-            while references := await self.next_of(yielding):
-                yield references
-            await asyncio.gather(*others)
+            try:
+                while references := await unless_one_fails(self.next_of(yielding), others):
+                    yield references
+                await together(*others)
+            finally:
+                for other in others:
+                    other.cancel()
+                await asyncio.gather(*others, return_exceptions=True)
 
     async def next_of(self, streams: Sequence[AsyncIterator[Reference]]) -> list[Reference]:
         """Return the next value of each generator; nothing at their end."""
-        found = await asyncio.gather(*(self.guard(i, anext(stream, None)) for i, stream in enumerate(streams)))
+        found = await together(*(self.guard(i, anext(stream, None)) for i, stream in enumerate(streams)))
         return [reference for reference in found if reference is not None]
 
     async def use(self) -> RoleUse:
@@ -152,12 +167,35 @@ class Workers:
             if isinstance(error.cause, RayActorError):
                 workers, rank = self.known.get(error.cause.actor_id, (self, rank))
                 raise workers.death_of(error.cause, rank) from error
+            if death := await self.death_in_the_run():
+                raise death from error
             raise RunError(f"{self.who(rank)} failed: {first_line(error.cause)}") from error
         except RayActorError as error:
             raise self.death_of(error, rank) from error
 
     def who(self, rank: int) -> str:
         return f"{self.role} worker {rank} on node {self.nodes[rank]}"
+
+    async def death_in_the_run(self) -> WorkerDied | None:
+        """Return the death of a worker of any role, which is why others fail whose connections it breaks; None if
+        none is noticed within `DEATH_NOTICED_S`."""
+        roles = {id(workers): workers for workers, _ in self.known.values()}.values()
+        asked = [asyncio.create_task(workers.check_alive(rank)) for workers in roles for rank in range(len(workers))]
+        # A worker that is busy, or hangs, does not answer.
+        answered, waiting = await asyncio.wait(asked, timeout=DEATH_NOTICED_S, return_when=asyncio.FIRST_EXCEPTION)
+        for each in waiting:
+            each.cancel()
+        deaths = [error for each in answered if isinstance(error := each.exception(), WorkerDied)]
+        return deaths[0] if deaths else None
+
+    async def check_alive(self, rank: int) -> None:
+        """Raise WorkerDied if the worker has died. An error is an answer too: the worker has not started."""
+        try:
+            await self.actors[rank].memory.remote()
+        except RayTaskError:
+            return
+        except RayActorError as error:
+            raise self.death_of(error, rank) from error
 
     def death_of(self, error: RayActorError, rank: int) -> WorkerDied:
         state = "cannot be reached" if isinstance(error, ActorUnavailableError) else "died"
@@ -178,14 +216,24 @@ class Spawner:
         return Workers(plan, actor_class, group, self.bundles[group], self.leases[group], self.clock, self.known)
 
 
+async def unless_one_fails(work: Awaitable[T], others: Sequence[asyncio.Task[None]]) -> T:
+    """Return the result of `work`; raise the error of one of `others` if it comes first."""
+    task = asyncio.ensure_future(work)
+    try:
+        while not task.done():
+            running = [other for other in others if not other.done()]
+            await asyncio.wait([task, *running], return_when=asyncio.FIRST_COMPLETED)
+            for other in running:
+                if other.done():
+                    other.result()
+        return task.result()
+    finally:
+        task.cancel()
+
+
 async def exhaust(stream: AsyncIterator[Any]) -> None:
     async for _ in stream:
         pass
-
-
-def most_telling(errors: Sequence[BaseException]) -> BaseException:
-    """Return the death of a worker among simultaneous errors, since it caused the others, else the first error."""
-    return next((error for error in errors if isinstance(error, WorkerDied)), errors[0])
 
 
 def own_error(error: BaseException) -> RunError | InputError | None:

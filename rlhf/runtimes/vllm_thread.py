@@ -101,6 +101,12 @@ class EngineThread:
                 loop, future = self.requests.pop(output.request_id)
                 loop.call_soon_threadsafe(settle, future, output, None)
 
+    def abort(self, request_ids: Sequence[str]) -> None:
+        """End requests whose callers were cancelled."""
+        for request_id in request_ids:
+            self.requests.pop(request_id, None)
+        self.engine.abort_request(list(request_ids))
+
     def death(self) -> RunError:
         return RunError(f"the vLLM engine died: {type(self.error).__name__}: {self.error}; resume the run")
 
@@ -124,5 +130,10 @@ class EngineThread:
             prompt = TokensPrompt(prompt_token_ids=list(token_ids))
             self.engine.add_request(request_id, prompt, params, lora_request=self.adapter)
 
-        await self.do(add)
-        return await future
+        try:
+            await self.do(add)
+            return await future
+        except asyncio.CancelledError:
+            # The engine would continue it, beside requests that are waited for.
+            self.calls.put(EngineCall(lambda: self.abort([request_id]), loop, loop.create_future()))
+            raise

@@ -36,7 +36,9 @@ class WeightUpdates(Protocol):
     arguments: Mapping[str, Any]
     """Arguments with which vLLM must be started."""
 
-    def begin(self, engine: LLMEngine) -> None: ...
+    def begin(self, engine: LLMEngine) -> None:
+        """Begin a version, also after one that was not finished since its sender died."""
+
     def receive(self, engine: LLMEngine, bucket: Bucket) -> None: ...
     def finish(self, engine: LLMEngine, version: int) -> LoRARequest | None:
         """Complete the version; return the adapter that new requests name."""
@@ -48,7 +50,13 @@ class WholeWeights:
     whole = True
     arguments: Mapping[str, Any] = {}
 
+    def __init__(self) -> None:
+        self.unfinished = False
+
     def begin(self, engine: LLMEngine) -> None:
+        if self.unfinished:
+            engine.collective_rpc("abandon_weight_update")
+        self.unfinished = True
         engine.collective_rpc("start_weight_update")
 
     def receive(self, engine: LLMEngine, bucket: Bucket) -> None:
@@ -62,6 +70,7 @@ class WholeWeights:
 
     def finish(self, engine: LLMEngine, version: int) -> None:
         engine.collective_rpc("finish_weight_update")
+        self.unfinished = False
 
 
 class AdapterAlone:

@@ -84,6 +84,14 @@ class WorkerExtension:
     def peak_memory_bytes(self) -> int:
         return peak_memory_bytes()
 
+    def abandon_weight_update(self) -> None:
+        """End an update whose sender died, so that another can begin. What vLLM 0.32 buffered for layers that lack
+        some of their weights is dropped; until the next update the weights are a mixture, and must not be used."""
+        # vLLM ends the update itself if a bucket fails, and keeps what it has buffered.
+        if not self._weight_update_active:  # type: ignore[attr-defined]
+            self.start_weight_update()  # type: ignore[attr-defined]
+        self.finish_weight_update()  # type: ignore[attr-defined]
+
 
 if BUCKETS not in WeightTransferEngineFactory._registry:
     WeightTransferEngineFactory.register_engine(BUCKETS, BucketTransfer)

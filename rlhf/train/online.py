@@ -23,7 +23,6 @@ Order of calls; data that stays in the object store and is passed by reference i
 from __future__ import annotations
 
 import math
-from asyncio import gather
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from operator import attrgetter
@@ -32,10 +31,12 @@ from typing import Any, Protocol
 from rlhf.algorithms.base import Algorithm
 from rlhf.train.batching import Packing, RowGroup, deal
 from rlhf.train.clock import Clock
+from rlhf.train.failover import Restarts
 from rlhf.train.report import Callback, RoleUse, StepReport
 from rlhf.train.stats import Stats, merge
 from rlhf.train.stop import Stop
 from rlhf.train.stream import RolloutStream
+from rlhf.train.together import together
 from rlhf.types import Batch, EpisodeInfo, Group, InputError, Reference, Row, RunError
 
 
@@ -121,6 +122,8 @@ class OnlineTrainer:
     clock: Clock
     workers: Mapping[str, WatchedWorkers]
     """The workers of each role, to see what they use."""
+    restarts: Restarts
+    """Restarts of workers that died, for the metrics."""
     callbacks: Sequence[Callback]
     stop: Stop
     begin: Callable[[int], Awaitable[bool]] | None = None
@@ -151,7 +154,11 @@ class OnlineTrainer:
                 stats=stats,
                 seconds=self.clock.take(),
                 use=await self.use(),
-                notes={**self.clock.take_figures(), **self.stream.figures()},
+                notes={
+                    **self.clock.take_figures(),
+                    **self.stream.figures(),
+                    **self.restarts.figures(self.workers),
+                },
             )
             self.next_step += 1
             ended = any([await callback.on_step(report) for callback in self.callbacks])
@@ -159,14 +166,14 @@ class OnlineTrainer:
 
     async def step(self, groups: Sequence[Group]) -> Stats:
         batch = self.pack(groups)
-        batch = batch.with_columns(await gather(*(source.compute_columns(batch) for source in self.column_sources)))
+        batch = batch.with_columns(await together(*(source.compute_columns(batch) for source in self.column_sources)))
         batch, stats = await self.policy.assign_credit(batch)
-        results = await gather(*(role.update(batch) for role in self.learners))
+        results = await together(*(role.update(batch) for role in self.learners))
         self.stream.admit(await self.weight_sync.push(self.policy, self.samplers))
         return merge([*results, stats])
 
     async def use(self) -> dict[str, RoleUse]:
-        uses = await gather(*(workers.use() for workers in self.workers.values()))
+        uses = await together(*(workers.use() for workers in self.workers.values()))
         return dict(zip(self.workers, uses, strict=True))
 
     def pack(self, groups: Sequence[Group]) -> Batch:

@@ -37,7 +37,8 @@ async def run_system(
     from rlhf.data.order import PromptOrder
     from rlhf.stages.online.job import prepare
     from rlhf.stages.online.results import checkpointer_of, validation_of
-    from rlhf.stages.online.run import assemble, lay_out, with_transport
+    from rlhf.stages.online.roles import lay_out
+    from rlhf.stages.online.run import assemble, with_transport
     from rlhf.train.clock import Clock
     from rlhf.train.run_folder import RunFolder
     from rlhf.train.stop import Stop

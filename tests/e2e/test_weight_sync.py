@@ -39,6 +39,16 @@ class EngineActor:
             await self.engine.load(bucket)
         await self.engine.load_finish(version)
 
+    async def load_after_broken(self, buckets: list[Any], others: list[Any], version: int) -> None:
+        """Load `buckets` after a sync of `others` that lost its sender, and after one that lost a bucket."""
+        await self.engine.load_begin()
+        await self.engine.load(others[0])
+        await self.engine.load_begin()
+        await self.engine.load(others[0])
+        with pytest.raises(RunError, match="arrived with checksum"):
+            await self.engine.load(dataclasses.replace(others[1], checksum="another"))
+        await self.load(buckets, version)
+
     async def load_one_by_one(self, buckets: list[Any], version: int) -> int:
         """The most buckets whose bytes were held at once, each being given up as soon as it was loaded."""
         sent: list[weakref.ref[np.ndarray]] = []
@@ -85,6 +95,18 @@ def test_engine_samples_from_the_loaded_weights(engine: tuple[Any, str]) -> None
         for prompt, completion in zip(prompts, completions, strict=True):
             assert set(completion.versions.tolist()) == {version}
             assert_sampled_from(learner, prompt, completion, temperature=TEMPERATURE, banned=[0, 2])
+
+
+def test_a_sync_that_lost_its_sender_is_begun_again(engine: tuple[Any, str]) -> None:
+    import ray
+
+    actor, model = engine
+    learner, prompt = perturbed(model, 0.03), [5, 13, 7, 14]
+    buckets, others = buckets_of(learner, 60_000), buckets_of(perturbed(model, 0.5), 50_000)
+    ray.get(actor.load_after_broken.remote(buckets, others, 3))
+    completion = ray.get(actor.generate.remote(prompt, Sampling(temperature=TEMPERATURE, max_tokens=24, seed=1)))
+    assert set(completion.versions.tolist()) == {3}
+    assert_sampled_from(learner, prompt, completion, temperature=TEMPERATURE, banned=[0, 2])
 
 
 def test_a_rollout_does_not_depend_on_what_is_sampled_beside_it(engine: tuple[Any, str]) -> None:

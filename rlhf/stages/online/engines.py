@@ -17,6 +17,7 @@ from rlhf.lookup import with_absolute_path
 from rlhf.runtimes.transport import AdapterForm
 from rlhf.stages.online.job import Job
 from rlhf.train.clock import Clock
+from rlhf.train.together import together
 from rlhf.types import RunError
 
 
@@ -72,7 +73,7 @@ async def engines(job: Job, bundles: Bundles) -> AsyncIterator[SamplerPool]:
 async def wait_for_start(starts: Sequence[Awaitable[None]], placement: PlacementConfig) -> None:
     """Wait for roles that start concurrently. Raises RunError after the deadline."""
     try:
-        await asyncio.wait_for(asyncio.gather(*starts), placement.start_timeout_s)
+        await asyncio.wait_for(together(*starts), placement.start_timeout_s)
     except TimeoutError:
         raise RunError(
             f"the workers were not ready within placement.start_timeout_s={placement.start_timeout_s:g}; look at "

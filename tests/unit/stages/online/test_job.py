@@ -11,7 +11,7 @@ from rlhf.models.tiny import fit_tiny_reward_model
 from rlhf.stages.online.dry_run import try_algorithm
 from rlhf.stages.online.job import transport_of
 from rlhf.stages.online.method import correction_line
-from rlhf.stages.online.run import probe_sequence
+from rlhf.stages.online.results import probe_sequence
 from rlhf.types import InputError
 from tests.conftest import ALPHABET
 from tests.unit.stages.online.conftest import PPO
