@@ -6,7 +6,8 @@ import asyncio
 
 import numpy as np
 
-from rlhf.actors.roles import PolicyRole, SamplerPool
+from rlhf.actors.roles import PolicyRole
+from rlhf.actors.sampler_pool import SamplerPool
 from rlhf.runtimes.carriers import carrier_class
 from rlhf.runtimes.configs import Precision
 from rlhf.runtimes.transport import AdapterForm, Link, Transport, WeightSyncConfig

@@ -10,7 +10,7 @@ from dataclasses import replace
 from rlhf.actors.placement import Bundles
 from rlhf.actors.plan import PlacementConfig
 from rlhf.actors.reward_worker import RewardModelSpec, RewardModelWorker
-from rlhf.actors.roles import SamplerPool
+from rlhf.actors.sampler_pool import SamplerPool
 from rlhf.actors.sampler_worker import SamplerSpec, SamplerWorker
 from rlhf.actors.workers import Spawner
 from rlhf.lookup import with_absolute_path

@@ -11,7 +11,8 @@ from typing import TypeVar
 from rlhf.actors.learner_worker import LearnerSpec, LearnerWorker
 from rlhf.actors.nodes import has_accelerators
 from rlhf.actors.placement import Bundles, cluster, reserved
-from rlhf.actors.roles import AdapterOff, CriticRole, LearningRole, ModelRole, PolicyRole, SamplerPool, fetch
+from rlhf.actors.roles import AdapterOff, CriticRole, LearningRole, ModelRole, PolicyRole, fetch
+from rlhf.actors.sampler_pool import SamplerPool
 from rlhf.actors.weight_sync import BucketSync
 from rlhf.actors.workers import Spawner, Workers
 from rlhf.config import OnlineConfig, as_plain

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from rlhf.actors.reward_worker import RewardModelWorker
-from rlhf.actors.roles import SamplerPool
+from rlhf.actors.sampler_pool import SamplerPool
 
 
 class FakeLease:
