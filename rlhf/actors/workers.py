@@ -15,6 +15,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from rlhf.actors.nodes import nodes_of
 from rlhf.actors.placement import Bundles
 from rlhf.actors.plan import AcceleratorGroup, Plan, RolePlan
+from rlhf.runtimes.protocols import EngineDied
 from rlhf.train.clock import BusyClock, Clock
 from rlhf.train.failover import WorkerDied
 from rlhf.train.lease import Lease
@@ -39,8 +40,12 @@ class Workers:
         lease: Lease,
         clock: Clock,
         known: dict[str, tuple[Workers, int]],
+        *arguments: Any,
+        restarts: int = 0,
     ) -> None:
-        """`known` has the workers and the rank of every actor of the run by its id; these actors are added."""
+        """`known` has the workers and the rank of every actor of the run by its id; these actors are added.
+        `arguments`: those of the actor's constructor. `restarts`: times that Ray itself may start an actor again and
+        repeat its calls, for one without a state of its own."""
         self.accelerators_each = plan.accelerators_per_worker
         self.role, self.phase, self.lease, self.clock = plan.role, plan.phase, lease, clock
         # Ray assigns a fraction of an accelerator to each role that shares it, in units of 1/10000.
@@ -48,9 +53,15 @@ class Workers:
         self.nodes, self.busy = nodes_of(bundles), BusyClock(plan.num_workers)
         # Ray gives a process as many OpenMP threads as it has CPUs.
         num_cpus = group.cpus(int(bundles.bundle_specs[0]["CPU"]))[plan.role]
-        # A restarted actor would have no state, so Ray must not restart it.
-        self.remote_class = ray.remote(num_cpus=num_cpus, num_gpus=share, max_restarts=0)(actor_class)
-        self.bundles, self.known = bundles, known
+        self.remote_class = ray.remote(
+            num_cpus=num_cpus, num_gpus=share, max_restarts=restarts, max_task_retries=restarts
+        )(actor_class)
+        self.arguments, self.bundles, self.known = arguments, bundles, known
+        self.down: set[int] = set()
+        """Ranks whose actor is gone or is being started again: calls to all leave them out."""
+        self.on_death: Callable[[WorkerDied, Any], None] | None = None
+        """Handler of the death of a worker, with its actor, in a call to all, which continues with the others. None:
+        the death ends the call."""
         self.starts: Counter[int] = Counter()
         self.actors = [self.spawn(rank) for rank in range(plan.num_workers)]
 
@@ -64,14 +75,17 @@ class Workers:
             name=f"{self.role}-{rank}{again}",
             # Actors of an earlier stage on this cluster, with the same names, may still be ending.
             namespace=self.bundles.id.hex(),
-        ).remote()
+        ).remote(*self.arguments)
         self.known[actor._actor_id.hex()] = (self, rank)
         return actor
 
     def respawn(self, rank: int) -> None:
         """Put a new actor, which must be started, in the place of one that has died or is to be ended."""
-        ray.kill(self.actors[rank])
+        self.kill(rank)
         self.actors[rank] = self.spawn(rank)
+
+    def kill(self, rank: int) -> None:
+        ray.kill(self.actors[rank])
 
     def __len__(self) -> int:
         return len(self.actors)
@@ -90,24 +104,40 @@ class Workers:
 
     async def all(self, call: Callable[[int, Any], Awaitable[T]]) -> list[T]:
         """Run `call(rank, actor)` for all at once, without a lease. The first failure ends the wait."""
+        return list((await self.by_rank(call, [i for i in range(len(self)) if i not in self.down])).values())
+
+    async def by_rank(self, call: Callable[[int, Any], Awaitable[T]], ranks: Sequence[int]) -> dict[int, T]:
+        """Run `call(rank, actor)` for these ranks, as `all` does; return the results of those that live."""
+        actors = {rank: self.actors[rank] for rank in ranks}
         try:
             async with asyncio.TaskGroup() as group:
-                tasks = [
-                    group.create_task(self.guard(rank, call(rank, actor))) for rank, actor in enumerate(self.actors)
-                ]
+                tasks = {
+                    rank: group.create_task(self.unless_dead(rank, actor, call(rank, actor)))
+                    for rank, actor in actors.items()
+                }
         except* (RunError, InputError) as errors:
             raise most_telling(errors.exceptions) from None
-        return [task.result() for task in tasks]
+        return {rank: result for rank, task in tasks.items() for result in task.result()}
+
+    async def unless_dead(self, rank: int, actor: Any, result: Awaitable[T]) -> list[T]:
+        """Return the result; nothing if the worker dies and a handler takes its death."""
+        try:
+            return [await self.guard(rank, result)]
+        except WorkerDied as death:
+            if self.on_death is None or (death.role, death.rank) != (self.role, rank):
+                raise
+            self.on_death(death, actor)
+            return []
 
     async def offload(self) -> None:
         with self.clock(f"offload_{self.role}"):
             left = await self.all(lambda _, actor: actor.offload.remote())
-        self.clock.measure(f"bytes_after_offload/{self.role}", max(left))
+        self.clock.measure(f"bytes_after_offload/{self.role}", max(left, default=0))
 
     async def onload(self) -> None:
         with self.clock(f"onload_{self.role}"):
             held = await self.all(lambda _, actor: actor.onload.remote())
-        self.clock.measure(f"bytes_after_onload/{self.role}", max(held))
+        self.clock.measure(f"bytes_after_onload/{self.role}", max(held, default=0))
 
     async def stream(
         self, method: str, *arguments: Any, from_every_rank: bool = False
@@ -138,7 +168,8 @@ class Workers:
         """Return what the workers used since the last call. An actor class answers `memory()`, in bytes."""
         # The driver only sees its own calls; a reward model is called by the engines' actors.
         busy = None if self.role == "reward" else self.busy.take()
-        return RoleUse(busy=busy, memory_bytes=max(await self.all(lambda _, actor: actor.memory.remote())))
+        memory = await self.all(lambda _, actor: actor.memory.remote())
+        return RoleUse(busy=busy, memory_bytes=max(memory, default=0))
 
     async def guard(self, rank: int, result: Awaitable[T]) -> T:
         """Return the result, or raise an error with the failed worker and its node."""
@@ -147,7 +178,10 @@ class Workers:
                 return await result
         # Checked first: the error of a worker whose peer died is also a RayActorError.
         except RayTaskError as error:
-            if own := own_error(error):
+            own = own_error(error)
+            if isinstance(own, EngineDied):
+                raise WorkerDied(f"{self.who(rank)} failed: {own}", self.role, rank) from None
+            if own:
                 raise own from None
             if isinstance(error.cause, RayActorError):
                 workers, rank = self.known.get(error.cause.actor_id, (self, rank))
@@ -172,10 +206,12 @@ class Spawner:
         self.leases = {group: Lease() for group in plan.groups}
         self.known: dict[str, tuple[Workers, int]] = {}
 
-    def __call__(self, role: str, actor_class: type) -> Workers:
+    def __call__(self, role: str, actor_class: type, *arguments: Any, restarts: int = 0) -> Workers:
+        """`arguments`, `restarts`: see `Workers`."""
         group = self.plan.group_of(role)
+        place = (group, self.bundles[group], self.leases[group])
         plan = self.plan.role(role)
-        return Workers(plan, actor_class, group, self.bundles[group], self.leases[group], self.clock, self.known)
+        return Workers(plan, actor_class, *place, self.clock, self.known, *arguments, restarts=restarts)
 
 
 async def exhaust(stream: AsyncIterator[Any]) -> None:

@@ -18,7 +18,7 @@ from vllm.lora.request import LoRARequest
 from vllm.outputs import RequestOutput
 from vllm.v1.engine.llm_engine import LLMEngine
 
-from rlhf.types import RunError
+from rlhf.runtimes.protocols import EngineDied
 
 T = TypeVar("T")
 WAKE_INTERVAL_S = 1.0
@@ -101,8 +101,8 @@ class EngineThread:
                 loop, future = self.requests.pop(output.request_id)
                 loop.call_soon_threadsafe(settle, future, output, None)
 
-    def death(self) -> RunError:
-        return RunError(f"the vLLM engine died: {type(self.error).__name__}: {self.error}; resume the run")
+    def death(self) -> EngineDied:
+        return EngineDied(f"the vLLM engine died: {type(self.error).__name__}: {self.error}")
 
     async def do(self, work: Callable[[], T]) -> T:
         """Run `work` on the engine's thread, between two steps."""

@@ -36,7 +36,9 @@ class WeightUpdates(Protocol):
     arguments: Mapping[str, Any]
     """Arguments with which vLLM must be started."""
 
-    def begin(self, engine: LLMEngine) -> None: ...
+    def begin(self, engine: LLMEngine) -> None:
+        """Begin a version, in place of one that was begun and not finished."""
+
     def receive(self, engine: LLMEngine, bucket: Bucket) -> None: ...
     def finish(self, engine: LLMEngine, version: int) -> LoRARequest | None:
         """Complete the version; return the adapter that new requests name."""
@@ -49,6 +51,7 @@ class WholeWeights:
     arguments: Mapping[str, Any] = {}
 
     def begin(self, engine: LLMEngine) -> None:
+        engine.collective_rpc("abandon_weight_update")
         engine.collective_rpc("start_weight_update")
 
     def receive(self, engine: LLMEngine, bucket: Bucket) -> None:

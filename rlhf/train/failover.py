@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from rlhf.types import InputError, RunError
@@ -52,6 +53,10 @@ class Restarts:
             message = f"{death}; failover.{key}={allowed} leaves no restart: raise it, and resume the run"
             raise WorkerDied(message, death.role, death.rank)
         self.made[death.role] += 1
+
+    def figures(self, roles: Iterable[str]) -> dict[str, float]:
+        """Return the restarts of each role since the start of the run's process, as metrics."""
+        return {f"restarts/{role}": float(self.made[role]) for role in roles}
 
 
 BUDGETS = {

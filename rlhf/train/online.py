@@ -22,6 +22,7 @@ Order of calls; data that stays in the object store and is passed by reference i
 
 from __future__ import annotations
 
+import asyncio
 import math
 from asyncio import gather
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -32,6 +33,7 @@ from typing import Any, Protocol
 from rlhf.algorithms.base import Algorithm
 from rlhf.train.batching import Packing, RowGroup, deal
 from rlhf.train.clock import Clock
+from rlhf.train.failover import Restarts
 from rlhf.train.report import Callback, RoleUse, StepReport
 from rlhf.train.stats import Stats, merge
 from rlhf.train.stop import Stop
@@ -55,6 +57,9 @@ class Policy(ColumnSource, LearningRole, Protocol):
 class WeightSync(Protocol):
     async def push(self, policy: Any, samplers: Any) -> int:
         """Give the engines the policy's weights; returns their version."""
+
+    async def catch_up(self, policy: Any, samplers: Any, rank: int) -> None:
+        """Give an engine that was started again the current version, if it has not got it by a push."""
 
 
 class WatchedWorkers(Protocol):
@@ -121,6 +126,8 @@ class OnlineTrainer:
     clock: Clock
     workers: Mapping[str, WatchedWorkers]
     """The workers of each role, to see what they use."""
+    restarts: Restarts
+    """Restarts of workers that died, for the metrics."""
     callbacks: Sequence[Callback]
     stop: Stop
     begin: Callable[[int], Awaitable[bool]] | None = None
@@ -128,10 +135,13 @@ class OnlineTrainer:
     needs them. None: nothing is to do."""
     next_step: int = 0
     skipped_steps: int = field(default=0, init=False)
+    at_rest: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
+    """Held while the policy's weights change and are pushed."""
 
     async def fit(self) -> None:
         """Train. Raises Stopped between two steps; what was sampled of the next one is abandoned."""
-        self.stream.admit(await self.weight_sync.push(self.policy, self.samplers))
+        async with self.at_rest:
+            self.stream.admit(await self.weight_sync.push(self.policy, self.samplers))
         # The start belongs to no step.
         self.clock.take()
         await self.use()
@@ -140,8 +150,9 @@ class OnlineTrainer:
             with self.clock("step"):
                 with self.clock("rollout"):
                     groups = await self.stop.before(self.stream.groups())
-                await self.samplers.expect_weights()
-                stats = await self.step(groups)
+                async with self.at_rest:
+                    await self.samplers.expect_weights()
+                    stats = await self.step(groups)
             self.stop_if_stuck(stats)
             self.adapt(stats, groups)
             report = StepReport(
@@ -151,7 +162,11 @@ class OnlineTrainer:
                 stats=stats,
                 seconds=self.clock.take(),
                 use=await self.use(),
-                notes={**self.clock.take_figures(), **self.stream.figures()},
+                notes={
+                    **self.clock.take_figures(),
+                    **self.stream.figures(),
+                    **self.restarts.figures(self.workers),
+                },
             )
             self.next_step += 1
             ended = any([await callback.on_step(report) for callback in self.callbacks])
@@ -164,6 +179,11 @@ class OnlineTrainer:
         results = await gather(*(role.update(batch) for role in self.learners))
         self.stream.admit(await self.weight_sync.push(self.policy, self.samplers))
         return merge([*results, stats])
+
+    async def catch_up(self, rank: int) -> None:
+        """Bring an engine that was started again to the current version of the weights, once they are at rest."""
+        async with self.at_rest:
+            await self.weight_sync.catch_up(self.policy, self.samplers, rank)
 
     async def use(self) -> dict[str, RoleUse]:
         uses = await gather(*(workers.use() for workers in self.workers.values()))

@@ -24,7 +24,7 @@ from rlhf.runtimes.configs import OptimizerConfig
 from rlhf.stages.console import CONSOLE, show_plan, show_special_tokens
 from rlhf.stages.online.conclude import success_of
 from rlhf.stages.online.dry_run import try_algorithm, try_episodes
-from rlhf.stages.online.engines import reward_model_spec, sampler_spec, spawn_samplers, wait_for_start
+from rlhf.stages.online.engines import sampler_spec, spawn_samplers, wait_for_start
 from rlhf.stages.online.job import Job, prepare, show_arithmetic, transport_of
 from rlhf.stages.online.method import correction_line
 from rlhf.stages.online.results import (
@@ -41,8 +41,9 @@ from rlhf.train.batching import packing_of
 from rlhf.train.checkpoint import TRAINER, read_state
 from rlhf.train.clock import Clock
 from rlhf.train.curriculum import Curriculum
+from rlhf.train.failover import Restarts
 from rlhf.train.layout import choose_layout
-from rlhf.train.online import OnlineTrainer
+from rlhf.train.online import OnlineTrainer, WatchedWorkers
 from rlhf.train.report import Callback
 from rlhf.train.rows import check_rows
 from rlhf.train.run_folder import RunFolder, check_more_steps, is_finished, look_at_run_folder, open_run_folder
@@ -70,6 +71,8 @@ class Roles:
     reference: ModelRole | None
     critic: CriticRole | None
     samplers: SamplerPool
+    restarts: Restarts
+    """Restarts of workers that died."""
 
     @property
     def learners(self) -> dict[str, LearningRole]:
@@ -82,10 +85,10 @@ class Roles:
         return {name: role for name, role in roles.items() if role is not None}
 
     @property
-    def workers(self) -> dict[str, Workers]:
+    def workers(self) -> dict[str, WatchedWorkers]:
         roles = (self.policy, self.reference, self.critic, self.samplers)
-        workers = [role.workers for role in roles if role is not None]
-        return {each.role: each for each in [*workers, *([self.samplers.reward] if self.samplers.reward else [])]}
+        workers = {role.workers.role: role.workers for role in roles if role is not None}
+        return {**workers, **({"reward": self.samplers.reward} if self.samplers.reward else {})}
 
 
 def run(config: OnlineConfig) -> Artifact | None:
@@ -218,9 +221,10 @@ async def start_roles(job: Job, bundles: Bundles, clock: Clock) -> Roles:
         critic = learning(CriticRole, spawn("critic", LearnerWorker), "values", config.critic.optimizer)
         model, settings = config.critic.model or config.model, config.critic
         starts.append(critic.start(spec(model, settings.optimizer, settings.lora, Head.value)))
-    samplers = spawn_samplers(job, spawn)
-    await wait_for_start([*starts, samplers.start(sampler_spec(job), reward_model_spec(job))], config.placement)
-    return Roles(policy=policy, reference=reference, critic=critic, samplers=samplers)
+    restarts = Restarts(config.failover)
+    samplers = spawn_samplers(job, spawn, restarts)
+    await wait_for_start([*starts, samplers.start(sampler_spec(job))], config.placement)
+    return Roles(policy=policy, reference=reference, critic=critic, samplers=samplers, restarts=restarts)
 
 
 async def lay_out(job: Job, roles: Roles) -> Job:
@@ -260,7 +264,7 @@ def assemble(
     sources = (roles.policy if reads_old else None, reference, roles.critic)
     transport = config.weight_sync.transport
     assert transport is not None, "with_transport comes first"
-    return OnlineTrainer(
+    trainer = OnlineTrainer(
         config=config.train,
         packing=packing_of(config.backend, config.placement.policy),
         seed=config.seed,
@@ -275,11 +279,14 @@ def assemble(
         ),
         clock=clock,
         workers=roles.workers,
+        restarts=roles.restarts,
         callbacks=callbacks,
         stop=stop,
         begin=begin,
         next_step=next_step,
     )
+    roles.samplers.follow(trainer.catch_up)
+    return trainer
 
 
 def stop_rules(config: OnlineConfig, log: MetricsLog) -> list[Callback]:

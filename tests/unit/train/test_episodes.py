@@ -18,6 +18,7 @@ from rlhf.environments.sampler import turn_seed
 from rlhf.environments.single_turn import single_turn
 from rlhf.train.batching import Packing, RowGroup, deal
 from rlhf.train.clock import Clock
+from rlhf.train.failover import FailoverConfig, Restarts
 from rlhf.train.learner import Learner
 from rlhf.train.measure import MEASUREMENT_EPOCH, measure
 from rlhf.train.online import OnlineTrainer, TrainConfig
@@ -156,6 +157,7 @@ def make_trainer(environment: Any, **algorithm: Any) -> tuple[OnlineTrainer, Rec
         config=TrainConfig(num_steps=2), packing=Packing(max_tokens=40, packed=True, num_ranks=1), seed=0,
         algorithm=grpo, stream=stream, policy=policy, column_sources=[], learners=[policy], samplers=source,
         weight_sync=WeightSync(), clock=Clock(), workers={}, callbacks=[recorder], stop=Stop(),
+        restarts=Restarts(FailoverConfig()),
     )  # fmt: skip
     return trainer, recorder, backend.model
 
