@@ -55,7 +55,7 @@ async def measure(run: OnlineConfig, transports: list[Transport]) -> dict[Transp
                 # Connects again in each turn, outside the timing: both ends hold one carrier at a time.
                 config = WeightSyncConfig(bucket_bytes=64 << 20)
                 sync = BucketSync(config, transport, Precision.fp32, probe_sequence(job), version, clock)
-                await sync.connect(roles.policy, roles.samplers)
+                await sync.connect(roles.policy, roles.samplers, transport)
                 clock.take()
                 version = await sync.push(roles.policy, roles.samplers) + 1
                 if turn:

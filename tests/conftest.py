@@ -45,7 +45,10 @@ SHARED = {
     ),
 }  # fmt: skip
 """Tests that share what takes a minute to start, in the session of one worker: roles, ranks, a head with its jobs."""
-ONE_BY_ONE = ("chaos/test_offline.py", "chaos/test_runs.py", "chaos/test_stops.py", "chaos/test_sweeps.py")
+ONE_BY_ONE = (
+    "chaos/test_failover.py", "chaos/test_offline.py", "chaos/test_runs.py", "chaos/test_stops.py",
+    "chaos/test_sweeps.py",
+)  # fmt: skip
 """Files whose tests share nothing, and take a minute each."""
 
 ALPHABET = "0123456789+-*=.,:?# abcdefghijklmnopqrstuvwxyz加减乘除等于多少答案是"

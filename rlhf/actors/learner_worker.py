@@ -87,7 +87,9 @@ class LearnerWorker:
         return self.learner.update(shard, loss, lr)
 
     def connect(self, link: Link, rank: int) -> None:
-        """Open this rank's connection to the engines, if it has one."""
+        """Open this rank's connection to the engines, if it has one, and close the one before: engines that wait in a
+        group that has lost a member get an error then."""
+        self.carrier = ObjectStoreCarrier()
         if rank == 0 or carrier_class(link.transport).from_every_rank:
             self.carrier = make_carrier(link, rank=0)
 

@@ -99,6 +99,9 @@ class SamplerWorker:
     ) -> tuple[list[Rollout], list[EpisodeInfo]]:
         return await self.collector.collect(prompt, epoch, requests)
 
+    async def answer(self) -> None:
+        """Return at once: the process lives."""
+
     async def connect(self, link: Link, first_rank: int) -> None:
         await self.engine.connect(link, first_rank)
 

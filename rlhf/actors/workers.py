@@ -15,6 +15,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from rlhf.actors.nodes import nodes_of
 from rlhf.actors.placement import Bundles
 from rlhf.actors.plan import AcceleratorGroup, Plan, RolePlan
+from rlhf.runtimes.protocols import EngineDied
 from rlhf.train.clock import BusyClock, Clock
 from rlhf.train.failover import WorkerDied
 from rlhf.train.lease import Lease
@@ -43,8 +44,12 @@ class Workers:
         lease: Lease,
         clock: Clock,
         known: dict[str, tuple[Workers, int]],
+        *arguments: Any,
+        restarts: int = 0,
     ) -> None:
-        """`known` has the workers and the rank of every actor of the run by its id; these actors are added."""
+        """`known` has the workers and the rank of every actor of the run by its id; these actors are added.
+        `arguments`: those of the actor's constructor. `restarts`: times that Ray itself may start an actor again and
+        repeat its calls, for one without a state of its own."""
         self.accelerators_each = plan.accelerators_per_worker
         self.role, self.phase, self.lease, self.clock = plan.role, plan.phase, lease, clock
         # Ray assigns a fraction of an accelerator to each role that shares it, in units of 1/10000.
@@ -52,9 +57,15 @@ class Workers:
         self.nodes, self.busy = nodes_of(bundles), BusyClock(plan.num_workers)
         # Ray gives a process as many OpenMP threads as it has CPUs.
         num_cpus = group.cpus(int(bundles.bundle_specs[0]["CPU"]))[plan.role]
-        # A restarted actor would have no state, so Ray must not restart it.
-        self.remote_class = ray.remote(num_cpus=num_cpus, num_gpus=share, max_restarts=0)(actor_class)
-        self.bundles, self.known = bundles, known
+        self.remote_class = ray.remote(
+            num_cpus=num_cpus, num_gpus=share, max_restarts=restarts, max_task_retries=restarts
+        )(actor_class)
+        self.arguments, self.bundles, self.known = arguments, bundles, known
+        self.down: set[int] = set()
+        """Ranks whose actor is gone or is being started again: calls to all leave them out."""
+        self.on_death: Callable[[WorkerDied, Any], None] | None = None
+        """Handler of the death of a worker, with its actor, in a call to all, which continues with the others. None:
+        the death ends the call."""
         self.starts: Counter[int] = Counter()
         self.actors = [self.spawn(rank) for rank in range(plan.num_workers)]
 
@@ -68,14 +79,17 @@ class Workers:
             name=f"{self.role}-{rank}{again}",
             # Actors of an earlier stage on this cluster, with the same names, may still be ending.
             namespace=self.bundles.id.hex(),
-        ).remote()
+        ).remote(*self.arguments)
         self.known[actor._actor_id.hex()] = (self, rank)
         return actor
 
     def respawn(self, rank: int) -> None:
         """Put a new actor, which must be started, in the place of one that has died or is to be ended."""
-        ray.kill(self.actors[rank])
+        self.kill(rank)
         self.actors[rank] = self.spawn(rank)
+
+    def kill(self, rank: int) -> None:
+        ray.kill(self.actors[rank])
 
     async def respawn_all(self) -> None:
         """Put new actors, which must be started, in the place of all, since a process group cannot lose a rank. Peers
@@ -101,23 +115,45 @@ class Workers:
 
     async def all(self, call: Callable[[int, Any], Awaitable[T]]) -> list[T]:
         """Run `call(rank, actor)` for all at once, without a lease. The first failure ends the wait."""
-        return await together(*(self.guard(rank, call(rank, actor)) for rank, actor in enumerate(self.actors)))
+        return list((await self.by_rank(call, self.live)).values())
+
+    @property
+    def live(self) -> list[int]:
+        return [rank for rank in range(len(self)) if rank not in self.down]
+
+    async def by_rank(self, call: Callable[[int, Any], Awaitable[T]], ranks: Sequence[int]) -> dict[int, T]:
+        """Run `call(rank, actor)` for these ranks, as `all` does; return the results of those that live."""
+        actors = {rank: self.actors[rank] for rank in ranks}
+        calls = [self.unless_dead(rank, actor, call(rank, actor)) for rank, actor in actors.items()]
+        results = dict(zip(ranks, await together(*calls), strict=True))
+        return {rank: result for rank, found in results.items() for result in found}
+
+    async def unless_dead(self, rank: int, actor: Any, result: Awaitable[T]) -> list[T]:
+        """Return the result; nothing if the worker dies and a handler takes its death."""
+        try:
+            return [await self.guard(rank, result)]
+        except WorkerDied as death:
+            if self.on_death is None or (death.role, death.rank) != (self.role, rank):
+                raise
+            self.on_death(death, actor)
+            return []
 
     async def offload(self) -> None:
         with self.clock(f"offload_{self.role}"):
-            calls = (self.guard(rank, actor.offload.remote()) for rank, actor in enumerate(self.actors))
+            actors = {rank: self.actors[rank] for rank in self.live}
+            calls = (self.unless_dead(rank, actor, actor.offload.remote()) for rank, actor in actors.items())
             outcomes = await asyncio.gather(*calls, return_exceptions=True)
         # A dead worker holds no memory. The next call of the role raises its death.
         failures = [each for each in outcomes if isinstance(each, BaseException) and not isinstance(each, WorkerDied)]
         if failures:
             raise failures[0]
-        left = [each for each in outcomes if isinstance(each, int)]
+        left = [held for each in outcomes if isinstance(each, list) for held in each]
         self.clock.measure(f"bytes_after_offload/{self.role}", max(left, default=0))
 
     async def onload(self) -> None:
         with self.clock(f"onload_{self.role}"):
             held = await self.all(lambda _, actor: actor.onload.remote())
-        self.clock.measure(f"bytes_after_onload/{self.role}", max(held))
+        self.clock.measure(f"bytes_after_onload/{self.role}", max(held, default=0))
 
     async def stream(
         self, method: str, *arguments: Any, from_every_rank: bool = False
@@ -153,7 +189,8 @@ class Workers:
         """Return what the workers used since the last call. An actor class answers `memory()`, in bytes."""
         # The driver only sees its own calls; a reward model is called by the engines' actors.
         busy = None if self.role == "reward" else self.busy.take()
-        return RoleUse(busy=busy, memory_bytes=max(await self.all(lambda _, actor: actor.memory.remote())))
+        memory = await self.all(lambda _, actor: actor.memory.remote())
+        return RoleUse(busy=busy, memory_bytes=max(memory, default=0))
 
     async def guard(self, rank: int, result: Awaitable[T]) -> T:
         """Return the result, or raise an error with the failed worker and its node."""
@@ -162,7 +199,10 @@ class Workers:
                 return await result
         # Checked first: the error of a worker whose peer died is also a RayActorError.
         except RayTaskError as error:
-            if own := own_error(error):
+            own = own_error(error)
+            if isinstance(own, EngineDied):
+                raise WorkerDied(f"{self.who(rank)} failed: {own}", self.role, rank) from None
+            if own:
                 raise own from None
             if isinstance(error.cause, RayActorError):
                 workers, rank = self.known.get(error.cause.actor_id, (self, rank))
@@ -210,10 +250,12 @@ class Spawner:
         self.leases = {group: Lease() for group in plan.groups}
         self.known: dict[str, tuple[Workers, int]] = {}
 
-    def __call__(self, role: str, actor_class: type) -> Workers:
+    def __call__(self, role: str, actor_class: type, *arguments: Any, restarts: int = 0) -> Workers:
+        """`arguments`, `restarts`: see `Workers`."""
         group = self.plan.group_of(role)
+        place = (group, self.bundles[group], self.leases[group])
         plan = self.plan.role(role)
-        return Workers(plan, actor_class, group, self.bundles[group], self.leases[group], self.clock, self.known)
+        return Workers(plan, actor_class, *place, self.clock, self.known, *arguments, restarts=restarts)
 
 
 async def unless_one_fails(work: Awaitable[T], others: Sequence[asyncio.Task[None]]) -> T:

@@ -18,7 +18,7 @@ from vllm.lora.request import LoRARequest
 from vllm.outputs import RequestOutput
 from vllm.v1.engine.llm_engine import LLMEngine
 
-from rlhf.types import RunError
+from rlhf.runtimes.protocols import EngineDied
 
 T = TypeVar("T")
 WAKE_INTERVAL_S = 1.0
@@ -107,8 +107,8 @@ class EngineThread:
             self.requests.pop(request_id, None)
         self.engine.abort_request(list(request_ids))
 
-    def death(self) -> RunError:
-        return RunError(f"the vLLM engine died: {type(self.error).__name__}: {self.error}; resume the run")
+    def death(self) -> EngineDied:
+        return EngineDied(f"the vLLM engine died: {type(self.error).__name__}: {self.error}")
 
     async def do(self, work: Callable[[], T]) -> T:
         """Run `work` on the engine's thread, between two steps."""

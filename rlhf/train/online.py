@@ -22,6 +22,7 @@ Order of calls; data that stays in the object store and is passed by reference i
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -56,6 +57,9 @@ class Policy(ColumnSource, LearningRole, Protocol):
 class WeightSync(Protocol):
     async def push(self, policy: Any, samplers: Any) -> int:
         """Give the engines the policy's weights; returns their version."""
+
+    async def catch_up(self, policy: Any, samplers: Any, rank: int) -> None:
+        """Give an engine that was started again the current version, if it has not got it by a push."""
 
 
 class WatchedWorkers(Protocol):
@@ -131,10 +135,13 @@ class OnlineTrainer:
     needs them. None: nothing is to do."""
     next_step: int = 0
     skipped_steps: int = field(default=0, init=False)
+    at_rest: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
+    """Held while the policy's weights change and are pushed."""
 
     async def fit(self) -> None:
         """Train. Raises Stopped between two steps; what was sampled of the next one is abandoned."""
-        self.stream.admit(await self.weight_sync.push(self.policy, self.samplers))
+        async with self.at_rest:
+            self.stream.admit(await self.weight_sync.push(self.policy, self.samplers))
         # The start belongs to no step.
         self.clock.take()
         await self.use()
@@ -143,8 +150,9 @@ class OnlineTrainer:
             with self.clock("step"):
                 with self.clock("rollout"):
                     groups = await self.stop.before(self.stream.groups())
-                await self.samplers.expect_weights()
-                stats = await self.step(groups)
+                async with self.at_rest:
+                    await self.samplers.expect_weights()
+                    stats = await self.step(groups)
             self.stop_if_stuck(stats)
             self.adapt(stats, groups)
             report = StepReport(
@@ -171,6 +179,11 @@ class OnlineTrainer:
         results = await together(*(role.update(batch) for role in self.learners))
         self.stream.admit(await self.weight_sync.push(self.policy, self.samplers))
         return merge([*results, stats])
+
+    async def catch_up(self, rank: int) -> None:
+        """Bring an engine that was started again to the current version of the weights, once they are at rest."""
+        async with self.at_rest:
+            await self.weight_sync.catch_up(self.policy, self.samplers, rank)
 
     async def use(self) -> dict[str, RoleUse]:
         uses = await together(*(workers.use() for workers in self.workers.values()))

@@ -18,11 +18,11 @@ from tests.chaos.head import DEADLINE_S
 
 FAULTY = Path(__file__).parent / "faulty_rewards.py"
 ASKS_AGAIN = Path(__file__).parents[1] / "e2e" / "environments.py:AsksAgain"
-TIMING = ("seconds/", "tokens_per_second", "busy/", "memory_bytes/", "bytes_after_")
+TIMING = ("restarts/", "seconds/", "tokens_per_second", "busy/", "memory_bytes/", "bytes_after_")
 
 
 def figures(folder: Path) -> list[dict[str, float]]:
-    """Metrics without what the clock says."""
+    """Metrics without what the clock and dead workers say."""
     return [{k: v for k, v in row.items() if not k.startswith(TIMING)} for row in metrics(folder)]
 
 

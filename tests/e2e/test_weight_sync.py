@@ -49,6 +49,12 @@ class EngineActor:
             await self.engine.load(dataclasses.replace(others[1], checksum="another"))
         await self.load(buckets, version)
 
+    async def load_and_stop(self, buckets: list[Any]) -> None:
+        """Load a part of a version that never ends, as when its sender dies."""
+        await self.engine.load_begin()
+        for bucket in buckets:
+            await self.engine.load(bucket)
+
     async def load_one_by_one(self, buckets: list[Any], version: int) -> int:
         """The most buckets whose bytes were held at once, each being given up as soon as it was loaded."""
         sent: list[weakref.ref[np.ndarray]] = []
@@ -107,6 +113,20 @@ def test_a_sync_that_lost_its_sender_is_begun_again(engine: tuple[Any, str]) -> 
     completion = ray.get(actor.generate.remote(prompt, Sampling(temperature=TEMPERATURE, max_tokens=24, seed=1)))
     assert set(completion.versions.tolist()) == {3}
     assert_sampled_from(learner, prompt, completion, temperature=TEMPERATURE, banned=[0, 2])
+
+
+@pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
+def test_a_version_replaces_one_that_was_begun_and_not_finished(engine: tuple[Any, str], share: float) -> None:
+    import ray
+
+    actor, model = engine
+    abandoned, learner = perturbed(model, 0.1), perturbed(model, 0.03)
+    buckets = buckets_of(abandoned, 60_000)
+    ray.get(actor.load_and_stop.remote(buckets[: int(share * len(buckets))]))
+    ray.get(actor.load.remote(buckets_of(learner, 60_000), 5))
+    completion = ray.get(actor.generate.remote([5, 6, 7], Sampling(temperature=TEMPERATURE, max_tokens=24, seed=1)))
+    assert set(completion.versions.tolist()) == {5}
+    assert_sampled_from(learner, [5, 6, 7], completion, temperature=TEMPERATURE, banned=[0, 2])
 
 
 def test_a_rollout_does_not_depend_on_what_is_sampled_beside_it(engine: tuple[Any, str]) -> None:
@@ -221,6 +241,11 @@ def test_a_sync_that_takes_too_long_is_named(run_async: Callable[..., Any]) -> N
             yield
 
     class ReadySamplers:
+        members = frozenset({(0, 1)})
+
+        def choose_receivers(self, ranks: None) -> None:
+            """The only engine."""
+
         async def load_begin(self) -> None:
             pass
 

@@ -3,27 +3,37 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
 from rlhf.actors.placement import Bundles
 from rlhf.actors.plan import PlacementConfig
+from rlhf.actors.reward_role import RewardRole
 from rlhf.actors.reward_worker import RewardModelSpec, RewardModelWorker
-from rlhf.actors.roles import SamplerPool
+from rlhf.actors.sampler_pool import SamplerPool
 from rlhf.actors.sampler_worker import SamplerSpec, SamplerWorker
 from rlhf.actors.workers import Spawner
 from rlhf.lookup import with_absolute_path
 from rlhf.runtimes.transport import AdapterForm
+from rlhf.stages.console import CONSOLE
 from rlhf.stages.online.job import Job
 from rlhf.train.clock import Clock
+from rlhf.train.failover import Restarts
 from rlhf.train.together import together
 from rlhf.types import RunError
 
 
-def spawn_samplers(job: Job, spawn: Spawner) -> SamplerPool:
-    reward = spawn("reward", RewardModelWorker) if job.plan.has("reward") else None
-    return SamplerPool(spawn("sampler", SamplerWorker), reward)
+def spawn_samplers(job: Job, spawn: Spawner, restarts: Restarts) -> SamplerPool:
+    """Spawn the engines and their reward model, whose deaths count against `restarts`."""
+    tell = functools.partial(CONSOLE.print, markup=False, soft_wrap=True)
+    reward, spec = None, reward_model_spec(job)
+    if spec is not None:
+        workers = spawn("reward", RewardModelWorker, spec, restarts=job.config.failover.rollout_restarts)
+        reward = RewardRole(workers, restarts, tell)
+    engines = spawn("sampler", SamplerWorker)
+    return SamplerPool(engines, reward, restarts, start_timeout_s=job.config.placement.start_timeout_s, tell=tell)
 
 
 def sampler_spec(job: Job) -> SamplerSpec:
@@ -64,8 +74,8 @@ def reward_model_spec(job: Job) -> RewardModelSpec | None:
 @asynccontextmanager
 async def engines(job: Job, bundles: Bundles) -> AsyncIterator[SamplerPool]:
     """Start the engines of a run without training, and close them at the end."""
-    samplers = spawn_samplers(job, Spawner(job.plan, bundles, Clock()))
-    await wait_for_start([samplers.start(sampler_spec(job), reward_model_spec(job))], job.config.placement)
+    samplers = spawn_samplers(job, Spawner(job.plan, bundles, Clock()), Restarts(job.config.failover))
+    await wait_for_start([samplers.start(sampler_spec(job))], job.config.placement)
     yield samplers
     await samplers.close()
 

@@ -6,7 +6,8 @@ import functools
 import itertools
 from collections.abc import Mapping
 
-from rlhf.actors.roles import LearningRole, SamplerPool, fetch
+from rlhf.actors.roles import LearningRole, fetch
+from rlhf.actors.sampler_pool import SamplerPool
 from rlhf.config import OnlineConfig
 from rlhf.stages.console import CONSOLE
 from rlhf.stages.model_files import manifest_of, write_tokenizer

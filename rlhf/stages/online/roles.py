@@ -10,13 +10,14 @@ from typing import TypeVar
 from rlhf.actors.learner_worker import LearnerSpec, LearnerWorker
 from rlhf.actors.placement import Bundles
 from rlhf.actors.reference_role import ReferenceRole
-from rlhf.actors.roles import CriticRole, LearningRole, ModelRole, PolicyRole, SamplerPool
+from rlhf.actors.roles import CriticRole, LearningRole, ModelRole, PolicyRole
+from rlhf.actors.sampler_pool import SamplerPool
 from rlhf.actors.workers import Spawner, Workers
 from rlhf.models.heads import Head
 from rlhf.models.lora import LoRAConfig
 from rlhf.runtimes.configs import OptimizerConfig
 from rlhf.stages.console import CONSOLE
-from rlhf.stages.online.engines import reward_model_spec, sampler_spec, spawn_samplers, wait_for_start
+from rlhf.stages.online.engines import sampler_spec, spawn_samplers, wait_for_start
 from rlhf.stages.online.failover import revive
 from rlhf.stages.online.job import Job
 from rlhf.train.clock import Clock
@@ -86,8 +87,8 @@ async def start_roles(job: Job, bundles: Bundles, clock: Clock) -> Roles:
         critic = learning(CriticRole, spawn("critic", LearnerWorker), "values", config.critic.optimizer)
         model, settings = config.critic.model or config.model, config.critic
         starts.append(critic.start(spec(model, settings.optimizer, settings.lora, Head.value)))
-    samplers = spawn_samplers(job, spawn)
-    await wait_for_start([*starts, samplers.start(sampler_spec(job), reward_model_spec(job))], config.placement)
+    samplers = spawn_samplers(job, spawn, restarts)
+    await wait_for_start([*starts, samplers.start(sampler_spec(job))], config.placement)
     return Roles(policy=policy, reference=reference, critic=critic, samplers=samplers, restarts=restarts)
 
 

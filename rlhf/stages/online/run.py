@@ -9,7 +9,8 @@ from dataclasses import replace
 
 from rlhf.actors.nodes import has_accelerators
 from rlhf.actors.placement import Bundles, cluster, reserved
-from rlhf.actors.roles import AdapterOff, SamplerPool, fetch
+from rlhf.actors.roles import AdapterOff, fetch
+from rlhf.actors.sampler_pool import SamplerPool
 from rlhf.actors.weight_sync import BucketSync
 from rlhf.config import OnlineConfig, as_plain
 from rlhf.data.order import PromptOrder
@@ -223,7 +224,7 @@ def assemble(
     sources = (roles.policy if reads_old else None, reference, roles.critic)
     transport = config.weight_sync.transport
     assert transport is not None, "with_transport comes first"
-    return OnlineTrainer(
+    trainer = OnlineTrainer(
         config=config.train,
         packing=packing_of(config.backend, config.placement.policy),
         seed=config.seed,
@@ -244,6 +245,8 @@ def assemble(
         begin=begin,
         next_step=next_step,
     )
+    roles.samplers.follow(trainer.catch_up)
+    return trainer
 
 
 def stop_rules(config: OnlineConfig, log: MetricsLog) -> list[Callback]:
