@@ -94,7 +94,7 @@ def test_an_error_that_a_death_caused_names_the_dead_worker(cluster: None) -> No
     async def lose_a_peer() -> None:
         takers = Spawner(plan, bundles, Clock())("policy", Taker)
         with pytest.raises(RunError, match=r"policy worker 0 on node .* failed: RuntimeError: out of memory") as failed:
-            await takers.all(lambda rank, actor: (actor.take if rank else actor.fail).remote(*[rank][:rank]))
+            await takers.all(lambda rank, actor: actor.take.remote(rank) if rank else actor.fail.remote())
         assert not isinstance(failed.value, WorkerDied), "nobody died"
         with pytest.raises(WorkerDied, match=r"policy worker 1 on node .* died"):
             await takers.all(lambda rank, actor: actor.lose_a_peer.remote(rank))

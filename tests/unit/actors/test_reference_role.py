@@ -47,7 +47,7 @@ async def test_it_is_asked_again_after_each_death() -> None:
 
 async def test_a_spent_budget_raises_the_death() -> None:
     reference, _ = role_of(DyingWorkers(death("reference"), death("reference")), 1)
-    with pytest.raises(WorkerDied, match="failover.learner_restarts=1 leaves no restart"):
+    with pytest.raises(WorkerDied, match=r"failover\.learner_restarts=1 leaves no restart"):
         await reference.use()
 
 
