@@ -221,11 +221,14 @@ class Workers:
         none is noticed within `DEATH_NOTICED_S`."""
         roles = {id(workers): workers for workers, _ in self.known.values()}.values()
         asked = [asyncio.create_task(workers.check_alive(rank)) for workers in roles for rank in range(len(workers))]
-        # A worker that is busy, or hangs, does not answer.
-        answered, waiting = await asyncio.wait(asked, timeout=DEATH_NOTICED_S, return_when=asyncio.FIRST_EXCEPTION)
-        for each in waiting:
-            each.cancel()
-        deaths = [error for each in answered if isinstance(error := each.exception(), WorkerDied)]
+        try:
+            # A worker that is busy, or hangs, does not answer.
+            await asyncio.wait(asked, timeout=DEATH_NOTICED_S, return_when=asyncio.FIRST_EXCEPTION)
+        finally:
+            for each in asked:
+                each.cancel()
+            answers = await asyncio.gather(*asked, return_exceptions=True)
+        deaths = [answer for answer in answers if isinstance(answer, WorkerDied)]
         return deaths[0] if deaths else None
 
     async def check_alive(self, rank: int) -> None:

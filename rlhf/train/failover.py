@@ -54,7 +54,9 @@ class Restarts:
         key, roles = next((key, roles) for key, roles in BUDGETS.items() if death.role in roles)
         allowed = getattr(self.config, key)
         if sum(self.made[role] for role in roles) >= allowed:
-            message = f"{death}; failover.{key}={allowed} leaves no restart: raise it, and resume the run"
+            message = (
+                f"{str(death).rstrip('.')}; failover.{key}={allowed} leaves no restart: raise it, and resume the run"
+            )
             raise WorkerDied(message, death.role, death.rank)
         self.made[death.role] += 1
 
