@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from rlhf.types import InputError
 
@@ -55,3 +56,12 @@ def is_set_path(key: str) -> bool:
 def is_uri(place: str) -> bool:
     """Return whether a text names a server or database, as `http://host:5000` does, and not a folder."""
     return "://" in place
+
+
+def is_http(url: str) -> bool:
+    """Return whether a text is an address of a web server: http or https, a host, and a port that exists if any."""
+    try:
+        parts = urlsplit(str(url))
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is no number, an unclosed bracket
+        return False

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import ray
 
+from rlhf.actors.judge_worker import JudgeOwner
 from rlhf.actors.learner_worker import LearnerSpec
 from rlhf.actors.reward_worker import RewardModelSpec
 from rlhf.actors.sampler_worker import SamplerSpec
@@ -190,18 +191,22 @@ class SamplerPool:
     """The engines. A whole group goes to the least loaded engine, which shares the prompt's cache among its
     rollouts."""
 
-    def __init__(self, workers: Workers, reward: Workers | None = None) -> None:
-        """`reward`: the workers of a reward model, which the engines' actors call when rollouts end."""
-        self.workers, self.reward = workers, reward
+    def __init__(self, workers: Workers, reward: Workers | None = None, judge: JudgeOwner | None = None) -> None:
+        """`reward`: the workers of a reward model, `judge`: a judge behind an endpoint, which the engines' actors call
+        when rollouts end."""
+        self.workers, self.reward, self.judge = workers, reward, judge
         leases = [workers.lease, *([reward.lease] if reward else [])]
         self.leases = list(dict.fromkeys(leases))
         self.load_of: Counter[int] = Counter({rank: 0 for rank in range(len(workers))})
 
     async def start(self, spec: SamplerSpec, reward_spec: RewardModelSpec | None) -> None:
-        judges = self.reward.actors if self.reward else []
+        models = self.reward.actors if self.reward else []
+        judge = self.judge.actor if self.judge else None
+        if self.judge is not None:
+            await self.judge.start()
 
         async def engines() -> None:
-            await self.workers.start(lambda _, actor: actor.start.remote(spec, judges))
+            await self.workers.start(lambda _, actor: actor.start.remote(spec, models, judge))
 
         if self.reward is None:
             return await engines()
@@ -252,9 +257,15 @@ class SamplerPool:
     async def logprobs(self, token_ids: Sequence[int]) -> list[np.ndarray]:
         return await self.workers.each(lambda _, actor: actor.logprobs.remote(token_ids))
 
+    async def take_figures(self) -> dict[str, float]:
+        """Return the judge's metrics since the last call; empty without a judge."""
+        return await self.judge.take_figures() if self.judge else {}
+
     async def close(self) -> None:
-        """End the engines, also while they sleep."""
+        """End the engines, also while they sleep, and then the judge."""
         await self.workers.all(lambda _, actor: actor.close.remote())
+        if self.judge is not None:
+            await self.judge.close()
 
 
 def fetch(references: Sequence[Reference]) -> list[Any]:

@@ -151,7 +151,11 @@ class OnlineTrainer:
                 stats=stats,
                 seconds=self.clock.take(),
                 use=await self.use(),
-                notes={**self.clock.take_figures(), **self.stream.figures()},
+                notes={
+                    **self.clock.take_figures(),
+                    **self.stream.figures(),
+                    **await self.samplers.take_figures(),
+                },
             )
             self.next_step += 1
             ended = any([await callback.on_step(report) for callback in self.callbacks])

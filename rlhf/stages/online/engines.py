@@ -6,7 +6,9 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 
+from rlhf.actors.judge_worker import JudgeOwner
 from rlhf.actors.placement import Bundles
 from rlhf.actors.plan import PlacementConfig
 from rlhf.actors.reward_worker import RewardModelSpec, RewardModelWorker
@@ -20,9 +22,12 @@ from rlhf.train.clock import Clock
 from rlhf.types import RunError
 
 
-def spawn_samplers(job: Job, spawn: Spawner) -> SamplerPool:
+def spawn_samplers(job: Job, spawn: Spawner, ledger_file: Path | None = None) -> SamplerPool:
+    """Spawn engines and what scores their rollouts. `ledger_file`: where a judge accounts for its cost."""
     reward = spawn("reward", RewardModelWorker) if job.plan.has("reward") else None
-    return SamplerPool(spawn("sampler", SamplerWorker), reward)
+    config = job.config.reward.judge
+    judge = JudgeOwner(config, ledger_file) if config.url is not None else None
+    return SamplerPool(spawn("sampler", SamplerWorker), reward, judge)
 
 
 def sampler_spec(job: Job) -> SamplerSpec:

@@ -184,10 +184,10 @@ async def start_and_verify(
     job: Job, folder: RunFolder, bundles: Bundles, clock: Clock
 ) -> tuple[Roles, Artifact | None]:
     """Return the roles, and the checkpoint to continue from, which is verified while models load."""
-    return await asyncio.gather(start_roles(job, bundles, clock), asyncio.to_thread(folder.newest_checkpoint))
+    return await asyncio.gather(start_roles(job, folder, bundles, clock), asyncio.to_thread(folder.newest_checkpoint))
 
 
-async def start_roles(job: Job, bundles: Bundles, clock: Clock) -> Roles:
+async def start_roles(job: Job, folder: RunFolder, bundles: Bundles, clock: Clock) -> Roles:
     """Start the actors and load the models, all roles concurrently. Raises RunError after the deadline."""
     config, algorithm, spawn = job.config, job.algorithm, Spawner(job.plan, bundles, clock)
 
@@ -217,7 +217,7 @@ async def start_roles(job: Job, bundles: Bundles, clock: Clock) -> Roles:
         critic = learning(CriticRole, spawn("critic", LearnerWorker), "values", config.critic.optimizer)
         model, settings = config.critic.model or config.model, config.critic
         starts.append(critic.start(spec(model, settings.optimizer, settings.lora, Head.value)))
-    samplers = spawn_samplers(job, spawn)
+    samplers = spawn_samplers(job, spawn, folder.judge_ledger)
     await wait_for_start([*starts, samplers.start(sampler_spec(job), reward_model_spec(job))], config.placement)
     return Roles(policy=policy, reference=reference, critic=critic, samplers=samplers)
 

@@ -106,6 +106,9 @@ class Source:
     async def expect_weights(self) -> None:
         pass
 
+    async def take_figures(self) -> dict[str, float]:
+        return {}
+
 
 @dataclass
 class Policy:
