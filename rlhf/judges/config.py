@@ -118,7 +118,7 @@ class JudgeConfig:
             )
 
     def api_key(self) -> SecretStr | None:
-        """Return the key from the environment of this process. Raises InputError if it is not there."""
+        """Return the key from the environment of this process. Raises InputError if it is missing."""
         if self.api_key_env is None:
             return None
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.api_key_env):

@@ -21,7 +21,7 @@ END_OF_THINKING = "</think>"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What is rated, and what it answers."""
+    """An answer to rate, with the dialogue that it ends."""
 
     dialogue: Sequence[Message]
     """Messages before the answer."""
