@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import ray
 
+from rlhf.actors.judge_worker import JudgeOwner
 from rlhf.actors.reward_role import RewardRole
 from rlhf.actors.sampler_worker import SamplerSpec
 from rlhf.actors.workers import Workers
@@ -41,13 +42,14 @@ class SamplerPool:
         workers: Workers,
         reward: RewardRole | None,
         restarts: Restarts,
+        judge: JudgeOwner | None = None,
         *,
         start_timeout_s: float,
         tell: Callable[[str], None],
     ) -> None:
-        """`reward`: the reward model, which the engines' actors call when rollouts end. `start_timeout_s`: deadline of
-        an engine that is started again."""
-        self.workers, self.reward, self.restarts = workers, reward, restarts
+        """`reward`: the reward model, `judge`: a judge behind an endpoint, which the engines' actors call when rollouts
+        end. `start_timeout_s`: deadline of an engine that is started again."""
+        self.workers, self.reward, self.restarts, self.judge = workers, reward, restarts, judge
         self.start_timeout_s, self.tell = start_timeout_s, tell
         leases = [workers.lease, *([reward.workers.lease] if reward else [])]
         self.leases = list(dict.fromkeys(leases))
@@ -62,6 +64,8 @@ class SamplerPool:
 
     async def start(self, spec: SamplerSpec) -> None:
         self.spec = spec
+        if self.judge is not None:
+            await self.judge.start()
 
         async def engines() -> None:
             await self.workers.start(lambda _, actor: self.start_one(actor))
@@ -76,7 +80,8 @@ class SamplerPool:
             await engines()
 
     def start_one(self, actor: Any) -> Awaitable[None]:
-        return actor.start.remote(self.spec, self.reward.workers.actors if self.reward else [])
+        models = self.reward.workers.actors if self.reward else []
+        return actor.start.remote(self.spec, models, self.judge.actor if self.judge else None)
 
     async def collect(self, prompt: Prompt, epoch: int, requests: Sequence[Sampling]) -> Group:
         """Return the prompt's group; if its engine dies, from another. Raises WorkerDied without a restart left."""
@@ -229,11 +234,17 @@ class SamplerPool:
     def on_receivers(self, call: Callable[[int, Any], Awaitable[Any]]) -> Awaitable[dict[int, Any]]:
         return self.workers.by_rank(call, sorted(self.receivers))
 
+    async def take_figures(self) -> dict[str, float]:
+        """Return the judge's metrics since the last call; empty without a judge."""
+        return await self.judge.take_figures() if self.judge else {}
+
     async def close(self) -> None:
-        """End the engines, also while they sleep or start."""
+        """End the engines, also while they sleep or start, and then the judge."""
         self.closing = True
         for task in self.tasks.values():
             task.cancel()
         for rank in self.fleet.ranks(State.down):
             self.workers.kill(rank)
         await self.workers.all(lambda _, actor: actor.close.remote())
+        if self.judge is not None:
+            await self.judge.close()

@@ -69,6 +69,9 @@ class BucketSync:
                 with self.clock("weight_probe"):
                     await self.verify(policy, samplers, version)
         except TimeoutError:
+            # The others of a collective may wait for a dead one.
+            if death := await policy.workers.death_in_the_run():
+                raise death from None
             raise RunError(
                 f"weight sync: version {version} was not on all engines within weight_sync.timeout_s="
                 f"{self.config.timeout_s:g}; look for a stuck learner rank or engine, then resume the run"

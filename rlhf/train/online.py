@@ -166,6 +166,7 @@ class OnlineTrainer:
                     **self.clock.take_figures(),
                     **self.stream.figures(),
                     **self.restarts.figures(self.workers),
+                    **await self.samplers.take_figures(),
                 },
             )
             self.next_step += 1

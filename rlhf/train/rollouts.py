@@ -60,20 +60,20 @@ class RolloutCollector:
     environment_name: str
     """The environment as the user gave it, for messages."""
     rewards: Rewards | None
-    """None: the judge alone scores."""
+    """None: the judges alone score."""
     run_seed: int
     max_attempts: int
     """Most attempts at an episode whose environment raises."""
-    judge: GroupJudge | None = None
-    """A reward model. None: there is none."""
+    judges: Sequence[GroupJudge] = ()
+    """A reward model, and a judge behind an endpoint, if there are any."""
 
     async def collect(
         self, prompt: Prompt, epoch: int, requests: Sequence[Sampling]
     ) -> tuple[list[Rollout], list[EpisodeInfo]]:
         """The group of one prompt: the rows of all its episodes, and the episodes in the order of `requests`."""
         played = await asyncio.gather(*(self.play(prompt, epoch, i, request) for i, request in enumerate(requests)))
-        if self.judge is not None:
-            await self.judge.judge(prompt, [episode for episode, has_own_score in played if not has_own_score])
+        for judge in self.judges:
+            await judge.judge(prompt, [episode for episode, has_own_score in played if not has_own_score])
         rows: list[Rollout] = []
         infos: list[EpisodeInfo] = []
         for i, ((episode, _), request) in enumerate(zip(played, requests, strict=True)):

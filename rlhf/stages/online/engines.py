@@ -7,7 +7,9 @@ import functools
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 
+from rlhf.actors.judge_worker import JudgeOwner
 from rlhf.actors.placement import Bundles
 from rlhf.actors.plan import PlacementConfig
 from rlhf.actors.reward_role import RewardRole
@@ -25,15 +27,22 @@ from rlhf.train.together import together
 from rlhf.types import RunError
 
 
-def spawn_samplers(job: Job, spawn: Spawner, restarts: Restarts) -> SamplerPool:
-    """Spawn the engines and their reward model, whose deaths count against `restarts`."""
+def spawn_samplers(job: Job, spawn: Spawner, restarts: Restarts, ledger_file: Path | None = None) -> SamplerPool:
+    """Spawn engines and what scores their rollouts; deaths count against `restarts`. `ledger_file`: where a judge
+    accounts for its cost."""
     tell = functools.partial(CONSOLE.print, markup=False, soft_wrap=True)
-    reward, spec = None, reward_model_spec(job)
+    reward, spec, judge = None, reward_model_spec(job), job.config.reward.judge
     if spec is not None:
         workers = spawn("reward", RewardModelWorker, spec, restarts=job.config.failover.rollout_restarts)
         reward = RewardRole(workers, restarts, tell)
-    engines = spawn("sampler", SamplerWorker)
-    return SamplerPool(engines, reward, restarts, start_timeout_s=job.config.placement.start_timeout_s, tell=tell)
+    return SamplerPool(
+        spawn("sampler", SamplerWorker),
+        reward,
+        restarts,
+        JudgeOwner(judge, ledger_file) if judge.url is not None else None,
+        start_timeout_s=job.config.placement.start_timeout_s,
+        tell=tell,
+    )
 
 
 def sampler_spec(job: Job) -> SamplerSpec:

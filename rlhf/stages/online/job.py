@@ -71,6 +71,7 @@ def prepare(config: OnlineConfig) -> Job:
     """Check the input and load everything that needs no accelerator."""
     if config.reward.functions:
         load_reward(config.reward)
+    config.reward.judge.api_key()
     if config.sampler.engine != VLLM:
         find_engine(config.sampler.engine)
     find_environment(config.environment, config.environment_options)

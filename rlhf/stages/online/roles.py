@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TypeVar
 
 from rlhf.actors.learner_worker import LearnerSpec, LearnerWorker
@@ -55,8 +56,11 @@ class Roles:
         return {**self.models, "sampler": self.samplers.workers, **({"reward": reward} if reward else {})}
 
 
-async def start_roles(job: Job, bundles: Bundles, clock: Clock) -> Roles:
-    """Start the actors and load the models, all roles concurrently. Raises RunError after the deadline."""
+async def start_roles(job: Job, bundles: Bundles, clock: Clock, ledger_file: Path | None = None) -> Roles:
+    """Start the actors and load the models, all roles concurrently. Raises RunError after the deadline.
+
+    `ledger_file`: where a judge accounts for its cost.
+    """
     config, algorithm, spawn = job.config, job.algorithm, Spawner(job.plan, bundles, clock)
     restarts = Restarts(config.failover)
 
@@ -87,7 +91,7 @@ async def start_roles(job: Job, bundles: Bundles, clock: Clock) -> Roles:
         critic = learning(CriticRole, spawn("critic", LearnerWorker), "values", config.critic.optimizer)
         model, settings = config.critic.model or config.model, config.critic
         starts.append(critic.start(spec(model, settings.optimizer, settings.lora, Head.value)))
-    samplers = spawn_samplers(job, spawn, restarts)
+    samplers = spawn_samplers(job, spawn, restarts, ledger_file)
     await wait_for_start([*starts, samplers.start(sampler_spec(job))], config.placement)
     return Roles(policy=policy, reference=reference, critic=critic, samplers=samplers, restarts=restarts)
 

@@ -160,11 +160,10 @@ async def attempt(
 
 
 async def recover(job: Job, folder: RunFolder, roles: Roles, death: WorkerDied) -> Artifact | None:
-    """Start the group of a dead learner again. Return the checkpoint from which the run continues; None: it begins
-    again, and so does every learner."""
+    """Start the learners again after the death of one: another may be in the middle of an update. Return the checkpoint
+    from which the run continues; None: it begins again."""
     checkpoint = await asyncio.to_thread(folder.newest_checkpoint)
-    moved = [roles.learners[death.role]] if checkpoint else list(roles.learners.values())
-    seconds = await start_again(moved, job.config.placement)
+    seconds = await start_again(list(roles.learners.values()), job.config.placement)
     place = f"the run continues from {checkpoint.folder}" if checkpoint else "the run begins again"
     say(death, f"started again in {seconds:.1f} s, and {place}")
     return checkpoint
@@ -194,7 +193,8 @@ async def start_and_verify(
     job: Job, folder: RunFolder, bundles: Bundles, clock: Clock
 ) -> tuple[Roles, Artifact | None]:
     """Return the roles, and the checkpoint to continue from, which is verified while models load."""
-    return await asyncio.gather(start_roles(job, bundles, clock), asyncio.to_thread(folder.newest_checkpoint))
+    start = start_roles(job, bundles, clock, folder.judge_ledger)
+    return await asyncio.gather(start, asyncio.to_thread(folder.newest_checkpoint))
 
 
 def with_transport(job: Job) -> Job:

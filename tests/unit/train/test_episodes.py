@@ -107,6 +107,9 @@ class Source:
     async def expect_weights(self) -> None:
         pass
 
+    async def take_figures(self) -> dict[str, float]:
+        return {}
+
 
 @dataclass
 class Policy:
@@ -366,7 +369,7 @@ async def test_a_judge_gets_the_episodes_that_the_environment_did_not_score():
 
     trainer, _, _ = make_trainer(two_rows)
     collector = trainer.samplers.collector
-    collector.judge = Judge()
+    collector.judges = [Judge()]
     _, infos = await collector.collect(PROMPTS[0], 0, [SAMPLING] * 40)
     values = [info.score.value if isinstance(info.score, Score) else None for info in infos]
     assert set(values) == {-1.0, 7.0, None}
