@@ -33,6 +33,7 @@ from rlhf.stages.online.results import (
     save_and_conclude,
     validation_of,
 )
+from rlhf.stages.online.teacher import with_own_rows
 from rlhf.stages.start import as_first_started, check_machines
 from rlhf.stages.tracking import metrics_log
 from rlhf.train.artifact import Artifact, open_artifact
@@ -67,6 +68,7 @@ class Roles:
 
     policy: PolicyRole
     reference: ModelRole | None
+    teacher: ModelRole | None
     critic: CriticRole | None
     samplers: SamplerPool
 
@@ -77,13 +79,12 @@ class Roles:
     @property
     def models(self) -> dict[str, ModelRole]:
         """Models that compute columns of micro-batches."""
-        roles = {"policy": self.policy, "reference": self.reference, "critic": self.critic}
+        roles = {"policy": self.policy, "reference": self.reference, "teacher": self.teacher, "critic": self.critic}
         return {name: role for name, role in roles.items() if role is not None}
 
     @property
     def workers(self) -> dict[str, Workers]:
-        roles = (self.policy, self.reference, self.critic, self.samplers)
-        workers = [role.workers for role in roles if role is not None]
+        workers = [role.workers for role in [*self.models.values(), self.samplers]]
         return {each.role: each for each in [*workers, *([self.samplers.reward] if self.samplers.reward else [])]}
 
 
@@ -208,10 +209,15 @@ async def start_roles(job: Job, bundles: Bundles, clock: Clock) -> Roles:
 
     policy = learning(PolicyRole, spawn("policy", LearnerWorker), "old_logprobs", config.optimizer)
     starts = [policy.start(spec(config.model, config.optimizer, config.lora))]
-    reference = critic = None
+    reference = teacher = critic = None
     if job.plan.has("reference"):
         reference = ModelRole(spawn("reference", LearnerWorker), "ref_logprobs", clock)
         starts.append(reference.start(spec(config.model, None, LoRAConfig())))
+    if job.plan.has("teacher"):
+        assert config.teacher.model is not None, "plan_teacher refuses to plan it"
+        teacher = ModelRole(spawn("teacher", LearnerWorker), "teacher_logprobs", clock)
+        frozen = spec(config.teacher.model, None, LoRAConfig())
+        starts.append(teacher.start(with_own_rows(frozen, job.tokenizer, job.stop_token_ids)))
     if job.plan.has("critic"):
         policy.first_step = config.critic.warmup_steps
         critic = learning(CriticRole, spawn("critic", LearnerWorker), "values", config.critic.optimizer)
@@ -219,7 +225,7 @@ async def start_roles(job: Job, bundles: Bundles, clock: Clock) -> Roles:
         starts.append(critic.start(spec(model, settings.optimizer, settings.lora, Head.value)))
     samplers = spawn_samplers(job, spawn)
     await wait_for_start([*starts, samplers.start(sampler_spec(job), reward_model_spec(job))], config.placement)
-    return Roles(policy=policy, reference=reference, critic=critic, samplers=samplers)
+    return Roles(policy=policy, reference=reference, teacher=teacher, critic=critic, samplers=samplers)
 
 
 async def lay_out(job: Job, roles: Roles) -> Job:
@@ -256,7 +262,7 @@ def assemble(
     reads_old = config.train.updates_per_step > 1 or config.algorithm.reads_old_logprobs
     within = config.lora.enabled and config.algorithm.reads_reference
     reference = AdapterOff(roles.policy) if within else roles.reference
-    sources = (roles.policy if reads_old else None, reference, roles.critic)
+    sources = (roles.policy if reads_old else None, reference, roles.teacher, roles.critic)
     transport = config.weight_sync.transport
     assert transport is not None, "with_transport comes first"
     return OnlineTrainer(
