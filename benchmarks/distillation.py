@@ -2,8 +2,8 @@
 
 `python benchmarks/distillation.py [SEED...]`: the quickstart's task, numbers written backwards, on this machine. The
 teacher learns by SFT and GRPO. For each seed a student gets a little SFT, then is trained twice from there: on its own
-samples with the teacher's logprobs, and by SFT on answers that the teacher sampled for the same training prompts, with as
-many sampled tokens, rows and optimiser steps. Prints the success on held-out numbers with 95 % intervals over prompts.
+samples with the teacher's logprobs, and by SFT on answers that the teacher sampled for the same training prompts, with
+as many sampled tokens and optimiser steps. Prints the success on held-out numbers with 95 % intervals over prompts.
 Finished parts in `outputs/distillation` are used again.
 """
 

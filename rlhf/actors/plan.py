@@ -28,8 +28,8 @@ class PlacementConfig:
     reward: int | None = None
     """Copies of the reward model, one accelerator each. None: 1 if `reward.model` is set."""
     colocate: list[list[str]] = field(default_factory=list)
-    """Roles that share accelerators, as lists of policy, reference, teacher, critic, reward and sampler. They take turns: an
-    idle role releases its memory. Roles in no list have their own accelerators."""
+    """Roles that share accelerators, as lists of policy, reference, teacher, critic, reward and sampler. They take
+    turns: an idle role releases its memory. Roles in no list have their own accelerators."""
     num_nodes: int | None = None
     """Number of nodes that the run is planned for, checked before Ray starts. None: the cluster's, checked there."""
     accelerators_per_node: int | None = None

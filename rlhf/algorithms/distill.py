@@ -1,5 +1,5 @@
-"""On-policy distillation: the student learns from a teacher's logprobs of the student's own samples (Agarwal et al. 2024,
-GKD; Gu et al. 2024, MiniLLM; Thinking Machines 2025, "On-Policy Distillation")."""
+"""On-policy distillation: the student learns from a teacher's logprobs of the student's own samples (Agarwal et al.
+2024, GKD; Gu et al. 2024, MiniLLM; Thinking Machines 2025, "On-Policy Distillation")."""
 
 from __future__ import annotations
 
@@ -42,8 +42,9 @@ class OnPolicyDistillationConfig(AlgorithmConfig):
             raise InputError(f"algorithm.reward_coef={self.reward_coef}: must not be negative; 0 leaves the reward out")
         if self.reward_coef and self.group_size < 2:
             raise InputError(
-                f"algorithm.reward_coef={self.reward_coef}, algorithm.group_size={self.group_size}: a reward's baseline "
-                "is the mean of the others of its group; set algorithm.group_size to at least 2, or the coefficient to 0"
+                f"algorithm.reward_coef={self.reward_coef}, algorithm.group_size={self.group_size}: a reward's "
+                "baseline is the mean of the others of its group; set algorithm.group_size to at least 2, or the "
+                "coefficient to 0"
             )
 
     def build(self, sampling: Sampling) -> OnPolicyDistillation:

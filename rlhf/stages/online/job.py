@@ -173,11 +173,7 @@ def check_sharing(config: OnlineConfig, plan: Plan) -> None:
                 f"placement.colocate has {group.name}, backend.zero_stage={config.backend.zero_stage}: a learner that "
                 "shares accelerators releases its memory through ZeRO 3; set backend.zero_stage=3"
             )
-        if (
-            "sampler" in names
-            and {"policy", "critic", "reference", "teacher"} & set(names)
-            and config.stream.max_staleness > 0
-        ):
+        if "sampler" in names and set(names) - {"sampler", "reward"} and config.stream.max_staleness > 0:
             raise InputError(
                 f"placement.colocate has {group.name}, stream.max_staleness={config.stream.max_staleness}: engines "
                 "that take turns cannot sample ahead; set stream.max_staleness=0, or remove the sampler from the list"

@@ -84,7 +84,7 @@ class Roles:
 
     @property
     def workers(self) -> dict[str, Workers]:
-        workers = [role.workers for role in [*self.models.values(), self.samplers]]
+        workers = [*(role.workers for role in self.models.values()), self.samplers.workers]
         return {each.role: each for each in [*workers, *([self.samplers.reward] if self.samplers.reward else [])]}
 
 
