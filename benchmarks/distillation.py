@@ -58,7 +58,7 @@ def untrained(num_layers: int, seed: int) -> Path:
 
 def teacher() -> Path:
     base = fine_tuned(untrained(4, 0), FOLDER / "teacher_sft", f"data.path={FOLDER}/train.jsonl", "train.num_steps=90")
-    words = ["train.num_steps=80", "stop_at_reward=null", "algorithm.measure_kl=false"]
+    words = ["train.num_steps=30", "stop_at_reward=0.99", "optimizer.lr=2e-4", "algorithm.measure_kl=false"]
     run.run(online_config(f"model={base}", f"output={FOLDER}/teacher", *words))
     return FOLDER / "teacher/model"
 
