@@ -30,7 +30,7 @@ from rlhf.stages.online import evaluate, run
 from rlhf.stages.online.job import plan_roles, prepare
 
 FOLDER = Path("outputs/distillation")
-NUM_STEPS, PROMPTS_PER_STEP, GROUP_SIZE, NUM_MINIBATCHES = 60, 64, 4, 4
+NUM_STEPS, PROMPTS_PER_STEP, GROUP_SIZE, NUM_MINIBATCHES = 40, 64, 4, 4
 CHUNK = 256
 """Prompts that the teacher answers at once."""
 
@@ -68,16 +68,28 @@ def distillation(student: Path, teacher: Path, seed: int) -> OnlineConfig:
         "algorithm=distill", "algorithm.measure_kl=false", f"algorithm.group_size={GROUP_SIZE}",
         f"model={student}", f"teacher.model={teacher}", f"output={FOLDER}/distilled_{seed}", f"seed={seed}",
         "stop_at_reward=null", f"train.num_steps={NUM_STEPS}", f"train.num_minibatches={NUM_MINIBATCHES}",
-        f"stream.prompts_per_step={PROMPTS_PER_STEP}",
+        f"stream.prompts_per_step={PROMPTS_PER_STEP}", "placement.policy=1",
     )  # fmt: skip
+
+
+def metrics(run_folder: Path, name: str) -> list[dict[str, float]]:
+    """Return the rows of a run's metrics that have the metric `name`."""
+    lines = (run_folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [row for row in map(json.loads, lines) if name in row]
+
+
+def successes(run_folder: Path) -> list[Estimate]:
+    """Return the success on held-out prompts at each validation of a run, from before the first step."""
+    name = "validation/success"
+    rows = metrics(run_folder, name)
+    return [Estimate(mean=row[name], low=row[f"{name}_low"], high=row[f"{name}_high"]) for row in rows]
 
 
 def tokens_sampled(run_folder: Path) -> int:
     """Return the tokens that the student sampled in training."""
-    rows = [json.loads(line) for line in (run_folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    steps = [row["completion_tokens"] for row in rows if "completion_tokens" in row]
+    steps = metrics(run_folder, "completion_tokens")
     assert len(steps) == NUM_STEPS
-    return round(sum(steps) * PROMPTS_PER_STEP * GROUP_SIZE)
+    return round(sum(row["completion_tokens"] for row in steps) * PROMPTS_PER_STEP * GROUP_SIZE)
 
 
 def answers(teacher: Path, seed: int) -> Iterator[tuple[str, list[int]]]:
@@ -114,35 +126,38 @@ def write_answers(teacher: Path, file: Path, seed: int, num_tokens: int) -> int:
     return len(rows)
 
 
-def success(model: Path) -> Estimate:
-    """Return the share of right answers to the held-out numbers, 16 samples each."""
-    words = [f"model={model}", f"output={FOLDER}/unused", "validation.samples_per_prompt=16"]
-    return evaluate.run(online_config(*words)).success
+def compared(taught: Path, seed: int) -> list[str]:
+    """Train the students of a seed. Return their success in words."""
+    few = ["train.num_steps=25", f"seed={seed}", "placement.policy=1"]
+    base = fine_tuned(untrained(2, seed), FOLDER / f"student_{seed}", f"data.path={FOLDER}/train.jsonl", *few)
+    run.run(distillation(base, taught, seed))
+    folder = FOLDER / f"distilled_{seed}"
+    num_tokens, file, num_updates = (
+        tokens_sampled(folder),
+        FOLDER / f"answers_{seed}.jsonl",
+        NUM_STEPS * NUM_MINIBATCHES,
+    )
+    num_rows = write_answers(taught, file, seed, num_tokens)
+    words = [f"train.num_steps={num_updates}", f"train.rows_per_step={num_rows // num_updates}", *few[1:]]
+    imitated = fine_tuned(base, FOLDER / f"sft_{seed}", f"data.path={file}", *words)
+    before, *during, after = successes(folder)
+    sft_success = evaluate.run(online_config(f"model={imitated}", f"output={FOLDER}/unused")).success
+    return [
+        f"seed {seed}, {num_tokens} sampled tokens, {num_updates} updates",
+        f"  student, two layers, before: {before}",
+        f"  distilled on its own samples: {after}; on the way {', '.join(f'{each.mean:.3f}' for each in during)}",
+        f"  SFT on the teacher's samples: {sft_success}",
+    ]
 
 
 def main() -> None:
     seeds = [int(word) for word in sys.argv[1:]] or [0]
     write_numbers(FOLDER)
-    lines = []
     with cluster(plan_roles(distillation(untrained(2, 0), untrained(4, 0), 0))):
         taught = teacher()
-        lines.append(f"teacher, four layers: {success(taught)}")
+        lines = [f"teacher, four layers: {successes(FOLDER / 'teacher')[-1]}"]
         for seed in seeds:
-            base = fine_tuned(
-                untrained(2, seed), FOLDER / f"student_{seed}", f"data.path={FOLDER}/train.jsonl", "train.num_steps=25",
-                f"seed={seed}",
-            )  # fmt: skip
-            run.run(distillation(base, taught, seed))
-            num_tokens = tokens_sampled(FOLDER / f"distilled_{seed}")
-            file = FOLDER / f"answers_{seed}.jsonl"
-            num_rows = write_answers(taught, file, seed, num_tokens)
-            num_updates = NUM_STEPS * NUM_MINIBATCHES
-            words = [f"train.num_steps={num_updates}", f"train.rows_per_step={num_rows // num_updates}", f"seed={seed}"]
-            imitated = fine_tuned(base, FOLDER / f"sft_{seed}", f"data.path={file}", *words)
-            of = f"seed {seed}, {num_tokens} sampled tokens"
-            lines.append(f"student, two layers, before ({of}): {success(base)}")
-            lines.append(f"student, distilled on its own samples ({of}): {success(FOLDER / f'distilled_{seed}/model')}")
-            lines.append(f"student, SFT on the teacher's samples ({of}): {success(imitated)}")
+            lines += compared(taught, seed)
     sys.stdout.write("\n".join(lines) + "\n")
 
 
