@@ -55,6 +55,7 @@ PANELS = {
     "reward": "reward",
     "success": "success",
     "KL to the reference (nats)": "train/kl",
+    "KL to the teacher (nats)": "train/teacher_kl_k1",
     "variance the critic explains": "train/critic/explained_variance",
     "completion length (tokens)": "completion_tokens",
     "entropy (nats)": "train/entropy",

@@ -102,11 +102,21 @@ def test_a_teacher_that_ends_answers_otherwise_would_teach_never_to_end(job, tea
         job(DISTILL, f"teacher.model={path}")
 
 
-def test_a_mixture_of_experts_is_no_teacher(job, teachers, tmp_path):
-    path = Path(shutil.copytree(teachers["same"], tmp_path / "moe"))
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"num_experts": 128}, "it is a mixture of experts"),
+        (
+            {"vocab_size": 8},
+            r"its vocabulary is not that of the policy .*, its embedding has 8 rows for \d+ tokens; use",
+        ),
+    ],
+)
+def test_a_teacher_s_config_is_checked(job, teachers, tmp_path, settings, sentence):
+    path = Path(shutil.copytree(teachers["same"], tmp_path / "teacher"))
     raw = json.loads((path / "config.json").read_text())
-    (path / "config.json").write_text(json.dumps({**raw, "num_experts": 128}))
-    with pytest.raises(InputError, match="it is a mixture of experts"):
+    (path / "config.json").write_text(json.dumps({**raw, **settings}))
+    with pytest.raises(InputError, match=sentence):
         job(DISTILL, f"teacher.model={path}")
 
 
