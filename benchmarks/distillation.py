@@ -30,7 +30,7 @@ from rlhf.stages.online import evaluate, run
 from rlhf.stages.online.job import plan_roles, prepare
 
 FOLDER = Path("outputs/distillation")
-NUM_STEPS, PROMPTS_PER_STEP, GROUP_SIZE, NUM_MINIBATCHES = 40, 64, 4, 4
+NUM_STEPS, PROMPTS_PER_STEP, GROUP_SIZE, NUM_MINIBATCHES = 60, 64, 4, 4
 CHUNK = 256
 """Prompts that the teacher answers at once."""
 
