@@ -1,5 +1,5 @@
-"""On-policy distillation: the student learns from a teacher's logprobs of the student's own samples (Agarwal et al.
-2024, GKD; Gu et al. 2024, MiniLLM; Thinking Machines 2025, "On-Policy Distillation")."""
+"""Distillation on the student's own samples, by a teacher's logprobs of them (Agarwal et al. 2024, GKD; Gu et al. 2024,
+MiniLLM; Thinking Machines 2025, "On-Policy Distillation")."""
 
 from __future__ import annotations
 
