@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from rlhf.types import InputError
 
-MODELS = ("model", "critic.model", "reward.model", "reference.model")
+MODELS = ("model", "teacher.model", "critic.model", "reward.model", "reference.model")
 """Keys whose values are model folders, or ids of models on the Hub."""
 DATA = ("data.path", "data.general_path", "held_out.path", "validation.path")
 """Keys whose values are files or folders of rows, or ids of data sets on the Hub."""

@@ -260,6 +260,11 @@ class AlgorithmConfig:
         return False
 
     @property
+    def reads_teacher(self) -> bool:
+        """Return whether teacher workers are needed."""
+        return False
+
+    @property
     def has_critic(self) -> bool:
         """Return whether critic workers are needed."""
         return False

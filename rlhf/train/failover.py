@@ -31,7 +31,8 @@ class FailoverConfig:
     rollout_restarts: int = 8
     """Restarts of engines and of reward workers, in all. Their prompts are sampled again."""
     learner_restarts: int = 2
-    """Restarts of policy, critic and reference, in all. A policy or critic continues from the last checkpoint."""
+    """Restarts of policy, critic, reference and teacher, in all. A policy or critic continues from the last
+    checkpoint."""
 
     def __post_init__(self) -> None:
         if min(self.rollout_restarts, self.learner_restarts) < 0:
@@ -87,6 +88,6 @@ async def continued(
 
 BUDGETS = {
     "rollout_restarts": ("sampler", "reward"),
-    "learner_restarts": ("policy", "critic", "reference"),
+    "learner_restarts": ("policy", "critic", "reference", "teacher"),
 }
 """Roles that share a key of `FailoverConfig`."""

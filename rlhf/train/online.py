@@ -11,7 +11,8 @@ Order of calls; data that stays in the object store and is passed by reference i
           |-> samplers.expect_weights()                         engines that share accelerators drop the old weights
           |-> step(groups)
           |    |-> pack(groups)                   -> batch      advantages, minibatches, packs of rollouts*
-          |    |-> each column source: compute_columns(batch)   -> columns*: old_logprobs, ref_logprobs, values
+          |    |-> each column source: compute_columns(batch)   -> columns*: old_logprobs, ref_logprobs,
+          |    |                                                 teacher_logprobs, values
           |    |-> policy.assign_credit(batch)    -> batch      columns* of advantages per token, statistics
           |    |-> each learner: update(batch)    -> stats      policy and critic, concurrently
           |    |-> weight_sync.push(policy, samplers)           -> version

@@ -36,6 +36,7 @@ from rlhf.stages.console import show_table
 from rlhf.stages.online.held_out import HeldOut, hold_out
 from rlhf.stages.online.lora import check_adapters, check_quantised
 from rlhf.stages.online.method import method_of
+from rlhf.stages.online.teacher import check_teacher, plan_teacher
 from rlhf.types import InputError, Prompt, Sampling
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ def prepare(config: OnlineConfig) -> Job:
     plan = plan_roles(config)
     check_adapters(config)
     check_roles(config, tokenizer)
+    check_teacher(config, tokenizer)
     held_out = hold_out(config, tokenizer)
     check_judged(config.reward, [*held_out.train, *held_out.prompts])
     if config.train.num_minibatches > config.stream.prompts_per_step:
@@ -131,6 +133,7 @@ def plan_roles(config: OnlineConfig) -> Plan:
     roles = [RolePlan(role="policy", num_workers=placement.policy, steps_on_cpu=on_cpu)]
     if config.algorithm.reads_reference and not config.lora.enabled:
         roles.append(RolePlan(role="reference", num_workers=placement.reference))
+    roles += plan_teacher(config)
     if config.algorithm.has_critic:
         if placement.critic == 0:
             raise InputError(
@@ -171,7 +174,7 @@ def check_sharing(config: OnlineConfig, plan: Plan) -> None:
                 f"placement.colocate has {group.name}, backend.zero_stage={config.backend.zero_stage}: a learner that "
                 "shares accelerators releases its memory through ZeRO 3; set backend.zero_stage=3"
             )
-        if "sampler" in names and {"policy", "critic", "reference"} & set(names) and config.stream.max_staleness > 0:
+        if "sampler" in names and set(names) - {"sampler", "reward"} and config.stream.max_staleness > 0:
             raise InputError(
                 f"placement.colocate has {group.name}, stream.max_staleness={config.stream.max_staleness}: engines "
                 "that take turns cannot sample ahead; set stream.max_staleness=0, or remove the sampler from the list"

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
+from rlhf.actors.frozen_role import FrozenRole
 from rlhf.actors.learner_worker import LearnerSpec, LearnerWorker
 from rlhf.actors.placement import Bundles
-from rlhf.actors.reference_role import ReferenceRole
 from rlhf.actors.roles import CriticRole, LearningRole, ModelRole, PolicyRole
 from rlhf.actors.sampler_pool import SamplerPool
 from rlhf.actors.workers import Spawner, Workers
@@ -84,7 +84,7 @@ async def start_roles(job: Job, bundles: Bundles, clock: Clock, ledger_file: Pat
     reference = critic = None
     if job.plan.has("reference"):
         workers, again = spawn("reference", LearnerWorker), functools.partial(revive, restarts, config.placement)
-        reference = ReferenceRole(workers, "ref_logprobs", clock, again)
+        reference = FrozenRole(workers, "ref_logprobs", clock, again)
         starts.append(reference.start(spec(config.model, None, LoRAConfig())))
     if job.plan.has("critic"):
         policy.first_step = config.critic.warmup_steps

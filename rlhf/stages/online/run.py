@@ -50,6 +50,7 @@ PANELS = {
     "reward": "reward",
     "success": "success",
     "KL to the reference (nats)": "train/kl",
+    "KL to the teacher (nats)": "train/teacher_kl_k1",
     "variance the critic explains": "train/critic/explained_variance",
     "completion length (tokens)": "completion_tokens",
     "entropy (nats)": "train/entropy",
@@ -221,7 +222,7 @@ def assemble(
     reads_old = config.train.updates_per_step > 1 or config.algorithm.reads_old_logprobs
     within = config.lora.enabled and config.algorithm.reads_reference
     reference = AdapterOff(roles.policy) if within else roles.reference
-    sources = (roles.policy if reads_old else None, reference, roles.critic)
+    sources = (roles.policy if reads_old else None, reference, roles.teacher, roles.critic)
     transport = config.weight_sync.transport
     assert transport is not None, "with_transport comes first"
     trainer = OnlineTrainer(

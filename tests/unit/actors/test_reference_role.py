@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from rlhf.actors.reference_role import ReferenceRole
+from rlhf.actors.frozen_role import FrozenRole
 from rlhf.train.clock import Clock
 from rlhf.train.failover import FailoverConfig, Restarts, WorkerDied
 from rlhf.train.report import RoleUse
@@ -28,14 +28,14 @@ class DyingWorkers:
         return RoleUse(busy=0.5, memory_bytes=7)
 
 
-def role_of(workers: Any, learner_restarts: int) -> tuple[ReferenceRole, Restarts]:
+def role_of(workers: Any, learner_restarts: int) -> tuple[FrozenRole, Restarts]:
     restarts = Restarts(FailoverConfig(learner_restarts=learner_restarts))
 
     async def revive(role: object, death: WorkerDied) -> None:
         assert role is reference
         restarts.take(death)
 
-    reference = ReferenceRole(workers, "ref_logprobs", Clock(), revive)
+    reference = FrozenRole(workers, "ref_logprobs", Clock(), revive)
     return reference, restarts
 
 

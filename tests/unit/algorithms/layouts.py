@@ -32,6 +32,7 @@ class Sequences:
     kl_baseline: list[list[float]]
     targets: list[list[float]]
     scores: list[float]
+    teacher_logprobs: list[list[float]]
 
     @property
     def rows(self) -> list[Row]:
@@ -66,6 +67,7 @@ def make_sequences(seed: int, lengths: Sequence[int], mask: list[list[bool]] | N
         kl_baseline=[[0.3] * length for length in lengths],
         targets=draw(0, 1),
         scores=[generator.choice([0.0, 1.0]) for _ in lengths],
+        teacher_logprobs=near(),
     )
 
 

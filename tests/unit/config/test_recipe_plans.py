@@ -20,6 +20,7 @@ ACCELERATORS = {
     "qwen3_06b_cot_math_1gpu": 1,
     "qwen3_06b_grpo_math_1gpu": 1,
     "qwen3_32b_dapo_64gpu": 64,
+    "qwen3_4b_distill_8gpu": 8,
     "qwen3_8b_grpo_8gpu": 8,
     "qwen3_8b_grpo_8gpu_colocated": 8,
 }

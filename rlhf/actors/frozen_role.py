@@ -1,4 +1,4 @@
-"""The frozen reference, which outlives the deaths of its workers."""
+"""Frozen models, which outlive the deaths of their workers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rlhf.types import Batch, Reference
 T = TypeVar("T")
 
 
-class ReferenceRole(ModelRole):
+class FrozenRole(ModelRole):
     """A frozen model. A death of one of its workers costs a restart alone: what it was asked is asked again."""
 
     def __init__(
