@@ -164,6 +164,7 @@ def figure_names(config: ValidationConfig, prompts: Sequence[Prompt]) -> list[st
         "repetition",
         "failures",
         *(f"{name}/{figure}" for name in nested for figure in ("success", "reward")),
+        *(f"{figure}/{name}" for name in config.texts for figure in ("perplexity", "nats_per_token")),
     ]
 
 

@@ -33,6 +33,7 @@ from rlhf.stages.online.results import (
     save_and_conclude,
     validation_of,
 )
+from rlhf.stages.online.texts import text_panels
 from rlhf.stages.start import as_first_started, check_machines
 from rlhf.stages.tracking import metrics_log
 from rlhf.train.artifact import Artifact, open_artifact
@@ -57,6 +58,7 @@ PANELS = {
     "variance the critic explains": "train/critic/explained_variance",
     "completion length (tokens)": "completion_tokens",
     "entropy (nats)": "train/entropy",
+    "repeated 4-grams (share)": "repetition",
 }
 T = TypeVar("T", bound=LearningRole)
 
@@ -145,7 +147,7 @@ async def train(job: Job, folder: RunFolder, bundles: Bundles, stop: Stop) -> No
     rollouts = RolloutLog(folder.root, config.log.groups_per_step, fetch, job.tokenizer.decode, next_step)
     try:
         with metrics_log(config, folder, next_step) as log, ProgressBar(config.train.num_steps, CONSOLE) as bar:
-            validation = validation_of(job, roles.samplers, checkpointer, log, stop, next_step)
+            validation = validation_of(job, roles.policy, roles.samplers, checkpointer, log, stop, next_step)
             callbacks: list[Callback] = [log, rollouts, bar, *stop_rules(config, log), checkpointer, validation]
             trainer = assemble(job, roles, stream, clock, next_step, callbacks, stop, begin=validation.begin)
             await trainer.fit()
@@ -157,7 +159,7 @@ async def train(job: Job, folder: RunFolder, bundles: Bundles, stop: Stop) -> No
         raise
     await save_and_conclude(job, checkpointer, success_of(after), trainer.next_step)
     await roles.samplers.close()
-    plot(log.history, PANELS, folder.root / PLOT)
+    plot(log.history, {**PANELS, **text_panels(config)}, folder.root / PLOT)
 
 
 def stream_of(job: Job, samplers: SamplerPool) -> RolloutStream:
