@@ -25,7 +25,7 @@ from rlhf.stages.online.conclude import success_of
 from rlhf.stages.online.dry_run import try_algorithm, try_episodes
 from rlhf.stages.online.engines import reward_model_spec, sampler_spec, spawn_samplers, wait_for_start
 from rlhf.stages.online.job import Job, prepare, show_arithmetic, transport_of
-from rlhf.stages.online.method import correction_line
+from rlhf.stages.online.method import method_lines
 from rlhf.stages.online.results import (
     checkpointer_of,
     digests_of,
@@ -95,7 +95,7 @@ def run(config: OnlineConfig) -> Artifact | None:
     job = prepare(config)
     show_arithmetic(job)
     show_special_tokens(job.tokenizer, job.stop_token_ids, job.distribution.banned_token_ids)
-    CONSOLE.print(correction_line(config), markup=False, soft_wrap=True)
+    CONSOLE.print(*method_lines(config), sep="\n", markup=False, soft_wrap=True)
     show_plan(job.plan)
     try_algorithm(job)
     asyncio.run(try_episodes(job, show=config.dry_run))
