@@ -15,7 +15,7 @@ PATHS = (*MODELS, *DATA, "chat_template")
 """Keys whose values are folders or files that are read."""
 SETS = "data.sets."
 """Beginning of the keys of a prompt set; the set's name follows, then `path`, `reader` and others."""
-NAMED_MODELS, NAMED_DATA = ("policies.", "models."), ("held_out.others.",)
+NAMED_MODELS, NAMED_DATA = ("policies.", "models."), ("held_out.others.", "validation.texts.")
 NAMED_PATHS = (*NAMED_MODELS, *NAMED_DATA)
 """Keys whose entries, by names of the user's choice, are all paths."""
 FUNCTIONS = (

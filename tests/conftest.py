@@ -37,7 +37,7 @@ SHARED = {
     ),
     "ranks": (
         "ray/test_loading.py", "ray/test_lora.py", "ray/test_offline_losses.py", "ray/test_offload.py",
-        "ray/test_score_heads.py", "ray/test_sharding.py",
+        "ray/test_perplexity.py", "ray/test_score_heads.py", "ray/test_sharding.py",
     ),
     "jobs": (
         "chaos/test_jobs.py", "chaos/test_search.py", "chaos/test_stops.py::test_an_interrupted_run_continues",

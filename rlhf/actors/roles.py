@@ -166,6 +166,16 @@ class PolicyRole(LearningRole):
             columns, stats = await self.call_for_columns("assign_credit", names, batch, self.algorithm)
         return batch.with_columns([columns]), merge(stats)
 
+    async def evaluate(self, batch: Batch, loss: Loss) -> Stats:
+        """Compute a loss of the model's own distribution on a batch, without temperature and bans, and without
+        learning."""
+        num_ranks = len(self.workers)
+
+        def call(rank: int, actor: Any) -> Any:
+            return actor.evaluate.remote(shard_of(batch, rank, num_ranks, loss), loss)
+
+        return merge(await self.workers.each(call))
+
     async def connect(self, link: Link) -> None:
         await self.workers.all(lambda rank, actor: actor.connect.remote(link, rank))
 

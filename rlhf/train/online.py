@@ -226,5 +226,6 @@ def row_group(
     rows: list[Row] = []
     for index, advantage in zip(group.survivors, advantages, strict=True):
         if trains(group.infos[index]):
-            rows += [replace(row, signal=advantage) for row in group.infos[index].rows]
+            data_set = group.prompt.data_set
+            rows += [replace(row, signal=advantage, data_set=data_set) for row in group.infos[index].rows]
     return RowGroup(rows=group.rollouts, scalars=tuple(rows))

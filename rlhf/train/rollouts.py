@@ -14,6 +14,7 @@ import xxhash
 
 from rlhf.environments.base import Environment, Sampler, start
 from rlhf.environments.sampler import EpisodeSampler
+from rlhf.ops.repetition import repetition
 from rlhf.rewards.base import describe, finite_number
 from rlhf.types import Episode, EpisodeInfo, Failure, Prompt, Rollout, Row, RunError, Sampling, Score
 
@@ -219,4 +220,5 @@ def info_of(episode: Episode, episode_id: str, source: str, trained: bool, first
         stop=episode.rows[-1].stop,
         versions=(int(chosen.min()), int(chosen.max())) if len(chosen) else (-1, -1),
         trained=trained,
+        repetition=repetition([(row.token_ids, row.loss_mask) for row in episode.rows]),
     )

@@ -18,7 +18,9 @@ from tests.chaos.head import DEADLINE_S
 
 FAULTY = Path(__file__).parent / "faulty_rewards.py"
 ASKS_AGAIN = Path(__file__).parents[1] / "e2e" / "environments.py:AsksAgain"
-TIMING = ("restarts/", "seconds/", "tokens_per_second", "busy/", "memory_bytes/", "bytes_after_")
+TIMING = (
+    "restarts/", "seconds/", "validation/seconds", "tokens_per_second", "busy/", "memory_bytes/", "bytes_after_",
+)  # fmt: skip
 
 
 def figures(folder: Path) -> list[dict[str, float]]:

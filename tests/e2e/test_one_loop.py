@@ -55,7 +55,7 @@ async def run_system(
     begin, stop = None, Stop()
     if root is not None:
         log, checkpointer = MetricsLog(root, 0), checkpointer_of(job, RunFolder(root), roles.learners, stream)
-        validation = validation_of(job, roles.samplers, checkpointer, log, stop, 0)
+        validation = validation_of(job, roles.policy, roles.samplers, checkpointer, log, stop, 0)
         callbacks, begin = [recorder, log, checkpointer, validation], validation.begin
     trainer = assemble(with_transport(job), roles, stream, Clock(), 0, callbacks, stop, begin)
     await trainer.fit()

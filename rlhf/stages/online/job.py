@@ -37,7 +37,8 @@ from rlhf.stages.online.held_out import HeldOut, hold_out
 from rlhf.stages.online.lora import check_adapters, check_quantised
 from rlhf.stages.online.method import method_of
 from rlhf.stages.online.teacher import check_teacher, plan_teacher
-from rlhf.types import InputError, Prompt, Sampling
+from rlhf.stages.online.texts import load_texts, text_rows
+from rlhf.types import InputError, Prompt, Sampling, Unit
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -50,6 +51,8 @@ class Job:
     config: OnlineConfig
     tokenizer: PreTrainedTokenizerBase
     held_out: HeldOut
+    texts: dict[str, list[Unit]]
+    """Rows of each held-out text, `validation.texts`."""
     algorithm: Algorithm
     sampling: Sampling
     distribution: SamplingDistribution
@@ -98,6 +101,7 @@ def prepare(config: OnlineConfig) -> Job:
         config=config,
         tokenizer=tokenizer,
         held_out=held_out,
+        texts=load_texts(config, tokenizer),
         algorithm=algorithm,
         sampling=sampling,
         distribution=SamplingDistribution(
@@ -272,6 +276,7 @@ def show_arithmetic(job: Job) -> None:
         [
             ("prompts", len(job.prompts), f"{config.data.origin}; the longest has {longest} tokens"),
             ("prompts held out", len(job.held_out.prompts) or "none", job.held_out.origin),
+            *text_rows(config, job.texts),
             ("prompts per step", prompts, "stream.prompts_per_step"),
             ("rollouts per step", rollouts, f"x {group_size} per prompt (algorithm.group_size){beside}"),
             ("prompts in flight", prompts * (config.stream.max_staleness + 1), "x (stream.max_staleness + 1)"),

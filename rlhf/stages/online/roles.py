@@ -21,6 +21,7 @@ from rlhf.stages.console import CONSOLE
 from rlhf.stages.online.engines import sampler_spec, spawn_samplers, wait_for_start
 from rlhf.stages.online.failover import revive
 from rlhf.stages.online.job import Job
+from rlhf.stages.online.teacher import with_own_rows
 from rlhf.train.clock import Clock
 from rlhf.train.failover import Restarts
 from rlhf.train.layout import choose_layout
@@ -35,6 +36,7 @@ class Roles:
 
     policy: PolicyRole
     reference: ModelRole | None
+    teacher: ModelRole | None
     critic: CriticRole | None
     samplers: SamplerPool
     restarts: Restarts
@@ -47,7 +49,7 @@ class Roles:
     @property
     def models(self) -> dict[str, ModelRole]:
         """Models that compute columns of micro-batches."""
-        roles = {"policy": self.policy, "reference": self.reference, "critic": self.critic}
+        roles = {"policy": self.policy, "reference": self.reference, "teacher": self.teacher, "critic": self.critic}
         return {name: role for name, role in roles.items() if role is not None}
 
     @property
@@ -81,11 +83,16 @@ async def start_roles(job: Job, bundles: Bundles, clock: Clock, ledger_file: Pat
 
     policy = learning(PolicyRole, spawn("policy", LearnerWorker), "old_logprobs", config.optimizer)
     starts = [policy.start(spec(config.model, config.optimizer, config.lora))]
-    reference = critic = None
+    reference = teacher = critic = None
+    again = functools.partial(revive, restarts, config.placement)
     if job.plan.has("reference"):
-        workers, again = spawn("reference", LearnerWorker), functools.partial(revive, restarts, config.placement)
-        reference = FrozenRole(workers, "ref_logprobs", clock, again)
+        reference = FrozenRole(spawn("reference", LearnerWorker), "ref_logprobs", clock, again)
         starts.append(reference.start(spec(config.model, None, LoRAConfig())))
+    if job.plan.has("teacher"):
+        assert config.teacher.model is not None, "plan_teacher refuses to plan it"
+        teacher = FrozenRole(spawn("teacher", LearnerWorker), "teacher_logprobs", clock, again)
+        frozen = spec(config.teacher.model, None, LoRAConfig())
+        starts.append(teacher.start(with_own_rows(frozen, job.tokenizer, job.stop_token_ids)))
     if job.plan.has("critic"):
         policy.first_step = config.critic.warmup_steps
         critic = learning(CriticRole, spawn("critic", LearnerWorker), "values", config.critic.optimizer)
@@ -93,7 +100,9 @@ async def start_roles(job: Job, bundles: Bundles, clock: Clock, ledger_file: Pat
         starts.append(critic.start(spec(model, settings.optimizer, settings.lora, Head.value)))
     samplers = spawn_samplers(job, spawn, restarts, ledger_file)
     await wait_for_start([*starts, samplers.start(sampler_spec(job))], config.placement)
-    return Roles(policy=policy, reference=reference, critic=critic, samplers=samplers, restarts=restarts)
+    return Roles(
+        policy=policy, reference=reference, teacher=teacher, critic=critic, samplers=samplers, restarts=restarts
+    )
 
 
 async def lay_out(job: Job, roles: Roles) -> Job:

@@ -20,7 +20,7 @@ from rlhf.stages.online.conclude import success_of
 from rlhf.stages.online.dry_run import try_algorithm, try_episodes
 from rlhf.stages.online.failover import say, start_again
 from rlhf.stages.online.job import Job, prepare, show_arithmetic, transport_of
-from rlhf.stages.online.method import correction_line
+from rlhf.stages.online.method import method_lines
 from rlhf.stages.online.results import (
     checkpointer_of,
     digests_of,
@@ -29,6 +29,7 @@ from rlhf.stages.online.results import (
     validation_of,
 )
 from rlhf.stages.online.roles import Roles, lay_out, start_roles
+from rlhf.stages.online.texts import text_panels
 from rlhf.stages.start import as_first_started, check_machines
 from rlhf.stages.tracking import metrics_log
 from rlhf.train.artifact import Artifact, open_artifact
@@ -54,6 +55,7 @@ PANELS = {
     "variance the critic explains": "train/critic/explained_variance",
     "completion length (tokens)": "completion_tokens",
     "entropy (nats)": "train/entropy",
+    "repeated 4-grams (share)": "repetition",
 }
 
 
@@ -63,7 +65,7 @@ def run(config: OnlineConfig) -> Artifact | None:
     job = prepare(config)
     show_arithmetic(job)
     show_special_tokens(job.tokenizer, job.stop_token_ids, job.distribution.banned_token_ids)
-    CONSOLE.print(correction_line(config), markup=False, soft_wrap=True)
+    CONSOLE.print(*method_lines(config), sep="\n", markup=False, soft_wrap=True)
     show_plan(job.plan)
     try_algorithm(job)
     asyncio.run(try_episodes(job, show=config.dry_run))
@@ -145,7 +147,7 @@ async def attempt(
     rollouts = RolloutLog(folder.root, config.log.groups_per_step, fetch, job.tokenizer.decode, next_step)
     try:
         with metrics_log(config, folder, next_step) as log, ProgressBar(config.train.num_steps, CONSOLE) as bar:
-            validation = validation_of(job, roles.samplers, checkpointer, log, stop, next_step)
+            validation = validation_of(job, roles.policy, roles.samplers, checkpointer, log, stop, next_step)
             callbacks: list[Callback] = [log, rollouts, bar, *stop_rules(config, log), checkpointer, validation]
             trainer = assemble(job, roles, stream, clock, next_step, callbacks, stop, begin=validation.begin)
             await trainer.fit()
@@ -157,7 +159,7 @@ async def attempt(
         raise
     await save_and_conclude(job, checkpointer, success_of(after), trainer.next_step)
     await roles.samplers.close()
-    plot(log.history, PANELS, folder.root / PLOT)
+    plot(log.history, {**PANELS, **text_panels(config)}, folder.root / PLOT)
 
 
 async def recover(job: Job, folder: RunFolder, roles: Roles, death: WorkerDied) -> Artifact | None:
