@@ -185,9 +185,9 @@ def test_a_group_that_lost_a_member_fails_at_its_sender_and_then_at_the_others()
         bucket, flat = flatten(WEIGHTS[1], torch.device("cpu"))
         dead = carriers.pop()
         del dead
-        with pytest.raises(RuntimeError, match="Connection closed"):
+        with pytest.raises(RuntimeError, match=r"Connection (closed|reset)"):
             list(carriers[0].send(bucket, flat))
         waiting = pool.submit(carriers[1].receive, bucket)
         del carriers[0]
-        with pytest.raises(RuntimeError, match="Connection closed"):
+        with pytest.raises(RuntimeError, match=r"Connection (closed|reset)"):
             waiting.result(DEADLINE_S)
