@@ -1,153 +1,129 @@
-"""Seconds until a run is whole again after a worker was killed, by worker and by moment.
+"""Kills of every worker of a PPO run: seconds until the next complete step, episodes, and parameters.
 
-`python benchmarks/failover.py [ROW ...]`: tiny models on this machine, one run per row, each killed once in its second
-training step, and compared with an unfaulted run: parameters bit for bit, prompts by the ids of each step's rollouts.
+    python -m benchmarks.failover FOLDER [--engines 1]
+
+Two runs on a tiny model, one undisturbed. In the other, engine, reward worker, a rank of the policy, critic and
+reference are killed with SIGKILL, at three moments each or more, a kill every other step; it takes a checkpoint after
+every step. With one engine only that engine is killed: its prompts wait for it.
 """
 
-import functools
+from __future__ import annotations
+
+import argparse
 import json
-import os
-import re
-import signal
-import sys
-import tempfile
-from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
+import time
 from pathlib import Path
+from statistics import median
 from typing import Any
 
-import psutil
+import ray
 from safetensors.numpy import load_file
 
-from rlhf.actors.roles import LearningRole
-from rlhf.actors.sampler_pool import SamplerPool
+from rlhf.actors.placement import cluster
 from rlhf.config import OnlineConfig, compose
 from rlhf.models.tiny import build_tiny_model, fit_tiny_reward_model
-from rlhf.stages.console import CONSOLE
-from rlhf.stages.online import run as online
+from rlhf.stages.console import show_table
+from rlhf.stages.online.job import prepare
+from rlhf.stages.online.run import run
+from rlhf.train.tracking import read_rows
+from tests.chaos.kills import beside, kill, process_id, wait_until
+from tests.chaos.test_failover import trained_prompts
 
-ROOT = Path(__file__).parent.parent
-ALPHABET = "0123456789+="
-NUM_STEPS, PROMPTS = 4, 4
-SETTINGS = [
-    "algorithm=grpo", "reward.functions=[]", "sampling.max_tokens=8", f"stream.prompts_per_step={PROMPTS}",
-    "algorithm.group_size=4", "algorithm.kl_coef=0.0", f"train.num_steps={NUM_STEPS}", "train.num_minibatches=2",
-    "backend.precision=fp32", "backend.max_tokens_per_microbatch=64", "optimizer.lr=1e-3",
-    "sampler.context_tokens=64", "sampler.kv_cache_bytes=33554432", "sampler.accelerator_memory_fraction=0.1",
-    "sampler.eager=true", "weight_sync.bucket_bytes=50000", "placement.policy=1", "validation.num_prompts=1",
-    "log.tensorboard=false", f"log.groups_per_step={PROMPTS}",
-]  # fmt: skip
-ENGINE, REWARD = "ray::SamplerWorker", "ray::RewardModelWorker"
 MOMENTS = {
-    "sampling": (SamplerPool, "collect", PROMPTS + 3),
-    "learning": (LearningRole, "update", 2),
-    "weight sync": (SamplerPool, "load", None),
+    "engines sample": ("sampler-0", "collect"),
+    "reward scores": ("reward-0", "score"),
+    "critic learns": ("critic-0", "update"),
+    "policy learns": ("policy-0", "update"),
+    "reference computes": ("reference-0", "compute_columns"),
+    "weight sync": ("policy-0", "weights"),
+    "engine loads": ("sampler-0", "load"),
+    "checkpoint": ("policy-0", "save"),
 }
-"""A method of the driver, and the number of the call at whose start the worker is killed: of the second step. None: a
-third of the buckets into the step's sync."""
-
-
-@dataclass(frozen=True)
-class Row:
-    victim: str
-    moment: str
-    overrides: tuple[str, ...]
-
-
-ROWS = {
-    f"{name}, {moment}": Row(victim, moment, overrides)
-    for name, victim, overrides in (
-        ("engine of two", ENGINE, ("sampler.num_engines=2",)),
-        ("engine of two, gloo", ENGINE, ("sampler.num_engines=2", "weight_sync.transport=gloo")),
-        ("only engine", ENGINE, ()),
-        ("reward worker", REWARD, ()),
-    )
-    for moment in MOMENTS
+"""Worker and method whose call is the moment."""
+ENGINE = ("engines sample", "policy learns", "engine loads")
+KILLS = {
+    "sampler-0": ENGINE,
+    "reward-0": ("reward scores", "policy learns", "weight sync"),
+    "policy-1": ("engines sample", "policy learns", "weight sync", "checkpoint"),
+    "critic-0": ("engines sample", "critic learns", "checkpoint"),
+    "reference-0": ("engines sample", "reference computes", "weight sync"),
 }
+ALPHABET = "0123456789+="
+NAMES = ("whole", "killed")
 
 
-def kill(name: str) -> None:
-    """Kill the first of this process's workers of that name."""
-    children = psutil.Process().children(recursive=True)
-    os.kill(min(child.pid for child in children if name in " ".join(child.cmdline())), signal.SIGKILL)
+def overrides(folder: Path, num_steps: int, num_engines: int) -> list[str]:
+    model, judge, rows = folder / "tiny", folder / "judge", folder / "sums.jsonl"
+    build_tiny_model(model, alphabet=ALPHABET)
+    fit_tiny_reward_model(judge, {str(n): n / 9 for n in range(10)}, alphabet=ALPHABET, num_steps=3)
+    sums = [{"prompt": f"{a}+{b}=", "answer": str(a + b)} for a in range(5) for b in range(5)]
+    rows.write_text("".join(json.dumps(row) + "\n" for row in sums), encoding="utf-8")
+    return [
+        f"model={model}", f"data.path={rows}", "reward.functions=[]", f"reward.model={judge}", "algorithm=ppo",
+        "sampling.max_tokens=8", "stream.prompts_per_step=4", "algorithm.group_size=4", "algorithm.kl_coef=0.05",
+        f"train.num_steps={num_steps}", "train.num_minibatches=2", "backend.precision=fp32",
+        "backend.max_tokens_per_microbatch=64", "optimizer.lr=1e-3", "sampler.context_tokens=64",
+        "sampler.kv_cache_bytes=33554432", "sampler.accelerator_memory_fraction=0.1", "sampler.eager=true",
+        f"sampler.num_engines={num_engines}", "weight_sync.bucket_bytes=50000", "placement.policy=2",
+        "checkpoint.every=1", "validation.num_prompts=4", "log.tensorboard=false", "log.groups_per_step=4",
+        f"failover.learner_restarts={num_steps}", f"failover.rollout_restarts={num_steps}",
+    ]  # fmt: skip
 
 
-class Killing:
-    """A method that kills a worker once, at the start of a call."""
-
-    def __init__(self, row: Row) -> None:
-        self.row, self.calls = row, 0
-        self.owner, self.name, number = MOMENTS[row.moment]
-        self.method: Callable[..., Any] = getattr(self.owner, self.name)
-        self.number = number
-
-    def __enter__(self) -> None:
-        @functools.wraps(self.method)
-        async def method(role: Any, *arguments: Any) -> Any:
-            self.calls += 1
-            if self.calls == (self.number or num_buckets + num_buckets // 3):
-                kill(self.row.victim)
-            return await self.method(role, *arguments)
-
-        setattr(self.owner, self.name, method)
-
-    def __exit__(self, *_: object) -> None:
-        setattr(self.owner, self.name, self.method)
+def newest(worker: str) -> int:
+    """Return the process of the worker that has the place now, such as `policy-1`."""
+    names = {each["name"] for each in ray.util.list_named_actors(all_namespaces=True)}
+    return process_id(max((name for name in names if name == worker or name.startswith(f"{worker}-start-")), key=start))
 
 
-num_buckets = 9
-"""Buckets of one sync of the tiny model."""
+def start(name: str) -> int:
+    return int(name.rpartition("-start-")[2]) if "-start-" in name else 1
 
 
-def train(root: Path, name: str, overrides: tuple[str, ...]) -> str:
-    """Train into a folder of that name; return what the run printed."""
-    places = (f"output={root / name}", f"model={root / 'model'}", f"data.path={root / 'rows.jsonl'}",
-              f"reward.model={root / 'judge'}")  # fmt: skip
-    run = compose(ROOT / "conf", "online", [*SETTINGS, *places, *overrides], OnlineConfig)
-    with CONSOLE.capture() as captured:
-        online.run(run)
-    return captured.get()
+def restarts(row: dict[str, Any]) -> int:
+    return sum(int(value) for name, value in row.items() if name.startswith("restarts/"))
 
 
-def prompts(folder: Path) -> Counter[tuple[int, str]]:
-    lines = map(json.loads, (folder / "rollouts.jsonl").read_text().splitlines())
-    return Counter((line["step"], line["prompt_id"]) for line in lines)
+def kill_all(root: Path, kills: dict[str, tuple[str, ...]], results: list[tuple[str, str, float]]) -> None:
+    wait_until(lambda: len(read_rows(root / "metrics.jsonl")) >= 2)
+    for victim, moments in kills.items():
+        for moment in moments:
+            worker, method = MOMENTS[moment]
+            kill(newest(victim), method, of=newest(worker))
+            begin = time.monotonic()
+            wait_until(lambda: any(restarts(row) > len(results) for row in read_rows(root / "metrics.jsonl")))
+            results.append((victim, moment, time.monotonic() - begin))
 
 
-def compare(root: Path, name: str) -> tuple[int, bool]:
-    """Return the prompts that were lost or trained on twice, and whether the parameters equal the unfaulted run's."""
-    expected, found = (load_file(root / each / "model" / "model.safetensors") for each in ("unfaulted", name))
-    before, after = prompts(root / "unfaulted"), prompts(root / name)
-    wrong = ((before - after) + (after - before)).total()
-    return wrong, all((expected[key] == found[key]).all() for key in expected)
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--engines", type=int, default=2)
+    given = parser.parse_args()
+    folder, kills = given.folder.resolve(), KILLS if given.engines > 1 else {"sampler-0": ENGINE}
+    folder.mkdir(parents=True)
+    words = overrides(folder, 2 * sum(map(len, kills.values())) + 2, given.engines)
+    conf = Path(__file__).parents[1] / "conf"
+    configs = {name: compose(conf, "online", [*words, f"output={folder / name}"], OnlineConfig) for name in NAMES}
+    results: list[tuple[str, str, float]] = []
+    with cluster(prepare(configs["whole"]).plan):
+        with beside(lambda: kill_all(folder / "killed", kills, results)):
+            run(configs["killed"])
+        run(configs["whole"])
+    show(folder, results)
 
 
-def main(names: list[str]) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
-        build_tiny_model(root / "model", alphabet=ALPHABET, hidden_size=64)
-        fit_tiny_reward_model(root / "judge", {str(n): n / 9 for n in range(10)}, alphabet=ALPHABET, hidden_size=64,
-                              num_steps=3)  # fmt: skip
-        rows = [{"prompt": f"{a}+{b}=", "answer": str(a + b)} for a in range(5) for b in range(5)]
-        (root / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        train(root, "unfaulted", ())
-        write("| worker, moment | down (s) | restarts | rollouts lost or repeated | parameters equal |")
-        write("| --- | --- | --- | --- | --- |")
-        for number, name in enumerate(names or ROWS):
-            with Killing(ROWS[name]):
-                printed = train(root, str(number), ROWS[name].overrides)
-            last = json.loads((root / str(number) / "metrics.jsonl").read_text().splitlines()[-1])
-            restarts = int(sum(value for key, value in last.items() if key.startswith("restarts/")))
-            seconds = re.findall(r"samples again after ([\d.]+) s", " ".join(printed.split()))
-            wrong, equal = compare(root, str(number))
-            write(f"| {name} | {', '.join(seconds) or '-'} | {restarts} | {wrong} | {'yes' if equal else 'no'} |")
-
-
-def write(line: str) -> None:
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
+def show(folder: Path, results: list[tuple[str, str, float]]) -> None:
+    step = median(row["seconds/step"] for row in read_rows(folder / "whole" / "metrics.jsonl"))
+    table = [[victim, moment, f"{seconds:.1f}"] for victim, moment, seconds in results]
+    columns = ["killed", "while", "s to the next complete step"]
+    show_table(f"Restarts; an undisturbed step takes {step:.1f} s", columns, table)
+    whole, killed = (trained_prompts(folder / name) for name in NAMES)
+    print(f"rollouts lost: {(whole - killed).total()}, learnt twice: {(killed - whole).total()}")
+    for kind in ("model", "critic"):
+        one, other = (load_file(folder / name / kind / "model.safetensors") for name in NAMES)
+        print(f"{kind}: parameters equal: {all((one[name] == other[name]).all() for name in one)}")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()
