@@ -6,7 +6,7 @@ from pathlib import Path
 PASSED_STEPS = 2
 LEAST_STEPS = PASSED_STEPS + 2
 """Steps of a run that is sure to be held before its end: prompts of the step after `PASSED_STEPS` may be scored before
-the last passed one is written down."""
+the last passed one is written down. Rows of validations do not count."""
 REWARDS = Path(__file__).parents[1] / "e2e" / "rewards.py"
 SOURCE = """
 import pathlib, runpy, time
@@ -14,7 +14,7 @@ ROWS, HELD, OPEN = pathlib.Path({rows!r}), pathlib.Path({held!r}), pathlib.Path(
 share = runpy.run_path({rewards!r})["digits"]
 
 def digits(prompt, rollout):
-    while ROWS.is_file() and ROWS.read_text().count("\\n") >= {passed} and not OPEN.exists():
+    while ROWS.is_file() and ROWS.read_text().count('"reward":') >= {passed} and not OPEN.exists():
         HELD.touch()
         time.sleep(0.05)
     return share(prompt, rollout)
