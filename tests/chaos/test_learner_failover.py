@@ -42,7 +42,7 @@ def test_dead_ranks_of_policy_and_reference_change_no_number(
     said = " ".join(capsys.readouterr().out.split())
     assert "policy worker 1 on node" in said
     assert "and the run continues from" in said
-    assert "and what it was asked is asked again" in said
+    assert "and the interrupted call is repeated" in said
     rows = figures(killed)
     assert [rows[-1][f"{RESTARTS}{role}"] for role in ("policy", "critic", "reference")] == [1, 0, 1]
     undisturbed = [{k: v for k, v in row.items() if not k.startswith(RESTARTS)} for row in figures(whole)]
