@@ -1,4 +1,4 @@
-"""Frozen models, which outlive the deaths of their workers."""
+"""Frozen models, which are started again when a worker dies."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class FrozenRole(ModelRole):
-    """A frozen model. A death of one of its workers costs a restart alone: what it was asked is asked again."""
+    """A frozen model. The death of a worker costs a restart only, and the interrupted call is repeated."""
 
     def __init__(
         self, workers: Workers, column: str, clock: Clock, revive: Callable[[ModelRole, WorkerDied], Awaitable[None]]
@@ -33,7 +33,7 @@ class FrozenRole(ModelRole):
         return await self.despite_deaths(super().use)
 
     async def despite_deaths(self, call: Callable[[], Awaitable[T]]) -> T:
-        """Return the result of a call, which is made again after a death."""
+        """Return the result of a call, repeating it after each death of a worker of this role."""
         while True:
             try:
                 return await call()

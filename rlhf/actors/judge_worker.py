@@ -19,7 +19,7 @@ from rlhf.rewards.judged import Rate
 from rlhf.types import Failure, RunError
 
 CALLS = 1 << 16
-"""Calls that may be open at once, beyond any number of groups in flight: the client bounds requests itself."""
+"""Concurrent calls of the actor, more than groups ever in flight: the client bounds requests itself."""
 
 
 class JudgeWorker:
@@ -38,7 +38,7 @@ class JudgeWorker:
 
 
 class JudgeOwner:
-    """The judge's actor, on the driver's node: the network and the run's folder are known to be there."""
+    """The judge's actor, on the driver's node, which is known to reach the endpoint and the run's folder."""
 
     def __init__(self, config: JudgeConfig, ledger_file: Path | None) -> None:
         self.config, self.ledger_file = config, ledger_file

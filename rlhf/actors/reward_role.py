@@ -10,7 +10,7 @@ from rlhf.train.report import RoleUse
 
 
 class RewardRole:
-    """The workers of a reward model. Ray replaces a dead one and repeats its requests; here that is counted."""
+    """The workers of a reward model. Ray replaces a dead one and repeats its requests; this class counts it."""
 
     def __init__(self, workers: Workers, restarts: Restarts, tell: Callable[[str], None]) -> None:
         self.workers, self.restarts, self.tell = workers, restarts, tell

@@ -98,7 +98,7 @@ class SamplerPool:
                         rollouts, infos = actor.collect.options(num_returns=2).remote(prompt, epoch, requests)
                         return Group(prompt=prompt, rollouts=rollouts, infos=await self.workers.guard(rank, infos))
                     except asyncio.CancelledError:
-                        # The engine would continue rollouts that nobody waits for.
+                        # The engine would continue rollouts that no caller waits for.
                         ray.cancel(rollouts, recursive=False)
                         raise
                     except WorkerDied as death:
@@ -107,8 +107,8 @@ class SamplerPool:
                         self.lost(death, actor)
 
     def follow(self, catch_up: Callable[[int], Awaitable[None]]) -> None:
-        """Take weights from a training, whose first sync includes every started engine, and whose `catch_up(rank)`
-        gives one that starts later the current version."""
+        """Take weights from a training run: its first sync includes every started engine, and `catch_up(rank)` brings
+        one that starts later to the current version."""
         self.catch_up = catch_up
         self.fleet.fail(None)
         for rank in self.fleet.ranks(State.stale):

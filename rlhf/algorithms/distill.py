@@ -27,8 +27,8 @@ class OnPolicyDistillationConfig(AlgorithmConfig):
     group_size: int = 4
     """Rollouts per prompt. The teacher judges each token, so one is enough; with `reward_coef` at least 2."""
     gamma: float = 0.0
-    """Discount of the log-ratios of later tokens. 0: a token answers for its own alone, as in the KL of each token's
-    distribution. 1: for all that follow, as in the KL of whole sequences. Between 0 and 1."""
+    """Discount of the log-ratios of later tokens. 0: a token's own log-ratio counts alone, as in the KL of each
+    token's distribution. 1: those of all later tokens count too, as in the KL of whole sequences. Between 0 and 1."""
     reward_coef: float = 0.0
     """Weight of the reward relative to the group, added to the advantage of every token of a rollout. 0: pure
     distillation, in which the reward is only measured."""
@@ -60,8 +60,8 @@ class OnPolicyDistillationConfig(AlgorithmConfig):
 
 
 class OnPolicyDistillation(PolicyGradient[OnPolicyDistillationConfig]):
-    """Each token's advantage is the log of how much likelier it is for the teacher than for the student, whose mean is
-    minus the reverse KL; with `reward_coef` the rollout's reward relative to its group is added."""
+    """Each token's advantage is its logprob under the teacher less that under the student, whose mean is minus the
+    reverse KL; with `reward_coef` the rollout's reward relative to its group is added."""
 
     def admits(self, group: Group) -> bool:
         return super().admits(group) and (not self.config.reward_coef or len(group.survivors) > 1)

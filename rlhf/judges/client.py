@@ -33,9 +33,9 @@ class Trouble:
 
     failure: Failure
     again: bool
-    """Another attempt may succeed."""
+    """True if another attempt may succeed."""
     stated_wait_s: float | None = None
-    """Seconds that the server wants no request."""
+    """Seconds for which the server refuses requests, if it states them."""
 
 
 class JudgeClient:
@@ -71,7 +71,7 @@ class JudgeClient:
     async def ask(self, messages: Sequence[Message], schema: Mapping[str, Any]) -> str | Failure:
         """Return the judge's reply to the messages; `schema` is the JSON schema that it should have.
 
-        A reply that never came is a Failure. Raises RunError once the budget is used up.
+        Returns a Failure if no reply came. Raises RunError once the budget is used up.
         """
         body = self.body(messages, schema)
         async with self.slots:
@@ -104,7 +104,9 @@ class JudgeClient:
             except TimeoutError:
                 # The server may have generated, and charged, all the same: the largest cost stays.
                 limit = f"{self.name}.timeout_s={self.config.timeout_s:g}"
-                return self.trouble("reward_timeout", f"gave no reply within {limit}; raise it, or ask less at once")
+                return self.trouble(
+                    "reward_timeout", f"gave no reply within {limit}; raise it, or lower {self.name}.concurrency"
+                )
             except httpx.HTTPError as error:
                 bill.cost = 0.0
                 problem = f"cannot be reached ({root_cause(error)}): start the server, or correct {self.name}.url"

@@ -21,7 +21,7 @@ RUBRIC = (
 
 
 class ResponseFormat(StrEnum):
-    """Structured output that the server is asked for, by the names of OpenAI's protocol."""
+    """Structured output to request, by the names of OpenAI's protocol."""
 
     json_schema = "json_schema"
     json_object = "json_object"
@@ -36,7 +36,7 @@ class JudgeConfig:
     """Address of the server with its version, as `http://HOST:8000/v1`; requests go to `/chat/completions` below it.
     None: no judge."""
     model: str | None = None
-    """Model that the server is asked for."""
+    """Name of the model on that server."""
     api_key_env: str | None = None
     """Name of the environment variable that holds the API key, where the command is started; the key itself is written
     nowhere. None: no key."""
@@ -47,14 +47,14 @@ class JudgeConfig:
     highest: int = 5
     """Best rating, which becomes the score 1."""
     shows_reference: bool = False
-    """The judge also reads the row's answer (`data.answer_key`), as the reference."""
+    """Show the judge the row's answer (`data.answer_key`) as the reference."""
     temperature: float | None = 0.0
     """Temperature of the judge. None: the server's default, for models that accept no other."""
     max_tokens: int = 1024
     """Tokens that the judge may generate for one rating, its reasoning included."""
     response_format: ResponseFormat = ResponseFormat.json_schema
     """`json_schema`: the server lets the judge write nothing but a reason and a rating. `json_object` and `text` are
-    for servers without it. The reply is read equally strictly."""
+    for servers without it. Replies are parsed equally strictly."""
     concurrency: int = 16
     """Requests in flight, over all engines of the run."""
     requests_per_minute: float | None = None
@@ -62,12 +62,12 @@ class JudgeConfig:
     timeout_s: float = 60.0
     """Seconds that the server may take for one request."""
     max_attempts: int = 5
-    """Attempts at a rating whose request fails by the server, the network or time."""
+    """Attempts per rating, while its request times out or fails by an error of the server or the network."""
     backoff_s: float = 1.0
     """Seconds before the second attempt. They double for each further one, and a random part of up to half is
     subtracted; the wait that a server states (`Retry-After`) replaces them, for all requests."""
     max_wait_s: float = 120.0
-    """Longest wait before another attempt, in seconds. A server that states a longer one has failed."""
+    """Longest wait before another attempt, in seconds. A server that states a longer one counts as failed."""
     prompt_price: float = 0.0
     """Price of a million prompt tokens, in any currency."""
     completion_price: float = 0.0
@@ -123,7 +123,9 @@ class JudgeConfig:
             return None
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.api_key_env):
             # It may be a key, so it is not repeated.
-            raise InputError("reward.judge.api_key_env is no name of an environment variable: give the name, not a key")
+            raise InputError(
+                "reward.judge.api_key_env is not the name of an environment variable: give the name, not a key"
+            )
         key = os.environ.get(self.api_key_env, "").strip()
         if not key:
             raise InputError(

@@ -1,4 +1,4 @@
-"""Account of what a judge has cost, with a budget that concurrent requests cannot exceed."""
+"""Account of a judge's cost, with a budget that concurrent requests cannot exceed."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ class Ledger:
 
     @asynccontextmanager
     async def request(self, largest_cost: float) -> AsyncIterator[Bill]:
-        """Account for one request; waits if only the true cost of those in flight can show that it is affordable.
-        Raises RunError if it is not."""
+        """Account for one request. While the budget does not cover it, wait for requests in flight, which may cost less
+        than reserved. Raises RunError if none is left and it still does not."""
         async with self.settled:
             while problem := self.excess(largest_cost):
                 if not self.in_flight:

@@ -13,7 +13,7 @@ from email.utils import parsedate_to_datetime
 
 @dataclass(slots=True, kw_only=True)
 class Pace:
-    """Sends requests at equal distances, and none while the server wants a pause."""
+    """Spaces requests evenly, and holds them back while the server asks for a pause."""
 
     requests_per_minute: float | None
     now: Callable[[], float] = time.monotonic
@@ -31,7 +31,7 @@ class Pace:
             self.next_turn = self.now() + interval
 
     def pause(self, seconds: float) -> None:
-        """Let no request be sent for some seconds."""
+        """Hold all requests back for some seconds."""
         self.next_turn = max(self.next_turn, self.now() + seconds)
 
 

@@ -21,7 +21,7 @@ END_OF_THINKING = "</think>"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """An answer to rate, with the dialogue that it ends."""
+    """An answer to rate, with the dialogue before it."""
 
     dialogue: Sequence[Message]
     """Messages before the answer."""
@@ -91,8 +91,8 @@ def rating_in(reply: str, config: JudgeConfig) -> float | None:
 def messages_to_judge(answer: Answer, config: JudgeConfig) -> list[Message]:
     """Return the messages that ask for a verdict.
 
-    Texts are between marks that contain a hash of them all, so no text can write the mark that ends it; the
-    instructions precede them, and say that texts instruct nobody. Thinking is left out: users do not read it.
+    Each text stands between marks that contain a hash of all texts, so none can contain its own closing mark. The
+    instructions come first and say that texts are data. Thinking is left out: users do not read it.
     """
     parts = {"dialogue": dialogue_text(answer.dialogue)}
     if answer.reference is not None:
@@ -112,7 +112,7 @@ def messages_to_judge(answer: Answer, config: JudgeConfig) -> list[Message]:
 
 
 def dialogue_text(messages: Sequence[Message]) -> str:
-    """Return messages as text; whatever they have beside a role and a text, such as tool calls, as JSON."""
+    """Return messages as text; fields other than role and content, such as tool calls, as JSON."""
     return "\n\n".join(message_text(message) for message in messages)
 
 

@@ -43,7 +43,7 @@ class FailoverConfig:
 
 
 class Restarts:
-    """Restarts that are left, and those that were made."""
+    """Restarts made, counted against the budgets of `FailoverConfig`."""
 
     def __init__(self, config: FailoverConfig) -> None:
         self.config = config
@@ -51,7 +51,7 @@ class Restarts:
         """Number of restarts by role."""
 
     def take(self, death: WorkerDied) -> None:
-        """Count one restart of a dead worker. Raises its death, with the spent budget, if none is left."""
+        """Count one restart of a dead worker. Raises WorkerDied, naming the spent budget, if none is left."""
         key, roles = next((key, roles) for key, roles in BUDGETS.items() if death.role in roles)
         allowed = getattr(self.config, key)
         if sum(self.made[role] for role in roles) >= allowed:
@@ -73,8 +73,8 @@ async def continued(
     restarts: Restarts,
     roles: Collection[str],
 ) -> T:
-    """Return the result of `attempt(start)`, or after the death of a worker of `roles`, in it or in its recovery, that
-    of another attempt from where `recover` says. Raises the death if no restart is left."""
+    """Return the result of `attempt(start)`. After the death of a worker of `roles`, in the attempt or in the recovery,
+    try again from the place that `recover` returns. Raises WorkerDied if no restart is left."""
     death: WorkerDied | None = None
     while True:
         try:

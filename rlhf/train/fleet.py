@@ -39,7 +39,7 @@ class Fleet:
         self._look()
 
     def fail(self, error: BaseException | None) -> None:
-        """Raise the error to all that wait for an engine, from now on; None: no longer."""
+        """Make waiting for an engine raise this error from now on; None clears it."""
         self.error = error
         self._look()
 

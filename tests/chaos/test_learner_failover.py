@@ -41,7 +41,7 @@ def test_dead_ranks_of_policy_and_reference_change_no_number(
     said = " ".join(capsys.readouterr().out.split())
     assert "policy worker 1 on node" in said
     assert "and the run continues from" in said
-    assert "and what it was asked is asked again" in said
+    assert "and the interrupted call is repeated" in said
     last = metrics(killed)[-1]
     assert [last[f"restarts/{role}"] for role in ("policy", "critic", "reference")] == [1, 0, 1]
     assert figures(killed) == figures(whole)

@@ -21,7 +21,7 @@ async def revive(restarts: Restarts, placement: PlacementConfig, role: ModelRole
         if another.role != death.role:
             raise
         return await revive(restarts, placement, role, another)
-    say(death, f"started again in {seconds:.1f} s, and what it was asked is asked again")
+    say(death, f"started again in {seconds:.1f} s, and the interrupted call is repeated")
 
 
 async def start_again(roles: Sequence[ModelRole], placement: PlacementConfig) -> float:

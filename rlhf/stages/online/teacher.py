@@ -62,8 +62,8 @@ def check_teacher(config: OnlineConfig, tokenizer: PreTrainedTokenizerBase) -> N
         words = ", ".join(map(repr, own.convert_ids_to_tokens(list(ends))))
         raise InputError(
             f"teacher.model={path}: it ends answers with {words}, the policy with "
-            f"{tokenizer.convert_ids_to_tokens(end)!r}, so it would teach never to end; set chat_template to the "
-            "teacher's, or choose another teacher"
+            f"{tokenizer.convert_ids_to_tokens(end)!r}, so the policy would learn never to end an answer; set "
+            "chat_template to the teacher's, or choose another teacher"
         )
 
 

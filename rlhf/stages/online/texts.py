@@ -42,13 +42,13 @@ def load_text(path: str, config: OnlineConfig, tokenizer: PreTrainedTokenizerBas
 
 
 def check_keys(config: OnlineConfig) -> None:
-    """Raise InputError for names and keys that cannot have an effect, or that rows cannot have."""
+    """Raise InputError for keys without an effect, an impossible length of rows, or a name that no metric can have."""
     validation, context_tokens, usual = config.validation, config.sampler.context_tokens, ValidationConfig()
     for key in ("text_key", "text_tokens", "text_documents"):
         value = getattr(validation, key)
         if value != getattr(usual, key) and not validation.texts:
             raise InputError(
-                f"validation.{key}={value}: there is no text; add one, as in +validation.texts.wiki=wiki.txt"
+                f"validation.{key}={value}: no text is configured; add one, as in +validation.texts.wiki=wiki.txt"
             )
     if validation.text_tokens is not None and not SHORTEST <= validation.text_tokens <= context_tokens:
         raise InputError(
@@ -57,7 +57,7 @@ def check_keys(config: OnlineConfig) -> None:
         )
     for name in validation.texts:
         if not NAME.fullmatch(name):
-            raise InputError(f"validation.texts.{name}: name a text with letters, digits, _ and -")
+            raise InputError(f"validation.texts.{name}: use letters, digits, _ and - in the name of a text")
 
 
 def text_rows(config: OnlineConfig, texts: dict[str, list[Unit]]) -> list[tuple[str, object, str]]:

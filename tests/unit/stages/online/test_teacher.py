@@ -98,7 +98,9 @@ def test_a_teacher_that_ends_answers_otherwise_would_teach_never_to_end(job, tea
         raw = json.loads((path / name).read_text())
         raw.update({"eos_token": ALPHABET[0]} if name.startswith("tokenizer") else {"eos_token_id": 3})
         (path / name).write_text(json.dumps(raw))
-    with pytest.raises(InputError, match=r"it ends answers with '0', the policy with '<eos>', so it would teach never"):
+    with pytest.raises(
+        InputError, match=r"it ends answers with '0', the policy with '<eos>', so the policy would learn never"
+    ):
         job(DISTILL, f"teacher.model={path}")
 
 
