@@ -30,5 +30,6 @@ def root_cause(error: BaseException) -> str:
 
 def first_words(text: str) -> str:
     """Return the beginning of a text on one line, for a message; "nothing" for a blank text."""
-    line = " ".join(text.split()) or "nothing"
+    # Terminals and files hold UTF-8, of which a text from elsewhere may be no part.
+    line = " ".join(text.encode(errors="replace").decode().split()) or "nothing"
     return line if len(line) <= _QUOTED_CHARACTERS else f"{line[:_QUOTED_CHARACTERS]}..."

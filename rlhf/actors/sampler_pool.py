@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import numpy as np
@@ -108,15 +109,30 @@ class SamplerPool:
 
     def follow(self, catch_up: Callable[[int], Awaitable[None]]) -> None:
         """Take weights from a training run: its first sync includes every started engine, and `catch_up(rank)` brings
-        one that starts later to the current version."""
+        one that starts later to the current version. An error of an engine that stays away is kept for that sync;
+        those that the end of the run before caused are forgotten."""
         self.catch_up = catch_up
+        self.end_catch_ups()
+        error = self.fleet.error
+        left = [rank for rank in self.fleet.ranks(State.down) if rank not in self.tasks or self.tasks[rank].done()]
+        if left and not (isinstance(error, WorkerDied) and error.role != self.workers.role):
+            return
         self.fleet.fail(None)
-        for rank in self.fleet.ranks(State.stale):
-            if rank in self.tasks:
-                self.tasks.pop(rank).cancel()
-        for rank in self.fleet.ranks(State.down):
-            if self.tasks[rank].done():
-                self.begin_restart(rank)
+        for rank in left:
+            self.workers.respawn(rank)
+            self.begin_restart(rank)
+
+    async def leave(self) -> None:
+        """Take no more weights from a training that has ended: an engine that has started waits for the next."""
+        self.catch_up = wait_for_a_training
+        await asyncio.gather(*self.end_catch_ups(), return_exceptions=True)
+
+    def end_catch_ups(self) -> list[asyncio.Task[None]]:
+        """Cancel and return the restarts of engines that have started and have no current weights."""
+        ended = [self.tasks.pop(rank) for rank in self.fleet.ranks(State.stale) if rank in self.tasks]
+        for task in ended:
+            task.cancel()
+        return ended
 
     def lost(self, death: WorkerDied, actor: Any) -> None:
         """Start the successor of a dead engine. Raises WorkerDied if no restart is left."""
@@ -223,9 +239,12 @@ class SamplerPool:
         await self.on_receivers(lambda _, actor: actor.load_finish.remote(version))
 
     async def logprobs(self, token_ids: Sequence[int]) -> dict[int, np.ndarray]:
-        """Return the receivers' logprobs by rank."""
-        async with self.workers.lease.hold(self.workers.phase):
-            return await self.on_receivers(lambda _, actor: actor.logprobs.remote(token_ids))
+        """Return the receivers' logprobs by rank. The engines must be `at_work`."""
+        return await self.on_receivers(lambda _, actor: actor.logprobs.remote(token_ids))
+
+    def at_work(self) -> AbstractAsyncContextManager[None]:
+        """Hold the engines' accelerators for a sequence of calls."""
+        return self.workers.lease.hold(self.workers.phase)
 
     async def find_dead(self) -> None:
         """Find receivers that have died, whose peers' errors may have come first."""
@@ -248,3 +267,8 @@ class SamplerPool:
         await self.workers.all(lambda _, actor: actor.close.remote())
         if self.judge is not None:
             await self.judge.close()
+
+
+async def wait_for_a_training(rank: int) -> None:
+    """Wait until `SamplerPool.follow` ends the wait: no training has weights for an engine yet."""
+    await asyncio.Event().wait()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from rlhf.runtimes.configs import Precision
 from rlhf.runtimes.transport import AdapterForm, Link, Transport, WeightSyncConfig
 from rlhf.train.clock import Clock
 from rlhf.train.failover import WorkerDied
+from rlhf.train.together import together
 from rlhf.types import RunError
 
 PROBE_TOLERANCE = {Precision.fp32: 1e-4, Precision.bf16: 0.3}
@@ -61,13 +63,27 @@ class BucketSync:
         ranks: Sequence[int] | None = None,
     ) -> None:
         """Send the weights to engines, all of them if `ranks` is None, and let those take prompts that hold them. An
-        engine that dies leaves the sync."""
+        engine that dies leaves the sync.
+
+        The policy is probed before it lets go of its accelerators: prompts that wait for them come next. The deadline
+        does not count the wait for calls of other roles, as for rollouts of minutes on shared accelerators.
+        """
+        async with policy.at_work(), self.deadline(policy, version):
+            with self.clock("weight_sync"):
+                await self.replace_weights(policy, samplers, version, transport, ranks)
+            with self.clock("weight_probe"):
+                expected = await policy.probe(self.probe)
+        async with samplers.at_work(), self.deadline(policy, version):
+            with self.clock("weight_probe"):
+                await self.verify(expected, samplers, version)
+        samplers.admit(f"version {version} of the weights")
+
+    @asynccontextmanager
+    async def deadline(self, policy: PolicyRole, version: int) -> AsyncIterator[None]:
+        """Raise RunError, or the death of a worker, unless the block ends within the sync's deadline."""
         try:
             async with asyncio.timeout(self.config.timeout_s):
-                with self.clock("weight_sync"):
-                    await self.replace_weights(policy, samplers, version, transport, ranks)
-                with self.clock("weight_probe"):
-                    await self.verify(policy, samplers, version)
+                yield
         except TimeoutError:
             # The others of a collective may wait for a dead one.
             if death := await policy.workers.death_in_the_run():
@@ -76,7 +92,6 @@ class BucketSync:
                 f"weight sync: version {version} was not on all engines within weight_sync.timeout_s="
                 f"{self.config.timeout_s:g}; look for a stuck learner rank or engine, then resume the run"
             ) from None
-        samplers.admit(f"version {version} of the weights")
 
     async def replace_weights(
         self,
@@ -88,20 +103,19 @@ class BucketSync:
     ) -> None:
         """Send the policy's weights while the policy holds its accelerators, so that no other role takes the memory
         that the engines need. A transport whose group an engine's death has broken starts over with the others."""
-        async with policy.at_work():
-            while True:
-                samplers.choose_receivers(ranks)
-                members = samplers.members
-                if not members:
-                    return  # all are being started again, and are sent this version then
-                try:
-                    return await self.transfer(policy, samplers, version, transport)
-                except RunError as error:
-                    if isinstance(error, WorkerDied) and error.role != samplers.workers.role:
-                        raise
-                    await samplers.find_dead()
-                    if samplers.members == members:
-                        raise
+        while True:
+            samplers.choose_receivers(ranks)
+            members = samplers.members
+            if not members:
+                return  # all are being started again, and are sent this version then
+            try:
+                return await self.transfer(policy, samplers, version, transport)
+            except RunError as error:
+                if isinstance(error, WorkerDied) and error.role != samplers.workers.role:
+                    raise
+                await samplers.find_dead()
+                if samplers.members == members:
+                    raise
 
     async def transfer(self, policy: PolicyRole, samplers: SamplerPool, version: int, transport: str) -> None:
         await self.connect(policy, samplers, transport)
@@ -130,12 +144,11 @@ class BucketSync:
         host, port = await policy.address()
         size = 1 + samplers.num_receivers
         link = Link(transport=transport, host=host, port=port, size=size, timeout_s=self.config.timeout_s)
-        await asyncio.gather(policy.connect(link), samplers.connect(link))
+        await together(policy.connect(link), samplers.connect(link))
         self.connected = members
 
-    async def verify(self, policy: PolicyRole, samplers: SamplerPool, version: int) -> None:
-        expected, engines = await asyncio.gather(policy.probe(self.probe), samplers.logprobs(self.probe))
-        for rank, logprobs in engines.items():
+    async def verify(self, expected: np.ndarray, samplers: SamplerPool, version: int) -> None:
+        for rank, logprobs in (await samplers.logprobs(self.probe)).items():
             difference = float(np.abs(logprobs - expected).mean())
             if not difference <= self.tolerance:
                 raise RunError(

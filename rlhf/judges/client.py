@@ -18,13 +18,17 @@ from rlhf.causes import first_words, root_cause
 from rlhf.judges.config import JudgeConfig, ResponseFormat
 from rlhf.judges.ledger import Bill, Ledger
 from rlhf.judges.pace import Pace, backoff, stated_wait
-from rlhf.types import Failure, Message
+from rlhf.types import Failure, InputError, Message
 
 TEMPORARY = frozenset({408, 409, 425, 429})
 """Statuses below 500 after which another attempt may succeed."""
 TEMPLATE_TOKENS = 32
 """Most tokens that a chat template adds to a message."""
 MILLION = 1e6
+LARGEST_REPLY = 1 << 24
+"""Bytes of a response that are read: many times the longest reply, so that a faulty server cannot fill the memory."""
+MOST_TOKENS = 1 << 40
+"""Number of tokens from which a statement of them is not believed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +60,12 @@ class JudgeClient:
         """`name` is the judge's key in the configuration, for messages."""
         self.config, self.name = config, name
         self.url = f"{str(config.url).rstrip('/')}/chat/completions"
+        try:
+            httpx.Request("POST", self.url)
+        except (httpx.InvalidURL, ValueError) as error:
+            raise InputError(
+                f"{name}.url={config.url!a}: it is no address ({error}); give one such as http://host:8000/v1"
+            ) from error
         self.ledger = Ledger(
             max_cost=config.max_cost, max_requests=config.max_requests, key=name, file=ledger_file
         )  # fmt: skip
@@ -63,7 +73,9 @@ class JudgeClient:
         self.slots = asyncio.Semaphore(config.concurrency)
         self.counts: Counter[str] = Counter()
         self.seconds, self.cost_taken = 0.0, self.ledger.cost
-        headers = {"Authorization": f"Bearer {key.get_secret_value()}"} if key else {}
+        headers = {"Content-Type": "application/json"}
+        if key:
+            headers["Authorization"] = f"Bearer {key.get_secret_value()}"
         # `timeout_s` bounds the whole request; httpx bounds the wait for each part of an answer.
         limits = httpx.Limits(max_connections=config.concurrency, max_keepalive_connections=config.concurrency)
         self.http = httpx.AsyncClient(headers=headers, timeout=None, limits=limits)
@@ -100,7 +112,7 @@ class JudgeClient:
             start = time.perf_counter()
             try:
                 async with asyncio.timeout(self.config.timeout_s):
-                    response = await self.http.post(self.url, json=body)
+                    response, content = await self.post(body)
             except TimeoutError:
                 # The server may have generated, and charged, all the same: the largest cost stays.
                 limit = f"{self.name}.timeout_s={self.config.timeout_s:g}"
@@ -108,28 +120,42 @@ class JudgeClient:
                     "reward_timeout", f"gave no reply within {limit}; raise it, or lower {self.name}.concurrency"
                 )
             except httpx.HTTPError as error:
-                bill.cost = 0.0
+                # Unless it never was connected, the server may have charged for a reply that broke off.
+                bill.cost = 0.0 if isinstance(error, httpx.ConnectError) else bill.cost
                 problem = f"cannot be reached ({root_cause(error)}): start the server, or correct {self.name}.url"
                 return self.trouble("reward_error", problem)
             finally:
                 self.seconds += time.perf_counter() - start
-            return self.read(response, bill)
+            return self.read(response, content, bill)
 
-    def read(self, response: httpx.Response, bill: Bill) -> str | Trouble:
+    async def post(self, body: Mapping[str, Any]) -> tuple[httpx.Response, bytes]:
+        """Send a request; return the response and its content, cut behind `LARGEST_REPLY` bytes."""
+        # ASCII, since a policy may write what UTF-8 does not hold.
+        async with self.http.stream("POST", self.url, content=json.dumps(body).encode("ascii")) as response:
+            content = bytearray()
+            async for part in response.aiter_bytes():
+                content += part
+                if len(content) > LARGEST_REPLY:
+                    break
+            return response, bytes(content)
+
+    def read(self, response: httpx.Response, content: bytes, bill: Bill) -> str | Trouble:
         """Return the reply in a response, and put its cost on the bill."""
-        status = response.status_code
+        status, text = response.status_code, content.decode(errors="replace")
         if status != httpx.codes.OK:
             bill.cost = 0.0
             again = status in TEMPORARY or status >= httpx.codes.INTERNAL_SERVER_ERROR
             remedy = "it asks for fewer requests" if status == httpx.codes.TOO_MANY_REQUESTS else "look at its log"
-            problem = f"answered status {status} ({first_words(response.text)}): {remedy}"
+            problem = f"answered status {status} ({first_words(text)}): {remedy}"
             return self.trouble("reward_error", problem, again=again, stated_wait_s=stated_wait(response.headers))
         try:
-            answer = response.json()
-        except ValueError:
+            answer = json.loads(content)
+        except (ValueError, RecursionError):
             answer = None
         match answer:
-            case {"usage": {"prompt_tokens": int() as read, "completion_tokens": int() as written}}:
+            case {"usage": {"prompt_tokens": int() as read, "completion_tokens": int() as written}} if (
+                0 <= min(read, written) <= max(read, written) < MOST_TOKENS
+            ):
                 bill.cost = self.price(read, written)
                 self.counts["prompt_tokens"] += read
                 self.counts["completion_tokens"] += written
@@ -137,9 +163,9 @@ class JudgeClient:
             case {"choices": [{"finish_reason": "length"}]}:
                 limit = f"{self.name}.max_tokens={self.config.max_tokens}"
                 return self.trouble("reward_invalid", f"ended at {limit} within its reply: raise it", again=False)
-            case {"choices": [{"message": {"content": str() as text}}]} if text.strip():
-                return text
-        problem = f"answered {first_words(response.text)}: it must be a chat completion with a text"
+            case {"choices": [{"message": {"content": str() as reply}}]} if reply.strip():
+                return reply
+        problem = f"answered {first_words(text)}: it must be a chat completion with a text"
         return self.trouble("reward_invalid", problem, again=False)
 
     def trouble(self, kind: str, problem: str, *, again: bool = True, stated_wait_s: float | None = None) -> Trouble:

@@ -88,6 +88,12 @@ class JudgeConfig:
                 "reward.judge.url holds a user or a password, which the run's folder would keep: name the environment "
                 "variable of an API key in reward.judge.api_key_env"
             )
+        if urlsplit(self.url).query or urlsplit(self.url).fragment:
+            raise InputError(
+                "reward.judge.url has a part after ? or #, where requests cannot have their path: end it with the "
+                "version, as http://host:8000/v1, and name the environment variable of an API key in "
+                "reward.judge.api_key_env"
+            )
         if not self.model or not self.rubric.strip():
             raise InputError(
                 f"reward.judge.url={self.url}: set reward.judge.model to a model of that server, and "

@@ -46,7 +46,7 @@ def stated_wait(headers: Mapping[str, str], today: datetime | None = None) -> fl
     stated = headers.get("Retry-After", "").strip()
     try:
         return max(float(stated), 0.0) if stated[:1].isdigit() else seconds_until(stated, today or datetime.now(UTC))
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
 
 

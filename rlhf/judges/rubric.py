@@ -79,13 +79,18 @@ def words_of(config: JudgeConfig) -> str:
 
 
 def rating_in(reply: str, config: JudgeConfig) -> float | None:
-    """Return the rating in a reply, whose text up to `</think>` is left out; None if it is no verdict, or the rating is
-    out of its range. A number elsewhere in the reply is never taken: the judge may quote the answer."""
+    """Return the rating in a reply, which is a verdict alone, or after thinking that `</think>` ends; None if it is no
+    verdict, or the rating is out of its range. A number elsewhere in the reply is never taken: the judge may quote the
+    answer."""
+    verdict = verdict_in(reply) or verdict_in(reply.rpartition(END_OF_THINKING)[2])
+    return verdict.rating if verdict and config.lowest <= verdict.rating <= config.highest else None
+
+
+def verdict_in(text: str) -> Verdict | None:
     try:
-        verdict = Verdict.model_validate_json(reply.rpartition(END_OF_THINKING)[2].strip())
+        return Verdict.model_validate_json(text.strip())
     except ValidationError:
         return None
-    return verdict.rating if config.lowest <= verdict.rating <= config.highest else None
 
 
 def messages_to_judge(answer: Answer, config: JudgeConfig) -> list[Message]:

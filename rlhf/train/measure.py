@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 from rlhf.ops.intervals import Estimate, estimate_mean, estimate_share
 from rlhf.ops.pass_at import pass_at
 from rlhf.train.stream import GroupSource
+from rlhf.train.together import together
 from rlhf.train.validation import Measurement, ValidationConfig
 from rlhf.types import EpisodeInfo, Failure, Group, InputError, Prompt, Reference, RunError, Sampling, Score
 
@@ -40,7 +40,7 @@ async def measure(
 
 async def sample(source: GroupSource, prompts: Sequence[Prompt], requests: Sequence[Sampling]) -> list[Group]:
     """Sample episodes of the prompts, with the same seeds for every policy."""
-    return await asyncio.gather(*(source.collect(prompt, MEASUREMENT_EPOCH, requests) for prompt in prompts))
+    return await together(*(source.collect(prompt, MEASUREMENT_EPOCH, requests) for prompt in prompts))
 
 
 def sampled(group: Group, config: ValidationConfig) -> Sequence[EpisodeInfo]:

@@ -9,6 +9,14 @@ from typing import TypeVar
 from rlhf.train.failover import WorkerDied
 
 T = TypeVar("T")
+FirstT = TypeVar("FirstT")
+SecondT = TypeVar("SecondT")
+
+
+async def both(first: Awaitable[FirstT], second: Awaitable[SecondT]) -> tuple[FirstT, SecondT]:
+    """Return the results of two works of different types, which end `together`."""
+    one, two = await together(first, second)
+    return one, two  # type: ignore[return-value]
 
 
 async def together(*work: Awaitable[T]) -> list[T]:

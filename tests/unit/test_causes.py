@@ -2,7 +2,7 @@
 
 import pytest
 
-from rlhf.causes import causes
+from rlhf.causes import causes, first_words
 
 
 def raised(*, hides: bool) -> BaseException:
@@ -31,3 +31,8 @@ def test_errors_that_are_each_others_causes_come_once():
     one, other = ValueError("one"), KeyError("other")
     one.__cause__, other.__context__ = other, one
     assert list(causes(one)) == [one, other]
+
+
+def test_a_quoted_text_can_be_printed():
+    assert first_words("half a pair: \ud83d\n 问") == "half a pair: ? 问"
+    assert first_words(" \n") == "nothing"

@@ -9,18 +9,12 @@ from rlhf.actors.plan import PlacementConfig
 from rlhf.actors.roles import ModelRole
 from rlhf.stages.console import CONSOLE
 from rlhf.stages.online.engines import wait_for_start
-from rlhf.train.failover import Restarts, WorkerDied
+from rlhf.train.failover import WorkerDied
 
 
-async def revive(restarts: Restarts, placement: PlacementConfig, role: ModelRole, death: WorkerDied) -> None:
-    """Start a frozen role again. Raises the death if no restart is left."""
-    restarts.take(death)
-    try:
-        seconds = await start_again([role], placement)
-    except WorkerDied as another:
-        if another.role != death.role:
-            raise
-        return await revive(restarts, placement, role, another)
+async def revive(placement: PlacementConfig, role: ModelRole, death: WorkerDied) -> None:
+    """Start a frozen role again."""
+    seconds = await start_again([role], placement)
     say(death, f"started again in {seconds:.1f} s, and the interrupted call is repeated")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-from asyncio import gather
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
 from typing import Any
@@ -28,6 +27,7 @@ from rlhf.train.rows import ROWS, Digest, digest_of_corpus, digest_of_prompts
 from rlhf.train.run_folder import RunFolder
 from rlhf.train.stop import Stop
 from rlhf.train.stream import RolloutStream
+from rlhf.train.together import both
 from rlhf.train.tracking import SAMPLES, MetricsLog, truncate_to
 from rlhf.train.validation import Measurement, Validation
 
@@ -82,7 +82,7 @@ def measurement_of(
 
     async def measured() -> Measurement:
         episodes = measure(samplers, fetch, job.measured_prompts, job.sampling, config.validation)
-        measurement, figures = await gather(episodes, perplexities(policy, texts))
+        measurement, figures = await both(episodes, perplexities(policy, texts))
         return replace(measurement, texts=figures)
 
     return measured

@@ -84,13 +84,13 @@ async def start_roles(job: Job, bundles: Bundles, clock: Clock, ledger_file: Pat
     policy = learning(PolicyRole, spawn("policy", LearnerWorker), "old_logprobs", config.optimizer)
     starts = [policy.start(spec(config.model, config.optimizer, config.lora))]
     reference = teacher = critic = None
-    again = functools.partial(revive, restarts, config.placement)
+    again = functools.partial(revive, config.placement)
     if job.plan.has("reference"):
-        reference = FrozenRole(spawn("reference", LearnerWorker), "ref_logprobs", clock, again)
+        reference = FrozenRole(spawn("reference", LearnerWorker), "ref_logprobs", clock, restarts, again)
         starts.append(reference.start(spec(config.model, None, LoRAConfig())))
     if job.plan.has("teacher"):
         assert config.teacher.model is not None, "plan_teacher refuses to plan it"
-        teacher = FrozenRole(spawn("teacher", LearnerWorker), "teacher_logprobs", clock, again)
+        teacher = FrozenRole(spawn("teacher", LearnerWorker), "teacher_logprobs", clock, restarts, again)
         frozen = spec(config.teacher.model, None, LoRAConfig())
         starts.append(teacher.start(with_own_rows(frozen, job.tokenizer, job.stop_token_ids)))
     if job.plan.has("critic"):

@@ -154,6 +154,7 @@ async def attempt(
             after = await validation.after(trainer.next_step)
     except BaseException as error:
         await stream.close()
+        await roles.samplers.leave()
         if isinstance(error, Stopped):
             await checkpointer.save_unsaved()
         raise

@@ -248,6 +248,66 @@ async def test_a_training_that_begins_again_takes_over_engines_that_are_not_back
     assert run.versions == [1, 1]
 
 
+async def test_a_spent_restart_ends_the_run_though_a_learner_died_too() -> None:
+    """As when a node with both is lost: the run must not continue, or wait for ever, without the engine."""
+    run = Rollouts(restarts=0)
+    await run.push()
+    run.faults.deadly.add((0, 1, "collect"))
+    with pytest.raises(WorkerDied, match="leaves no restart"):
+        await run.collect(0)
+    run.pool.follow(run.catch_up)
+    with pytest.raises(WorkerDied, match=r"failover\.rollout_restarts=0 leaves no restart"):
+        await run.push()
+
+
+async def test_an_engine_that_comes_back_between_two_trainings_waits_for_the_next() -> None:
+    """Learners that are being started again have no weights for it."""
+    run = Rollouts()
+    await run.push()
+    starting = run.faults.close(0, 2, "start")
+    run.faults.deadly.add((0, 1, "collect"))
+    await run.collect(0)
+    await run.pool.leave()
+    sent = run.policy.sent
+    starting.set()
+    await until(lambda: run.pool.fleet.states[0] is State.stale)
+    await asyncio.sleep(0.01)
+    assert (run.policy.sent, run.pool.fleet.states[0]) == (sent, State.stale)
+    run.pool.follow(run.catch_up)
+    assert await run.push() == 1
+    assert (run.versions, run.policy.sent) == ([1, 1], sent + 1)
+
+
+async def test_nothing_of_a_training_sends_weights_once_the_engines_left_it() -> None:
+    run = Rollouts()
+    await run.push()
+    loading = run.faults.close(0, 2, "load")
+    run.faults.deadly.add((0, 1, "collect"))
+    await run.collect(0)
+    await until(lambda: run.workers.actors[0].calls["load"] > 0)
+    await run.pool.leave()
+    assert not run.at_rest.locked(), "it still sends"
+    loading.set()
+    run.pool.follow(run.catch_up)
+    assert await run.push() == 1
+    assert run.versions == [1, 1]
+
+
+async def test_rollouts_that_last_longer_than_a_sync_may_do_not_end_the_run() -> None:
+    """On shared accelerators an engine that comes back waits for the others' rollouts, which may take minutes."""
+    run = Rollouts(shared=True)
+    await run.push()
+    run.sync.config.timeout_s = 0.05
+    generating = run.faults.close(1, 1, "collect")
+    run.faults.deadly.add((0, 1, "collect"))
+    groups = [asyncio.create_task(run.collect(number)) for number in range(2)]
+    await until(lambda: run.pool.fleet.states[0] is State.stale)
+    await asyncio.sleep(0.2)
+    generating.set()
+    assert await asyncio.gather(*groups) == [(0, 0, 1), (1, 0, 1)]
+    await until(lambda: run.pool.fleet.states[0] is State.up)
+
+
 async def test_a_fleet_chooses_the_least_loaded_that_is_up() -> None:
     fleet = Fleet(3)
     with fleet.load(0, 4), fleet.load(1, 2):

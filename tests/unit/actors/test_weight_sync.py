@@ -54,9 +54,11 @@ class SleepingEngine:
         self.updating, self.version = False, version
 
     async def logprobs(self, token_ids: list[int]) -> dict[int, np.ndarray]:
-        async with self.lease.hold("rollout"):
-            assert self.awake == {"weights", "cache"}
-            return {0: np.zeros(len(token_ids))}
+        assert self.awake == {"weights", "cache"}
+        return {0: np.zeros(len(token_ids))}
+
+    def at_work(self) -> AbstractAsyncContextManager[None]:
+        return self.lease.hold("rollout")
 
     def choose_receivers(self, ranks: None) -> None:
         """The only engine."""

@@ -13,7 +13,7 @@ from rlhf.judges.client import JudgeClient
 from rlhf.judges.config import JudgeConfig
 from rlhf.judges.pace import Pace
 from rlhf.protocols.openai.chat import ChatCompletionRequest
-from rlhf.types import Failure, RunError
+from rlhf.types import Failure, InputError, RunError
 from tests.unit.judges.server import FakeTime, Reply, Server, completion, config
 
 MESSAGES = [{"role": "system", "content": "Rate."}, {"role": "user", "content": "问题"}]
@@ -109,6 +109,7 @@ async def test_attempts_are_bounded(server: Server):
         (Reply(404, ""), "reward_error", "answered status 404 (nothing)"),
         (Reply(200, "<html>"), "reward_invalid", "answered <html>: it must be a chat completion with a text"),
         (Reply(200, "[]"), "reward_invalid", "answered []: it must be"),
+        (Reply(200, "[" * 100_000), "reward_invalid", "...: it must be a chat completion"),
         (Reply(200, '{"choices": []}'), "reward_invalid", "it must be a chat completion with a text"),
         (Reply(200, '{"choices": [{"message": {"content": null}}]}'), "reward_invalid", "it must be"),
         (completion(" "), "reward_invalid", "it must be"),
@@ -190,3 +191,41 @@ async def test_the_largest_cost_bounds_a_tokenizer_of_bytes(server: Server):
     body = client.body([{"role": "user", "content": "问题" * 50}], SCHEMA)
     assert client.largest_cost(body) >= len(("问题" * 50).encode())
     await client.close()
+
+
+@pytest.mark.parametrize("tokens", [-(10**9), 10**400], ids=["negative", "huge"])
+async def test_a_number_of_tokens_that_cannot_be_is_charged_at_most(server: Server, tokens: int):
+    server.reply = lambda number, body: completion("ok", prompt_tokens=tokens)
+    results, client, _ = await ask(config(server.url, **PRICES))
+    assert results == ["ok"]
+    assert client.ledger.cost == pytest.approx(client.largest_cost(server.requests[0]["body"]))
+
+
+async def test_a_reply_that_breaks_off_is_charged_at_most(server: Server):
+    server.reply = lambda number, body: Reply(200, "no gzip", {"Content-Encoding": "gzip"})
+    (failure,), client, _ = await ask(config(server.url, max_attempts=1, **PRICES))
+    assert failure.kind == "reward_error"
+    assert client.ledger.cost == pytest.approx(client.largest_cost(server.requests[0]["body"]))
+
+
+async def test_a_reply_without_end_does_not_fill_the_memory(server: Server, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("rlhf.judges.client.LARGEST_REPLY", 1000)
+    server.reply = lambda number, body: Reply(200, " " * 10_000_000)
+    (failure,), client, _ = await ask(config(server.url))
+    assert failure.kind == "reward_invalid"
+    assert client.counts["retries"] == 0
+
+
+async def test_texts_that_utf8_does_not_hold_are_sent_and_quoted(server: Server):
+    server.reply = lambda number, body: Reply(400, '"no"')
+    client = JudgeClient(config(server.url), None)
+    failure = await client.ask([{"role": "user", "content": "half a pair: \ud83d"}], SCHEMA)
+    assert server.requests[0]["body"]["messages"][0]["content"] == "half a pair: \ud83d"
+    assert isinstance(failure, Failure)
+    assert failure.message.encode()
+    await client.close()
+
+
+async def test_an_address_that_no_request_can_have_is_refused():
+    with pytest.raises(InputError, match=r"^reward\.judge\.url='http://xn--/v1': it is no address"):
+        JudgeClient(config("http://xn--/v1"), None)

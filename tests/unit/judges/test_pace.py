@@ -61,6 +61,7 @@ def test_waits_double_within_their_limit():
         ("Mon, 30 Nov 2026 12:00:30 GMT", 30.0),
         ("Mon, 30 Nov 2026 11:00:00 GMT", 0.0),
         ("soon", None),
+        ("Mon, 01 Jan 99999999999999999999 00:00:00 GMT", None),
         ("-3", None),
         ("", None),
     ],

@@ -29,6 +29,7 @@ def reply(rating: object, **others: object) -> str:
         (reply(2.5), 2.5),
         (f" \n{reply(3)}\n", 3.0),
         (f'<think>{{"rating": 5}} hm</think>\n{reply(2)}', 2.0),
+        (reply(4, reason="it says </think> twice"), 4.0),
         (reply(0), None),
         (reply(6), None),
         (reply("5"), None),

@@ -154,6 +154,7 @@ def test_the_judge_reads_all_turns_and_rates_the_last():
     [
         ({"url": "host:8000"}, "reward.judge.url=host:8000: give an address such as http://host:8000/v1"),
         ({"url": "http://me:pw@host/v1"}, "reward.judge.url holds a user or a password"),
+        ({"url": "http://host/v1?key=sk-1"}, "reward.judge.url has a part after"),
         ({"model": None}, "set reward.judge.model to a model of that server"),
         ({"rubric": " "}, "reward.judge.rubric to a question"),
         ({"lowest": 5}, "reward.judge.lowest=5, reward.judge.highest=5: give the lower one first"),

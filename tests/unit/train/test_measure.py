@@ -1,5 +1,6 @@
 """Figures of a validation, in closed form."""
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 
 from rlhf.ops.intervals import estimate_mean, estimate_share
-from rlhf.train.measure import MEASUREMENT_EPOCH, figure_names, figures_of, measure, successes
+from rlhf.train.measure import MEASUREMENT_EPOCH, figure_names, figures_of, measure, sample, successes
 from rlhf.train.validation import ValidationConfig
 from rlhf.types import Failure, Group, InputError, Prompt, RunError, Sampling, Score
 from tests.unit.train.fakes import make_group, make_info, make_prompt
@@ -92,3 +93,21 @@ async def test_an_engine_that_cannot_sample_greedily_is_named():
     )
     with pytest.raises(RunError, match=sentence):
         await measure(Source(broken=True), list, [make_prompt(i) for i in range(2)], SAMPLING, config)
+
+
+async def test_no_prompt_is_sampled_on_once_one_could_not_be():
+    """A run that continues after a learner's death measures again, on the same engines."""
+    ended = []
+
+    class Source:
+        async def collect(self, prompt: Prompt, epoch: int, requests: Sequence[Sampling]) -> Group:
+            if prompt.id == "p0":
+                raise RunError("policy worker 0 died")
+            try:
+                return await asyncio.Event().wait()
+            finally:
+                ended.append(prompt.id)
+
+    with pytest.raises(RunError, match="policy worker 0 died"):
+        await sample(Source(), [make_prompt(number) for number in range(3)], [SAMPLING])
+    assert sorted(ended) == ["p1", "p2"]
