@@ -131,7 +131,7 @@ def explain(error: BaseException) -> str:
         )
     if (sentence := explain_type(error) or explain_choice(error, text)) is not None:
         return sentence
-    if match := re.search(r"Could not override '[^']+'.*?not in '(\w+)' full_key: (\S+)", text):
+    if match := re.search(r"(?:Could not override '|Error merging override ).*?not in '(\w+)' full_key: (\S+)", text):
         schema = next((s for s in all_schemas() if s.__name__ == match[1]), None)
         return unknown_key(match[2], schema)
     if match := re.search(r"Could not override '([^']+)'\. To append to your config use (\+.*?) Key '", text):

@@ -269,7 +269,7 @@ def expand_homes(node: DictConfig, prefix: str = "") -> None:
 
 def all_schemas() -> list[type[Any]]:
     """Return every dataclass of the configurations."""
-    found = [*LOADED, *SCHEMAS, *ALGORITHMS.values(), *DATA.values()]
+    found = [*LOADED, *SCHEMAS, *ALGORITHMS.values(), *DATA.values(), ConstraintConfig, PromptSetConfig]
     for schema in found:
         hints = [declared.default_factory for declared in dataclasses.fields(schema)]
         found += [hint for hint in hints if dataclasses.is_dataclass(hint) and hint not in found]  # type: ignore[misc]

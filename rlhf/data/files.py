@@ -50,6 +50,9 @@ def read_rows(
     `split` and `subset` select a part of a folder; a file has neither. `reader` names a function that reads the path
     instead (`data.reader`). Raises InputError for a path without rows.
     """
+    if not path:
+        # An empty Path is the current folder.
+        raise InputError(f"the path of the rows is empty, as that of an unset shell variable: {FORMS}")
     if not Path(path).exists():
         raise InputError(f"{path} does not exist: {FORMS}")
     if reader is not None:

@@ -145,8 +145,7 @@ class JudgeClient:
         if status != httpx.codes.OK:
             bill.cost = 0.0
             again = status in TEMPORARY or status >= httpx.codes.INTERNAL_SERVER_ERROR
-            remedy = "it asks for fewer requests" if status == httpx.codes.TOO_MANY_REQUESTS else "look at its log"
-            problem = f"answered status {status} ({first_words(text)}): {remedy}"
+            problem = f"answered status {status} ({first_words(text)}): {self.remedy(status)}"
             return self.trouble("reward_error", problem, again=again, stated_wait_s=stated_wait(response.headers))
         try:
             answer = json.loads(content)
@@ -167,6 +166,13 @@ class JudgeClient:
                 return reply
         problem = f"answered {first_words(text)}: it must be a chat completion with a text"
         return self.trouble("reward_invalid", problem, again=False)
+
+    def remedy(self, status: int) -> str:
+        if status in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
+            return f"give a valid key in the environment variable that {self.name}.api_key_env names"
+        if status == httpx.codes.NOT_FOUND:
+            return f"correct {self.name}.url or {self.name}.model"
+        return "it asks for fewer requests" if status == httpx.codes.TOO_MANY_REQUESTS else "look at its log"
 
     def trouble(self, kind: str, problem: str, *, again: bool = True, stated_wait_s: float | None = None) -> Trouble:
         return Trouble(Failure(kind=kind, message=f"judge {self.url} {problem}"), again, stated_wait_s)

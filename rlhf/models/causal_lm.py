@@ -83,7 +83,7 @@ def read_model_config(path: str) -> dict[str, Any]:
     if not (folder / "config.json").is_file():
         raise InputError(
             f"model {path!r}: no config.json there; give a local folder in Hugging Face format, or an id of the Hub "
-            "as in model=Qwen/Qwen3-0.6B"
+            "such as Qwen/Qwen3-0.6B"
         )
     try:
         config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))

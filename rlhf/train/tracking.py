@@ -227,7 +227,7 @@ class ProgressBar:
             figures.append(f"{metrics['seconds/step']:.2f} s")
         self.progress.update(self.progress.task_ids[0], completed=step + 1, description="  ".join(figures))
         if not self.console.is_terminal and (step + 1) % max(self.num_steps // 10, 1) == 0:
-            self.console.print(f"step {step + 1}/{self.num_steps}  " + "  ".join(figures))
+            self.console.print(f"step {step + 1}/{self.num_steps}  " + "  ".join(figures), soft_wrap=True)
 
     def __enter__(self) -> ProgressBar:
         self.progress.start()

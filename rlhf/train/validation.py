@@ -54,8 +54,8 @@ class ValidationConfig:
     threshold: float = 1.0
     """Reward from which a rollout counts as a success."""
     part: str | None = None
-    """The part of the reward that must reach the threshold: a function's name, which may have weight 0, or
-    `reward_model`. None: the whole reward."""
+    """The part of the reward that must reach the threshold: a function's name, which may have weight 0, `reward_model`
+    or `judge`. None: the whole reward."""
     source_key: str | None = None
     """A field of the rows, such as `data_source`, by whose values reward and success are reported too. None: by those
     of `data.sets`, if there are any."""

@@ -183,7 +183,7 @@ def is_done(job: OfflineJob, folder: RunFolder) -> bool:
     check_more_steps(folder, num_steps)
     finished = is_finished(folder, num_steps)
     if finished:
-        CONSOLE.print(f"{folder.model} exists already: this run is finished.")
+        CONSOLE.print(f"{folder.model} exists already: this run is finished.", soft_wrap=True)
     return finished
 
 
@@ -270,12 +270,16 @@ def show_arithmetic(job: OfflineJob) -> None:
     )  # fmt: skip
 
 
+NOT_HELD_OUT = ("train", "seconds", "memory_bytes")
+"""First parts of the names of metrics that do not measure the model on held-out rows."""
+
+
 def show_figures(after: Mapping[str, float], before: Mapping[str, float]) -> None:
     """Show held-out metrics before and after training, and those measured only at the end."""
     rows = [
         (name, f"{before[name]:.4g}" if before.get(name) is not None else "", f"{value:.4g}")
         for name, value in after.items()
-        if name.split("/")[0] not in ("train", "seconds") and "/" in name and isinstance(value, int | float)
+        if name.split("/")[0] not in NOT_HELD_OUT and "/" in name and isinstance(value, int | float)
     ]
     if rows:
         show_table("Held out", ("figure", "before", "after"), rows)

@@ -89,7 +89,7 @@ def is_done(job: Job, folder: RunFolder) -> bool:
     check_more_steps(folder, num_steps)
     finished = is_finished(folder, num_steps)
     if finished:
-        CONSOLE.print(f"{folder.model} exists already: this run is finished.")
+        CONSOLE.print(f"{folder.model} exists already: this run is finished.", soft_wrap=True)
     return finished
 
 

@@ -1,5 +1,6 @@
 """Every recipe's roles fit the machines it is named after."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ ACCELERATORS = {
     "qwen3_8b_grpo_8gpu_colocated": 8,
 }
 
+MATH = [name for name in ACCELERATORS if re.search("gsm8k|_grpo_|_dapo_|_distill_", name) and "tiny" not in name]
 OFFLINE = ("_sft", "_pretrain", "_reward_model", "_dpo")
 
 
@@ -39,6 +41,13 @@ def test_every_online_recipe_is_here():
 def test_recipes_use_the_accelerators_they_are_named_after(recipe):
     config = compose(CONF, "online", [f"experiment={recipe}", "model=m"], OnlineConfig)
     assert plan_roles(config).num_accelerators == ACCELERATORS[recipe]
+
+
+@pytest.mark.parametrize("recipe", MATH)
+def test_a_reward_on_the_command_line_replaces_the_recipes(recipe):
+    assert compose(CONF, "online", [f"experiment={recipe}"], OnlineConfig).reward.functions == ["math_verify"]
+    config = compose(CONF, "online", [f"experiment={recipe}", "reward=numeric"], OnlineConfig)
+    assert config.reward.functions == ["numeric"]
 
 
 def test_recipes_are_short():

@@ -337,6 +337,23 @@ def test_how_entries_are_added_to_a_free_dictionary_is_told(monkeypatch, kept):
     assert sentence(value) == f"reward.options: new entries take a plus sign, as in +{value}"
 
 
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        (
+            "+reward.constraints={exact: {atmost: 0}}",
+            "reward.constraints.exact.atmost: there is no such key; did you mean reward.constraints.exact.at_most?",
+        ),
+        (
+            "+data.sets={math: {pth: rows.jsonl}}",
+            "data.sets.math.pth: there is no such key; did you mean data.sets.math.path?",
+        ),
+    ],
+)
+def test_an_unknown_key_inside_a_named_entry(override, expected):
+    assert sentence(override) == expected
+
+
 @pytest.mark.parametrize("override", ["backend.zero_stage=5", "backend.max_tokens_per_microbatch=1"])
 def test_sentences_name_the_whole_key(override):
     assert sentence(override).startswith(override)

@@ -92,6 +92,8 @@ def test_paths_without_rows_are_refused(tmp_path):
     forms = "give a .jsonl file, a .parquet file or a folder that datasets can load"
     with pytest.raises(InputError, match=f"{tmp_path}/none.jsonl does not exist: {forms}"):
         read_rows(f"{tmp_path}/none.jsonl", "train")
+    with pytest.raises(InputError, match=f"the path of the rows is empty, as that of an unset shell variable: {forms}"):
+        read_rows("")
     with pytest.raises(InputError, match=rf"rows.csv has the suffix '.csv', which is not read: {forms}"):
         read_rows(write(tmp_path, b"a,b", "rows.csv"), "train")
     for content in (b"", b"\n\r\n", b"\xef\xbb\xbf"):

@@ -105,8 +105,8 @@ async def test_attempts_are_bounded(server: Server):
 @pytest.mark.parametrize(
     ("reply", "kind", "said"),
     [
-        (Reply(401, '{"error": "no such key"}'), "reward_error", 'answered status 401 ({"error": "no such key"})'),
-        (Reply(404, ""), "reward_error", "answered status 404 (nothing)"),
+        (Reply(401, '{"error": "no such key"}'), "reward_error", '({"error": "no such key"}): give a valid key in the'),
+        (Reply(404, ""), "reward_error", "status 404 (nothing): correct reward.judge.url or"),
         (Reply(200, "<html>"), "reward_invalid", "answered <html>: it must be a chat completion with a text"),
         (Reply(200, "[]"), "reward_invalid", "answered []: it must be"),
         (Reply(200, "[" * 100_000), "reward_invalid", "...: it must be a chat completion"),

@@ -25,7 +25,7 @@ def test_a_folder_without_a_model_is_refused(tmp_path):
     for path in (str(tmp_path), str(tmp_path / "absent"), "Qwen/Qwen3-0.6B"):
         sentence = (
             f"model {path!r}: no config.json there; give a local folder in Hugging Face format, or an id of the Hub "
-            "as in model=Qwen/Qwen3-0.6B"
+            "such as Qwen/Qwen3-0.6B"
         )
         with pytest.raises(InputError, match=f"^{re.escape(sentence)}$"):
             read_model_config(path)

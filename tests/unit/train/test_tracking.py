@@ -215,7 +215,7 @@ def test_a_plot_of_nothing_does_not_end_a_run(tmp_path):
 
 
 def test_without_a_terminal_progress_is_a_line_every_tenth():
-    console = Console(file=io.StringIO(), force_terminal=False, width=200)
+    console = Console(file=io.StringIO(), force_terminal=False, width=20)
     with ProgressBar(20, console) as bar:
         for step in range(20):
             bar.show(step, {"reward": 0.5, "train/loss": 0.001234, "seconds/step": 1.5, "unknown": 3.0})
