@@ -30,6 +30,8 @@ is gathered."""
 DEATH_NOTICED_S = 10.0
 """Seconds within which a worker's death is looked for when another worker fails; Ray notices that of a process within
 one."""
+SAME_MOMENT_S = 1.0
+"""Seconds by which the deaths of workers of one node may be noticed after the first."""
 
 
 class Workers:
@@ -217,19 +219,21 @@ class Workers:
         return f"{self.role} worker {rank} on node {self.nodes[rank]}"
 
     async def death_in_the_run(self) -> WorkerDied | None:
-        """Return the death of a worker of any role, which is why others fail whose connections it breaks; None if
-        none is noticed within `DEATH_NOTICED_S`."""
+        """Return the death of a worker, which is why others fail whose connections it breaks: of this role, else of
+        another; None if none is noticed within `DEATH_NOTICED_S`."""
         roles = {id(workers): workers for workers, _ in self.known.values()}.values()
         asked = [asyncio.create_task(workers.check_alive(rank)) for workers in roles for rank in range(len(workers))]
         try:
             # A worker that is busy, or hangs, does not answer.
             await asyncio.wait(asked, timeout=DEATH_NOTICED_S, return_when=asyncio.FIRST_EXCEPTION)
+            # A lost node ends workers of several roles.
+            await asyncio.wait(asked, timeout=SAME_MOMENT_S)
         finally:
             for each in asked:
                 each.cancel()
             answers = await asyncio.gather(*asked, return_exceptions=True)
         deaths = [answer for answer in answers if isinstance(answer, WorkerDied)]
-        return deaths[0] if deaths else None
+        return min(deaths, key=lambda death: death.role != self.role, default=None)
 
     async def check_alive(self, rank: int) -> None:
         """Raise WorkerDied if the worker has died. An error is an answer too: the worker has not started."""

@@ -92,13 +92,16 @@ def test_an_error_that_a_death_caused_names_the_dead_worker(cluster: None) -> No
     from rlhf.types import RunError
 
     async def lose_a_peer() -> None:
-        takers = Spawner(plan, bundles, Clock())("policy", Taker)
+        spawn = Spawner(plan, bundles, Clock())
+        takers, engines = spawn("policy", Taker), spawn("sampler", Taker)
         with pytest.raises(RunError, match=r"policy worker 0 on node .* failed: RuntimeError: out of memory") as failed:
             await takers.all(lambda rank, actor: actor.take.remote(rank) if rank else actor.fail.remote())
         assert not isinstance(failed.value, WorkerDied), "nobody died"
+        # As when a node is lost: one of another role has died as well.
+        os.kill(await engines.actors[0].process_id.remote(), signal.SIGKILL)
         with pytest.raises(WorkerDied, match=r"policy worker 1 on node .* died"):
             await takers.all(lambda rank, actor: actor.lose_a_peer.remote(rank))
 
-    plan = make_plan([RolePlan(role="policy", num_workers=2)])
+    plan = make_plan([RolePlan(role="policy", num_workers=2), RolePlan(role="sampler", num_workers=1)])
     with reserved(plan, DEADLINE_S) as bundles:
         asyncio.run(asyncio.wait_for(lose_a_peer(), DEADLINE_S))
