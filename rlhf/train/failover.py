@@ -17,7 +17,8 @@ class WorkerDied(RunError):
     """A process or its node has died; its peers' errors about broken connections are only a consequence."""
 
     def __init__(self, message: str, role: str, rank: int) -> None:
-        super().__init__(message)
+        # Its handlers append what they do.
+        super().__init__(message.rstrip("."))
         self.role, self.rank = role, rank
 
     def __reduce__(self) -> tuple[type[WorkerDied], tuple[str, str, int]]:
@@ -55,9 +56,7 @@ class Restarts:
         key, roles = next((key, roles) for key, roles in BUDGETS.items() if death.role in roles)
         allowed = getattr(self.config, key)
         if sum(self.made[role] for role in roles) >= allowed:
-            message = (
-                f"{str(death).rstrip('.')}; failover.{key}={allowed} leaves no restart: raise it, and resume the run"
-            )
+            message = f"{death}; failover.{key}={allowed} leaves no restart: raise it, and resume the run"
             raise WorkerDied(message, death.role, death.rank)
         self.made[death.role] += 1
 

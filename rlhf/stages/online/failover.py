@@ -26,4 +26,4 @@ async def start_again(roles: Sequence[ModelRole], placement: PlacementConfig) ->
 
 
 def say(death: WorkerDied, what: str) -> None:
-    CONSOLE.print(f"{str(death).rstrip('.')}; {what}", soft_wrap=True, markup=False, highlight=False)
+    CONSOLE.print(f"{death}; {what}", soft_wrap=True, markup=False, highlight=False)

@@ -9,7 +9,7 @@ from rlhf.types import InputError
 
 
 def death(role: str) -> WorkerDied:
-    return WorkerDied(f"{role} worker 1 on node n died: OOM", role, 1)
+    return WorkerDied(f"{role} worker 1 on node n died: OOM.", role, 1)
 
 
 def test_roles_share_budgets_and_a_spent_one_names_its_key() -> None:
@@ -17,7 +17,7 @@ def test_roles_share_budgets_and_a_spent_one_names_its_key() -> None:
     restarts.take(death("sampler"))
     restarts.take(death("reward"))
     assert restarts.made == {"sampler": 1, "reward": 1}
-    with pytest.raises(WorkerDied, match=r"^reward worker 1 .*; failover.rollout_restarts=2 leaves no restart: raise"):
+    with pytest.raises(WorkerDied, match=r"^reward worker 1 .* OOM; failover.rollout_restarts=2 leaves no restart"):
         restarts.take(death("reward"))
     with pytest.raises(WorkerDied, match=r"failover.learner_restarts=0") as spent:
         restarts.take(death("critic"))
