@@ -20,7 +20,8 @@ from rlhf.models.tiny import build_tiny_model
 from rlhf.runtimes.configs import Precision
 from rlhf.runtimes.transport import AdapterForm, Transport
 from rlhf.stages.online.job import prepare
-from rlhf.stages.online.run import probe_sequence, start_roles
+from rlhf.stages.online.results import probe_sequence
+from rlhf.stages.online.roles import start_roles
 from rlhf.train.clock import Clock
 
 

@@ -26,7 +26,8 @@ from rlhf.data.order import PromptOrder
 from rlhf.models.tiny import build_tiny_model
 from rlhf.stages.console import show_table
 from rlhf.stages.online.job import Job, prepare
-from rlhf.stages.online.run import Roles, assemble, lay_out, start_roles
+from rlhf.stages.online.roles import Roles, lay_out, start_roles
+from rlhf.stages.online.run import assemble
 from rlhf.train.clock import Clock
 from rlhf.train.report import StepReport
 from rlhf.train.stop import Stop

@@ -21,7 +21,8 @@ from rlhf.models.tiny import build_tiny_model
 from rlhf.runtimes.configs import Precision
 from rlhf.runtimes.transport import Transport, WeightSyncConfig
 from rlhf.stages.online.job import prepare
-from rlhf.stages.online.run import probe_sequence, start_roles
+from rlhf.stages.online.results import probe_sequence
+from rlhf.stages.online.roles import start_roles
 from rlhf.train.clock import Clock
 
 CONF = Path(__file__).parent.parent / "conf"
@@ -54,7 +55,7 @@ async def measure(run: OnlineConfig, transports: list[Transport]) -> dict[Transp
                 # Connects again in each turn, outside the timing: both ends hold one carrier at a time.
                 config = WeightSyncConfig(bucket_bytes=64 << 20)
                 sync = BucketSync(config, transport, Precision.fp32, probe_sequence(job), version, clock)
-                await sync.connect(roles.policy, roles.samplers)
+                await sync.connect(roles.policy, roles.samplers, transport)
                 clock.take()
                 version = await sync.push(roles.policy, roles.samplers) + 1
                 if turn:

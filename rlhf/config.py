@@ -83,6 +83,14 @@ class CriticConfig:
 
 
 @dataclass(kw_only=True, slots=True)
+class TeacherConfig:
+    """The teacher of algorithms that distil one into the policy."""
+
+    model: str | None = None
+    """Folder or Hub id of the teacher, with the policy's vocabulary. It is frozen. None: the run has no teacher."""
+
+
+@dataclass(kw_only=True, slots=True)
 class OnlineConfig(RunConfig):
     """Online reinforcement learning: `launch/ppo.py`."""
 
@@ -93,6 +101,8 @@ class OnlineConfig(RunConfig):
     `algorithm=/path/file.py:Config` or `algorithm=package.module:Config`."""
     critic: CriticConfig = field(default_factory=CriticConfig)
     """The critic, if the algorithm has one."""
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    """The teacher, if the algorithm learns from one."""
     reward: RewardConfig = field(default_factory=RewardConfig)
     """Reward of a rollout."""
     data: PromptDataConfig = field(default_factory=PromptDataConfig)

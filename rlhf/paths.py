@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from rlhf.types import InputError
 
-MODELS = ("model", "critic.model", "reward.model", "reference.model")
+MODELS = ("model", "teacher.model", "critic.model", "reward.model", "reference.model")
 """Keys whose values are model folders, or ids of models on the Hub."""
 DATA = ("data.path", "data.general_path", "held_out.path", "validation.path")
 """Keys whose values are files or folders of rows, or ids of data sets on the Hub."""
 PATHS = (*MODELS, *DATA, "chat_template")
 """Keys whose values are folders or files that are read."""
 SETS = "data.sets."
-"""Beginning of the keys of a prompt set; the set's name follows, then `path` and others."""
-NAMED_MODELS, NAMED_DATA = ("policies.", "models."), ("held_out.others.",)
+"""Beginning of the keys of a prompt set; the set's name follows, then `path`, `reader` and others."""
+NAMED_MODELS, NAMED_DATA = ("policies.", "models."), ("held_out.others.", "validation.texts.")
 NAMED_PATHS = (*NAMED_MODELS, *NAMED_DATA)
 """Keys whose entries, by names of the user's choice, are all paths."""
 FUNCTIONS = (
@@ -44,14 +45,33 @@ def repo_type_of(key: str) -> str | None:
 
 def is_path(key: str) -> bool:
     """Return whether the value of a configuration's key is a path, or a list of them."""
-    return key in (*PATHS, *WRITTEN, *FUNCTIONS, *PATH_LISTS) or key.startswith(NAMED_PATHS) or is_set_path(key)
+    named = key.startswith(NAMED_PATHS) or is_set_path(key)
+    return key in (*PATHS, *WRITTEN, *PATH_LISTS) or named or is_function(key)
 
 
 def is_set_path(key: str) -> bool:
     """Return whether a key is the path of a prompt set, as `data.sets.math.path`."""
-    return key.startswith(SETS) and key.endswith(".path") and key.count(".") == SETS.count(".") + 1
+    return is_set_key(key, "path")
+
+
+def is_function(key: str) -> bool:
+    """Return whether the value of a key, or its items, may name a Python file: `/path/file.py:function`."""
+    return key in FUNCTIONS or is_set_key(key, "reader")
+
+
+def is_set_key(key: str, name: str) -> bool:
+    return key.startswith(SETS) and key.endswith(f".{name}") and key.count(".") == SETS.count(".") + 1
 
 
 def is_uri(place: str) -> bool:
     """Return whether a text names a server or database, as `http://host:5000` does, and not a folder."""
     return "://" in place
+
+
+def is_http(url: str) -> bool:
+    """Return whether a text is an address of a web server: http or https, a host, and a port that exists if any."""
+    try:
+        parts = urlsplit(str(url))
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is no number, an unclosed bracket
+        return False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import signal
 from collections.abc import Iterable, Mapping, Sequence
@@ -159,6 +158,8 @@ class Row:
     """Learning signal of the row: online the result of `Algorithm.group_advantages`, offline `TrainingRow.score`."""
     episode: str = ""
     """Id of the episode it is a row of. Empty offline."""
+    data_set: str = ""
+    """Name of its prompt's set. Empty: the run has one set, without a name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,6 +177,8 @@ class EpisodeInfo:
     versions: tuple[int, int]
     """The oldest and the newest policy version among the tokens."""
     trained: bool
+    repetition: float = 0.0
+    """Share of the 4-grams in the policy's tokens that repeat an earlier one, see `rlhf/ops/repetition.py`."""
 
     @property
     def num_tokens(self) -> int:
@@ -288,10 +291,6 @@ class Batch:
     def in_pack_order(self, by_rank: Sequence[Iterable[T]]) -> list[T]:
         """Items of all ranks, one per pack of each rank's shard, in the order of the batch's packs."""
         return in_pack_order([len(part.packs) for part in self.minibatches], by_rank)
-
-    def of_rank(self, mine: Sequence[T], rank: int, num_ranks: int) -> list[T | None]:
-        """One rank's items, one per pack of its shard, in the order of the batch's packs; None for the others'."""
-        return self.in_pack_order([mine if i == rank else itertools.repeat(None) for i in range(num_ranks)])
 
 
 def in_pack_order(num_packs: Sequence[int], by_rank: Sequence[Iterable[T]]) -> list[T]:

@@ -37,7 +37,7 @@ SHARED = {
     ),
     "ranks": (
         "ray/test_loading.py", "ray/test_lora.py", "ray/test_offline_losses.py", "ray/test_offload.py",
-        "ray/test_score_heads.py", "ray/test_sharding.py",
+        "ray/test_perplexity.py", "ray/test_score_heads.py", "ray/test_sharding.py",
     ),
     "jobs": (
         "chaos/test_jobs.py", "chaos/test_search.py", "chaos/test_stops.py::test_an_interrupted_run_continues",
@@ -45,7 +45,10 @@ SHARED = {
     ),
 }  # fmt: skip
 """Tests that share what takes a minute to start, in the session of one worker: roles, ranks, a head with its jobs."""
-ONE_BY_ONE = ("chaos/test_offline.py", "chaos/test_runs.py", "chaos/test_stops.py", "chaos/test_sweeps.py")
+ONE_BY_ONE = (
+    "chaos/test_failover.py", "chaos/test_offline.py", "chaos/test_runs.py", "chaos/test_stops.py",
+    "chaos/test_sweeps.py",
+)  # fmt: skip
 """Files whose tests share nothing, and take a minute each."""
 
 ALPHABET = "0123456789+-*=.,:?# abcdefghijklmnopqrstuvwxyz加减乘除等于多少答案是"

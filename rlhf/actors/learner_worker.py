@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -86,8 +86,14 @@ class LearnerWorker:
     def update(self, shard: Shard, loss: Loss, lr: float) -> Stats:
         return self.learner.update(shard, loss, lr)
 
+    def evaluate(self, shard: Shard, loss: Loss) -> Stats:
+        """Compute this rank's share of a loss of the model's own distribution, without temperature and bans."""
+        return replace(self.learner, readout=self.plain_readout).evaluate(shard, loss)
+
     def connect(self, link: Link, rank: int) -> None:
-        """Open this rank's connection to the engines, if it has one."""
+        """Open this rank's connection to the engines, if it has one, and close the one before: engines that wait in a
+        group that has lost a member get an error then."""
+        self.carrier = ObjectStoreCarrier()
         if rank == 0 or carrier_class(link.transport).from_every_rank:
             self.carrier = make_carrier(link, rank=0)
 

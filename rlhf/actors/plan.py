@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from rlhf.types import InputError
 
-ROLES = ("policy", "reference", "critic", "reward", "sampler")
+ROLES = ("policy", "reference", "teacher", "critic", "reward", "sampler")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -21,13 +21,15 @@ class PlacementConfig:
     """Ranks of the policy's learner, one accelerator each."""
     reference: int = 1
     """Ranks of the frozen reference, if the algorithm reads one."""
+    teacher: int | None = None
+    """Ranks of the frozen teacher, one accelerator each. None: 1 if the algorithm learns from a teacher."""
     critic: int | None = None
     """Ranks of the critic's learner, one accelerator each. None: 1 if the algorithm has a critic."""
     reward: int | None = None
     """Copies of the reward model, one accelerator each. None: 1 if `reward.model` is set."""
     colocate: list[list[str]] = field(default_factory=list)
-    """Roles that share accelerators, as lists of policy, reference, critic, reward and sampler. They take turns: an
-    idle role releases its memory. Roles in no list have their own accelerators."""
+    """Roles that share accelerators, as lists of policy, reference, teacher, critic, reward and sampler. They take
+    turns: an idle role releases its memory. Roles in no list have their own accelerators."""
     num_nodes: int | None = None
     """Number of nodes that the run is planned for, checked before Ray starts. None: the cluster's, checked there."""
     accelerators_per_node: int | None = None

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from asyncio import gather
-from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -13,8 +11,6 @@ import numpy as np
 import ray
 
 from rlhf.actors.learner_worker import LearnerSpec
-from rlhf.actors.reward_worker import RewardModelSpec
-from rlhf.actors.sampler_worker import SamplerSpec
 from rlhf.actors.workers import Workers
 from rlhf.algorithms.base import Algorithm, Loss
 from rlhf.runtimes.configs import OptimizerConfig
@@ -22,12 +18,12 @@ from rlhf.runtimes.transport import Link
 from rlhf.train.artifact import FileRecords
 from rlhf.train.clock import Clock
 from rlhf.train.layout import Exactness, Layout
-from rlhf.train.lease import hold_all
+from rlhf.train.report import RoleUse
 from rlhf.train.schedule import learning_rate
 from rlhf.train.sharding import shard_of
 from rlhf.train.stats import Stats, merge
 from rlhf.train.verify import SavedModel
-from rlhf.types import Batch, Group, Prompt, Reference, Sampling
+from rlhf.types import Batch, Reference
 
 
 class ModelRole:
@@ -37,8 +33,12 @@ class ModelRole:
         self.workers, self.column, self.clock = workers, column, clock
         self.exactness: tuple[str, Exactness]
         """The model's folder and the exactness of its layouts, set when the role has started."""
+        self.spec: LearnerSpec
+        self.layout: Layout | None = None
+        """Layout of rows; None before `use_layout`."""
 
     async def start(self, spec: LearnerSpec) -> None:
+        self.spec = spec
         address = await self.address()
         num_ranks = len(self.workers)
         exactness = await self.workers.start(lambda rank, actor: actor.start.remote(spec, rank, num_ranks, address))
@@ -46,7 +46,18 @@ class ModelRole:
 
     async def use_layout(self, layout: Layout) -> None:
         """Set the layout of rows. Must precede the first column; needs no accelerator."""
+        self.layout = layout
         await self.workers.all(lambda _, actor: actor.use_layout.remote(layout.packed))
+
+    async def restart(self) -> None:
+        """Start the role again on new workers, as it was first started: with the model that it began with."""
+        await self.workers.respawn_all()
+        await self.start(self.spec)
+        if self.layout is not None:
+            await self.use_layout(self.layout)
+
+    async def use(self) -> RoleUse:
+        return await self.workers.use()
 
     async def address(self) -> tuple[str, int]:
         """Return rank 0's node and a free port there."""
@@ -155,6 +166,16 @@ class PolicyRole(LearningRole):
             columns, stats = await self.call_for_columns("assign_credit", names, batch, self.algorithm)
         return batch.with_columns([columns]), merge(stats)
 
+    async def evaluate(self, batch: Batch, loss: Loss) -> Stats:
+        """Compute a loss of the model's own distribution on a batch, without temperature and bans, and without
+        learning."""
+        num_ranks = len(self.workers)
+
+        def call(rank: int, actor: Any) -> Any:
+            return actor.evaluate.remote(shard_of(batch, rank, num_ranks, loss), loss)
+
+        return merge(await self.workers.each(call))
+
     async def connect(self, link: Link) -> None:
         await self.workers.all(lambda rank, actor: actor.connect.remote(link, rank))
 
@@ -184,77 +205,6 @@ class AdapterOff:
         with self.policy.clock("compute_ref_logprobs"):
             columns, _ = await self.policy.call_for_columns("compute_base_columns", ["ref_logprobs"], batch)
         return columns
-
-
-class SamplerPool:
-    """The engines. A whole group goes to the least loaded engine, which shares the prompt's cache among its
-    rollouts."""
-
-    def __init__(self, workers: Workers, reward: Workers | None = None) -> None:
-        """`reward`: the workers of a reward model, which the engines' actors call when rollouts end."""
-        self.workers, self.reward = workers, reward
-        leases = [workers.lease, *([reward.lease] if reward else [])]
-        self.leases = list(dict.fromkeys(leases))
-        self.load_of: Counter[int] = Counter({rank: 0 for rank in range(len(workers))})
-
-    async def start(self, spec: SamplerSpec, reward_spec: RewardModelSpec | None) -> None:
-        judges = self.reward.actors if self.reward else []
-
-        async def engines() -> None:
-            await self.workers.start(lambda _, actor: actor.start.remote(spec, judges))
-
-        if self.reward is None:
-            return await engines()
-        reward = self.reward.start(lambda _, actor: actor.start.remote(reward_spec))
-        if self.reward.lease is not self.workers.lease:
-            await gather(reward, engines())
-        else:
-            # An engine measures the free memory of its accelerator, so the reward model must be loaded before it.
-            await reward
-            await engines()
-
-    async def collect(self, prompt: Prompt, epoch: int, requests: Sequence[Sampling]) -> Group:
-        async with hold_all(self.leases, self.workers.phase):
-            rank = min(self.load_of, key=lambda rank: (self.load_of[rank], rank))
-            self.load_of[rank] += len(requests)
-            try:
-                call = self.workers.actors[rank].collect.options(num_returns=2)
-                rollouts, infos = call.remote(prompt, epoch, requests)
-                return Group(prompt=prompt, rollouts=rollouts, infos=await self.workers.guard(rank, infos))
-            finally:
-                self.load_of[rank] -= len(requests)
-
-    @property
-    def num_receivers(self) -> int:
-        """Number of processes that hold weights: one per accelerator of every engine."""
-        return len(self.workers) * self.workers.accelerators_each
-
-    async def connect(self, link: Link) -> None:
-        each = self.workers.accelerators_each
-        await self.workers.all(lambda rank, actor: actor.connect.remote(link, 1 + rank * each))
-
-    # Weights arrive while the policy holds shared accelerators, so an engine allocates memory for weights only.
-
-    async def expect_weights(self) -> None:
-        """Announce that new weights come before the next rollout, so that sleeping engines may drop the old ones."""
-        await self.workers.all(lambda _, actor: actor.expect_weights.remote())
-
-    async def load_begin(self) -> None:
-        await self.workers.all(lambda _, actor: actor.load_begin.remote())
-
-    async def load(self, buckets: Sequence[Reference]) -> None:
-        """Load one bucket into all engines, or one bucket per engine."""
-        await self.workers.all(lambda rank, actor: actor.load.remote(buckets[rank % len(buckets)]))
-
-    async def load_finish(self, version: int) -> None:
-        await self.workers.all(lambda _, actor: actor.load_finish.remote(version))
-
-    async def logprobs(self, token_ids: Sequence[int]) -> list[np.ndarray]:
-        return await self.workers.each(lambda _, actor: actor.logprobs.remote(token_ids))
-
-    async def close(self) -> None:
-        """End the engines, also while they sleep."""
-        await self.workers.all(lambda _, actor: actor.close.remote())
 
 
 def fetch(references: Sequence[Reference]) -> list[Any]:

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from ray.exceptions import RayActorError
 
+from rlhf.actors.judge_worker import rate_by
 from rlhf.data.template_clock import fix_date
 from rlhf.environments.lookup import find_environment
 from rlhf.models.chat_template import load_chat_tokenizer
 from rlhf.models.lora import LoRAConfig
 from rlhf.rewards.base import RewardConfig
+from rlhf.rewards.judged import JudgedReward
 from rlhf.rewards.processes import RewardProcesses
 from rlhf.rewards.reward_model import Judge, ModelReward
 from rlhf.runtimes.buckets import Bucket
@@ -23,7 +25,7 @@ from rlhf.runtimes.configs import Precision, SamplerConfig
 from rlhf.runtimes.engines import make_engine
 from rlhf.runtimes.protocols import Engine
 from rlhf.runtimes.transport import Link
-from rlhf.train.rollouts import RolloutCollector
+from rlhf.train.rollouts import GroupJudge, RolloutCollector
 from rlhf.types import EpisodeInfo, Prompt, Rollout, RunError, Sampling
 
 if TYPE_CHECKING:
@@ -64,12 +66,15 @@ class SamplerSpec:
 
 
 class SamplerWorker:
-    async def start(self, spec: SamplerSpec, reward_workers: Sequence[Any]) -> None:
+    async def start(self, spec: SamplerSpec, reward_workers: Sequence[Any], judge: Any = None) -> None:
+        """`judge`: the actor of the run's judge; None if it has none."""
         # The engine's thread and this event loop share the GIL: at the default switch interval of 5 ms the loop, which
         # needs microseconds per rollout, would wait for most of a short step.
         sys.setswitchinterval(SWITCH_INTERVAL_S)
-        judges = [as_judge(worker) for worker in reward_workers]
-        self.judge = ModelReward(judges, spec.reward) if judges else None
+        copies = [as_judge(worker) for worker in reward_workers]
+        self.reward_model = ModelReward(copies, spec.reward) if copies else None
+        judges: list[GroupJudge] = [self.reward_model] if self.reward_model else []
+        judges += [JudgedReward(rate_by(judge), spec.reward)] if judge else []
         self.rewards = RewardProcesses(spec.reward) if spec.reward.functions else None
         if self.rewards:
             await self.rewards.start()
@@ -91,13 +96,16 @@ class SamplerWorker:
             rewards=self.rewards,
             run_seed=spec.seed,
             max_attempts=spec.reward.max_attempts,
-            judge=self.judge,
+            judges=judges,
         )
 
     async def collect(
         self, prompt: Prompt, epoch: int, requests: Sequence[Sampling]
     ) -> tuple[list[Rollout], list[EpisodeInfo]]:
         return await self.collector.collect(prompt, epoch, requests)
+
+    async def answer(self) -> None:
+        """Return at once: the process lives."""
 
     async def connect(self, link: Link, first_rank: int) -> None:
         await self.engine.connect(link, first_rank)
@@ -127,7 +135,7 @@ class SamplerWorker:
         return await self.engine.memory()
 
     async def close(self) -> None:
-        for scorer in (self.rewards, self.judge):
+        for scorer in (self.rewards, self.reward_model):
             if scorer is not None:
                 await scorer.close()
         await self.engine.close()

@@ -35,7 +35,14 @@ class Sums:
     """Function of a module that makes the metrics, by the ends of their names."""
 
 
-Metrics = dict[str, Tensor | Mean | Sums]
+@dataclass(frozen=True, slots=True)
+class RowSums:
+    """A metric that is a mean over loss tokens, reported for each prompt set too where a run has several."""
+
+    values: Tensor  # [R], the sum over each row's loss tokens
+
+
+Metrics = dict[str, Tensor | Mean | Sums | RowSums]
 """Tensors are sums over the loss tokens of a micro-batch, to be divided by their number; one whose name ends in `_max`
 is a maximum."""
 
@@ -257,6 +264,11 @@ class AlgorithmConfig:
     @property
     def reads_old_logprobs(self) -> bool:
         """Return whether credit is assigned from the logprobs of the policy before the update."""
+        return False
+
+    @property
+    def reads_teacher(self) -> bool:
+        """Return whether teacher workers are needed."""
         return False
 
     @property

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from rlhf.algorithms.base import AlgorithmConfig, Metrics, Normalisation, Objective, Sums, TokenOutputs
+from rlhf.algorithms.base import AlgorithmConfig, Metrics, Normalisation, Objective, RowSums, Sums, TokenOutputs
 from rlhf.ops.correction import Correction, correction_weights
 from rlhf.ops.kl import KLEstimator, kl_divergence
 from rlhf.ops.log_ratio import bounded_log_ratio
@@ -46,7 +46,7 @@ class ClippedLoss:
         metrics: Metrics = {
             "clip_fraction": masked_sum(clipped.float(), mask),
             "policy_kl": masked_sum(kl_divergence(old, logprobs.detach(), KLEstimator.k3), mask),
-            "entropy": masked_sum(outputs.entropy, mask),
+            "entropy": row_sums(outputs.entropy, batch),
             **mismatch_metrics(old, batch),
             **correction_metrics(correction, batch),
         }
@@ -54,7 +54,7 @@ class ClippedLoss:
             per_token = per_token - config.entropy_coef * outputs.learnable_entropy
         if batch.ref_logprobs is not None:
             kl = kl_divergence(logprobs, batch.ref_logprobs, config.kl_estimator)
-            metrics["kl"] = masked_sum(kl.detach(), mask)
+            metrics["kl"] = row_sums(kl.detach(), batch)
             if self.kl_coef:
                 per_token = per_token + self.kl_coef * kl
         if config.normalisation is Normalisation.sequences:
@@ -80,6 +80,14 @@ def correct(config: AlgorithmConfig, old_logprobs: Tensor, batch: MicroBatch) ->
     low, high = config.correction.bounds
     log_ratio = old_logprobs - batch.column("rollout_logprobs")
     return correction_weights(log_ratio, batch, config.correction.kind, low=low, high=high)
+
+
+def row_sums(
+    values: Tensor,  # [B, T]
+    batch: MicroBatch,
+) -> RowSums:
+    """Sum the values of each row's loss tokens."""
+    return RowSums(batch.per_row(values.masked_fill(~batch.loss_mask, 0.0)))
 
 
 def mismatch_metrics(

@@ -6,6 +6,7 @@ from typing import Any
 
 from rlhf.algorithms.cispo import CISPOConfig
 from rlhf.algorithms.dapo import DAPOConfig
+from rlhf.algorithms.distill import OnPolicyDistillationConfig
 from rlhf.algorithms.dpo import DPOConfig
 from rlhf.algorithms.dr_grpo import DrGRPOConfig
 from rlhf.algorithms.grpo import GRPOConfig
@@ -33,6 +34,7 @@ ALGORITHMS: dict[str, type[Any]] = {
     "reinforce_pp": ReinforcePPConfig,
     "reinforce_pp_baseline": ReinforcePPBaselineConfig,
     "remax": ReMaxConfig,
+    "distill": OnPolicyDistillationConfig,
     "dpo": DPOConfig,
     "ipo": IPOConfig,
     "kto": KTOConfig,

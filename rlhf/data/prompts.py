@@ -79,8 +79,8 @@ class PromptSetConfig(PromptRowsConfig):
     measured, if some are held out."""
     reward: dict[str, float] = field(default_factory=dict)
     """Weights of the rewards that score the set's rollouts, by name: functions among `reward.functions`
-    (`{my.py\\:function: 1}` on a command line, where a colon is escaped), and `reward_model`. Empty: those of
-    `reward`."""
+    (`{my.py\\:function: 1}` on a command line, where a colon is escaped), `reward_model` and `judge`.
+    Empty: those of `reward`."""
     max_tokens: int | None = None
     """Longest completion of the set's prompts, in tokens. None: `sampling.max_tokens`, which it may not exceed."""
 
@@ -114,7 +114,8 @@ class PromptDataConfig(PromptRowsConfig):
 
 
 SET_NAME = re.compile(r"[A-Za-z0-9_-]+")
-TAKEN = frozenset({"reward", "train", "seconds", "busy", "memory_bytes", "failures", "validation", "greedy"})
+TAKEN = frozenset({"reward", "train", "seconds", "busy", "memory_bytes", "failures", "validation", "greedy",
+                   "judge"})  # fmt: skip
 """First parts of metric names, which a set's name would be too."""
 
 

@@ -53,15 +53,33 @@ def check_reward_model(path: str) -> int:
 
 def check_vocabulary(key: str, path: str, policy_path: str, tokenizer: PreTrainedTokenizerBase) -> None:
     """Raise InputError if the policy's token ids have another meaning in the model in `path`."""
-    differing = dict(load_tokenizer(path).get_vocab().items() ^ tokenizer.get_vocab().items())
-    if differing or vocab_size(read_model_config(path)) < len(tokenizer):
-        example = f", {min(differing)!r} for one" if differing else ""
+    difference = vocabulary_difference(path, tokenizer)
+    if difference is not None:
         remedy = (
             "set reward.model_input=text to let it read rollouts as text"
             if key.startswith("reward.")
-            else "start from a model of the same family"
+            else "use a model of the same family"
         )
-        raise InputError(f"{key}={path}: its vocabulary is not that of the policy {policy_path}{example}; {remedy}")
+        raise InputError(
+            f"{key}={path}: its vocabulary is not that of the policy {policy_path}, {difference}; {remedy}"
+        )
+
+
+def vocabulary_difference(path: str, tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """Return in words how the vocabulary of the model in `path` differs: its size, or the first token that does; None
+    if it does not."""
+    theirs, ours = load_tokenizer(path).get_vocab(), tokenizer.get_vocab()
+    if len(theirs) != len(ours):
+        return f"it has {len(theirs)} tokens and not {len(ours)}"
+    num_rows = vocab_size(read_model_config(path))
+    if num_rows < len(tokenizer):
+        return f"its embedding has {num_rows} rows for {len(tokenizer)} tokens"
+    differing = theirs.items() ^ ours.items()
+    if not differing:
+        return None
+    first = min(token_id for _, token_id in differing)
+    there, here = ({i: token for token, i in vocabulary.items()}.get(first) for vocabulary in (theirs, ours))
+    return f"token {first} is {there!r} and not {here!r}"
 
 
 class RewardModel:

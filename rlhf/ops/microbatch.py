@@ -27,6 +27,7 @@ class MicroBatch:
     staleness: Tensor | None = None  # [B, T] float32, training steps by which the token's policy lags the learner
     old_logprobs: Tensor | None = None  # [B, T] float32, of the policy before this batch's first update
     ref_logprobs: Tensor | None = None  # [B, T] float32, of the reference
+    teacher_logprobs: Tensor | None = None  # [B, T] float32, of the teacher
     values: Tensor | None = None  # [B, T] float32, of the critic: the return expected before the token was chosen
     advantages: Tensor | None = None  # [B, T] float32
     returns: Tensor | None = None  # [B, T] float32, the critic's targets

@@ -33,6 +33,9 @@ def footprints(config: OnlineConfig | OfflineConfig, plan: Plan) -> dict[str, Fo
     found = {"policy": learner(shape, config.backend, ranks, lora_rank=config.lora.rank)}
     if plan.has("reference"):
         found["reference"] = frozen_model(shape, config.backend, plan.role("reference").num_workers)
+    if config.teacher.model is not None:
+        teacher = shape_of(config.teacher.model)
+        found["teacher"] = frozen_model(teacher, config.backend, plan.role("teacher").num_workers)
     if plan.has("critic"):
         critic = shape_of(config.critic.model or config.model)
         ranks, adapter = plan.role("critic").num_workers, config.critic.lora.rank

@@ -30,6 +30,7 @@ def sizes(hidden: int, intermediate: int, layers: int, heads: int, *, tied: bool
 SHAPES: dict[str, dict[str, Any]] = {
     "Qwen3-0.6B": {**QWEN3, **sizes(1024, 3072, 28, 16, tied=True)},
     "Qwen3-1.7B": {**QWEN3, **sizes(2048, 6144, 28, 16, tied=True)},
+    "Qwen3-4B": {**QWEN3, **sizes(2560, 9728, 36, 32, tied=True)},
     "Qwen3-8B": {**QWEN3, **sizes(4096, 12288, 36, 32, tied=False)},
     "Qwen3-32B": {**QWEN3, **sizes(5120, 25600, 64, 64, tied=False)},
     "Llama-3.1-8B": {**LLAMA31, **sizes(4096, 14336, 32, 32, tied=False)},

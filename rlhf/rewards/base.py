@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from rlhf.judges.config import JudgeConfig
 from rlhf.rewards.lookup import find_rewards
 from rlhf.rewards.shaping import ConstraintConfig, ShapingConfig
 from rlhf.types import Failure, InputError, Prompt, Rollout, Score
@@ -30,13 +31,13 @@ class ModelInput(StrEnum):
 
 @dataclass(kw_only=True, slots=True)
 class RewardConfig:
-    """The reward of a rollout: the weighted sum of functions, which run in processes that can be killed, and of a
-    reward model's score."""
+    """The reward of a rollout: the weighted sum of functions, which run in processes that can be killed, of a reward
+    model's score, and of a judge's rating."""
 
     functions: list[str] = field(default_factory=lambda: ["exact"])
     """Reward functions: short names (exact, format, http, length, math_verify, numeric), `package.module:function` or
     `/path/file.py:function`. Other keys and metrics use the name without the folder, `file.py:function`. A class is
-    created with its options once per process, and its instances are called. May be empty if `model` is set."""
+    created with its options once per process, and its instances are called. May be empty with `model` or `judge`."""
     weights: list[float] | None = None
     """One finite factor per function. None: 1.0 each."""
     options: dict[str, Any] = field(default_factory=dict)
@@ -69,15 +70,23 @@ class RewardConfig:
     model_timeout_s: float = 120.0
     """Seconds that a call of the reward model may take, including the wait for other callers."""
 
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
+    """Language model behind an endpoint that rates answers, from 0 to 1."""
+    judge_weight: float = 1.0
+    """Factor of the judge's rating."""
     shaping: ShapingConfig = field(default_factory=ShapingConfig)
     """Changes of the reward before it is learnt from."""
     constraints: dict[str, ConstraintConfig] = field(default_factory=dict)
-    """Bounds on the means of parts of the reward, by the part's name: a function, which may have weight 0, or
-    `reward_model`, as in `+reward.constraints={harm: {at_most: 0.1}}`."""
+    """Bounds on the means of parts of the reward, by the part's name: a function, which may have weight 0,
+    `reward_model` or `judge`, as in `+reward.constraints={harm: {at_most: 0.1}}`."""
 
     def __post_init__(self) -> None:
-        if not self.functions and self.model is None:
-            raise InputError("reward.functions is empty: name at least one, such as exact, or set reward.model")
+        if not self.functions and self.model is None and self.judge.url is None:
+            raise InputError(
+                "reward.functions is empty: name at least one, such as exact, or set reward.model or reward.judge.url"
+            )
+        if self.judge.url is None and (self.judge != JudgeConfig() or self.judge_weight != 1.0):
+            raise InputError("reward.judge.url is not set, other keys of reward.judge are: set it, or leave them out")
         if self.weights is not None and len(self.weights) != len(self.functions):
             raise InputError(
                 f"reward.weights has {len(self.weights)} values for {len(self.functions)} functions "
@@ -92,8 +101,9 @@ class RewardConfig:
             raise InputError(
                 f"reward.pessimism={self.pessimism}: give 0 or more standard deviations, and models in reward.ensemble"
             )
-        if not math.isfinite(self.model_weight):
-            raise InputError(f"reward.model_weight is {self.model_weight}: give a finite number")
+        for key in ("model_weight", "judge_weight"):
+            if not math.isfinite(getattr(self, key)):
+                raise InputError(f"reward.{key} is {getattr(self, key)}: give a finite number")
         for key in ("timeout_s", "model_timeout_s"):
             if not 0 < getattr(self, key) < math.inf:
                 raise InputError(f"reward.{key} is {getattr(self, key)}: give a positive number of seconds")

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import requests
 from tokenizers import Tokenizer
 
-from rlhf.causes import causes
-from rlhf.rewards.text import first_words
+from rlhf.causes import first_words, root_cause
+from rlhf.paths import is_http
 from rlhf.types import Failure, InputError, Prompt, Rollout
 
 
@@ -68,17 +67,3 @@ class HttpReward:
 
     def text(self, token_ids: list[int] | tuple[int, ...]) -> str:
         return self.tokenizer.decode(list(token_ids), skip_special_tokens=False)
-
-
-def root_cause(error: BaseException) -> str:
-    """Return the innermost error, `ConnectionRefusedError: [Errno 111] Connection refused`, without its wrappers."""
-    *_, innermost = causes(error)
-    return f"{type(innermost).__name__}: {innermost}"
-
-
-def is_http(url: str) -> bool:
-    try:
-        parts = urlsplit(str(url))
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # a port that is no number, an unclosed bracket
-        return False

@@ -10,7 +10,6 @@ _HALF_WIDTH = {
     **dict.fromkeys(_MINUS_SIGNS, ord("-")),
     **{0x3000: ord(" "), 0x00A0: ord(" "), 0xFFE5: ord("¥")},
 }
-_QUOTED_CHARACTERS = 200
 
 
 def half_width(text: str) -> str:
@@ -49,9 +48,3 @@ def marked(text: str) -> str | None:
     """Return the rest of the line after the last `####` (the end of a GSM8K solution); None if there is none."""
     _, mark, rest = text.rpartition("####")
     return rest.strip().partition("\n")[0] if mark else None
-
-
-def first_words(text: str) -> str:
-    """Return the beginning of a text on one line, for a message; "nothing" for a blank text."""
-    line = " ".join(text.split()) or "nothing"
-    return line if len(line) <= _QUOTED_CHARACTERS else f"{line[:_QUOTED_CHARACTERS]}..."

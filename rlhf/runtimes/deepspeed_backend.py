@@ -157,11 +157,18 @@ class DeepSpeedBackend:
         carrier = carrier or ObjectStoreCarrier()
         sends = self.rank == 0 or carrier.from_every_rank
         pieces = pieces_of(self.model, adapter_alone=adapter_alone)
+        failure: RuntimeError | None = None
         for run in in_buckets(pieces, [piece.num_bytes for piece in pieces], bucket_bytes):
             with torch.no_grad(), gathered(run, sharded=self.sharded):
                 packed = flatten([(p.name, p.read()) for p in run], carrier.device) if sends else None
-            if packed is not None:
-                yield from carrier.send(*packed)
+            if packed is not None and failure is None:
+                try:
+                    yield from carrier.send(*packed)
+                except RuntimeError as error:
+                    # A receiver is gone. The other ranks gather on, so this one must, too.
+                    failure = error.with_traceback(None)  # its frames would keep the broken group open
+        if failure is not None:
+            raise failure
 
     def offload(self) -> int:
         if self.optimizing:

@@ -128,6 +128,8 @@ class VLLMSampler:
                     "on its accelerators took them without waiting for the sync to end: resume the run"
                 )
             if self.sleeps:
+                # Nobody waits for those that still run: their callers would hold the accelerators.
+                self.thread.abort(list(self.thread.requests))
                 self.thread.engine.sleep(level=DISCARD_WEIGHTS if self.expecting else KEEP_WEIGHTS)
                 self.asleep = ["weights", "kv_cache"]
             return used_bytes()

@@ -18,7 +18,7 @@ from vllm.lora.request import LoRARequest
 from vllm.outputs import RequestOutput
 from vllm.v1.engine.llm_engine import LLMEngine
 
-from rlhf.types import RunError
+from rlhf.runtimes.protocols import EngineDied
 
 T = TypeVar("T")
 WAKE_INTERVAL_S = 1.0
@@ -101,8 +101,14 @@ class EngineThread:
                 loop, future = self.requests.pop(output.request_id)
                 loop.call_soon_threadsafe(settle, future, output, None)
 
-    def death(self) -> RunError:
-        return RunError(f"the vLLM engine died: {type(self.error).__name__}: {self.error}; resume the run")
+    def abort(self, request_ids: Sequence[str]) -> None:
+        """End requests whose callers were cancelled."""
+        for request_id in request_ids:
+            self.requests.pop(request_id, None)
+        self.engine.abort_request(list(request_ids))
+
+    def death(self) -> EngineDied:
+        return EngineDied(f"the vLLM engine died: {type(self.error).__name__}: {self.error}")
 
     async def do(self, work: Callable[[], T]) -> T:
         """Run `work` on the engine's thread, between two steps."""
@@ -124,5 +130,10 @@ class EngineThread:
             prompt = TokensPrompt(prompt_token_ids=list(token_ids))
             self.engine.add_request(request_id, prompt, params, lora_request=self.adapter)
 
-        await self.do(add)
-        return await future
+        try:
+            await self.do(add)
+            return await future
+        except asyncio.CancelledError:
+            # The engine would continue it, beside requests that are waited for.
+            self.calls.put(EngineCall(lambda: self.abort([request_id]), loop, loop.create_future()))
+            raise

@@ -36,7 +36,9 @@ class WeightUpdates(Protocol):
     arguments: Mapping[str, Any]
     """Arguments with which vLLM must be started."""
 
-    def begin(self, engine: LLMEngine) -> None: ...
+    def begin(self, engine: LLMEngine) -> None:
+        """Begin a version, in place of one that was begun and not finished."""
+
     def receive(self, engine: LLMEngine, bucket: Bucket) -> None: ...
     def finish(self, engine: LLMEngine, version: int) -> LoRARequest | None:
         """Complete the version; return the adapter that new requests name."""
@@ -49,6 +51,7 @@ class WholeWeights:
     arguments: Mapping[str, Any] = {}
 
     def begin(self, engine: LLMEngine) -> None:
+        engine.collective_rpc("abandon_weight_update")
         engine.collective_rpc("start_weight_update")
 
     def receive(self, engine: LLMEngine, bucket: Bucket) -> None:
@@ -67,8 +70,9 @@ class WholeWeights:
 class AdapterAlone:
     """Updates of an adapter, which vLLM reads from a folder.
 
-    Each version has a name and a path of its own, which are keys of the prefix cache. Adapters of a smaller rank than
-    vLLM's next size are padded there with zeros.
+    Each load has a name and a path of its own, which are keys of the prefix cache: a version may come again with other
+    weights, when the run continues from a checkpoint. Adapters of a smaller rank than vLLM's next size are padded there
+    with zeros.
     """
 
     whole = False
@@ -86,6 +90,7 @@ class AdapterAlone:
             "lora_target_modules": adapted_layers(lora, model_path),
         }
         self.tensors: dict[str, Tensor] = {}
+        self.num_loads = 0
 
     def begin(self, engine: LLMEngine) -> None:
         self.tensors = {}
@@ -94,7 +99,8 @@ class AdapterAlone:
         self.tensors |= {name: tensor.clone() for name, tensor in unpack(bucket)}
 
     def finish(self, engine: LLMEngine, version: int) -> LoRARequest:
-        name = f"version-{version}"
+        self.num_loads += 1
+        name = f"version-{version}-load-{self.num_loads}"
         try:
             # vLLM has read the folder when it returns, in all its processes.
             with tempfile.TemporaryDirectory(prefix=f"rlhf-adapter-{version}-", dir=NODE_MEMORY) as folder:

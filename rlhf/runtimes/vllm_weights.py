@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from vllm.config import set_current_vllm_config
 from vllm.distributed.weight_transfer.base import (
     WeightTransferEngine,
     WeightTransferInitInfo,
@@ -17,6 +18,7 @@ from vllm.distributed.weight_transfer.base import (
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
+from vllm.model_executor.model_loader.reload.layerwise import get_layerwise_info
 from vllm.platforms import current_platform
 
 from rlhf.runtimes.buckets import Bucket, unpack
@@ -43,6 +45,8 @@ class BucketUpdate(WeightTransferUpdateInfo):
 class BucketTransfer(WeightTransferEngine[BucketInit, BucketUpdate]):
     init_info_cls = BucketInit
     update_info_cls = BucketUpdate
+    is_open = False
+    """True between the start and the end of an update."""
 
     def init_transfer_engine(self, init_info: BucketInit) -> None:
         self.carrier: Carrier = ObjectStoreCarrier()
@@ -50,6 +54,7 @@ class BucketTransfer(WeightTransferEngine[BucketInit, BucketUpdate]):
             self.carrier = make_carrier(init_info.link, init_info.first_rank + self.parallel_config.rank)
 
     def start_weight_update(self) -> None:
+        self.is_open = True
         initialize_layerwise_reload(self.model)
 
     def receive_weights(self, update_info: BucketUpdate) -> None:
@@ -64,6 +69,20 @@ class BucketTransfer(WeightTransferEngine[BucketInit, BucketUpdate]):
         finalize_layerwise_reload(self.model, self.model_config)
         if current_platform.is_cpu():
             refresh_tied_heads(self.model, self.model_config)
+        self.is_open = False
+
+    def abandon_weight_update(self) -> None:
+        """Close an update that was not finished; what its layers hold is replaced by the next. A layer of which a part
+        has arrived takes its old weights, since the bytes of that part may be gone."""
+        if not self.is_open:
+            return
+        for layer in self.model.modules():
+            progress = get_layerwise_info(layer)
+            if progress.can_load():
+                progress.load_numel = 0
+                progress.loaded_weights.clear()
+        finalize_layerwise_reload(self.model, self.model_config)
+        self.is_open = False
 
     def shutdown(self) -> None:
         """Nothing outlives an update."""
@@ -80,6 +99,12 @@ def refresh_tied_heads(model: object, model_config: object) -> None:
 
 class WorkerExtension:
     """Methods of every vLLM worker; importing this module there registers the transfer."""
+
+    def abandon_weight_update(self) -> None:
+        """Close an update whose sender or whose other receivers have died, if there is one."""
+        with set_current_vllm_config(self.vllm_config):  # type: ignore[attr-defined]
+            self.weight_transfer_engine.abandon_weight_update()  # type: ignore[attr-defined]
+        self._weight_update_active = False
 
     def peak_memory_bytes(self) -> int:
         return peak_memory_bytes()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf.config import CLASS
-from rlhf.paths import FUNCTIONS, NAMED_PATHS, PATH_LISTS, PATHS, is_set_path, repo_type_of
+from rlhf.paths import NAMED_PATHS, PATH_LISTS, PATHS, is_function, is_set_path, repo_type_of
 from rlhf.train.artifact import MANIFEST, describe
 from rlhf.train.run_folder import flatten, is_among
 from rlhf.train.tracking import METRICS, read_rows
@@ -26,8 +26,8 @@ def paths_of(config: Mapping[str, Any]) -> dict[str, str]:
     methods."""
     flat = flatten(config)
     functions: dict[str, str] = {}
-    for key in (*FUNCTIONS, f"algorithm.{CLASS}"):
-        given = flat.get(key) or []
+    for key in (key for key in flat if is_function(key) or key == f"algorithm.{CLASS}"):
+        given = flat[key] or []
         functions |= {key: given} if isinstance(given, str) else {f"{key}.{i}": spec for i, spec in enumerate(given)}
     sources = {key: source for key, spec in functions.items() if (source := source_of(spec)) is not None}
     return files_of(config) | sources

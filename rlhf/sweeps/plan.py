@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rlhf.command_line import explain
 from rlhf.config import CLASS, OnlineConfig, as_plain, compose
 from rlhf.overrides import quoted
-from rlhf.paths import FUNCTIONS, PATHS, is_set_path, is_uri
+from rlhf.paths import PATH_LISTS, PATHS, is_function, is_set_path, is_uri
 from rlhf.stages.snapshots import sources_of
 from rlhf.sweeps.grid import by_key, grid, member_of, parse
 from rlhf.sweeps.record import Member, State
@@ -97,12 +97,15 @@ def absolute_paths(config: OnlineConfig) -> list[str]:
     read = [key for key, value in values.items() if value and (key in PATHS or is_set_path(key)) and key not in on_hub]
     read += ["log.mlflow"] if config.log.mlflow and not is_uri(config.log.mlflow) else []
     paths = [f"{key}={quoted(absolute(values[key]))}" for key in read]
-    named = {key: value for key in FUNCTIONS if isinstance(value := values.get(key), str) and ".py:" in value}
-    paths += [f"{key}={quoted(absolute(spec))}" for key, spec in named.items()]
-    functions = [quoted(absolute(name) if ".py:" in name else name) for name in config.reward.functions]
+    named = {key: value for key, value in values.items() if is_function(key) and isinstance(value, str)}
+    paths += [f"{key}={quoted(absolute(spec))}" for key, spec in named.items() if ".py:" in spec]
+    for key in PATH_LISTS:
+        items = [path if f"{key}.{i}" in on_hub else absolute(path) for i, path in enumerate(values[key])]
+        paths += [f"{key}=[{','.join(map(quoted, items))}]"] if items else []
+    rewards = [quoted(absolute(name) if ".py:" in name else name) for name in config.reward.functions]
     own = values.get(f"algorithm.{CLASS}")
     method = [] if own is None else [f"algorithm={quoted(own)}"]
-    return [*paths, *method, f"reward.functions=[{','.join(functions)}]"]
+    return [*paths, *method, f"reward.functions=[{','.join(rewards)}]"]
 
 
 def absolute(path: str) -> str:

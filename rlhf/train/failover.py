@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from rlhf.types import InputError, RunError
+
+T = TypeVar("T")
+PlaceT = TypeVar("PlaceT")
 
 
 class WorkerDied(RunError):
@@ -26,7 +31,8 @@ class FailoverConfig:
     rollout_restarts: int = 8
     """Restarts of engines and of reward workers, in all. Their prompts are sampled again."""
     learner_restarts: int = 2
-    """Restarts of policy, critic and reference, in all. A policy or critic continues from the last checkpoint."""
+    """Restarts of policy, critic, reference and teacher, in all. A policy or critic continues from the last
+    checkpoint."""
 
     def __post_init__(self) -> None:
         if min(self.rollout_restarts, self.learner_restarts) < 0:
@@ -49,13 +55,39 @@ class Restarts:
         key, roles = next((key, roles) for key, roles in BUDGETS.items() if death.role in roles)
         allowed = getattr(self.config, key)
         if sum(self.made[role] for role in roles) >= allowed:
-            message = f"{death}; failover.{key}={allowed} leaves no restart: raise it, and resume the run"
+            message = (
+                f"{str(death).rstrip('.')}; failover.{key}={allowed} leaves no restart: raise it, and resume the run"
+            )
             raise WorkerDied(message, death.role, death.rank)
         self.made[death.role] += 1
+
+    def figures(self, roles: Iterable[str]) -> dict[str, float]:
+        """Return the restarts of each role since the start of the run's process, as metrics."""
+        return {f"restarts/{role}": float(self.made[role]) for role in roles}
+
+
+async def continued(
+    attempt: Callable[[PlaceT], Awaitable[T]],
+    recover: Callable[[WorkerDied], Awaitable[PlaceT]],
+    start: PlaceT,
+    restarts: Restarts,
+    roles: Collection[str],
+) -> T:
+    """Return the result of `attempt(start)`, or after the death of a worker of `roles`, in it or in its recovery, that
+    of another attempt from where `recover` says. Raises the death if no restart is left."""
+    death: WorkerDied | None = None
+    while True:
+        try:
+            return await attempt(start if death is None else await recover(death))
+        except WorkerDied as found:
+            if found.role not in roles:
+                raise
+            restarts.take(found)
+            death = found
 
 
 BUDGETS = {
     "rollout_restarts": ("sampler", "reward"),
-    "learner_restarts": ("policy", "critic", "reference"),
+    "learner_restarts": ("policy", "critic", "reference", "teacher"),
 }
 """Roles that share a key of `FailoverConfig`."""

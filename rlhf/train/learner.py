@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from rlhf.algorithms.base import Algorithm, Loss, Mean, Outputs, Sums
+from rlhf.algorithms.base import Algorithm, Loss, Mean, Outputs, RowSums, Sums
 from rlhf.models.causal_lm import SamplingDistribution, TokenReadout, for_columns
 from rlhf.ops.microbatch import MicroBatch
 from rlhf.ops.whitening import Moments, merge_moments, moments, whiten
@@ -122,13 +122,15 @@ class Learner:
 
     def losses(self, minibatch: MinibatchShard, loss: Loss, stats: Stats, *, grad: bool) -> Iterator[Tensor]:
         """Yield the summed loss of each of this rank's packs, and add their metrics to `stats`."""
-        for micro in self.microbatches(minibatch):
+        for pack, micro in zip(minibatch.packs, self.microbatches(minibatch), strict=True):
             loss_sum, metrics = loss(self.backend.forward(micro, self.readout, grad=grad), micro)
             for name, value in metrics.items():
                 if isinstance(value, Mean):
                     stats.add(name, value.total.item(), value.weight)
                 elif isinstance(value, Sums):
                     stats.add_vector(name, value.values.tolist(), value.figures)
+                elif isinstance(value, RowSums):
+                    add_by_set(stats, name, value.values.tolist(), pack.rows)
                 elif name.endswith("_max"):
                     stats.add_max(name, value.item())
                 else:
@@ -145,6 +147,14 @@ class Learner:
                 yield as_microbatch(pack.rows, groups, values, minibatch.step, self.packed)
             else:
                 yield MicroBatch.empty()
+
+
+def add_by_set(stats: Stats, name: str, sums: Sequence[float], rows: Sequence[Row]) -> None:
+    """Count each row's sum over its loss tokens towards the mean of `name`, and of `SET/name` if it is of a set."""
+    for row, total in zip(rows, sums, strict=True):
+        stats.add(name, total, row.num_loss_tokens)
+        if row.data_set:
+            stats.add(f"{row.data_set}/{name}", total, row.num_loss_tokens)
 
 
 def divisor(minibatch: MinibatchShard) -> float:

@@ -15,9 +15,9 @@ A call of phase B while phase A has the lease:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 
 class Tenant(Protocol):
@@ -36,7 +36,9 @@ class Lease:
 
     def __init__(self) -> None:
         self.phase: str | None = None
+        """Phase whose tenants, and no others, are on the accelerators. None: none had them yet, or a change failed."""
         self.tenants: dict[str, list[Tenant]] = {}
+        self._away: list[Tenant] = []
         self._calls = 0
         self._changed = asyncio.Condition()
 
@@ -44,13 +46,20 @@ class Lease:
         """`tenant` has started under this lease: from now on it moves with its phase."""
         self.tenants.setdefault(phase, []).append(tenant)
 
+    async def dismiss(self, phase: str, tenant: Tenant) -> None:
+        """`tenant` is gone, and with it what it had on the accelerators: it moves no more until it is admitted."""
+        async with self._changed:
+            for tenants in (self.tenants.get(phase, []), self._away):
+                if tenant in tenants:
+                    tenants.remove(tenant)
+
     @asynccontextmanager
     async def hold(self, phase: str) -> AsyncIterator[None]:
         async with self._changed:
             await self._changed.wait_for(lambda: self._calls == 0 or self.phase == phase)
             if self.phase != phase:
                 # Waiters need the lock to look again, so nothing runs while tenants move.
-                await self._change_to(phase)
+                await to_its_end(self._change_to(phase))
             self._calls += 1
         try:
             yield
@@ -60,11 +69,38 @@ class Lease:
                 self._changed.notify_all()
 
     async def _change_to(self, phase: str) -> None:
-        leaving = self.tenants.get(self.phase, []) if self.phase else []
-        await asyncio.gather(*(tenant.offload() for tenant in leaving))
-        # What has started but never left is on the accelerators still; what has not started is in no list.
-        await asyncio.gather(*(tenant.onload() for tenant in self.tenants.get(phase, [])))
+        """Let the tenants change places. After a failure the next change moves those that this one did not."""
+        self.phase = None
+        others = [tenant for name, tenants in self.tenants.items() if name != phase for tenant in tenants]
+        await self._move(off=[tenant for tenant in others if tenant not in self._away])
+        await self._move(on=[tenant for tenant in self.tenants.get(phase, []) if tenant in self._away])
         self.phase = phase
+
+    async def _move(self, *, off: Sequence[Tenant] = (), on: Sequence[Tenant] = ()) -> None:
+        """Raise the first error once all tenants have moved or failed."""
+
+        async def leave(tenant: Tenant) -> None:
+            await tenant.offload()
+            self._away.append(tenant)
+
+        async def come_back(tenant: Tenant) -> None:
+            await tenant.onload()
+            self._away.remove(tenant)
+
+        moves = [*map(leave, off), *map(come_back, on)]
+        for outcome in await asyncio.gather(*moves, return_exceptions=True):
+            if isinstance(outcome, BaseException):
+                raise outcome
+
+
+async def to_its_end(work: Coroutine[Any, Any, None]) -> None:
+    """Await work that a cancellation must not leave half done; the cancellation is raised at its end."""
+    task = asyncio.create_task(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.gather(task, return_exceptions=True)
+        raise
 
 
 @asynccontextmanager

@@ -80,6 +80,7 @@ def figures_of(groups: Sequence[Group], config: ValidationConfig) -> dict[str, f
         **pass_figures(groups, config),
         "completion_tokens": float(np.mean([info.num_loss_tokens for info in infos])),
         "truncated": float(np.mean([info.stop == "length" for info in infos])),
+        "repetition": float(np.mean([info.repetition for info in infos])),
         "failures": float(sum(isinstance(info.score, Failure) for info in infos)),
     }
     return figures | source_figures(groups, config) | greedy_figures(groups, config)
@@ -160,8 +161,10 @@ def figure_names(config: ValidationConfig, prompts: Sequence[Prompt]) -> list[st
         *(f"pass@{k}" for k in config.pass_at),
         "completion_tokens",
         "truncated",
+        "repetition",
         "failures",
         *(f"{name}/{figure}" for name in nested for figure in ("success", "reward")),
+        *(f"{figure}/{name}" for name in config.texts for figure in ("perplexity", "nats_per_token")),
     ]
 
 

@@ -35,6 +35,7 @@ def length_metrics(infos: Sequence[EpisodeInfo]) -> dict[str, float]:
         "completion_tokens": float(np.mean(lengths)),
         "tokens": float(sum(info.num_tokens for info in infos)),
         "truncated": float(np.mean([info.stop == "length" for info in infos])),
+        "repetition": float(np.mean([info.repetition for info in infos])),
     }
 
 
@@ -45,8 +46,8 @@ def failure_metrics(groups: Sequence[Group]) -> dict[str, float]:
 
 
 def set_metrics(groups: Sequence[Group], rejected: Sequence[Group]) -> dict[str, float]:
-    """Return reward, length and truncation of each prompt set by name, as `SET/reward`, and the share of its groups,
-    rejected ones included, in which all rewards are equal; empty without sets."""
+    """Return reward, length, truncation and repetition of each prompt set by name, as `SET/reward`, and the share of
+    its groups, rejected ones included, in which all rewards are equal; empty without sets."""
     figures: dict[str, float] = {}
     everything = [*groups, *rejected]
     for name in sorted({group.prompt.data_set for group in everything} - {""}):
@@ -66,4 +67,4 @@ def is_without_spread(group: Group) -> bool:
     return len({info.score.value for info in group.infos if isinstance(info.score, Score)}) < 2
 
 
-SET_LENGTHS = ("completion_tokens", "truncated")
+SET_LENGTHS = ("completion_tokens", "truncated", "repetition")

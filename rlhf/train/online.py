@@ -11,7 +11,8 @@ Order of calls; data that stays in the object store and is passed by reference i
           |-> samplers.expect_weights()                         engines that share accelerators drop the old weights
           |-> step(groups)
           |    |-> pack(groups)                   -> batch      advantages, minibatches, packs of rollouts*
-          |    |-> each column source: compute_columns(batch)   -> columns*: old_logprobs, ref_logprobs, values
+          |    |-> each column source: compute_columns(batch)   -> columns*: old_logprobs, ref_logprobs,
+          |    |                                                 teacher_logprobs, values
           |    |-> policy.assign_credit(batch)    -> batch      columns* of advantages per token, statistics
           |    |-> each learner: update(batch)    -> stats      policy and critic, concurrently
           |    |-> weight_sync.push(policy, samplers)           -> version
@@ -22,8 +23,8 @@ Order of calls; data that stays in the object store and is passed by reference i
 
 from __future__ import annotations
 
+import asyncio
 import math
-from asyncio import gather
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from operator import attrgetter
@@ -32,10 +33,12 @@ from typing import Any, Protocol
 from rlhf.algorithms.base import Algorithm
 from rlhf.train.batching import Packing, RowGroup, deal
 from rlhf.train.clock import Clock
+from rlhf.train.failover import Restarts
 from rlhf.train.report import Callback, RoleUse, StepReport
 from rlhf.train.stats import Stats, merge
 from rlhf.train.stop import Stop
 from rlhf.train.stream import RolloutStream
+from rlhf.train.together import together
 from rlhf.types import Batch, EpisodeInfo, Group, InputError, Reference, Row, RunError
 
 
@@ -55,6 +58,9 @@ class Policy(ColumnSource, LearningRole, Protocol):
 class WeightSync(Protocol):
     async def push(self, policy: Any, samplers: Any) -> int:
         """Give the engines the policy's weights; returns their version."""
+
+    async def catch_up(self, policy: Any, samplers: Any, rank: int) -> None:
+        """Give an engine that was started again the current version, if it has not got it by a push."""
 
 
 class WatchedWorkers(Protocol):
@@ -121,6 +127,8 @@ class OnlineTrainer:
     clock: Clock
     workers: Mapping[str, WatchedWorkers]
     """The workers of each role, to see what they use."""
+    restarts: Restarts
+    """Restarts of workers that died, for the metrics."""
     callbacks: Sequence[Callback]
     stop: Stop
     begin: Callable[[int], Awaitable[bool]] | None = None
@@ -128,10 +136,13 @@ class OnlineTrainer:
     needs them. None: nothing is to do."""
     next_step: int = 0
     skipped_steps: int = field(default=0, init=False)
+    at_rest: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
+    """Held while the policy's weights change and are pushed."""
 
     async def fit(self) -> None:
         """Train. Raises Stopped between two steps; what was sampled of the next one is abandoned."""
-        self.stream.admit(await self.weight_sync.push(self.policy, self.samplers))
+        async with self.at_rest:
+            self.stream.admit(await self.weight_sync.push(self.policy, self.samplers))
         # The start belongs to no step.
         self.clock.take()
         await self.use()
@@ -140,8 +151,9 @@ class OnlineTrainer:
             with self.clock("step"):
                 with self.clock("rollout"):
                     groups = await self.stop.before(self.stream.groups())
-                await self.samplers.expect_weights()
-                stats = await self.step(groups)
+                async with self.at_rest:
+                    await self.samplers.expect_weights()
+                    stats = await self.step(groups)
             self.stop_if_stuck(stats)
             self.adapt(stats, groups)
             report = StepReport(
@@ -151,7 +163,12 @@ class OnlineTrainer:
                 stats=stats,
                 seconds=self.clock.take(),
                 use=await self.use(),
-                notes={**self.clock.take_figures(), **self.stream.figures()},
+                notes={
+                    **self.clock.take_figures(),
+                    **self.stream.figures(),
+                    **self.restarts.figures(self.workers),
+                    **await self.samplers.take_figures(),
+                },
             )
             self.next_step += 1
             ended = any([await callback.on_step(report) for callback in self.callbacks])
@@ -159,14 +176,19 @@ class OnlineTrainer:
 
     async def step(self, groups: Sequence[Group]) -> Stats:
         batch = self.pack(groups)
-        batch = batch.with_columns(await gather(*(source.compute_columns(batch) for source in self.column_sources)))
+        batch = batch.with_columns(await together(*(source.compute_columns(batch) for source in self.column_sources)))
         batch, stats = await self.policy.assign_credit(batch)
-        results = await gather(*(role.update(batch) for role in self.learners))
+        results = await together(*(role.update(batch) for role in self.learners))
         self.stream.admit(await self.weight_sync.push(self.policy, self.samplers))
         return merge([*results, stats])
 
+    async def catch_up(self, rank: int) -> None:
+        """Bring an engine that was started again to the current version of the weights, once they are at rest."""
+        async with self.at_rest:
+            await self.weight_sync.catch_up(self.policy, self.samplers, rank)
+
     async def use(self) -> dict[str, RoleUse]:
-        uses = await gather(*(workers.use() for workers in self.workers.values()))
+        uses = await together(*(workers.use() for workers in self.workers.values()))
         return dict(zip(self.workers, uses, strict=True))
 
     def pack(self, groups: Sequence[Group]) -> Batch:
@@ -204,5 +226,6 @@ def row_group(
     rows: list[Row] = []
     for index, advantage in zip(group.survivors, advantages, strict=True):
         if trains(group.infos[index]):
-            rows += [replace(row, signal=advantage) for row in group.infos[index].rows]
+            data_set = group.prompt.data_set
+            rows += [replace(row, signal=advantage, data_set=data_set) for row in group.infos[index].rows]
     return RowGroup(rows=group.rollouts, scalars=tuple(rows))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -57,8 +58,14 @@ class LiveReference:
         self, batch: Batch, mismatched_rows: Sequence[TrainingRow]
     ) -> Mapping[str, Sequence[np.ndarray | None]]:
         with self.off():
-            mine = self.learner.compute_columns(self.learner.shard(batch))
-        return {LOGPROBS: batch.of_rank(mine, self.learner.backend.rank, self.learner.backend.num_ranks)}
+            return {LOGPROBS: own_columns(self.learner, batch)}
+
+
+def own_columns(learner: Learner, batch: Batch) -> list[np.ndarray | None]:
+    """Compute the columns of this rank's packs, in the order of the batch's packs; None for those of other ranks."""
+    rank, num_ranks = learner.backend.rank, learner.backend.num_ranks
+    mine = learner.compute_columns(learner.shard(batch))
+    return batch.in_pack_order([mine if i == rank else itertools.repeat(None) for i in range(num_ranks)])
 
 
 @dataclass(slots=True)
@@ -77,7 +84,7 @@ class KLBaseline:
         backend = self.learner.backend
         others = one_minibatch(mismatched_rows, self.packing)
         theirs = self.reference(others, ())[LOGPROBS] if self.reference else None
-        mine = others.of_rank(self.learner.compute_columns(self.learner.shard(others)), backend.rank, backend.num_ranks)
+        mine = own_columns(self.learner, others)
         differences = [0.0] * len(mine)
         for i, policy in enumerate(mine):
             if policy is not None:

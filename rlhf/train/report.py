@@ -38,7 +38,7 @@ class StepReport:
     @cached_property
     def figures(self) -> dict[str, float]:
         """Return the step's metrics by name: `step`, rewards, lengths, learning, failures, seconds, and each role's use
-        of its accelerators; reward, length and truncation by prompt set, if there are several."""
+        of its accelerators; reward, length, repetition, entropy and KL by prompt set, if there are several."""
         infos = [info for group in self.groups for info in group.infos]
         lengths = length_metrics(infos)
         staleness = max((self.step - info.versions[0] for info in infos if info.num_loss_tokens), default=0)

@@ -14,6 +14,7 @@ import xxhash
 
 from rlhf.environments.base import Environment, Sampler, start
 from rlhf.environments.sampler import EpisodeSampler
+from rlhf.ops.repetition import repetition
 from rlhf.rewards.base import describe, finite_number
 from rlhf.types import Episode, EpisodeInfo, Failure, Prompt, Rollout, Row, RunError, Sampling, Score
 
@@ -60,20 +61,20 @@ class RolloutCollector:
     environment_name: str
     """The environment as the user gave it, for messages."""
     rewards: Rewards | None
-    """None: the judge alone scores."""
+    """None: the judges alone score."""
     run_seed: int
     max_attempts: int
     """Most attempts at an episode whose environment raises."""
-    judge: GroupJudge | None = None
-    """A reward model. None: there is none."""
+    judges: Sequence[GroupJudge] = ()
+    """A reward model, and a judge behind an endpoint, if there are any."""
 
     async def collect(
         self, prompt: Prompt, epoch: int, requests: Sequence[Sampling]
     ) -> tuple[list[Rollout], list[EpisodeInfo]]:
         """The group of one prompt: the rows of all its episodes, and the episodes in the order of `requests`."""
         played = await asyncio.gather(*(self.play(prompt, epoch, i, request) for i, request in enumerate(requests)))
-        if self.judge is not None:
-            await self.judge.judge(prompt, [episode for episode, has_own_score in played if not has_own_score])
+        for judge in self.judges:
+            await judge.judge(prompt, [episode for episode, has_own_score in played if not has_own_score])
         rows: list[Rollout] = []
         infos: list[EpisodeInfo] = []
         for i, ((episode, _), request) in enumerate(zip(played, requests, strict=True)):
@@ -219,4 +220,5 @@ def info_of(episode: Episode, episode_id: str, source: str, trained: bool, first
         stop=episode.rows[-1].stop,
         versions=(int(chosen.min()), int(chosen.max())) if len(chosen) else (-1, -1),
         trained=trained,
+        repetition=repetition([(row.token_ids, row.loss_mask) for row in episode.rows]),
     )

@@ -24,7 +24,11 @@ RUN_STEPS = "run_steps"
 """Key in the manifest of a final model of an earlier step: the number of steps that its run took."""
 RESUMABLE_KEYS = ("dry_run", "output", "train.num_steps", "stop_at_reward", "stop_window", "checkpoint.every",
                   "checkpoint.keep", "checkpoint.verify", "checkpoint.final", "validation.patience", "log.",
-                  "preflight.", "placement.timeout_s", "hub.")  # fmt: skip
+                  "preflight.", "placement.timeout_s", "hub.", "reward.judge.url", "reward.judge.api_key_env",
+                  "reward.judge.concurrency", "reward.judge.requests_per_minute", "reward.judge.timeout_s",
+                  "reward.judge.max_attempts", "reward.judge.backoff_s", "reward.judge.max_wait_s",
+                  "reward.judge.prompt_price", "reward.judge.completion_price", "reward.judge.max_cost",
+                  "reward.judge.max_requests")  # fmt: skip
 """Keys that may differ between a run and its continuation; those that end in a dot with all keys below."""
 UPLOADED = "working_dir_files"
 """Part of the path of a Ray job's working directory, to which Ray unpacks the upload."""
@@ -38,6 +42,11 @@ class RunFolder:
     def model(self) -> Path:
         """Return the folder of the final model."""
         return self.root / MODEL
+
+    @property
+    def judge_ledger(self) -> Path:
+        """Return the file in which a judge accounts for its requests and their cost."""
+        return (self.root / "judge.jsonl").absolute()
 
     def checkpoint(self, step: int) -> Path:
         return self.root / "checkpoints" / f"step-{step:06d}"

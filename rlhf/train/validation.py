@@ -59,13 +59,23 @@ class ValidationConfig:
     source_key: str | None = None
     """A field of the rows, such as `data_source`, by whose values reward and success are reported too. None: by those
     of `data.sets`, if there are any."""
+    texts: dict[str, str] = field(default_factory=dict)
+    """General text by name, whose perplexity under the policy is measured at every validation, against forgetting:
+    files, folders and data sets of the Hub as in continued pretraining, `+validation.texts.NAME=FILE`."""
+    text_key: str = "text"
+    """The field that holds a document in the rows of `texts`."""
+    text_tokens: int | None = None
+    """Tokens of the longest row of `texts`; a longer document is cut, and no token is lost. None:
+    `sampler.context_tokens`."""
+    text_documents: int | None = None
+    """Number of documents of each text, from the first. None: all."""
     patience: int | None = None
     """Validations in a row without a better `checkpoint.keep_best` that end the training. None: it never ends so."""
     num_shown: int = 3
     """Number of completions shown before and after."""
 
     def __post_init__(self) -> None:
-        for name in ("num_prompts", "samples_per_prompt", "every", "patience"):
+        for name in ("num_prompts", "samples_per_prompt", "every", "patience", "text_documents"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"validation.{name}={value}: give at least 1{NULLS.get(name, '')}")
@@ -89,7 +99,11 @@ class ValidationConfig:
         return self.path is not None or self.fraction > 0
 
 
-NULLS = {"every": ", or null for before and after only", "patience": ", or null to train all steps"}
+NULLS = {
+    "every": ", or null for before and after only",
+    "patience": ", or null to train all steps",
+    "text_documents": ", or null for all",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +116,8 @@ class Measurement:
     """Metrics by name, the ends of 95 % intervals as `NAME_low` and `NAME_high`."""
     samples: Sequence[tuple[str, str]]
     """Some prompts, each with a completion."""
+    texts: Mapping[str, float] = field(default_factory=dict)
+    """Figures of the policy on held-out text, see `rlhf/train/perplexity.py`; empty without."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -143,8 +159,9 @@ class Validation:
         if self.newest is None or self.newest[0] != num_steps:
             start = time.perf_counter()
             measurement = await self.stop.before(self.measure())
-            figures = {**measurement.figures, "seconds": time.perf_counter() - start}
-            if self.config.has_held_out:
+            figures = {**(measurement.figures if self.config.has_held_out else {}), **measurement.texts}
+            if figures:
+                figures["seconds"] = time.perf_counter() - start
                 named = {f"{VALIDATION}{name}": value for name, value in figures.items()}
                 await self.record(num_steps, named, measurement.samples)
             self.newest = num_steps, measurement
@@ -158,16 +175,14 @@ class Validation:
             self.log.write({"step": num_steps - 1, **figures})
             lines = [{"prompt": prompt, "completion": text} for prompt, text in samples]
             write_samples(self.folder.root / SAMPLES, num_steps - 1, lines)
-        success = "{:.3g} ({:.3g} to {:.3g})".format(*(figures[f"{VALIDATION}success{end}"] for end in ENDS))
-        reward = figures.get(f"{VALIDATION}reward", math.nan)
-        self.tell(f"validation after {num_steps} steps: success {success}, reward {reward:.3g}")
+        self.tell(f"validation after {num_steps} steps: {in_words(figures)}")
 
     def is_due(self, num_steps: int) -> bool:
         return self.config.every is not None and num_steps % self.config.every == 0
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the rows of validations, including those of the run that is continued."""
-        return [row for row in self.log.history if f"{VALIDATION}success" in row]
+        return [row for row in self.log.history if f"{VALIDATION}seconds" in row]
 
     def is_recorded(self, num_steps: int) -> bool:
         return any(row["step"] == num_steps - 1 for row in self.rows())
@@ -192,3 +207,14 @@ class Validation:
 
 
 ENDS = ("", "_low", "_high")
+PERPLEXITY = f"{VALIDATION}perplexity/"
+
+
+def in_words(figures: Mapping[str, float]) -> str:
+    """Return success and reward, if prompts are held out, and the perplexity of each text."""
+    words = []
+    if f"{VALIDATION}success" in figures:
+        success = "{:.3g} ({:.3g} to {:.3g})".format(*(figures[f"{VALIDATION}success{end}"] for end in ENDS))
+        words = [f"success {success}", f"reward {figures.get(f'{VALIDATION}reward', math.nan):.3g}"]
+    texts = {name.removeprefix(PERPLEXITY): figures[name] for name in figures if name.startswith(PERPLEXITY)}
+    return ", ".join([*words, *(f"perplexity of {name} {value:.4g}" for name, value in texts.items())])

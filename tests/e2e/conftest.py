@@ -70,7 +70,7 @@ def all_roles(cluster: None, compose: Callable[..., OnlineConfig], run_async: Ca
     """Every role of a PPO run, started once: imports dominate."""
     from rlhf.actors.placement import reserved
     from rlhf.stages.online.job import prepare
-    from rlhf.stages.online.run import start_roles
+    from rlhf.stages.online.roles import start_roles
     from rlhf.train.clock import Clock
 
     job = prepare(compose(*PPO))

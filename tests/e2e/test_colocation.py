@@ -34,7 +34,7 @@ def together(
 ) -> Iterator[tuple[Any, OnlineConfig, Any]]:
     from rlhf.actors.placement import reserved
     from rlhf.stages.online.job import prepare
-    from rlhf.stages.online.run import start_roles
+    from rlhf.stages.online.roles import start_roles
     from rlhf.train.clock import Clock
 
     colocate, num_accelerators = SHARED[request.param]

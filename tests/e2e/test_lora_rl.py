@@ -32,7 +32,7 @@ def adapter_roles(cluster: None, compose: Callable[..., OnlineConfig], run_async
     """A policy that learns an adapter, and an engine that gets it alone; the KL's reference has no workers."""
     from rlhf.actors.placement import reserved
     from rlhf.stages.online.job import prepare
-    from rlhf.stages.online.run import start_roles
+    from rlhf.stages.online.roles import start_roles
     from rlhf.train.clock import Clock
 
     job = prepare(compose(*LORA, *LONG, "weight_sync.adapter=alone"))
@@ -68,7 +68,8 @@ class Run:
 async def train(config: OnlineConfig, roles: Any, *, state: Any = None, next_step: int = 0) -> Run:
     from rlhf.data.order import PromptOrder
     from rlhf.stages.online.job import prepare
-    from rlhf.stages.online.run import assemble, lay_out, with_transport
+    from rlhf.stages.online.roles import lay_out
+    from rlhf.stages.online.run import assemble, with_transport
     from rlhf.train.clock import Clock
     from rlhf.train.stop import Stop
     from rlhf.train.stream import RolloutStream

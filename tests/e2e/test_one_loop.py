@@ -37,7 +37,8 @@ async def run_system(
     from rlhf.data.order import PromptOrder
     from rlhf.stages.online.job import prepare
     from rlhf.stages.online.results import checkpointer_of, validation_of
-    from rlhf.stages.online.run import assemble, lay_out, with_transport
+    from rlhf.stages.online.roles import lay_out
+    from rlhf.stages.online.run import assemble, with_transport
     from rlhf.train.clock import Clock
     from rlhf.train.run_folder import RunFolder
     from rlhf.train.stop import Stop
@@ -54,7 +55,7 @@ async def run_system(
     begin, stop = None, Stop()
     if root is not None:
         log, checkpointer = MetricsLog(root, 0), checkpointer_of(job, RunFolder(root), roles.learners, stream)
-        validation = validation_of(job, roles.samplers, checkpointer, log, stop, 0)
+        validation = validation_of(job, roles.policy, roles.samplers, checkpointer, log, stop, 0)
         callbacks, begin = [recorder, log, checkpointer, validation], validation.begin
     trainer = assemble(with_transport(job), roles, stream, Clock(), 0, callbacks, stop, begin)
     await trainer.fit()

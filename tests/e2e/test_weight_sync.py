@@ -39,6 +39,22 @@ class EngineActor:
             await self.engine.load(bucket)
         await self.engine.load_finish(version)
 
+    async def load_after_broken(self, buckets: list[Any], others: list[Any], version: int) -> None:
+        """Load `buckets` after a sync of `others` that lost its sender, and after one that lost a bucket."""
+        await self.engine.load_begin()
+        await self.engine.load(others[0])
+        await self.engine.load_begin()
+        await self.engine.load(others[0])
+        with pytest.raises(RunError, match="arrived with checksum"):
+            await self.engine.load(dataclasses.replace(others[1], checksum="another"))
+        await self.load(buckets, version)
+
+    async def load_and_stop(self, buckets: list[Any]) -> None:
+        """Load a part of a version that never ends, as when its sender dies."""
+        await self.engine.load_begin()
+        for bucket in buckets:
+            await self.engine.load(bucket)
+
     async def load_one_by_one(self, buckets: list[Any], version: int) -> int:
         """The most buckets whose bytes were held at once, each being given up as soon as it was loaded."""
         sent: list[weakref.ref[np.ndarray]] = []
@@ -85,6 +101,32 @@ def test_engine_samples_from_the_loaded_weights(engine: tuple[Any, str]) -> None
         for prompt, completion in zip(prompts, completions, strict=True):
             assert set(completion.versions.tolist()) == {version}
             assert_sampled_from(learner, prompt, completion, temperature=TEMPERATURE, banned=[0, 2])
+
+
+def test_a_sync_that_lost_its_sender_is_begun_again(engine: tuple[Any, str]) -> None:
+    import ray
+
+    actor, model = engine
+    learner, prompt = perturbed(model, 0.03), [5, 13, 7, 14]
+    buckets, others = buckets_of(learner, 60_000), buckets_of(perturbed(model, 0.5), 50_000)
+    ray.get(actor.load_after_broken.remote(buckets, others, 3))
+    completion = ray.get(actor.generate.remote(prompt, Sampling(temperature=TEMPERATURE, max_tokens=24, seed=1)))
+    assert set(completion.versions.tolist()) == {3}
+    assert_sampled_from(learner, prompt, completion, temperature=TEMPERATURE, banned=[0, 2])
+
+
+@pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
+def test_a_version_replaces_one_that_was_begun_and_not_finished(engine: tuple[Any, str], share: float) -> None:
+    import ray
+
+    actor, model = engine
+    abandoned, learner = perturbed(model, 0.1), perturbed(model, 0.03)
+    buckets = buckets_of(abandoned, 60_000)
+    ray.get(actor.load_and_stop.remote(buckets[: int(share * len(buckets))]))
+    ray.get(actor.load.remote(buckets_of(learner, 60_000), 5))
+    completion = ray.get(actor.generate.remote([5, 6, 7], Sampling(temperature=TEMPERATURE, max_tokens=24, seed=1)))
+    assert set(completion.versions.tolist()) == {5}
+    assert_sampled_from(learner, [5, 6, 7], completion, temperature=TEMPERATURE, banned=[0, 2])
 
 
 def test_a_rollout_does_not_depend_on_what_is_sampled_beside_it(engine: tuple[Any, str]) -> None:
@@ -199,6 +241,11 @@ def test_a_sync_that_takes_too_long_is_named(run_async: Callable[..., Any]) -> N
             yield
 
     class ReadySamplers:
+        members = frozenset({(0, 1)})
+
+        def choose_receivers(self, ranks: None) -> None:
+            """The only engine."""
+
         async def load_begin(self) -> None:
             pass
 

@@ -25,6 +25,18 @@ class Taker:
     def take(self, part: int) -> int:
         return part
 
+    def memory(self) -> int:
+        return 0
+
+    def lose_a_peer(self, rank: int) -> None:
+        """Rank 1 dies, and its peer only knows that the connection is broken."""
+        if rank == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise RuntimeError("Connection closed by peer")
+
+    def fail(self) -> None:
+        raise RuntimeError("out of memory")
+
 
 def test_who_waits_for_a_dead_worker_names_the_dead_one(cluster: None) -> None:
     from rlhf.actors.placement import reserved
@@ -69,3 +81,24 @@ def test_a_dead_worker_has_a_successor_in_its_place(cluster: None) -> None:
     plan = make_plan([RolePlan(role="sampler", num_workers=2)])
     with reserved(plan, DEADLINE_S) as bundles:
         asyncio.run(asyncio.wait_for(die_and_go_on(), DEADLINE_S))
+
+
+def test_an_error_that_a_death_caused_names_the_dead_worker(cluster: None) -> None:
+    from rlhf.actors.placement import reserved
+    from rlhf.actors.plan import RolePlan, make_plan
+    from rlhf.actors.workers import Spawner
+    from rlhf.train.clock import Clock
+    from rlhf.train.failover import WorkerDied
+    from rlhf.types import RunError
+
+    async def lose_a_peer() -> None:
+        takers = Spawner(plan, bundles, Clock())("policy", Taker)
+        with pytest.raises(RunError, match=r"policy worker 0 on node .* failed: RuntimeError: out of memory") as failed:
+            await takers.all(lambda rank, actor: actor.take.remote(rank) if rank else actor.fail.remote())
+        assert not isinstance(failed.value, WorkerDied), "nobody died"
+        with pytest.raises(WorkerDied, match=r"policy worker 1 on node .* died"):
+            await takers.all(lambda rank, actor: actor.lose_a_peer.remote(rank))
+
+    plan = make_plan([RolePlan(role="policy", num_workers=2)])
+    with reserved(plan, DEADLINE_S) as bundles:
+        asyncio.run(asyncio.wait_for(lose_a_peer(), DEADLINE_S))

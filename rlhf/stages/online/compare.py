@@ -23,6 +23,7 @@ from rlhf.stages.online.compare_report import measure_policy, write_comparison
 from rlhf.stages.online.engines import engines, wait_for_start
 from rlhf.stages.online.job import Job, prepare
 from rlhf.stages.online.job import plan_roles as plan_of_run
+from rlhf.stages.online.texts import say_unmeasured
 from rlhf.stages.start import as_first_started, check_machines
 from rlhf.train.artifact import MANIFEST, Artifact, committing, open_artifact
 from rlhf.train.batching import minibatch, packing_of
@@ -48,6 +49,7 @@ def run(config: CompareConfig) -> Artifact | None:
     Raises InputError before Ray starts if the input is wrong.
     """
     config = as_first_started(config)
+    say_unmeasured(config)
     jobs = {name: prepare(replace(config, model=folder)) for name, folder in config.policies.items()}
     read_model_config(config.model)
     for name, job in jobs.items():

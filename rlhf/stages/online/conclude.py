@@ -36,7 +36,8 @@ EVALUATED = ("seed", "template_date", "backend.precision", "backend.max_tokens_p
              "placement.timeout_s", "placement.start_timeout_s", "preflight.", "data.", "reward.", "sampling.",
              "sampler.", "stream.prompts_per_step", "validation.", "environment")  # fmt: skip
 """Keys of a configuration that an evaluation reads. The chat template is in the model's folder."""
-DURING_TRAINING = ("validation.every", "validation.patience", "reward.shaping.", "reward.constraints.")
+DURING_TRAINING = ("validation.every", "validation.patience", "validation.text", "reward.shaping.",
+                   "reward.constraints.")  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING
 
 from rlhf.environments.base import ChatSampler, Environment, append_completion, start, unsampled
 from rlhf.environments.lookup import find_environment
+from rlhf.judges.client import JudgeClient
+from rlhf.judges.rubric import RubricJudge
+from rlhf.rewards.judged import answer_in
 from rlhf.rewards.processes import RewardProcesses
-from rlhf.stages.console import show_loss_masks, show_table
+from rlhf.stages.console import CONSOLE, show_loss_masks, show_table
 from rlhf.stages.online.job import Job
 from rlhf.train.online import advantages_of
 from rlhf.train.rollouts import Rewards, RolloutCollector, info_of
@@ -22,6 +25,7 @@ from rlhf.types import (
     InputError,
     Prompt,
     Reference,
+    RunError,
     Sampling,
     Score,
 )
@@ -97,6 +101,26 @@ async def try_episodes(job: Job, *, show: bool) -> None:
         raise InputError(f"no reward for the own answers of the first {len(episodes)} rows, the last: {table[-1][2]}")
     if show and rewards:
         show_table("Reward of the rows' own answers", ("row", "answer", "reward", "parts"), table)
+    if config.judge.url is not None:
+        await try_judge(job, episodes[0])
+
+
+async def try_judge(job: Job, episode: Episode) -> None:
+    """Let the judge rate the first row's own answer, in one request, and show its rating. Raises InputError if it has
+    none: the server is down or slow, refuses the key, writes something else, or the budget is too small."""
+    config = replace(job.config.reward.judge, max_attempts=1)
+    client = JudgeClient(config, config.api_key())
+    answer = answer_in(job.prompts[0], episode.rows[-1], shows=config.shows_reference)
+    try:
+        (rating,) = await RubricJudge(client, config).rate([answer])
+    except RunError as error:
+        raise InputError(str(error)) from None
+    finally:
+        await client.close()
+    if isinstance(rating, Failure):
+        raise InputError(f"reward.judge has no rating for the own answer of {job.prompts[0].source}: {rating.message}")
+    cost = f", for {client.ledger.cost:.3g}" if client.ledger.cost else ""
+    CONSOLE.print(f"the judge rates the first row's own answer {rating:.2f} of 1{cost}", soft_wrap=True)
 
 
 async def play(job: Job, prompt: Prompt, environment: Environment, rewards: Rewards | None) -> Episode:

@@ -12,6 +12,7 @@ from rlhf.stages.console import CONSOLE, show_table
 from rlhf.stages.online.conclude import measured_on
 from rlhf.stages.online.engines import engines
 from rlhf.stages.online.job import Job, prepare
+from rlhf.stages.online.texts import say_unmeasured
 from rlhf.stages.start import as_first_started, check_machines
 from rlhf.train.measure import measure
 from rlhf.train.validation import Measurement
@@ -19,6 +20,7 @@ from rlhf.train.validation import Measurement
 
 def run(config: OnlineConfig) -> Measurement:
     config = as_first_started(config)
+    say_unmeasured(config)
     job = prepare(config)
     job = dataclasses.replace(job, plan=job.plan.only("sampler", "reward"))
     with cluster(job.plan):

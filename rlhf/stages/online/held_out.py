@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -12,8 +13,10 @@ from rlhf.data.order import by_set
 from rlhf.data.prompts import load_prompts
 from rlhf.data.split import digest_of_prompt, split_prompts
 from rlhf.stages.online.parts import check_parts
+from rlhf.train.best import Direction
 from rlhf.train.measure import figure_names
 from rlhf.train.tracking import VALIDATION
+from rlhf.train.validation import PERPLEXITY
 from rlhf.types import InputError, Prompt
 
 if TYPE_CHECKING:
@@ -123,6 +126,11 @@ def check_figures(config: OnlineConfig, held_out: Sequence[Prompt]) -> None:
             f"validation.patience={validation.patience}: no metric says what is better; set checkpoint.keep_best, as "
             f"in checkpoint.keep_best={VALIDATION}reward"
         )
+    known = [f"{VALIDATION}{name}" for name in figure_names(validation, held_out)]
+    if twice := [name for name, number in Counter(known).items() if number > 1]:
+        raise InputError(
+            f"validation.texts, validation.source_key: two metrics would be called {twice[0]}; rename a text"
+        )
     if best is None:
         return
     if validation.every is None:
@@ -130,6 +138,13 @@ def check_figures(config: OnlineConfig, held_out: Sequence[Prompt]) -> None:
             f"checkpoint.keep_best={best}: it is measured only before and after training; set validation.every, as in "
             "validation.every=10"
         )
-    known = [f"{VALIDATION}{name}" for name in figure_names(validation, held_out)]
     if best not in known:
         raise InputError(f"checkpoint.keep_best={best}: it is never measured; known are {', '.join(known)}")
+    if best.startswith(LOWER_IS_BETTER) and config.checkpoint.best_is is Direction.highest:
+        raise InputError(
+            f"checkpoint.keep_best={best}, checkpoint.best_is=highest: a lower value is better; set "
+            "checkpoint.best_is=lowest"
+        )
+
+
+LOWER_IS_BETTER = (PERPLEXITY, f"{VALIDATION}nats_per_token/")

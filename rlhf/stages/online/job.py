@@ -36,7 +36,9 @@ from rlhf.stages.console import show_table
 from rlhf.stages.online.held_out import HeldOut, hold_out
 from rlhf.stages.online.lora import check_adapters, check_quantised
 from rlhf.stages.online.method import method_of
-from rlhf.types import InputError, Prompt, Sampling
+from rlhf.stages.online.teacher import check_teacher, plan_teacher
+from rlhf.stages.online.texts import load_texts, text_rows
+from rlhf.types import InputError, Prompt, Sampling, Unit
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -49,6 +51,8 @@ class Job:
     config: OnlineConfig
     tokenizer: PreTrainedTokenizerBase
     held_out: HeldOut
+    texts: dict[str, list[Unit]]
+    """Rows of each held-out text, `validation.texts`."""
     algorithm: Algorithm
     sampling: Sampling
     distribution: SamplingDistribution
@@ -71,6 +75,7 @@ def prepare(config: OnlineConfig) -> Job:
     """Check the input and load everything that needs no accelerator."""
     if config.reward.functions:
         load_reward(config.reward)
+    config.reward.judge.api_key()
     if config.sampler.engine != VLLM:
         find_engine(config.sampler.engine)
     find_environment(config.environment, config.environment_options)
@@ -81,6 +86,7 @@ def prepare(config: OnlineConfig) -> Job:
     plan = plan_roles(config)
     check_adapters(config)
     check_roles(config, tokenizer)
+    check_teacher(config, tokenizer)
     held_out = hold_out(config, tokenizer)
     check_judged(config.reward, [*held_out.train, *held_out.prompts])
     if config.train.num_minibatches > config.stream.prompts_per_step:
@@ -95,6 +101,7 @@ def prepare(config: OnlineConfig) -> Job:
         config=config,
         tokenizer=tokenizer,
         held_out=held_out,
+        texts=load_texts(config, tokenizer),
         algorithm=algorithm,
         sampling=sampling,
         distribution=SamplingDistribution(
@@ -130,6 +137,7 @@ def plan_roles(config: OnlineConfig) -> Plan:
     roles = [RolePlan(role="policy", num_workers=placement.policy, steps_on_cpu=on_cpu)]
     if config.algorithm.reads_reference and not config.lora.enabled:
         roles.append(RolePlan(role="reference", num_workers=placement.reference))
+    roles += plan_teacher(config)
     if config.algorithm.has_critic:
         if placement.critic == 0:
             raise InputError(
@@ -170,7 +178,7 @@ def check_sharing(config: OnlineConfig, plan: Plan) -> None:
                 f"placement.colocate has {group.name}, backend.zero_stage={config.backend.zero_stage}: a learner that "
                 "shares accelerators releases its memory through ZeRO 3; set backend.zero_stage=3"
             )
-        if "sampler" in names and {"policy", "critic", "reference"} & set(names) and config.stream.max_staleness > 0:
+        if "sampler" in names and set(names) - {"sampler", "reward"} and config.stream.max_staleness > 0:
             raise InputError(
                 f"placement.colocate has {group.name}, stream.max_staleness={config.stream.max_staleness}: engines "
                 "that take turns cannot sample ahead; set stream.max_staleness=0, or remove the sampler from the list"
@@ -268,6 +276,7 @@ def show_arithmetic(job: Job) -> None:
         [
             ("prompts", len(job.prompts), f"{config.data.origin}; the longest has {longest} tokens"),
             ("prompts held out", len(job.held_out.prompts) or "none", job.held_out.origin),
+            *text_rows(config, job.texts),
             ("prompts per step", prompts, "stream.prompts_per_step"),
             ("rollouts per step", rollouts, f"x {group_size} per prompt (algorithm.group_size){beside}"),
             ("prompts in flight", prompts * (config.stream.max_staleness + 1), "x (stream.max_staleness + 1)"),

@@ -7,6 +7,7 @@ from inspect import get_annotations, getattr_static
 
 from rlhf.algorithms.base import Algorithm, AlgorithmConfig
 from rlhf.algorithms.correction import CorrectionConfig
+from rlhf.algorithms.dapo import DAPOConfig
 from rlhf.algorithms.grpo import GRPOConfig
 from rlhf.config import OnlineConfig
 from rlhf.lookup import spec_of
@@ -19,6 +20,11 @@ UNCORRECTED = (
     "warning: algorithm.correction.kind=off with stream.max_staleness={staleness}: the gradient takes stale tokens for "
     "on-policy ones, and is off by 10, 30 or 63 % where a token's log-ratio deviates by 0.1, 0.3 or 0.6 "
     "(benchmarks/correction_error.py); leave the kind at auto, or watch train/rollout_ess"
+)
+
+PUNISHED_TWICE = (
+    "warning: algorithm.overlong_buffer={own} and reward.shaping.overlong_buffer={buffer} punish a long completion "
+    "twice; set algorithm.overlong_buffer=0 or reward.shaping.overlong_buffer=null"
 )
 
 
@@ -60,6 +66,14 @@ def correction_line(config: OnlineConfig) -> str:
     why = f", because of {' and '.join(reasons(config))}" if given.kind is CorrectionKind.auto else ""
     name = f"algorithm.correction.kind={given.kind.value}"
     return f"correction of the policy gradient: {chosen.kind.value}, {bounds}{why} ({name})"
+
+
+def method_lines(config: OnlineConfig) -> list[str]:
+    """Describe the correction of a run, and warn of long completions that are punished twice."""
+    method, buffer = config.algorithm, config.reward.shaping.overlong_buffer
+    if isinstance(method, DAPOConfig) and method.overlong_buffer and buffer is not None:
+        return [correction_line(config), PUNISHED_TWICE.format(own=method.overlong_buffer, buffer=buffer)]
+    return [correction_line(config)]
 
 
 def build_algorithm(config: AlgorithmConfig, sampling: Sampling) -> Algorithm:

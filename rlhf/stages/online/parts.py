@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rlhf.config import OnlineConfig
 from rlhf.rewards.base import RewardConfig
+from rlhf.rewards.judged import NAME as JUDGE
 from rlhf.rewards.reward_model import NAME
 from rlhf.types import InputError
 
@@ -45,8 +46,12 @@ def check_overlong(config: OnlineConfig) -> None:
 
 
 def parts_of(reward: RewardConfig) -> list[str]:
-    """Return the names of the functions, and that of the reward model if there is one."""
-    return [Path(spec).name for spec in reward.functions] + ([NAME] if reward.model is not None else [])
+    """Return the names of the functions, and those of reward model and judge if there are any."""
+    others = {NAME: reward.model, JUDGE: reward.judge.url}
+    return [
+        *(Path(spec).name for spec in reward.functions),
+        *(name for name, given in others.items() if given is not None),
+    ]
 
 
 def check_part(key: str, part: str, config: OnlineConfig) -> None:
@@ -70,5 +75,6 @@ def check_set_rewards(config: OnlineConfig) -> None:
             if part not in parts:
                 raise InputError(
                     f"data.sets.{name}.reward names '{part}', which is no reward of the run; known are "
-                    f"{', '.join(parts)}: add it to reward.functions, or set reward.model for '{NAME}'"
+                    f"{', '.join(parts)}: add it to reward.functions, or set reward.model for '{NAME}', or "
+                    f"reward.judge.url for '{JUDGE}'"
                 )

@@ -4,29 +4,39 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Mapping
+from asyncio import gather
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import replace
+from typing import Any
 
-from rlhf.actors.roles import LearningRole, SamplerPool, fetch
+import ray
+
+from rlhf.actors.roles import LearningRole, PolicyRole, fetch
+from rlhf.actors.sampler_pool import SamplerPool
 from rlhf.config import OnlineConfig
 from rlhf.stages.console import CONSOLE
 from rlhf.stages.model_files import manifest_of, write_tokenizer
 from rlhf.stages.online.conclude import Success, conclude, success_before, success_of_best
 from rlhf.stages.online.job import Job
+from rlhf.train.batching import packing_of
 from rlhf.train.best import BestModel
 from rlhf.train.checkpoint import Checkpointer, Final
 from rlhf.train.measure import measure
-from rlhf.train.rows import ROWS, Digest, digest_of_prompts
+from rlhf.train.offline import Corpus
+from rlhf.train.perplexity import perplexities, text_batch
+from rlhf.train.rows import ROWS, Digest, digest_of_corpus, digest_of_prompts
 from rlhf.train.run_folder import RunFolder
 from rlhf.train.stop import Stop
 from rlhf.train.stream import RolloutStream
 from rlhf.train.tracking import SAMPLES, MetricsLog, truncate_to
-from rlhf.train.validation import Validation
+from rlhf.train.validation import Measurement, Validation
 
 
 def digests_of(job: Job) -> dict[str, Digest]:
-    """Return the digests of the prompts, so that changed ones are detected."""
+    """Return the digests of the prompts and of held-out texts, so that changed ones are detected."""
     parts = {"prompts": job.prompts, "held_out": job.held_out.prompts}
-    return {name: digest_of_prompts(prompts) for name, prompts in parts.items() if prompts}
+    texts = {f"validation.texts.{name}": digest_of_corpus(Corpus.of(units)) for name, units in job.texts.items()}
+    return {**{name: digest_of_prompts(prompts) for name, prompts in parts.items() if prompts}, **texts}
 
 
 def probe_sequence(job: Job) -> list[int]:
@@ -62,14 +72,36 @@ def best_of(config: OnlineConfig, folder: RunFolder, checkpointer: Checkpointer)
     return BestModel(figure=keep.keep_best, direction=keep.best_is, folder=folder, save=checkpointer.save_best)
 
 
+def measurement_of(
+    job: Job, policy: PolicyRole, samplers: SamplerPool
+) -> Callable[[], Coroutine[Any, Any, Measurement]]:
+    """Return the measurement of the policy: episodes on the engines, and texts on its own workers meanwhile."""
+    config = job.config
+    packing = packing_of(config.backend, config.placement.policy)
+    texts = {name: text_batch(units, packing, ray.put) for name, units in job.texts.items()}
+
+    async def measured() -> Measurement:
+        episodes = measure(samplers, fetch, job.measured_prompts, job.sampling, config.validation)
+        measurement, figures = await gather(episodes, perplexities(policy, texts))
+        return replace(measurement, texts=figures)
+
+    return measured
+
+
 def validation_of(
-    job: Job, samplers: SamplerPool, checkpointer: Checkpointer, log: MetricsLog, stop: Stop, next_step: int
+    job: Job,
+    policy: PolicyRole,
+    samplers: SamplerPool,
+    checkpointer: Checkpointer,
+    log: MetricsLog,
+    stop: Stop,
+    next_step: int,
 ) -> Validation:
     folder, config = checkpointer.folder, job.config
     truncate_to(folder.root / SAMPLES, next_step)
     return Validation(
         config=config.validation,
-        measure=functools.partial(measure, samplers, fetch, job.measured_prompts, job.sampling, config.validation),
+        measure=measurement_of(job, policy, samplers),
         folder=folder,
         log=log,
         stop=stop,

@@ -4,28 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 
-from rlhf.actors.learner_worker import LearnerSpec, LearnerWorker
 from rlhf.actors.nodes import has_accelerators
 from rlhf.actors.placement import Bundles, cluster, reserved
-from rlhf.actors.roles import AdapterOff, CriticRole, LearningRole, ModelRole, PolicyRole, SamplerPool, fetch
+from rlhf.actors.roles import AdapterOff, fetch
+from rlhf.actors.sampler_pool import SamplerPool
 from rlhf.actors.weight_sync import BucketSync
-from rlhf.actors.workers import Spawner, Workers
 from rlhf.config import OnlineConfig, as_plain
 from rlhf.data.order import PromptOrder
-from rlhf.models.heads import Head
-from rlhf.models.lora import LoRAConfig
 from rlhf.rewards.shaping import Shaping
-from rlhf.runtimes.configs import OptimizerConfig
 from rlhf.stages.console import CONSOLE, show_plan, show_special_tokens
 from rlhf.stages.online.conclude import success_of
 from rlhf.stages.online.dry_run import try_algorithm, try_episodes
-from rlhf.stages.online.engines import reward_model_spec, sampler_spec, spawn_samplers, wait_for_start
+from rlhf.stages.online.failover import say, start_again
 from rlhf.stages.online.job import Job, prepare, show_arithmetic, transport_of
-from rlhf.stages.online.method import correction_line
+from rlhf.stages.online.method import method_lines
 from rlhf.stages.online.results import (
     checkpointer_of,
     digests_of,
@@ -33,6 +28,8 @@ from rlhf.stages.online.results import (
     save_and_conclude,
     validation_of,
 )
+from rlhf.stages.online.roles import Roles, lay_out, start_roles
+from rlhf.stages.online.texts import text_panels
 from rlhf.stages.start import as_first_started, check_machines
 from rlhf.stages.tracking import metrics_log
 from rlhf.train.artifact import Artifact, open_artifact
@@ -40,7 +37,7 @@ from rlhf.train.batching import packing_of
 from rlhf.train.checkpoint import TRAINER, read_state
 from rlhf.train.clock import Clock
 from rlhf.train.curriculum import Curriculum
-from rlhf.train.layout import choose_layout
+from rlhf.train.failover import WorkerDied, continued
 from rlhf.train.online import OnlineTrainer
 from rlhf.train.report import Callback
 from rlhf.train.rows import check_rows
@@ -54,37 +51,12 @@ PANELS = {
     "reward": "reward",
     "success": "success",
     "KL to the reference (nats)": "train/kl",
+    "KL to the teacher (nats)": "train/teacher_kl_k1",
     "variance the critic explains": "train/critic/explained_variance",
     "completion length (tokens)": "completion_tokens",
     "entropy (nats)": "train/entropy",
+    "repeated 4-grams (share)": "repetition",
 }
-T = TypeVar("T", bound=LearningRole)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Roles:
-    """The models of a run, each on its workers."""
-
-    policy: PolicyRole
-    reference: ModelRole | None
-    critic: CriticRole | None
-    samplers: SamplerPool
-
-    @property
-    def learners(self) -> dict[str, LearningRole]:
-        return {"policy": self.policy, **({"critic": self.critic} if self.critic else {})}
-
-    @property
-    def models(self) -> dict[str, ModelRole]:
-        """Models that compute columns of micro-batches."""
-        roles = {"policy": self.policy, "reference": self.reference, "critic": self.critic}
-        return {name: role for name, role in roles.items() if role is not None}
-
-    @property
-    def workers(self) -> dict[str, Workers]:
-        roles = (self.policy, self.reference, self.critic, self.samplers)
-        workers = [role.workers for role in roles if role is not None]
-        return {each.role: each for each in [*workers, *([self.samplers.reward] if self.samplers.reward else [])]}
 
 
 def run(config: OnlineConfig) -> Artifact | None:
@@ -93,7 +65,7 @@ def run(config: OnlineConfig) -> Artifact | None:
     job = prepare(config)
     show_arithmetic(job)
     show_special_tokens(job.tokenizer, job.stop_token_ids, job.distribution.banned_token_ids)
-    CONSOLE.print(correction_line(config), markup=False, soft_wrap=True)
+    CONSOLE.print(*method_lines(config), sep="\n", markup=False, soft_wrap=True)
     show_plan(job.plan)
     try_algorithm(job)
     asyncio.run(try_episodes(job, show=config.dry_run))
@@ -131,33 +103,73 @@ def run_until_stopped(job: Job, folder: RunFolder, bundles: Bundles) -> None:
 
 
 async def train(job: Job, folder: RunFolder, bundles: Bundles, stop: Stop) -> None:
-    """Start the roles, train, and commit the final model. Raises Stopped after the learnt steps are saved."""
-    config, clock = job.config, Clock()
+    """Start the roles, train, and commit the final model; after the death of a learner continue within the run. Raises
+    Stopped after the learnt steps are saved, WorkerDied if no restart is left."""
+    clock = Clock()
     job = with_transport(job)
     with CONSOLE.status("starting Ray actors, DeepSpeed learners and engines"), clock("start"):
         roles, checkpoint = await stop.before(start_and_verify(job, folder, bundles, clock))
     CONSOLE.print(f"{job.plan.num_workers} workers ready in {clock.take()['start']:.1f} s")
     job = await lay_out(job, roles)
-    stream = stream_of(job, roles.samplers)
+    at_first = dict(job.algorithm.state())
+
+    async def train_from(checkpoint: Artifact | None) -> None:
+        await attempt(job, folder, roles, checkpoint, at_first, clock, stop)
+
+    async def rebuild(death: WorkerDied) -> Artifact | None:
+        return await stop.before(recover(job, folder, roles, death))
+
+    try:
+        await continued(train_from, rebuild, checkpoint, roles.restarts, roles.learners)
+    except Stopped:
+        await roles.samplers.close()
+        raise
+
+
+async def attempt(
+    job: Job,
+    folder: RunFolder,
+    roles: Roles,
+    checkpoint: Artifact | None,
+    at_first: Mapping[str, float],
+    clock: Clock,
+    stop: Stop,
+) -> None:
+    """Train from a checkpoint, or from the beginning with the algorithm's state `at_first`, to the final model.
+
+    Raises WorkerDied if a worker dies that this attempt cannot continue without; nothing of it runs on then.
+    """
+    config, stream = job.config, stream_of(job, roles.samplers)
+    job.algorithm.restore(at_first)
     next_step = await resume(job, roles, stream, checkpoint) if checkpoint else 0
     folder.drop_bests_after(next_step)
     checkpointer = checkpointer_of(job, folder, roles.learners, stream)
     rollouts = RolloutLog(folder.root, config.log.groups_per_step, fetch, job.tokenizer.decode, next_step)
     try:
         with metrics_log(config, folder, next_step) as log, ProgressBar(config.train.num_steps, CONSOLE) as bar:
-            validation = validation_of(job, roles.samplers, checkpointer, log, stop, next_step)
+            validation = validation_of(job, roles.policy, roles.samplers, checkpointer, log, stop, next_step)
             callbacks: list[Callback] = [log, rollouts, bar, *stop_rules(config, log), checkpointer, validation]
             trainer = assemble(job, roles, stream, clock, next_step, callbacks, stop, begin=validation.begin)
             await trainer.fit()
             after = await validation.after(trainer.next_step)
-    except Stopped:
+    except BaseException as error:
         await stream.close()
-        await checkpointer.save_unsaved()
-        await roles.samplers.close()
+        if isinstance(error, Stopped):
+            await checkpointer.save_unsaved()
         raise
     await save_and_conclude(job, checkpointer, success_of(after), trainer.next_step)
     await roles.samplers.close()
-    plot(log.history, PANELS, folder.root / PLOT)
+    plot(log.history, {**PANELS, **text_panels(config)}, folder.root / PLOT)
+
+
+async def recover(job: Job, folder: RunFolder, roles: Roles, death: WorkerDied) -> Artifact | None:
+    """Start the learners again after the death of one: another may be in the middle of an update. Return the checkpoint
+    from which the run continues; None: it begins again."""
+    checkpoint = await asyncio.to_thread(folder.newest_checkpoint)
+    seconds = await start_again(list(roles.learners.values()), job.config.placement)
+    place = f"the run continues from {checkpoint.folder}" if checkpoint else "the run begins again"
+    say(death, f"started again in {seconds:.1f} s, and {place}")
+    return checkpoint
 
 
 def stream_of(job: Job, samplers: SamplerPool) -> RolloutStream:
@@ -184,52 +196,8 @@ async def start_and_verify(
     job: Job, folder: RunFolder, bundles: Bundles, clock: Clock
 ) -> tuple[Roles, Artifact | None]:
     """Return the roles, and the checkpoint to continue from, which is verified while models load."""
-    return await asyncio.gather(start_roles(job, bundles, clock), asyncio.to_thread(folder.newest_checkpoint))
-
-
-async def start_roles(job: Job, bundles: Bundles, clock: Clock) -> Roles:
-    """Start the actors and load the models, all roles concurrently. Raises RunError after the deadline."""
-    config, algorithm, spawn = job.config, job.algorithm, Spawner(job.plan, bundles, clock)
-
-    def spec(
-        model: str, optimizer: OptimizerConfig | None, lora: LoRAConfig, head: Head = Head.causal_lm
-    ) -> LearnerSpec:
-        return LearnerSpec(
-            model_path=model,
-            backend=config.backend,
-            optimizer=optimizer,
-            distribution=job.distribution,
-            head=head,
-            lora=lora,
-        )
-
-    def learning(role: type[T], workers: Workers, column: str, optimizer: OptimizerConfig) -> T:
-        return role(workers, column, algorithm, optimizer, config.train.num_steps, clock)
-
-    policy = learning(PolicyRole, spawn("policy", LearnerWorker), "old_logprobs", config.optimizer)
-    starts = [policy.start(spec(config.model, config.optimizer, config.lora))]
-    reference = critic = None
-    if job.plan.has("reference"):
-        reference = ModelRole(spawn("reference", LearnerWorker), "ref_logprobs", clock)
-        starts.append(reference.start(spec(config.model, None, LoRAConfig())))
-    if job.plan.has("critic"):
-        policy.first_step = config.critic.warmup_steps
-        critic = learning(CriticRole, spawn("critic", LearnerWorker), "values", config.critic.optimizer)
-        model, settings = config.critic.model or config.model, config.critic
-        starts.append(critic.start(spec(model, settings.optimizer, settings.lora, Head.value)))
-    samplers = spawn_samplers(job, spawn)
-    await wait_for_start([*starts, samplers.start(sampler_spec(job), reward_model_spec(job))], config.placement)
-    return Roles(policy=policy, reference=reference, critic=critic, samplers=samplers)
-
-
-async def lay_out(job: Job, roles: Roles) -> Job:
-    """Set one layout for all models, and print why rows are padded. Return the job with the layout in its config."""
-    backend, models = job.config.backend, roles.models
-    layout = choose_layout(backend, {name: role.exactness for name, role in models.items()})
-    for note in layout.notes:
-        CONSOLE.print(note, soft_wrap=True)
-    await asyncio.gather(*(role.use_layout(layout) for role in models.values()))
-    return replace(job, config=replace(job.config, backend=replace(backend, packed=layout.packed)))
+    start = start_roles(job, bundles, clock, folder.judge_ledger)
+    return await asyncio.gather(start, asyncio.to_thread(folder.newest_checkpoint))
 
 
 def with_transport(job: Job) -> Job:
@@ -256,10 +224,10 @@ def assemble(
     reads_old = config.train.updates_per_step > 1 or config.algorithm.reads_old_logprobs
     within = config.lora.enabled and config.algorithm.reads_reference
     reference = AdapterOff(roles.policy) if within else roles.reference
-    sources = (roles.policy if reads_old else None, reference, roles.critic)
+    sources = (roles.policy if reads_old else None, reference, roles.teacher, roles.critic)
     transport = config.weight_sync.transport
     assert transport is not None, "with_transport comes first"
-    return OnlineTrainer(
+    trainer = OnlineTrainer(
         config=config.train,
         packing=packing_of(config.backend, config.placement.policy),
         seed=config.seed,
@@ -274,11 +242,14 @@ def assemble(
         ),
         clock=clock,
         workers=roles.workers,
+        restarts=roles.restarts,
         callbacks=callbacks,
         stop=stop,
         begin=begin,
         next_step=next_step,
     )
+    roles.samplers.follow(trainer.catch_up)
+    return trainer
 
 
 def stop_rules(config: OnlineConfig, log: MetricsLog) -> list[Callback]:

@@ -9,8 +9,15 @@ from typing import Any
 import pytest
 import torch
 
-from rlhf.actors.reward_worker import RewardModelWorker
-from rlhf.actors.roles import SamplerPool
+from rlhf.actors.reward_role import RewardRole
+from rlhf.actors.reward_worker import RewardModelSpec, RewardModelWorker
+from rlhf.actors.sampler_pool import SamplerPool
+from rlhf.runtimes.configs import Precision
+from rlhf.train.failover import FailoverConfig, Restarts
+
+SPEC = RewardModelSpec(
+    model_paths=("judge",), pessimism=0.0, precision=Precision.fp32, max_tokens=64, template_date=None
+)
 
 
 class FakeLease:
@@ -54,7 +61,13 @@ def test_an_engine_that_shares_its_accelerator_starts_after_the_reward_model(tog
     lease = FakeLease()
     sampler, reward = (FakeWorkers(role, each, events) for role, each in
                        (("sampler", lease), ("reward", lease if together else FakeLease())))  # fmt: skip
-    asyncio.run(SamplerPool(sampler, reward).start(None, None))
+
+    async def start() -> None:
+        restarts = Restarts(FailoverConfig())
+        role = RewardRole(reward, restarts, events.append)
+        await SamplerPool(sampler, role, restarts, start_timeout_s=5, tell=events.append).start(None)
+
+    asyncio.run(start())
     assert events == expected
 
 
@@ -63,7 +76,7 @@ def test_a_reward_model_that_leaves_gives_its_memory_to_others(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: calls.append("empty the cache"))
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: calls.append("measure") or (2, 10))
-    worker = RewardModelWorker()
+    worker = RewardModelWorker(SPEC)
     worker.models = [SimpleNamespace(move=calls.append, device=torch.device("cuda"))] * 2
     assert worker.offload() == 8
     assert calls == ["cpu", "cpu", "empty the cache", "measure"]

@@ -27,6 +27,7 @@ class SleepingEngine:
         self.lease, self.events = lease, events
         self.awake, self.updating = {"weights", "cache"}, False
         self.version: int | None = None
+        self.members = frozenset({(0, 1)})
 
     async def offload(self) -> None:
         if self.updating:
@@ -52,10 +53,16 @@ class SleepingEngine:
         self.events.append("load_finish")
         self.updating, self.version = False, version
 
-    async def logprobs(self, token_ids: list[int]) -> list[np.ndarray]:
+    async def logprobs(self, token_ids: list[int]) -> dict[int, np.ndarray]:
         async with self.lease.hold("rollout"):
             assert self.awake == {"weights", "cache"}
-            return [np.zeros(len(token_ids))]
+            return {0: np.zeros(len(token_ids))}
+
+    def choose_receivers(self, ranks: None) -> None:
+        """The only engine."""
+
+    def admit(self, weights: str) -> None:
+        self.events.append("admit")
 
 
 class Learner:
@@ -122,7 +129,7 @@ async def test_the_policy_has_the_accelerators_from_load_begin_to_load_finish(be
     assert events[start : end + 1] == SYNC
     assert policy.name in "".join(events[:start]) or before == "policy learnt"
     # The engine gets the rest of its memory back once it is asked, the policy having left.
-    assert events[-2:] == ["policy leaves", "engine wakes"]
+    assert events[-3:] == ["policy leaves", "engine wakes", "admit"]
     assert engine.version == 4
 
 
@@ -149,9 +156,9 @@ class OtherEngine(SleepingEngine):
 
     nats: float
 
-    async def logprobs(self, token_ids: list[int]) -> list[np.ndarray]:
+    async def logprobs(self, token_ids: list[int]) -> dict[int, np.ndarray]:
         assert token_ids == [1, 2]
-        return [np.array([0.0, 2 * self.nats])]
+        return {0: np.array([0.0, 2 * self.nats])}
 
 
 @pytest.mark.parametrize(

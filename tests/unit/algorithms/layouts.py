@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rlhf.algorithms.base import Loss, Mean, Sums, TokenOutputs, TokenStatistics
+from rlhf.algorithms.base import Loss, Mean, RowSums, Sums, TokenOutputs, TokenStatistics
 from rlhf.ops.microbatch import MicroBatch
 from rlhf.types import Row
 
@@ -32,6 +32,7 @@ class Sequences:
     kl_baseline: list[list[float]]
     targets: list[list[float]]
     scores: list[float]
+    teacher_logprobs: list[list[float]]
 
     @property
     def rows(self) -> list[Row]:
@@ -66,6 +67,7 @@ def make_sequences(seed: int, lengths: Sequence[int], mask: list[list[bool]] | N
         kl_baseline=[[0.3] * length for length in lengths],
         targets=draw(0, 1),
         scores=[generator.choice([0.0, 1.0]) for _ in lengths],
+        teacher_logprobs=near(),
     )
 
 
@@ -111,6 +113,12 @@ def loss_and_gradient(
                 sums |= {f"{name}_{end}": number for end, number in value.figures(together.tolist()).items()}
                 continue
             together = max if name.endswith("_max") else lambda a, b: a + b
-            number = value.total.item() if isinstance(value, Mean) else value.item()
+            number = as_sum(value).item()
             sums[name] = together(sums[name], number) if name in sums else number
     return total, gradients, sums
+
+
+def as_sum(metric: Mean | RowSums | Tensor) -> Tensor:
+    if isinstance(metric, RowSums):
+        return metric.values.sum()
+    return metric.total if isinstance(metric, Mean) else metric

@@ -225,6 +225,7 @@ def test_the_empty_batch_adds_nothing(normalisation):
         "clip_fraction", "policy_kl", "entropy", "kl", "rollout_ratio_deviation", "rollout_ratio_deviation_max",
         "staleness",
     }  # fmt: skip
+    assert all(metrics.pop(name).values.shape == (0,) for name in ("entropy", "kl"))
     assert all(value.item() == 0.0 for value in metrics.values())
 
 

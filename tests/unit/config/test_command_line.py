@@ -19,7 +19,7 @@ RUNTIMES = ("ray", "vllm", "deepspeed", "transformers")
         (["train.foo=1"], "train.foo: there is no such key; known are num_steps, "),
         (["reward.functions.x=y"], "reward.functions.x=y: reward.functions takes a list of texts, as in 'reward.f"),
         (["algorithm=foo"], "algorithm=foo: unknown; known are cispo, dapo"),
-        (["reward=foo"], "reward=foo: unknown; known are exact, http, math_verify, math_with_format, numeric"),
+        (["reward=foo"], "reward=foo: unknown; known are exact, http, judge, math_verify, math_with_format, numeric"),
         (["algorithm=dpo"], "algorithm=dpo: it does not work with this command; known are cispo, dapo"),
         (
             ["experiment=tiny_dpo"],

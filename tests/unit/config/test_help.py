@@ -189,7 +189,8 @@ def test_each_recipe_has_its_comment(page_of):
     words = " ".join(page_of("launch/sft.py").split())
     assert "experiment=quickstart_sft Warm start of the quickstart: the untrained model learns the form of an " in words
     assert (
-        "experiment=qwen3_06b_sft_1gpu SFT of Qwen3-0.6B on one GPU. Not yet run. experiment=tiny_sft A tiny" in words
+        "experiment=qwen3_06b_sft_1gpu SFT of Qwen3-0.6B on one GPU. Not yet run. experiment=tiny_cot_sft A tiny"
+        in words
     )
 
 
@@ -215,7 +216,7 @@ def test_words_after_help_choose_and_a_recipe_gives_its_values(run_script, tmp_p
         "optimizer.lr=0.003", "optimizer.final_lr_fraction=0.1"
     ]  # fmt: skip
     assert listed(shown.stdout, "experiment") == [
-        "mine", "quickstart_sft", "qwen3_06b_pretrain_1gpu", "qwen3_06b_sft_1gpu", "tiny_sft"
+        "mine", "quickstart_sft", "qwen3_06b_pretrain_1gpu", "qwen3_06b_sft_1gpu", "tiny_cot_sft", "tiny_sft"
     ]  # fmt: skip
     assert "My own $1 recipe." in shown.stdout
 

@@ -14,10 +14,13 @@ ACCELERATORS = {
     "llama31_8b_ppo_8gpu": 8,
     "quickstart": 4,
     "quickstart_ppo": 6,
+    "tiny_cot": 3,
     "tiny_grpo": 3,
     "tiny_ppo": 5,
+    "qwen3_06b_cot_math_1gpu": 1,
     "qwen3_06b_grpo_math_1gpu": 1,
     "qwen3_32b_dapo_64gpu": 64,
+    "qwen3_4b_distill_8gpu": 8,
     "qwen3_8b_grpo_8gpu": 8,
     "qwen3_8b_grpo_8gpu_colocated": 8,
 }

@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from rlhf.algorithms.base import AlgorithmConfig
+from rlhf.algorithms.distill import OnPolicyDistillationConfig
 from rlhf.algorithms.grpo import GRPOConfig
 from rlhf.algorithms.ppo import PPOConfig
 from rlhf.algorithms.registry import ALGORITHMS
@@ -104,7 +105,7 @@ def test_every_recipe_resolves(recipe):
     plain = as_plain(config)
     assert json.loads(json.dumps(plain)) == plain
     if schema is OnlineConfig:
-        assert isinstance(config.algorithm, GRPOConfig | PPOConfig)
+        assert isinstance(config.algorithm, GRPOConfig | PPOConfig | OnPolicyDistillationConfig)
         assert callable(load_reward(config.reward))
 
 

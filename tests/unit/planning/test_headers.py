@@ -15,6 +15,7 @@ REMEDY = "recompute the headers: python benchmarks/recipe_headers.py"
 PUBLISHED = {
     "Qwen3-0.6B": 596_049_920,
     "Qwen3-1.7B": 1_720_574_976,
+    "Qwen3-4B": 4_022_468_096,
     "Qwen3-8B": 8_190_735_360,
     "Qwen3-32B": 32_762_123_264,
     "Llama-3.1-8B": 8_030_261_248,

@@ -175,3 +175,19 @@ def test_a_carrier_that_cannot_be_made_is_an_input_error(own: str, name: str, pr
 def test_an_unknown_transport_is_an_input_error() -> None:
     with pytest.raises(InputError, match=r"^weight_sync\.transport=fax: choose one of object_store, gloo, nccl,"):
         WeightSyncConfig(transport="fax")
+
+
+def test_a_group_that_lost_a_member_fails_at_its_sender_and_then_at_the_others() -> None:
+    """No receiver waits for the deadline: the sender closes its end, and a new group can be formed."""
+    link = Link(transport="gloo", host="127.0.0.1", port=free_port(), size=3, timeout_s=DEADLINE_S)
+    with ThreadPoolExecutor(3) as pool:
+        carriers = list(pool.map(lambda rank: make_carrier(link, rank), range(3)))
+        bucket, flat = flatten(WEIGHTS[1], torch.device("cpu"))
+        dead = carriers.pop()
+        del dead
+        with pytest.raises(RuntimeError, match=r"Connection (closed|reset)"):
+            list(carriers[0].send(bucket, flat))
+        waiting = pool.submit(carriers[1].receive, bucket)
+        del carriers[0]
+        with pytest.raises(RuntimeError, match=r"Connection (closed|reset)"):
+            waiting.result(DEADLINE_S)

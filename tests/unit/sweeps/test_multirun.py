@@ -118,15 +118,19 @@ def test_jobs_are_given_absolute_paths_and_a_folder_each(tmp_path, monkeypatch):
         assert f"seed-{config.seed}" == member.name
 
 
-def test_jobs_are_given_absolute_paths_of_prompt_sets(tmp_path, monkeypatch):
+def test_jobs_are_given_absolute_paths_of_prompt_sets_and_ensembles(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    sets = "+data.sets={plus: {path: p.jsonl, weight: 2}, minus: {path: /m.jsonl}}"
-    plan = Plan.of(ROOT / "conf", ["model=m", "output=all", "reward.functions=[exact]", "seed=1,2", sets])
+    sets = "+data.sets={plus: {path: p.jsonl, weight: 2, reader: 'my.py:read'}, minus: {path: /m.jsonl}}"
+    models = ["model=m", "reward.model=r", "reward.ensemble=[s,/t]"]
+    plan = Plan.of(ROOT / "conf", [*models, "output=all", "reward.functions=[exact]", "seed=1,2", sets])
     plan.listed()
     for config in plan.configs.values():
         assert {name: each.path for name, each in config.data.sets.items()} == {
             "plus": str(tmp_path / "p.jsonl"), "minus": "/m.jsonl",
         }  # fmt: skip
+        assert config.data.sets["plus"].reader == f"{tmp_path}/my.py:read"
+        assert config.data.sets["minus"].reader is None
+        assert config.reward.ensemble == [str(tmp_path / "s"), "/t"]
 
 
 @pytest.mark.parametrize(("given", "expected"), [("runs", "/runs"), ("http://host:5000", None)])

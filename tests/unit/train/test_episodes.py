@@ -18,6 +18,7 @@ from rlhf.environments.sampler import turn_seed
 from rlhf.environments.single_turn import single_turn
 from rlhf.train.batching import Packing, RowGroup, deal
 from rlhf.train.clock import Clock
+from rlhf.train.failover import FailoverConfig, Restarts
 from rlhf.train.learner import Learner
 from rlhf.train.measure import MEASUREMENT_EPOCH, measure
 from rlhf.train.online import OnlineTrainer, TrainConfig
@@ -106,6 +107,9 @@ class Source:
     async def expect_weights(self) -> None:
         pass
 
+    async def take_figures(self) -> dict[str, float]:
+        return {}
+
 
 @dataclass
 class Policy:
@@ -156,6 +160,7 @@ def make_trainer(environment: Any, **algorithm: Any) -> tuple[OnlineTrainer, Rec
         config=TrainConfig(num_steps=2), packing=Packing(max_tokens=40, packed=True, num_ranks=1), seed=0,
         algorithm=grpo, stream=stream, policy=policy, column_sources=[], learners=[policy], samplers=source,
         weight_sync=WeightSync(), clock=Clock(), workers={}, callbacks=[recorder], stop=Stop(),
+        restarts=Restarts(FailoverConfig()),
     )  # fmt: skip
     return trainer, recorder, backend.model
 
@@ -364,7 +369,7 @@ async def test_a_judge_gets_the_episodes_that_the_environment_did_not_score():
 
     trainer, _, _ = make_trainer(two_rows)
     collector = trainer.samplers.collector
-    collector.judge = Judge()
+    collector.judges = [Judge()]
     _, infos = await collector.collect(PROMPTS[0], 0, [SAMPLING] * 40)
     values = [info.score.value if isinstance(info.score, Score) else None for info in infos]
     assert set(values) == {-1.0, 7.0, None}

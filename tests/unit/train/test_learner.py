@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -236,3 +237,47 @@ def test_metrics_are_means_over_the_minibatch_s_tokens():
             if row.loss_mask[t]:
                 entropies.append(-sum(math.exp(x) / total * (x - math.log(total)) for x in logits))
     assert values["entropy"] == pytest.approx(sum(entropies) / len(entropies), rel=1e-5)
+
+
+@pytest.mark.parametrize(("num_ranks", "packed", "max_tokens"), SHARDINGS)
+def test_kl_and_entropy_are_reported_for_each_prompt_set(num_ranks, packed, max_tokens):
+    """Sums over tokens by set, which equal a loop over rows, whatever the packs and ranks."""
+    sets = ["math", "code", "math", "chat"]
+    groups = [
+        replace(group, scalars=tuple(replace(row, data_set=name) for row in group.scalars))
+        for group, name in zip(rollout_groups(7, [3, 4, 2, 1]), sets, strict=True)
+    ]
+    batch = deal_groups(groups, num_ranks, packed, max_tokens, num_minibatches=2)
+    learners, reference, model = make_learners(num_ranks, packed), TinyModel(seed=1), TinyModel()
+    references = [Learner(FakeBackend(rank, num_ranks, reference), READOUT, packed) for rank in range(num_ranks)]
+    ref = batch.in_pack_order([learner.compute_columns(learner.shard(batch)) for learner in references])
+    zeros = [np.zeros_like(column) for column in ref]
+    batch = batch.with_columns([{"ref_logprobs": ref, "advantages": zeros}])
+    loss = ClippedLoss(AlgorithmConfig(measure_kl=True), 0.0, max_tokens=8)
+    values = merge([learner.update(learner.shard(batch, loss), loss, 0.0) for learner in learners]).values()
+
+    kls: dict[str, list[float]] = {}
+    for row, rollout in rows_of(batch):
+        logprobs, refs = (row_logprobs(each, rollout.token_ids, 0.8) for each in (model, reference))
+        log_r = [(refs[t - 1] - logprobs[t - 1]).item() for t in range(row.num_tokens) if rollout.loss_mask[t]]
+        kls.setdefault(row.data_set, []).extend(math.exp(each) - 1 - each for each in log_r)
+    assert kls.keys() == {"math", "code", "chat"}
+    for name, each in kls.items():
+        assert values[f"{name}/kl"] == pytest.approx(sum(each) / len(each), rel=1e-4)
+    num_tokens = {name: len(each) for name, each in kls.items()}
+    for figure in ("kl", "entropy"):
+        together = sum(values[f"{name}/{figure}"] * number for name, number in num_tokens.items())
+        assert values[figure] == pytest.approx(together / sum(num_tokens.values()), rel=1e-6)
+    assert "/" not in "".join(name for name in values if not name.endswith(("/kl", "/entropy")))
+
+
+def test_one_prompt_set_has_no_metrics_of_its_own():
+    batch = deal_groups(rollout_groups(8, [3, 2]), 1, True, 100)
+    (learner,) = make_learners(1, True)
+    columns = [np.zeros(sum(row.num_tokens for row in pack.rows), np.float32) for pack in batch.minibatches[0].packs]
+    batch = batch.with_columns([{"advantages": columns}])
+    loss = ClippedLoss(AlgorithmConfig(), 0.0, max_tokens=8)
+    values = learner.update(learner.shard(batch, loss), loss, 0.0).values()
+    assert values["entropy"] > 0
+    assert "kl" not in values, "there is no reference"
+    assert not any("/" in name for name in values)

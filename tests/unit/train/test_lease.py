@@ -11,9 +11,12 @@ from rlhf.train.lease import Lease, hold_all
 class Tenant:
     def __init__(self, name: str, events: list[str]) -> None:
         self.name, self.events = name, events
+        self.broken = False
 
     async def offload(self) -> None:
         await asyncio.sleep(0)
+        if self.broken:
+            raise LookupError(self.name)
         self.events.append(f"{self.name} off")
 
     async def onload(self) -> None:
@@ -139,3 +142,61 @@ def test_many_callers_of_many_phases_all_get_their_turn():
     assert len(seen) == 60
     assert all(len(phases) == 1 for phases in seen)
     assert len(events) % 2 == 0
+
+
+def test_a_change_that_failed_is_completed_by_the_next_one():
+    """Two tenants of a phase: one leaves, the other cannot. Nobody moves twice, and nobody is missing afterwards."""
+    lease, events = shared("policy", "rollout")
+    second = Tenant("second", events)
+    lease.admit("rollout", second)
+    events.clear()
+
+    async def scenario() -> None:
+        second.broken = True
+        with pytest.raises(LookupError, match="second"):
+            await work(lease, "policy", events)
+        second.broken = False
+        await work(lease, "rollout", events, turns=0)
+        await work(lease, "policy", events, turns=0)
+
+    asyncio.run(scenario())
+    assert events == [
+        "rollout off", "rollout on", "rollout begins", "rollout ends",
+        "rollout off", "second off", "policy on", "policy begins", "policy ends",
+    ]  # fmt: skip
+
+
+def test_a_cancelled_call_leaves_no_tenant_half_moved():
+    lease, events = shared("policy", "rollout")
+    events.clear()
+
+    async def scenario() -> None:
+        call = asyncio.create_task(work(lease, "policy", events))
+        await asyncio.sleep(0)
+        while not events:
+            await asyncio.sleep(0)
+            if lease.phase is None:
+                break
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        assert events == ["rollout off", "policy on"]
+        await work(lease, "rollout", events, turns=0)
+
+    asyncio.run(scenario())
+    assert events[2:] == ["policy off", "rollout on", "rollout begins", "rollout ends"]
+
+
+def test_a_tenant_that_is_gone_starts_again_in_its_place():
+    lease, events = shared("policy", "rollout")
+    (policy,) = lease.tenants["policy"]
+    events.clear()
+
+    async def scenario() -> None:
+        await lease.dismiss("policy", policy)
+        async with lease.hold("policy"):
+            lease.admit("policy", policy)
+        await work(lease, "rollout", events, turns=0)
+
+    asyncio.run(scenario())
+    assert events == ["rollout off", "policy off", "rollout on", "rollout begins", "rollout ends"]

@@ -180,6 +180,6 @@ async def test_a_judge_sees_the_group_once_all_its_episodes_have_scores():
             for episode in episodes:
                 episode.score = Score(value=9.0)
 
-    _, infos = await make_collector(FakeSampler(), judge=GroupJudge()).collect(PROMPT, 0, REQUESTS)
+    _, infos = await make_collector(FakeSampler(), judges=[GroupJudge()]).collect(PROMPT, 0, REQUESTS)
     assert seen == [[Score(value=0.0), Score(value=0.0)]]
     assert [info.score for info in infos] == [Score(value=9.0)] * 2

@@ -249,6 +249,7 @@ def test_step_metrics_in_closed_form():
             "tokens": 6 + 2 + 4 + 5,
             "tokens_per_second": 34.0,
             "truncated": 0.25,
+            "repetition": 0.0,
             "train/loss": 1.5,
             "failures": 3.0,
             "failures/reward_error": 2.0,

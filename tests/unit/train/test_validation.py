@@ -36,6 +36,8 @@ class Policy:
     num_steps: int = 0
     measured: list[int] = field(default_factory=list)
     hangs: bool = False
+    perplexities: Sequence[float] = ()
+    """Those of a held-out text, likewise."""
 
     async def measure(self) -> Measurement:
         if self.hangs:
@@ -44,7 +46,9 @@ class Policy:
         reward = self.rewards[self.num_steps]
         success = Estimate(mean=reward, low=0.0, high=1.0)
         figures = {"success": reward, "success_low": 0.0, "success_high": 1.0, "reward": reward}
-        return Measurement(success=success, figures=figures, samples=[("1+1=", f"after {self.num_steps}")])
+        texts = {"perplexity/wiki": self.perplexities[self.num_steps]} if self.perplexities else {}
+        samples = [("1+1=", f"after {self.num_steps}")]
+        return Measurement(success=success, figures=figures, samples=samples, texts=texts)
 
 
 @dataclass
@@ -193,3 +197,35 @@ async def test_a_stop_during_a_validation_loses_no_step_and_measures_later(tmp_p
     await resumed.fit(4)
     assert resumed.policy.measured == [3, 4]
     assert validations(tmp_path) == [-1, 0, 1, 2, 3]
+
+
+async def test_text_is_measured_with_the_prompts_and_chooses_the_best_model(tmp_path):
+    policy = Policy(perplexities=(7.0, 8.0, 6.5, 9.0))
+    keys = {"keep_best": "validation/perplexity/wiki", "best_is": Direction.lowest}
+    run = Run(tmp_path, policy, {"patience": 1, "texts": {"wiki": "wiki.txt"}}, keys)
+    assert await run.fit(5) == 3, "patience is over"
+    rows = [row for row in run.log.history if "validation/perplexity/wiki" in row]
+    assert [(row["step"], row["validation/perplexity/wiki"]) for row in rows] == [(-1, 7.0), (0, 8.0), (1, 6.5), (2, 9)]
+    assert all("validation/success" in row for row in rows)
+    assert run.best_steps() == [2]
+    assert run.said[0] == "validation after 0 steps: success 0.1 (0 to 1), reward 0.1, perplexity of wiki 7"
+
+
+async def test_without_held_out_prompts_the_text_alone_is_logged(tmp_path):
+    keys = {"every": None, "fraction": 0.0, "texts": {"wiki": "wiki.txt"}}
+    run = Run(tmp_path, Policy(perplexities=(7.0, 8.0, 6.5)), keys, {"keep_best": None})
+    await run.fit(2)
+    await run.validation.after(2)
+    rows = [row for row in run.log.history if "validation/seconds" in row]
+    assert [row | {"validation/seconds": 0} for row in rows] == [
+        {"step": -1, "validation/perplexity/wiki": 7.0, "validation/seconds": 0},
+        {"step": 1, "validation/perplexity/wiki": 6.5, "validation/seconds": 0},
+    ]
+    assert run.said == [
+        "validation after 0 steps: perplexity of wiki 7",
+        "validation after 2 steps: perplexity of wiki 6.5",
+    ]
+    continued = Run(tmp_path, Policy(perplexities=(7.0, 8.0, 6.5)), keys, {"keep_best": None}, next_step=2)
+    await continued.fit(2)
+    await continued.validation.after(2)
+    assert [row["step"] for row in continued.log.history if "validation/seconds" in row] == [-1, 1]

@@ -10,8 +10,8 @@ import pytest
 from rlhf.models.tiny import fit_tiny_reward_model
 from rlhf.stages.online.dry_run import try_algorithm
 from rlhf.stages.online.job import transport_of
-from rlhf.stages.online.method import correction_line
-from rlhf.stages.online.run import probe_sequence
+from rlhf.stages.online.method import correction_line, method_lines
+from rlhf.stages.online.results import probe_sequence
 from rlhf.types import InputError
 from tests.conftest import ALPHABET
 from tests.unit.stages.online.conftest import PPO
@@ -266,3 +266,15 @@ def test_every_online_method_prepares_and_is_tried(job, name):
     prepared = job(f"algorithm={name}", "algorithm.kl_coef=0.1")
     assert prepared.plan.has("reference")
     try_algorithm(prepared)
+
+
+def test_a_run_warns_of_long_completions_that_are_punished_twice(job):
+    def warnings(*overrides: str) -> list[str]:
+        return method_lines(job("algorithm=dapo", *overrides).config)[1:]
+
+    (warning,) = warnings("reward.shaping.overlong_buffer=2")
+    assert warning.startswith(
+        "warning: algorithm.overlong_buffer=0.2 and reward.shaping.overlong_buffer=2 punish a long"
+    )
+    assert not warnings()
+    assert not warnings("reward.shaping.overlong_buffer=2", "algorithm.overlong_buffer=0")
