@@ -32,6 +32,10 @@ COMMON = (
 """What all runs share: the quickstart's recipe, 512 rollouts in four updates a step, for 30 steps."""
 
 
+AVERAGED = ("before", "after", "seconds", "kl", "entropy")
+"""Fields of an outcome of which a table has the mean over seeds."""
+
+
 @dataclass(frozen=True, slots=True)
 class Task:
     """Questions about numbers of three digits, and the training that a base model has had on them."""
@@ -144,8 +148,7 @@ def table(found: Mapping[str, Mapping[int, Outcome]]) -> str:
     rows = []
     for name, by in found.items():
         if by:
-            means = {key: np.mean([getattr(each, key) for each in by.values()]) for key in ("before", "after", "seconds",
-                     "kl", "entropy")}  # fmt: skip
+            means = {key: np.mean([getattr(each, key) for each in by.values()]) for key in AVERAGED}
             rows.append([
                 name, str(len(by)), f"{means['before']:.3f}", f"{means['after']:.3f}", difference(by, found[first]),
                 str(max(next(iter(by.values())).curve) + 1), f"{means['seconds']:.0f}", f"{means['kl']:.3f}",
