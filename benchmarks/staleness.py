@@ -1,8 +1,8 @@
 """Learning from stale rollouts: staleness 0, 3 and 8, without a correction and with three of them.
 
-`python -m benchmarks.staleness FOLDER --seeds 3`: 9 runs a seed, one or two minutes each on two quiet cores; continued by
-the same command. `--table` only prints what has ended, `--figure FILE.png` draws the curves. GRPO on numbers backwards;
-differences are to staleness 0 with the same seed.
+`python -m benchmarks.staleness FOLDER --seeds 3`: 9 runs a seed, one or two minutes each on two quiet cores;
+continued by the same command. `--table` only prints what has ended, `--figure FILE.png` draws the curves. GRPO on
+numbers backwards; differences are to staleness 0 with the same seed.
 """
 
 import argparse
