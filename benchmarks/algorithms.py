@@ -3,8 +3,8 @@ GRPO with the same seed.
 
 `python -m benchmarks.algorithms FOLDER --seeds 5`: 20 runs a seed, one or two minutes each on two quiet cores;
 continued by the same command. `--table` only prints what has ended, `--figure FILE.png` draws the curves. The tasks:
-numbers backwards, which the base model writes right in 6 of 10 cases, and their digits in order, of which it knows about
-1 of 7. All have the learning rate of the quickstart, which was chosen for GRPO.
+numbers backwards, which the base model writes right in 6 of 10 cases, and their digits in order, of which it knows
+about 1 of 7. All have the learning rate of the quickstart, which was chosen for GRPO.
 """
 
 import argparse
