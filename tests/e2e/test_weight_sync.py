@@ -185,8 +185,9 @@ def test_the_probe_tells_an_engine_of_other_weights(
         await roles.samplers.load_begin()
         await roles.samplers.load([ray.put(other)])
         await roles.samplers.load_finish(8)
+        expected = await roles.policy.probe(sync.probe)
         with pytest.raises(RunError, match="does not hold the policy's weights"):
-            await sync.verify(roles.policy, roles.samplers, 8)
+            await sync.verify(expected, roles.samplers, 8)
         assert await sync.push(roles.policy, roles.samplers) == 8
 
     run_async(scenario())
@@ -232,7 +233,13 @@ def test_a_sync_that_takes_too_long_is_named(run_async: Callable[..., Any]) -> N
     from rlhf.runtimes.transport import Transport, WeightSyncConfig
     from rlhf.train.clock import Clock
 
+    class LivingWorkers:
+        async def death_in_the_run(self) -> None:
+            """Nobody has died."""
+
     class StuckPolicy:
+        workers = LivingWorkers()
+
         def at_work(self) -> Any:
             return contextlib.nullcontext()
 
