@@ -96,16 +96,13 @@ class SamplerPool:
                 actor = self.workers.actors[rank]
                 with self.fleet.load(rank, len(requests)):
                     try:
-                        rollouts, infos = actor.collect.options(num_returns=2).remote(prompt, epoch, requests)
-                        return Group(prompt=prompt, rollouts=rollouts, infos=await self.workers.guard(rank, infos))
+                        rollouts, pending = actor.collect.options(num_returns=2).remote(prompt, epoch, requests)
+                        for infos in await self.workers.unless_dead(rank, actor, pending):
+                            return Group(prompt=prompt, rollouts=rollouts, infos=infos)
                     except asyncio.CancelledError:
                         # The engine would continue rollouts that no caller waits for.
                         ray.cancel(rollouts, recursive=False)
                         raise
-                    except WorkerDied as death:
-                        if (death.role, death.rank) != (self.workers.role, rank):
-                            raise
-                        self.lost(death, actor)
 
     def follow(self, catch_up: Callable[[int], Awaitable[None]]) -> None:
         """Take weights from a training run: its first sync includes every started engine, and `catch_up(rank)` brings
@@ -170,7 +167,8 @@ class SamplerPool:
             # An engine measures the free memory of its accelerators, so roles of other phases must have left.
             async with self.workers.lease.hold(self.workers.phase):
                 async with asyncio.timeout(self.start_timeout_s):
-                    await self.workers.guard(rank, self.start_one(actor))
+                    if not await self.workers.unless_dead(rank, actor, self.start_one(actor)):
+                        return
                 self.workers.down.discard(rank)
                 self.fleet.set(rank, State.stale)
             if self.catch_up is None:
@@ -183,10 +181,6 @@ class SamplerPool:
                 f"{self.workers.who(rank)} was not ready again within placement.start_timeout_s="
                 f"{self.start_timeout_s:g}; look at its log in the Ray session folder, and resume the run"
             ) from None
-        except WorkerDied as death:
-            if (death.role, death.rank) != (self.workers.role, rank):
-                raise
-            self.lost(death, actor)
 
     # Weights arrive while the policy holds shared accelerators, so an engine allocates memory for weights only.
 
