@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import secrets
 import subprocess
 import sys
@@ -71,9 +72,9 @@ def test_workers_are_where_they_were_planned(found):
     assert set(used) == set(spread["nodes"])
 
 
-def test_a_removed_node_ends_the_run_with_its_name(found):
+def test_workers_of_a_removed_node_are_named(found):
     told = found["removed node"]
-    assert told["sentence"].startswith("policy worker ")
-    assert f"on node {told['name']} " in told["sentence"]
-    assert told["sentence"].endswith("resume the run")
+    # Ray tells a node's loss or, if it comes first, a broken connection to the worker.
+    named = rf"policy worker [0-3] on node {re.escape(told['name'])} (died|cannot be reached): \w+Error: .+"
+    assert re.fullmatch(named, told["sentence"])
     assert told["seconds"] < 300
