@@ -3,8 +3,8 @@
     python -m benchmarks.failover FOLDER [--engines 1]
 
 Two runs on a tiny model, one undisturbed. In the other, engine, reward worker, a rank of the policy, critic and
-reference are killed with SIGKILL, at three moments each or more, a kill every other step; it takes a checkpoint after
-every step. With one engine only that engine is killed: its prompts wait for it.
+reference are killed with SIGKILL, at three moments each or more; it takes a checkpoint after every step. With one
+engine only that engine is killed: its prompts wait for it.
 """
 
 from __future__ import annotations
@@ -48,6 +48,8 @@ KILLS = {
     "critic-0": ("engines sample", "critic learns", "checkpoint"),
     "reference-0": ("engines sample", "reference computes", "weight sync"),
 }
+STEPS_PER_KILL = 8
+"""Number of steps that one engine makes while the other starts again, with some to spare: most kills wait for none."""
 ALPHABET = "0123456789+="
 NAMES = ("whole", "killed")
 
@@ -102,7 +104,7 @@ def main() -> None:
     given = parser.parse_args()
     folder, kills = given.folder.resolve(), KILLS if given.engines > 1 else {"sampler-0": ENGINE}
     folder.mkdir(parents=True)
-    words = overrides(folder, 2 * sum(map(len, kills.values())) + 2, given.engines)
+    words = overrides(folder, STEPS_PER_KILL * sum(map(len, kills.values())), given.engines)
     conf = Path(__file__).parents[1] / "conf"
     configs = {name: compose(conf, "online", [*words, f"output={folder / name}"], OnlineConfig) for name in NAMES}
     results: list[tuple[str, str, float]] = []
