@@ -55,3 +55,20 @@ class Answer:
     """Reason for the end of the text: `stop`, `length`, or a failure's kind."""
     num_tokens: int = 0
     choices: tuple[ChoiceLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """One row of a benchmark before it is written as a prompt."""
+
+    id: str
+    fields: Mapping[str, str]
+    """Texts that the suite's template may name, such as `question` and `context`."""
+    references: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()
+    right: tuple[int, ...] = ()
+    cluster: str = ""
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    messages: tuple[Message, ...] = ()
+    """A dialogue that the row itself has, which takes the template's place."""
+    where: str = ""
