@@ -38,8 +38,6 @@ class ChoiceLogprob:
     logprob: float
     """Sum over its tokens, in nats."""
     num_tokens: int
-    greedy: bool
-    """Whether each of its tokens is the likeliest."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
