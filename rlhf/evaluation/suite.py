@@ -33,7 +33,7 @@ class Form(StrEnum):
 
 @dataclass(kw_only=True, slots=True)
 class SuiteConfig:
-    """A suite of `launch/evaluate.py`: one file of `conf/suite/`, or `+suite.NAME.KEY=value`."""
+    """A suite of `launch/evaluate.py`: one file of `conf/suite/`, or `'+suite={NAME: {path: FILE}}'`."""
 
     path: str = MISSING
     """The data: a file (.jsonl, .parquet, .json, .csv, .tsv), a folder of such files, or one that datasets loads.
