@@ -96,7 +96,8 @@ def share_interval(
     count = sizes.sum(-1)
     mean = totals.sum(-1) / count
     variance = np.maximum(squares.sum(-1) / count - mean**2, 0.0)
-    effective = effective_samples(totals, sizes, mean, variance)
+    informative = np.minimum((totals > 0).sum(-1), (totals < sizes).sum(-1))
+    effective = effective_samples(totals, sizes, mean, variance, informative=informative)
     weight = effective + 2 * PSEUDO
     centre = (effective * mean + PSEUDO) / weight
     spread = (effective * (variance + (mean - centre) ** 2) + PSEUDO * (centre**2 + (1 - centre) ** 2)) / weight
@@ -109,11 +110,13 @@ def effective_samples(
     sizes: np.ndarray,  # [..., K]
     mean: np.ndarray,  # [...]
     variance: np.ndarray,  # [...], of single values
+    *,
+    informative: np.ndarray,  # [...] int, prompts whose samples show how alike samples of one prompt are
 ) -> np.ndarray:  # [...]
     """Return the effective number of independent samples, n / (1 + (m - 1) rho) (Kish 1965, section 5.4).
 
-    rho, the correlation within prompts, is estimated from the variance between them. If only J prompts have a sample of
-    the rarer outcome, rho moves (PRIOR / (PRIOR + J))^2 of the way towards 1: three right samples of three prompts do
+    rho, the correlation within prompts, is estimated from the variance between them. If only J prompts are informative,
+    such as those with a sample of the rarer outcome, rho moves (PRIOR / (PRIOR + J))^2 of the way towards 1: three right samples of three prompts do
     not show that right samples come singly. At J = 0, all right or all wrong, prompts count instead of samples.
     """
     count, num_prompts = sizes.sum(-1), sizes.shape[-1]
@@ -124,7 +127,6 @@ def effective_samples(
     effect = between * count / np.where(known, variance, 1.0)
     rho = np.clip((effect - 1) / np.where(known, per_prompt - 1, 1.0), -1 / per_prompt, 1.0)
     rho = np.where(known, rho, 1.0)
-    informative = np.minimum((totals > 0).sum(-1), (totals < sizes).sum(-1))
     rho = rho + (1 - rho) * (PRIOR / (PRIOR + informative)) ** 2
     return count / (1 + (per_prompt - 1) * rho)
 
