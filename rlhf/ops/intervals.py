@@ -116,8 +116,9 @@ def effective_samples(
     """Return the effective number of independent samples, n / (1 + (m - 1) rho) (Kish 1965, section 5.4).
 
     rho, the correlation within prompts, is estimated from the variance between them. If only J prompts are informative,
-    such as those with a sample of the rarer outcome, rho moves (PRIOR / (PRIOR + J))^2 of the way towards 1: three right samples of three prompts do
-    not show that right samples come singly. At J = 0, all right or all wrong, prompts count instead of samples.
+    such as those with a sample of the rarer outcome, rho moves (PRIOR / (PRIOR + J))^2 of the way towards 1: three
+    right samples of three prompts do not show that right samples come singly. At J = 0, all right or all wrong, prompts
+    count instead of samples.
     """
     count, num_prompts = sizes.sum(-1), sizes.shape[-1]
     per_prompt = (sizes**2).sum(-1) / count
@@ -158,3 +159,17 @@ def mean_interval(
         for end in (quantile, -quantile)
     ]
     return np.minimum(low, ends[0]), np.maximum(high, ends[1])
+
+
+def agreeing(
+    interval: tuple[float, float],
+    p_value: float,
+    lead: float,
+    null: float,
+) -> tuple[float, float]:
+    """Move an end that contradicts a test at 0.05 to the null hypothesis `null`, so that interval and p-value agree;
+    `lead` has the sign of the estimate minus `null`."""
+    low, high = interval
+    if p_value >= 0.05:
+        return min(low, null), max(high, null)
+    return (max(low, null), high) if lead > 0 else (low, min(high, null))
