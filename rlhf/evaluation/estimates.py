@@ -260,6 +260,5 @@ def test_of(
     """Return the p-value of equal systems and the test's name."""
     values = np.concatenate([ours[:, 1], theirs[:, 1]])
     if pairs and (pairs.sizes == 1).all() and np.isin(values, (0.0, 1.0)).all():
-        gained, lost = int((pairs.values > 0).sum()), int((pairs.values < 0).sum())
-        return float(mcnemar_mid_p(gained, lost)), PairedTest.mcnemar
+        return float(mcnemar_mid_p((pairs.values > 0).sum(), (pairs.values < 0).sum())), PairedTest.mcnemar
     return sign_flip_test(*sums, metric.figure), PairedTest.sign_flip

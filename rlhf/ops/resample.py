@@ -67,8 +67,8 @@ def bootstrap(
     levels = np.array([alpha / 2, 1 - alpha / 2])
     if method is BootstrapMethod.bca:
         levels = bca_levels(levels, known, whole, jackknife(sums, figure))
-    low, high = np.quantile(known, levels)
-    return Bootstrap(figure=whole, low=float(low), high=float(high), standard_error=float(known.std(ddof=1)))
+    ends = np.quantile(known, levels)
+    return Bootstrap(figure=whole, low=float(ends[0]), high=float(ends[1]), standard_error=float(known.std(ddof=1)))
 
 
 def bootstrap_difference(

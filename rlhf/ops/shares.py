@@ -2,7 +2,8 @@
 
 Which one: Wilson's covers 95 % on average over true shares, and suits a figure in a report. Clopper and Pearson's
 covers at least 95 % for every true share and is wider; take it where a claim must hold in the worst case, such as
-"fewer than 1 % of answers are unsafe". Samples of one prompt are not independent: for those `ops.intervals.share_interval`.
+"fewer than 1 % of answers are unsafe". Samples of one prompt are not independent: for those, take
+`ops.intervals.share_interval`.
 """
 
 from __future__ import annotations
