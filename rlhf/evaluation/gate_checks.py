@@ -169,12 +169,13 @@ def scaled(estimate: Estimate, factor: float, offset: float = 0.0) -> Estimate:
 
 
 def p_value_of(check: Check) -> float:
-    """Return the two-sided p-value of the threshold, of a normal distribution whose standard error is that of the
-    interval's arm towards the threshold: below 0.05 if and only if the interval excludes the threshold."""
+    """Return the p-value of an improvement: 1 up to the threshold; above, two-sided, of a normal distribution whose
+    standard error is that of the interval's lower arm, so that it is below 0.05 if and only if the interval is above
+    the threshold."""
+    distance = check.estimate.mean - check.threshold
+    if distance <= 0:
+        return 1.0
     if check.tested is not None:
         return check.tested
-    distance = check.estimate.mean - check.threshold
-    arm = check.estimate.mean - check.estimate.low if distance > 0 else check.estimate.high - check.estimate.mean
-    if arm <= 0:
-        return float(distance == 0)
-    return float(2 * special.ndtr(-abs(distance) * Z / arm))
+    arm = check.estimate.mean - check.estimate.low
+    return float(2 * special.ndtr(-distance * Z / arm)) if arm > 0 else 0.0

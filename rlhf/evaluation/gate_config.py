@@ -51,8 +51,8 @@ class ConditionConfig:
         if len(given) != 1:
             has = "has no threshold" if not given else f"has {' and '.join(given)}"
             raise InputError(
-                f"gate: the condition on {self.figure} {has}: set exactly one of {', '.join(KINDS)}, and write a second "
-                "condition for a second threshold"
+                f"gate: the condition on {self.figure} {has}: set exactly one of {', '.join(KINDS)}, and write a "
+                "second condition for a second threshold"
             )
         if not math.isfinite(self.threshold):
             raise InputError(f"gate: {self.kind}={self.threshold} of {self.figure}: give a finite number")

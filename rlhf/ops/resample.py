@@ -67,8 +67,8 @@ def bootstrap(
     levels = np.array([alpha / 2, 1 - alpha / 2])
     if method is BootstrapMethod.bca:
         levels = bca_levels(levels, known, whole, jackknife(sums, figure))
-    ends = np.quantile(known, levels)
-    return Bootstrap(figure=whole, low=float(ends[0]), high=float(ends[1]), standard_error=float(known.std(ddof=1)))
+    low, high = (float(np.quantile(known, level)) for level in levels)
+    return Bootstrap(figure=whole, low=low, high=high, standard_error=float(known.std(ddof=1)))
 
 
 def bootstrap_difference(
