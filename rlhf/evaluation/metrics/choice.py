@@ -115,8 +115,8 @@ def find_letters(text: str, choices: Sequence[str] = (), *, several: bool = Fals
     r"""Return the letters, A for the first choice, that an answer gives; empty if it gives none.
 
     They are in the last `\boxed{}`; else after the last phrase that announces an answer (`The answer is (B)`, `选B`,
-    `答案是B`); else at the beginning (`B. Paris`); else the only letter in brackets; else those of the only choice whose
-    text occurs. `several` also reads letters without separators, as in `ACD`. Letters without a choice are none.
+    `答案是B`); else at the beginning (`B. Paris`); else the only letter in brackets; else that of the only choice
+    whose text occurs. `several` also reads letters without separators, as in `ACD`. Letters without a choice are none.
     """
     text = half_width(text).replace("**", "")
     content = boxed(text)

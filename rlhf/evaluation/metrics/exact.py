@@ -30,8 +30,8 @@ _PUNCTUATION = str.maketrans("", "", string.punctuation)
 HAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af"
 """Chinese characters, as ranges of a character class."""
 _SEGMENT = re.compile(rf"[{HAN}]|[0-9]+(?:[.,][0-9]+)*|[^\W_{HAN}0-9]+|[^\w\s]")
-_SYMBOLS = frozenset("^`~+=|<>")
-"""Symbols that the script removes like punctuation; per cent signs, which Unicode counts as punctuation, stay."""
+_JOINING = str.maketrans("", "", "-:_*^/\\~`+=·")
+"""Marks that the script removes before it splits a text, so that 12:30 and ω-force are one token each."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +61,8 @@ class TokenF1(MeanMetric):
 def short_answer_tokens(text: str, language: Language) -> list[str]:
     """Return the tokens of a short answer after normalisation."""
     if language is Language.zh:
-        return [token for token in _SEGMENT.findall(half_width(text).lower()) if not _is_punctuation(token)]
+        segments = _SEGMENT.findall(half_width(text).lower().translate(_JOINING))
+        return [token for token in segments if not _is_punctuation(token)]
     return _ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split()
 
 
@@ -75,7 +76,7 @@ def longest_common_run(first: Sequence[str], second: Sequence[str]) -> int:
 
 
 def _is_punctuation(token: str) -> bool:
-    return token in _SYMBOLS or (unicodedata.category(token[0]).startswith("P") and token not in "%‰")
+    return unicodedata.category(token[0]).startswith("P") and token not in "%‰"
 
 
 def _best(

@@ -30,6 +30,11 @@ METRICS: Mapping[str, str] = {
     "rouge_1": f"{_PLACE}.overlap:Rouge1",
     "rouge_2": f"{_PLACE}.overlap:Rouge2",
     "rouge_l": f"{_PLACE}.overlap:RougeL",
+    "perplexity": f"{_PLACE}.shape:Perplexity",
+    "bits_per_byte": f"{_PLACE}.shape:BitsPerByte",
+    "length": f"{_PLACE}.shape:Length",
+    "truncation": f"{_PLACE}.shape:Truncation",
+    "repetition": f"{_PLACE}.shape:Repetition",
 }
 """Classes of metrics by the names that suites use; a module is imported only if a suite names one of its classes."""
 
@@ -49,8 +54,8 @@ def find_metric(name: str, options: Mapping[str, Any], key: str) -> Metric:
     known = {field.name: field for field in fields(found)}
     for option in options:
         if option not in known:
-            accepted = ", ".join(known) or "it has none"
-            raise InputError(f"{key} gives {shown} the option '{option}', which it does not have: use {accepted}")
+            remedy = f"use {', '.join(known)}" if known else "remove it, since this metric has no options"
+            raise InputError(f"{key} gives {shown} the option '{option}', which it does not have: {remedy}")
     for option, field in known.items():
         if option not in options and _is_required(field):
             raise InputError(f"{key} gives {shown} no {option}, which it needs: add the option {option}")

@@ -55,9 +55,13 @@ class MathAccuracy(MeanMetric):
         processes = RewardProcesses(RewardConfig(functions=["math_verify"], timeout_s=self.timeout_s))
         await processes.start()
         try:
-            return list(await asyncio.gather(*(_score(processes, *pair) for pair in pairs)))
+            results = await asyncio.gather(*(_score(processes, *pair) for pair in pairs), return_exceptions=True)
         finally:
             await processes.close()
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+        return [result for result in results if isinstance(result, float)]
 
 
 async def _score(processes: RewardProcesses, item: Item, reference: str, text: str) -> float:
