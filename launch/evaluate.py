@@ -1,6 +1,8 @@
 """Evaluation of a model by suites, with intervals and verdicts: `python launch/evaluate.py suite=[quickstart]
 model=FOLDER output=FOLDER`."""
 
+import sys
+
 import hydra
 from omegaconf import DictConfig
 
@@ -15,7 +17,9 @@ def main(composed: DictConfig) -> None:
     config = resolve(composed, EvaluationConfig)
     from rlhf.stages.evaluation.run import run
 
-    run(config)
+    verdicts = run(config)
+    if verdicts is not None:
+        sys.exit(verdicts.exit_code)
 
 
 if __name__ == "__main__":

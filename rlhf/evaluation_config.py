@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from rlhf.evaluation.gate_config import GateConfig
 from rlhf.evaluation.suite import SuiteConfig
 from rlhf.evaluation.text import Language
 from rlhf.judges.config import EndpointConfig
@@ -16,7 +17,7 @@ from rlhf.types import InputError
 class EvaluationConfig(RunConfig):
     """Evaluation of a model by suites: `launch/evaluate.py`."""
 
-    model: str | None = None
+    model: str | None = None  # type: ignore[assignment]  # the others need one
     """Folder or Hub id of the model, which engines of this project sample; or None, and `endpoint.url` is set."""
     endpoint: EndpointConfig = field(default_factory=EndpointConfig)
     """An OpenAI-compatible server whose model is evaluated, in place of `model`."""
@@ -29,6 +30,9 @@ class EvaluationConfig(RunConfig):
     """Folder of an earlier evaluation, with which each figure is compared on the same items."""
     answers: str = "outputs/answers"
     """Folder in which all evaluations keep answers, by model, suite and sampling: none is asked for twice."""
+    gate: GateConfig = field(default_factory=GateConfig)
+    """Conditions that the figures have to satisfy; the exit code tells the verdict: 0 passed, 10 failed, 11 undecided
+    or awaiting people."""
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     """The engines."""
     language: Language = Language.en

@@ -95,13 +95,22 @@ def requests_of(suite: Suite, seed: int) -> Iterator[Request]:
 
 
 async def ask(
-    suite: Suite, model: AnswerModel, file: AnswerFile, *, seed: int, advance: Callable[[int], None]
+    suite: Suite, model: AnswerModel | None, file: AnswerFile, *, seed: int, advance: Callable[[int], None]
 ) -> list[Answer]:
-    """Return the answers to all items, in their order; those in the file are not asked for again. `advance` is called
-    with the number of further answers."""
+    """Return the answers to all items, in their order; those in the file are not asked for again. `model`: None if the
+    file has all. `advance` is called with the number of further answers."""
     requests = list(requests_of(suite, seed))
     missing = [each for each in requests if (each.item, each.sample) not in file.answers]
     advance(len(requests) - len(missing))
+    if model is not None:
+        await ask_for(missing, suite, model, file, advance)
+    return [file.answers[each.item, each.sample] for each in requests]
+
+
+async def ask_for(
+    requests: Sequence[Request], suite: Suite, model: AnswerModel, file: AnswerFile, advance: Callable[[int], None]
+) -> None:
+    """Add the answers to the file as they come."""
     slots = asyncio.Semaphore(model.concurrency)
 
     async def one(request: Request) -> None:
@@ -110,8 +119,7 @@ async def ask(
         file.add([dataclasses.replace(answer, text=cut(answer.text, suite.config.stop))])
         advance(1)
 
-    await together(*(one(request) for request in missing))
-    return [file.answers[each.item, each.sample] for each in requests]
+    await together(*(one(request) for request in requests))
 
 
 def cut(text: str, stops: Sequence[str]) -> str:

@@ -24,7 +24,7 @@ def likelihoods(*rows: Sequence[float]) -> list[Answer]:
     return [
         Answer(
             item=str(index),
-            choices=tuple(ChoiceLogprob(logprob=logprob, num_tokens=3, greedy=False) for logprob in row),
+            choices=tuple(ChoiceLogprob(logprob=logprob, num_tokens=3) for logprob in row),
         )
         for index, row in enumerate(rows)
     ]

@@ -13,7 +13,7 @@ from tests.unit.evaluation.metrics.examples import figure, item, texts
 
 
 def scored(index: int, *pairs: tuple[float, int]) -> Answer:
-    choices = tuple(ChoiceLogprob(logprob=logprob, num_tokens=size, greedy=False) for logprob, size in pairs)
+    choices = tuple(ChoiceLogprob(logprob=logprob, num_tokens=size) for logprob, size in pairs)
     return Answer(item=str(index), choices=choices)
 
 
