@@ -40,8 +40,9 @@ def run(config: EvaluationConfig) -> GateResult | None:
     config = as_first_started(config)
     suites = [load_suite(name, each, config.suite_root) for name, each in config.suite.items()]
     metrics = {suite.name: metrics_of(suite.name, suite.config.metrics) for suite in suites}
-    check_gate(config.gate, [name for suite in suites for name in figure_names(suite, metrics[suite.name])])
     baseline = None if config.baseline is None else open_baseline(config.baseline, suites)
+    names = [name for suite in suites for name in figure_names(suite, metrics[suite.name])]
+    check_gate(config.gate, names, baseline)
     if config.dry_run:
         look_at_run_folder(config.output, as_plain(config))
         show_first_items(suites)
@@ -69,11 +70,17 @@ def run(config: EvaluationConfig) -> GateResult | None:
     return verdicts
 
 
-def check_gate(gate: GateConfig, names: Sequence[str]) -> None:
-    """Raise InputError for a condition on a figure that no suite gives."""
+def check_gate(gate: GateConfig, names: Sequence[str], baseline: Baseline | None) -> None:
+    """Raise InputError for a condition on a figure that no suite gives, or one for which the baseline is missing."""
     for condition in gate.conditions:
         if condition.figure not in names:
             raise InputError(f"gate: no suite gives the figure {condition.figure}: known are {', '.join(names)}")
+        suite = condition.figure.partition("/")[0]
+        if condition.needs_baseline and (baseline is None or suite not in baseline.answers):
+            raise InputError(
+                f"gate: {condition.kind} of {condition.figure} compares with a baseline, and none was evaluated on "
+                f"suite.{suite}: set baseline to the folder of an evaluation that has it"
+            )
 
 
 def measured_by_name(figures: Sequence[Figure], baseline: Baseline | None) -> Mapping[str, Measured]:
