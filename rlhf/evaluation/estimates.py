@@ -194,7 +194,7 @@ def mean_ends(metric: MeanMetric, values: np.ndarray, places: np.ndarray) -> End
 
 def pseudo_values(totals: np.ndarray, sizes: np.ndarray) -> np.ndarray:  # [K], [K] -> [K]
     """Return one value per cluster whose mean is the mean over answers and whose variance is that mean's by K
-    (linearisation of a ratio, Cochran 1977, section 6.3); for clusters of one size, their means."""
+    (linearisation of a ratio, Cochran 1977, chapter 6); for clusters of one size, their means."""
     mean = totals.sum() / sizes.sum()
     return mean + (totals - mean * sizes) / sizes.mean()
 

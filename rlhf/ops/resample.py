@@ -99,7 +99,7 @@ def paired(ours: np.ndarray, theirs: np.ndarray) -> tuple[np.ndarray, int]:  # [
 
 def expanded(alpha: float, num_clusters: int) -> float:
     """Return the smaller alpha at which percentiles of few clusters are as wide as Student's t (Hesterberg 2015,
-    "What Teachers Should Know About the Bootstrap", section 5.3)."""
+    "What Teachers Should Know About the Bootstrap")."""
     if num_clusters < 2:
         return alpha
     freedom = num_clusters - 1
@@ -124,8 +124,7 @@ def jackknife(sums: np.ndarray, figure: Figure) -> np.ndarray:  # [K, D] -> [K]
 
 
 def bca_levels(levels: np.ndarray, known: np.ndarray, whole: float, left_out: np.ndarray) -> np.ndarray:
-    """Return the levels [2] of the quantiles that BCa takes of the sorted figures (Efron and Tibshirani 1993, eq. 14.10
-    to 14.15). Ties count half in the bias, as figures of few clusters repeat."""
+    """Return the levels [2] of the quantiles that BCa takes of the sorted figures (Efron and Tibshirani 1993, section 14.3). Ties count half in the bias, as figures of few clusters repeat."""
     below = (np.searchsorted(known, whole, "left") + np.searchsorted(known, whole, "right")) / (2 * len(known))
     bias = special.ndtri(np.clip(below, 0.5 / len(known), 1 - 0.5 / len(known)))
     residuals = left_out[np.isfinite(left_out)]

@@ -67,9 +67,8 @@ def test_figures_that_are_no_means_are_resampled_within_their_bounds() -> None:
     random = np.random.default_rng(3)
     texts = random.choice(["tp", "wrong", "tn"], p=[0.6, 0.1, 0.3], size=200)
     found = estimate(F1(), f1_rows(texts), np.arange(200))
-    assert found.mean == pytest.approx(
-        2 * (texts == "tp").sum() / (2 * (texts == "tp").sum() + (texts == "wrong").sum())
-    )
+    hits, wrong = (texts == "tp").sum(), (texts == "wrong").sum()
+    assert found.mean == pytest.approx(2 * hits / (2 * hits + wrong))
     assert 0 < found.low < found.mean < found.high <= 1
     assert found.high - found.low == pytest.approx(0.07, abs=0.03)
     assert math.isnan(estimate(F1(), f1_rows(np.array(["tp"] * 20)), np.arange(20)).low)

@@ -10,7 +10,7 @@ from rlhf.ops.bradley_terry import SeparatedError, bradley_terry, elo
 from rlhf.ops.intervals import Z
 from rlhf.types import InputError
 
-# Agresti 2002, table 10.10: games of the American League's Eastern Division in 1987, winners in rows.
+# Agresti 2002, section 10.6: games of the American League's Eastern Division in 1987, winners in rows.
 TEAMS = ("Milwaukee", "Detroit", "Toronto", "New York", "Boston", "Cleveland", "Baltimore")
 GAMES = np.array([
     [0, 7, 9, 7, 7, 9, 11],
@@ -24,7 +24,7 @@ GAMES = np.array([
 
 
 def test_strengths_are_those_of_a_published_example() -> None:
-    # Agresti 2002, section 10.6.2, with Baltimore at 0.
+    # Agresti 2002, section 10.6, with Baltimore at 0.
     found = bradley_terry(GAMES, TEAMS)
     assert found.values - found.values[-1] == pytest.approx([1.58, 1.44, 1.29, 1.25, 1.11, 0.68, 0.0], abs=6e-3)
     assert found.values.sum() == pytest.approx(0, abs=1e-9)

@@ -12,7 +12,7 @@ from rlhf.ops.resample import BootstrapMethod, bootstrap, bootstrap_difference, 
 SPATIAL = np.array(
     [48, 36, 20, 29, 42, 42, 20, 42, 22, 41, 45, 14, 6, 0, 33, 28, 34, 4, 32, 24, 47, 41, 24, 26, 30, 41]
 )
-# Fisher 1935, section 17: Darwin's differences of heights of 15 pairs of plants, in eighths of an inch.
+# Fisher 1935, chapter III: Darwin's differences of heights of 15 pairs of plants, in eighths of an inch.
 DARWIN = np.array([49, -67, 8, 16, 6, 23, 28, 41, 14, 29, 56, 24, 75, 60, -48])
 
 
@@ -113,7 +113,7 @@ def test_expanded_percentiles_of_a_mean_are_as_wide_as_students_t() -> None:
 
 
 def test_sign_flips_are_fishers_test_of_darwins_plants() -> None:
-    # Fisher 1935, section 21: 863 of the 2^15 sums are as large, so that p = 1726 / 32768.
+    # Fisher 1935, chapter III: 863 of the 2^15 sums are as large, so that p = 1726 / 32768.
     p_value = sign_flip_test(rows(DARWIN), rows(np.zeros(15)), mean, num_permutations=99_999)
     assert p_value == pytest.approx(1726 / 32768, abs=0.003)
 
