@@ -42,14 +42,12 @@ class ConditionConfig:
     """`interval` or `point`. None: the gate's `decide_by`."""
 
     def __post_init__(self) -> None:
-        if self.figure == MISSING:
-            return
         parts = self.figure.split("/", 2)
         if len(parts) < 2 or not all(parts):
             raise InputError(f"gate: figure={self.figure!r}: write SUITE/METRIC or SUITE/METRIC/SLICE")
-        given = [kind for kind in KINDS if getattr(self, kind) is not None]
-        if len(given) != 1:
-            has = "has no threshold" if not given else f"has {' and '.join(given)}"
+        kinds = [kind for kind in KINDS if getattr(self, kind) is not None]
+        if len(kinds) != 1:
+            has = "has no threshold" if not kinds else f"has {' and '.join(kinds)}"
             raise InputError(
                 f"gate: the condition on {self.figure} {has}: set exactly one of {', '.join(KINDS)}, and write a "
                 "second condition for a second threshold"

@@ -122,7 +122,7 @@ WORDS = {
         },
         absolute=" {}",
         relative="基线的 {}",
-        translated="{}，换算为 {}",
+        translated="{}，换算为：{}",
         interval="{}（{} 至 {}）",
         no_interval="{}（无区间）",
         effect="{} 个基线标准差",
@@ -164,12 +164,12 @@ def overall(result: GateResult, language: Language) -> str:
 
 def rows(result: GateResult, words: Words) -> list[tuple[str, str, str, str]]:
     return [
-        (each.condition.figure, threshold(each, words), measured(each, words), conclusion(each, words))
+        (each.condition.figure, threshold_cell(each, words), measured_cell(each, words), verdict_cell(each, words))
         for each in result.verdicts
     ]
 
 
-def threshold(verdict: Verdict, words: Words) -> str:
+def threshold_cell(verdict: Verdict, words: Words) -> str:
     condition = verdict.condition
     form, amount = (percent, words.relative) if condition.relative else (number, words.absolute)
     value = amount.format(form(condition.threshold)) if condition.needs_baseline else number(condition.threshold)
@@ -183,18 +183,18 @@ def threshold(verdict: Verdict, words: Words) -> str:
     return words.translated.format(text, words.comma.join(parts))
 
 
-def measured(verdict: Verdict, words: Words) -> str:
+def measured_cell(verdict: Verdict, words: Words) -> str:
     """Return the figure with its interval, then its improvement, its size in standard deviations, and the p-value."""
-    if verdict.measured.estimate is None:
+    if verdict.measurement.estimate is None:
         return ""
-    parts = [with_interval(verdict.measured.estimate, number, words)]
+    parts = [with_interval(verdict.measurement.estimate, number, words)]
     for check in verdict.checks:
         if check.quantity is not Quantity.figure:
             text = with_interval(check.estimate, form_of(check), words)
             parts.append(f"{words.quantities[check.quantity]}{text}")
-    comparison = verdict.measured.comparison
+    comparison = verdict.measurement.comparison
     if verdict.condition.needs_baseline and comparison is not None:
-        size = comparison.effect_size * (1 if verdict.measured.larger_is_better else -1)
+        size = comparison.effect_size * (1 if verdict.measurement.larger_is_better else -1)
         if not math.isnan(size) and Reason.translated not in verdict.reasons:
             parts.append(words.effect.format(f"{size + 0.0:+.2g}"))
         if not math.isnan(comparison.p_value):
@@ -208,7 +208,7 @@ def measured(verdict: Verdict, words: Words) -> str:
     return words.semicolon.join(parts)
 
 
-def conclusion(verdict: Verdict, words: Words) -> str:
+def verdict_cell(verdict: Verdict, words: Words) -> str:
     state = words.states[verdict.state]
     reasons = words.comma.join(words.reasons[reason] for reason in verdict.reasons)
     return f"{state}{words.brackets[0]}{reasons}{words.brackets[1]}" if reasons else state

@@ -20,7 +20,7 @@ def mcnemar_exact(
 ) -> np.ndarray:  # [...]
     """Return the two-sided p-value of McNemar's test, conditional on the number of discordant pairs: a sign test
     (McNemar 1947). It rejects equal systems less often than alpha; 1 without discordant pairs."""
-    least, total = discordant(gained, lost)
+    least, total = discordant_counts(gained, lost)
     return np.minimum(2 * special.bdtr(least, total, 0.5), 1.0)
 
 
@@ -30,12 +30,12 @@ def mcnemar_mid_p(
 ) -> np.ndarray:  # [...]
     """Return McNemar's p-value with half the probability of the observed split, which rejects equal systems close to
     alpha and hardly ever more often (Fagerland, Lydersen and Laake 2013)."""
-    least, total = discordant(gained, lost)
+    least, total = discordant_counts(gained, lost)
     observed = special.bdtr(least, total, 0.5) - np.where(least > 0, special.bdtr(least - 1, total, 0.5), 0.0)
     return np.where(2 * least == total, 1.0, 2 * special.bdtr(least, total, 0.5) - observed)
 
 
-def discordant(gained: np.ndarray, lost: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def discordant_counts(gained: np.ndarray, lost: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     gained, lost = np.asarray(gained, dtype=np.int64), np.asarray(lost, dtype=np.int64)
     return np.minimum(gained, lost).astype(np.float64), gained + lost
 

@@ -10,7 +10,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from rlhf.evaluation.estimates import Comparison, PairedTest, compare
-from rlhf.evaluation.gate_checks import Measured, Missing, Quantity, Reason, State
+from rlhf.evaluation.gate_checks import Measurement, Missing, Quantity, Reason, State
 from rlhf.evaluation.gate_config import ConditionConfig, DecideBy, GateConfig
 from rlhf.evaluation.gates import GateResult, decide
 from rlhf.ops.intervals import Estimate
@@ -41,9 +41,9 @@ def comparison(difference: Estimate, **changes: object) -> Comparison:
     return replace(one, **changes)
 
 
-def measured(difference: Estimate | None = None, **changes: object) -> Measured:
+def measured(difference: Estimate | None = None, **changes: object) -> Measurement:
     compared = None if difference is None else comparison(difference)
-    return replace(Measured(estimate=estimate(0.8, 0.75, 0.85), comparison=compared), **changes)
+    return replace(Measurement(estimate=estimate(0.8, 0.75, 0.85), comparison=compared), **changes)
 
 
 def gate(*conditions: dict[str, object], decide_by: DecideBy = DecideBy.interval) -> GateConfig:
@@ -51,7 +51,7 @@ def gate(*conditions: dict[str, object], decide_by: DecideBy = DecideBy.interval
     return GateConfig(conditions=each, decide_by=decide_by)
 
 
-def state(condition: dict[str, object], what: Measured, decide_by: DecideBy = DecideBy.interval) -> State:
+def state(condition: dict[str, object], what: Measurement, decide_by: DecideBy = DecideBy.interval) -> State:
     return decide(gate(condition, decide_by=decide_by), {NAME: what}).verdicts[0].state
 
 
@@ -127,14 +127,14 @@ def test_a_gate_on_real_comparisons() -> None:
 @pytest.mark.parametrize(
     ("what", "expected", "reason"),
     [
-        (Measured(missing=Missing.ratings), State.awaiting, Reason.no_ratings),
-        (Measured(missing=Missing.grades), State.undecided, Reason.no_grades),
-        (Measured(), State.undecided, Reason.no_figure),
+        (Measurement(missing=Missing.ratings), State.awaiting, Reason.no_ratings),
+        (Measurement(missing=Missing.grades), State.undecided, Reason.no_grades),
+        (Measurement(), State.undecided, Reason.no_figure),
         (measured(estimate=estimate(NAN, NAN, NAN)), State.undecided, Reason.no_figure),
         (measured(estimate=estimate(0.9, NAN, NAN)), State.undecided, Reason.no_interval),
     ],
 )
-def test_what_cannot_be_decided_says_why(what: Measured, expected: State, reason: Reason) -> None:
+def test_what_cannot_be_decided_says_why(what: Measurement, expected: State, reason: Reason) -> None:
     (verdict,) = decide(gate({"at_least": 0.7}), {NAME: what}).verdicts
     assert (verdict.state, verdict.reasons) == (expected, (reason,))
 
@@ -150,9 +150,8 @@ def test_a_point_decides_without_an_interval_and_says_so() -> None:
 
 @pytest.mark.parametrize(
     ("ends", "expected"),
-    [((0.22, 0.4), State.passed), ((0.15, 0.4), State.undecided), ((0.12, 0.4), State.undecided),
-     ((-0.1, 0.05), State.failed)],
-)  # fmt: skip
+    [((0.22, 0.4), State.passed), ((0.12, 0.4), State.undecided), ((-0.1, 0.05), State.failed)],
+)
 def test_a_relative_gain_of_a_score_without_zero_is_translated(ends: tuple[float, float], expected: State) -> None:
     # With a deviation of .5, a win rate of (1 + .2) / 2 needs a difference of .2, and .2 deviations one of .1.
     what = measured(estimate(sum(ends) / 2, *ends), has_zero=False)
@@ -173,14 +172,13 @@ def test_a_relative_gain_that_cannot_be_translated_is_undecided(changes: dict[st
     (verdict,) = decide(gate({"improves_by": 0.2, "relative": True}), {NAME: what}).verdicts
     assert (verdict.state, verdict.reasons) == (State.undecided, (Reason.no_zero,))
     whole = measured(estimate(0.3, 0.2, 0.4), has_zero=False)
-    (verdict,) = decide(gate({"improves_by": 1.5, "relative": True}), {NAME: whole}).verdicts
-    assert verdict.reasons == (Reason.no_zero,)
+    assert decide(gate({"improves_by": 1.5, "relative": True}), {NAME: whole}).verdicts[0].reasons == (Reason.no_zero,)
 
 
 def test_a_relative_gain_on_a_baseline_of_zero_has_no_figure() -> None:
     what = replace(measured(), comparison=comparison(estimate(0.3, 0.2, 0.4), gain=estimate(NAN, NAN, NAN)))
     (verdict,) = decide(gate({"improves_by": 0.2, "relative": True}), {NAME: what}).verdicts
-    assert (verdict.state, verdict.reasons) == (State.undecided, (Reason.no_figure,))
+    assert verdict.reasons == (Reason.no_figure,)
 
 
 def test_several_improvements_are_adjusted_by_holm() -> None:
@@ -233,9 +231,9 @@ def test_margins_and_points_are_not_adjusted() -> None:
 )
 def test_one_failure_fails_a_gate(estimates: list[float | None], expected: State, code: int) -> None:
     figures = {
-        f"s/{i}": Measured(missing=Missing.ratings)
+        f"s/{i}": Measurement(missing=Missing.ratings)
         if each is None
-        else Measured(estimate=estimate(each, each - 0.1, each + 0.05))
+        else Measurement(estimate=estimate(each, each - 0.1, each + 0.05))
         for i, each in enumerate(estimates)
     }
     result = decide(gate(*({"figure": name, "at_least": 0.7} for name in figures)), figures)
@@ -246,6 +244,7 @@ def test_one_failure_fails_a_gate(estimates: list[float | None], expected: State
     ("condition", "message"),
     [
         ({"figure": "准确率", "at_least": 1.0}, "write SUITE/METRIC"),
+        ({"figure": "???", "at_least": 1.0}, "write SUITE/METRIC"),
         ({"figure": "a//b", "at_least": 1.0}, "write SUITE/METRIC"),
         ({}, "has no threshold: set exactly one"),
         ({"at_least": 0.5, "at_most": 0.9}, "has at_least and at_most"),
@@ -268,24 +267,21 @@ def test_mistakes_in_a_condition(condition: dict[str, object], message: str) -> 
         ({"improves_by": 0.0}, measured(), "compares with a baseline, and none was evaluated"),
         (
             {"not_worse_than": 0.0},
-            measured(estimate(0.0, 0.0, 0.0), version="b2", baseline_version="a1"),
+            measured(estimate(0, 0, 0), version="b2", baseline_version="a1"),
             "baseline of cmmlu/准确率 was evaluated on version a1 of the suite, and the model on b2",
         ),
-        (
-            {"improves_by": 0.0},
-            measured(estimate(0.0, 0.0, 0.0), larger_is_better=None),
-            "neither direction is better",
-        ),
+        ({"improves_by": 0.0}, measured(estimate(0, 0, 0), larger_is_better=None), "neither direction is better"),
     ],
 )
-def test_conditions_that_do_not_fit_the_evaluation(condition: dict[str, object], what: Measured, message: str) -> None:
+def test_conditions_that_do_not_fit_the_evaluation(
+    condition: dict[str, object], what: Measurement, message: str
+) -> None:
     with pytest.raises(InputError, match=message):
         decide(gate(condition), {NAME: what})
 
 
 def test_a_baseline_of_another_version_does_not_matter_to_absolute_thresholds() -> None:
-    what = measured(estimate(0.0, 0.0, 0.0), version="b2", baseline_version="a1")
-    assert state({"at_least": 0.7}, what) is State.passed
+    assert state({"at_least": 0.7}, measured(estimate(0, 0, 0), version="b2", baseline_version="a1")) is State.passed
 
 
 def test_a_gate_is_read_from_yaml() -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from rlhf.evaluation.gate_checks import Measured, Missing, Reason, State
+from rlhf.evaluation.gate_checks import Measurement, Missing, Reason, State
 from rlhf.evaluation.gate_config import DecideBy
 from rlhf.evaluation.gates import decide
 from rlhf.evaluation.text import Language
@@ -16,8 +16,8 @@ from tests.unit.evaluation.test_gates import comparison, estimate, gate, measure
 
 FIGURES = {
     "cmmlu/acc": measured(estimate(0.05, 0.01, 0.09)),
-    "rm/tau": Measured(missing=Missing.grades),
-    "写作/人工": Measured(missing=Missing.ratings),
+    "rm/tau": Measurement(missing=Missing.grades),
+    "写作/人工": Measurement(missing=Missing.ratings),
     "ppo/reward": measured(estimate(0.3, 0.22, 0.4), has_zero=False),
 }
 GATE = gate(
@@ -40,10 +40,10 @@ def test_english() -> None:
         "+0.1 baseline standard deviations; p = 0.01, sign flips by cluster | passed |",
         "| rm/tau | ≥ 0.3 |  | undecided (a rank correlation needs grades of several answers to a prompt) |",
         "| 写作/人工 | ≥ 4 |  | awaiting people (no rating sheet was filled in) |",
-        "| ppo/reward | improves by more than 20 % of the baseline, translated: win rate > 60 %, improvement in baseline "
-        "standard deviations > 0.2 | 0.8 (0.75 to 0.85); win rate 65 % (61 % to 70 %); improvement in baseline standard "
-        "deviations 0.6 (0.44 to 0.8); p = 0.01, sign flips by cluster | passed (threshold translated, as the score has "
-        "no zero) |",
+        "| ppo/reward | improves by more than 20 % of the baseline, translated: win rate > 60 %, improvement in "
+        "baseline standard deviations > 0.2 | 0.8 (0.75 to 0.85); win rate 65 % (61 % to 70 %); improvement in "
+        "baseline standard deviations 0.6 (0.44 to 0.8); p = 0.01, sign flips by cluster | passed (threshold "
+        "translated, as the score has no zero) |",
         "",
         "gate: undecided",
     ]
@@ -59,7 +59,7 @@ def test_chinese() -> None:
         "p = 0.01，按簇符号翻转检验 | 通过 |",
         "| rm/tau | ≥ 0.3 |  | 无法判定（秩相关需要同一提示下多个回答的评分） |",
         "| 写作/人工 | ≥ 4 |  | 待人工（尚无人工评分表） |",
-        "| ppo/reward | 提升超过基线的 20 %，换算为 胜率 > 60 %，以基线标准差计的提升 > 0.2 | 0.8（0.75 至 0.85）；"
+        "| ppo/reward | 提升超过基线的 20 %，换算为：胜率 > 60 %，以基线标准差计的提升 > 0.2 | 0.8（0.75 至 0.85）；"
         "胜率 65 %（61 % 至 70 %）；以基线标准差计的提升 0.6（0.44 至 0.8）；p = 0.01，按簇符号翻转检验 | "
         "通过（该分数没有自然零点，阈值已换算） |",
         "",

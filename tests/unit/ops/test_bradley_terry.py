@@ -25,9 +25,9 @@ GAMES = np.array([
 
 def test_strengths_are_those_of_a_published_example() -> None:
     # Agresti 2002, section 10.6, with Baltimore at 0.
-    found = bradley_terry(GAMES, TEAMS)
-    assert found.values - found.values[-1] == pytest.approx([1.58, 1.44, 1.29, 1.25, 1.11, 0.68, 0.0], abs=6e-3)
-    assert found.values.sum() == pytest.approx(0, abs=1e-9)
+    result = bradley_terry(GAMES, TEAMS)
+    assert result.values - result.values[-1] == pytest.approx([1.58, 1.44, 1.29, 1.25, 1.11, 0.68, 0.0], abs=6e-3)
+    assert result.values.sum() == pytest.approx(0, abs=1e-9)
 
 
 def test_strengths_and_errors_agree_with_a_logistic_regression() -> None:
@@ -41,26 +41,26 @@ def test_strengths_and_errors_agree_with_a_logistic_regression() -> None:
     # statsmodels needs both outcomes, so that every second game is written from the loser's side.
     sides = np.where(np.arange(len(right)) % 2, 1.0, -1.0)
     fit = sm.Logit((sides > 0).astype(float), (np.array(design) * sides[:, None])[:, :-1]).fit(disp=False)
-    found = bradley_terry(GAMES, TEAMS)
+    result = bradley_terry(GAMES, TEAMS)
     for i, name in enumerate(TEAMS[:-1]):
-        difference = found.difference(name, "Baltimore")
+        difference = result.difference(name, "Baltimore")
         assert difference.mean == pytest.approx(fit.params[i], abs=1e-6)
         assert (difference.low, difference.high) == pytest.approx(fit.conf_int()[i], abs=1e-5)
 
 
 def test_two_systems_have_the_log_odds_with_ties_as_half() -> None:
     # 6 wins, 2 losses, 4 ties: odds of 8 to 4, information 12 x 2/3 x 1/3.
-    found = bradley_terry(np.array([[0, 8.0], [4.0, 0]]), ["a", "b"])
-    difference = found.difference("a", "b")
+    result = bradley_terry(np.array([[0, 8.0], [4.0, 0]]), ["a", "b"])
+    difference = result.difference("a", "b")
     assert difference.mean == pytest.approx(math.log(2))
     assert difference.high - difference.mean == pytest.approx(Z * math.sqrt(1 / (12 * 2 / 9)))
-    assert found.strength("a").mean == pytest.approx(math.log(2) / 2)
-    assert found.strength("a").high - found.strength("a").mean == pytest.approx(Z * math.sqrt(1 / (12 * 2 / 9)) / 2)
+    assert result.strength("a").mean == pytest.approx(math.log(2) / 2)
+    assert result.strength("a").high - result.strength("a").mean == pytest.approx(Z * math.sqrt(1 / (12 * 2 / 9)) / 2)
 
 
 def test_elo_of_ten_to_one_is_400_points() -> None:
-    found = bradley_terry(np.array([[0, 10.0], [1.0, 0]]), ["a", "b"])
-    one, other = elo(found.strength("a")), elo(found.strength("b"))
+    result = bradley_terry(np.array([[0, 10.0], [1.0, 0]]), ["a", "b"])
+    one, other = elo(result.strength("a")), elo(result.strength("b"))
     assert one.mean - other.mean == pytest.approx(400)
     assert one.mean + other.mean == pytest.approx(2000)
     assert one.low < one.mean < one.high
@@ -68,17 +68,17 @@ def test_elo_of_ten_to_one_is_400_points() -> None:
 
 def test_order_of_systems_and_copies_of_games() -> None:
     order = np.array([3, 0, 6, 2, 5, 1, 4])
-    found, moved = bradley_terry(GAMES, TEAMS), bradley_terry(GAMES[np.ix_(order, order)], [TEAMS[i] for i in order])
-    assert moved.values == pytest.approx(found.values[order], abs=1e-8)
+    result, moved = bradley_terry(GAMES, TEAMS), bradley_terry(GAMES[np.ix_(order, order)], [TEAMS[i] for i in order])
+    assert moved.values == pytest.approx(result.values[order], abs=1e-8)
     twice = bradley_terry(2 * GAMES, TEAMS)
-    assert twice.values == pytest.approx(found.values, abs=1e-8)
-    assert twice.covariance == pytest.approx(found.covariance / 2)
+    assert twice.values == pytest.approx(result.values, abs=1e-8)
+    assert twice.covariance == pytest.approx(result.covariance / 2)
     assert bradley_terry(np.zeros((1, 1)), ["alone"]).values == pytest.approx([0])
 
 
 def test_extreme_records_have_a_maximum() -> None:
-    found = bradley_terry(np.array([[0, 10_000.0], [0.5, 0]]), ["a", "b"])
-    assert found.difference("a", "b").mean == pytest.approx(math.log(20_000), rel=1e-4)
+    result = bradley_terry(np.array([[0, 10_000.0], [0.5, 0]]), ["a", "b"])
+    assert result.difference("a", "b").mean == pytest.approx(math.log(20_000), rel=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -52,10 +52,10 @@ def test_the_variance_is_that_of_the_likeliest_shares_under_the_hypothesis(
 
     bounds = (max(0.0, -hypothesis) + 1e-12, (1 - hypothesis) / 2 - 1e-12)
     share = optimize.minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-10}).x
-    found = constrained_variance(
+    result = constrained_variance(
         np.array(hypothesis), np.array((gained - lost) / count), np.array((gained + lost) / count)
     )
-    assert float(found) == pytest.approx(2 * share + hypothesis - hypothesis**2, abs=2e-5)
+    assert float(result) == pytest.approx(2 * share + hypothesis - hypothesis**2, abs=2e-5)
 
 
 def test_ends_solve_the_score_equation_and_ties_alone_leave_room() -> None:
@@ -100,7 +100,7 @@ def test_exchanged_systems_mirror_the_interval_and_order_does_not_matter() -> No
 @pytest.mark.parametrize("samples", [1, 4])
 def test_coverage(samples: int) -> None:
     random = np.random.default_rng(1)
-    found = []
+    result = []
     for rate in (0.1, 0.5, 0.9):
         for prompts in (10, 50):
             rates = random.beta(rate, 1 - rate, (1500, prompts, 1))
@@ -108,6 +108,6 @@ def test_coverage(samples: int) -> None:
             pairs = ours.astype(float) - theirs
             sizes = np.full((1500, prompts), float(samples))
             low, high = paired_share_interval(pairs.sum(2), sizes, (pairs**2).sum(2))
-            found.append(np.mean((low <= -0.1 * rate) & (-0.1 * rate <= high)))
-    assert 0.94 < np.mean(found) < 0.985
-    assert min(found) > 0.92
+            result.append(np.mean((low <= -0.1 * rate) & (-0.1 * rate <= high)))
+    assert 0.94 < np.mean(result) < 0.985
+    assert min(result) > 0.92

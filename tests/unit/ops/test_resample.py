@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from rlhf.ops.resample import BootstrapMethod, bootstrap, bootstrap_difference, expanded, sign_flip_test
+from rlhf.ops.resample import BootstrapMethod, bootstrap, bootstrap_difference, expanded_alpha, sign_flip_test
 
 # Efron and Tibshirani 1993, table 14.1: the spatial test data, column A.
 SPATIAL = np.array(
@@ -34,35 +34,35 @@ def rows(values: np.ndarray, powers: int = 1) -> np.ndarray:
 )
 def test_intervals_are_those_of_a_published_example(method: BootstrapMethod, published: tuple[float, float]) -> None:
     # Efron and Tibshirani 1993, table 14.2: 90 % intervals of a variance of 171.5, from 2,000 resamples.
-    found = bootstrap(rows(SPATIAL, 2), variance, alpha=0.1, method=method, num_resamples=20_000)
-    assert found.figure == pytest.approx(171.5, abs=0.05)
-    assert (found.low, found.high) == pytest.approx(published, abs=5)
-    assert found.standard_error == pytest.approx(42, abs=1)
+    result = bootstrap(rows(SPATIAL, 2), variance, alpha=0.1, method=method, num_resamples=20_000)
+    assert result.figure == pytest.approx(171.5, abs=0.05)
+    assert (result.low, result.high) == pytest.approx(published, abs=5)
+    assert result.standard_error == pytest.approx(42, abs=1)
 
 
 def test_bca_agrees_with_scipy() -> None:
     values = np.random.default_rng(0).lognormal(size=40)
     expected = stats.bootstrap((values,), np.mean, n_resamples=20_000, rng=np.random.default_rng(1))
-    found = bootstrap(rows(values), mean, num_resamples=20_000)
+    result = bootstrap(rows(values), mean, num_resamples=20_000)
     interval = expected.confidence_interval
-    assert (found.low, found.high) == pytest.approx((interval.low, interval.high), rel=0.03)
-    assert found.standard_error == pytest.approx(expected.standard_error, rel=0.03)
+    assert (result.low, result.high) == pytest.approx((interval.low, interval.high), rel=0.03)
+    assert result.standard_error == pytest.approx(expected.standard_error, rel=0.03)
 
 
 def test_the_standard_error_of_a_mean_is_that_of_its_formula() -> None:
     values = np.random.default_rng(2).normal(size=300)
-    found = bootstrap(rows(values), mean, num_resamples=20_000)
-    assert found.standard_error == pytest.approx(values.std() / math.sqrt(300), rel=0.03)
+    result = bootstrap(rows(values), mean, num_resamples=20_000)
+    assert result.standard_error == pytest.approx(values.std() / math.sqrt(300), rel=0.03)
 
 
 def test_a_difference_resamples_the_same_clusters_of_both() -> None:
     random = np.random.default_rng(3)
     level = random.normal(scale=10, size=50)
     ours, theirs = level + random.normal(size=50), level + random.normal(size=50)
-    found = bootstrap_difference(rows(ours), rows(theirs), mean)
+    result = bootstrap_difference(rows(ours), rows(theirs), mean)
     alone = bootstrap(rows(ours - theirs), mean)
-    assert (found.low, found.high) == pytest.approx((alone.low, alone.high))
-    assert found.high - found.low < 1
+    assert (result.low, result.high) == pytest.approx((alone.low, alone.high))
+    assert result.high - result.low < 1
 
 
 def test_a_seed_gives_the_same_interval_and_copies_of_clusters_narrow_it() -> None:
@@ -78,16 +78,16 @@ def test_a_seed_gives_the_same_interval_and_copies_of_clusters_narrow_it() -> No
 def test_resamples_do_not_depend_on_the_size_of_chunks() -> None:
     # 30,000 clusters take several chunks of weights.
     sums = rows(np.random.default_rng(5).normal(size=30_000))
-    found = bootstrap(sums, mean, num_resamples=200)
-    assert found.standard_error == pytest.approx(1 / math.sqrt(30_000), rel=0.2)
+    result = bootstrap(sums, mean, num_resamples=200)
+    assert result.standard_error == pytest.approx(1 / math.sqrt(30_000), rel=0.2)
 
 
 @pytest.mark.parametrize("values", [np.array([3.0]), np.full(20, 3.0)])
 def test_what_clusters_do_not_show_has_no_interval(values: np.ndarray) -> None:
-    found = bootstrap(rows(values), mean)
-    assert found.figure == 3
-    assert math.isnan(found.low)
-    assert math.isnan(found.standard_error)
+    result = bootstrap(rows(values), mean)
+    assert result.figure == 3
+    assert math.isnan(result.low)
+    assert math.isnan(result.standard_error)
 
 
 def test_a_figure_that_most_resamples_lack_has_no_interval() -> None:
@@ -97,19 +97,19 @@ def test_a_figure_that_most_resamples_lack_has_no_interval() -> None:
     sums = np.zeros((20, 3))
     sums[:, 0] = 1
     sums[0] = (1, 5, 1)
-    found = bootstrap(sums, last)
-    assert found.figure == 5
-    assert math.isnan(found.low)
+    result = bootstrap(sums, last)
+    assert result.figure == 5
+    assert math.isnan(result.low)
 
 
 def test_expanded_percentiles_of_a_mean_are_as_wide_as_students_t() -> None:
     values = np.random.default_rng(6).normal(size=10)
-    found = bootstrap(
-        rows(values), mean, alpha=expanded(0.05, 10), method=BootstrapMethod.percentile, num_resamples=50_000
+    result = bootstrap(
+        rows(values), mean, alpha=expanded_alpha(0.05, 10), method=BootstrapMethod.percentile, num_resamples=50_000
     )
     low, high = stats.t.interval(0.95, 9, loc=values.mean(), scale=stats.sem(values))
-    assert found.high - found.low == pytest.approx(high - low, rel=0.05)
-    assert expanded(0.05, 10**6) == pytest.approx(0.05, rel=1e-3)
+    assert result.high - result.low == pytest.approx(high - low, rel=0.05)
+    assert expanded_alpha(0.05, 10**6) == pytest.approx(0.05, rel=1e-3)
 
 
 def test_sign_flips_are_fishers_test_of_darwins_plants() -> None:
@@ -121,8 +121,8 @@ def test_sign_flips_are_fishers_test_of_darwins_plants() -> None:
 def test_few_clusters_are_exact_and_agree_with_scipy() -> None:
     differences = DARWIN[:12]
     expected = stats.permutation_test((differences,), np.mean, permutation_type="samples", n_resamples=np.inf)
-    found = sign_flip_test(rows(differences), rows(np.zeros(12)), mean)
-    assert found == pytest.approx(expected.pvalue, abs=1e-12)
+    result = sign_flip_test(rows(differences), rows(np.zeros(12)), mean)
+    assert result == pytest.approx(expected.pvalue, abs=1e-12)
     assert sign_flip_test(rows(np.ones(8)), rows(np.zeros(8)), mean) == 2 / 2**8
 
 

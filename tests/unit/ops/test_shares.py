@@ -27,6 +27,6 @@ def test_intervals_agree_with_statsmodels(alpha: float) -> None:
     for interval, method in ((wilson_interval, "wilson"), (clopper_pearson_interval, "beta")):
         for count in (1, 2, 17, 400):
             successes = np.arange(count + 1)
-            found = interval(successes, np.full(count + 1, count), alpha)
+            result = interval(successes, np.full(count + 1, count), alpha)
             expected = [proportion_confint(each, count, alpha=alpha, method=method) for each in successes]
-            assert np.stack(found, axis=1) == pytest.approx(np.array(expected), abs=1e-12)
+            assert np.stack(result, axis=1) == pytest.approx(np.array(expected), abs=1e-12)
