@@ -68,7 +68,7 @@ class Measurement:
     larger_is_better: bool | None = True
     """`Metric.larger_is_better`."""
     has_zero: bool = True
-    """Whether 0 of the figure means none of what it measures, so that ratios have a meaning. False for the reward of a
+    """True if 0 of the figure means none of what it measures, so that ratios have a meaning. False for the reward of a
     Bradley-Terry model, which is known up to a constant."""
     version: str = ""
     """Version of the suite that gave the figure."""

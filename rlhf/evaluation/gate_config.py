@@ -37,7 +37,8 @@ class ConditionConfig:
     """Worsening from the baseline that must not be exceeded, in the figure's unit or, with `relative`, as a share of
     the baseline's figure. None: no such condition."""
     relative: bool = False
-    """Whether `improves_by` or `not_worse_than` is a share of the baseline's figure: 0.2 is 20 %."""
+    """Unit of `improves_by` and `not_worse_than`: true for a share of the baseline's figure, 0.2 being 20 %; false for
+    the figure's own."""
     decide_by: DecideBy | None = None
     """`interval` or `point`. None: the gate's `decide_by`."""
 
@@ -77,7 +78,7 @@ class ConditionConfig:
 
     @property
     def needs_baseline(self) -> bool:
-        """Whether the condition compares with a baseline."""
+        """True if the condition compares with a baseline."""
         return self.kind in ("improves_by", "not_worse_than")
 
 

@@ -18,7 +18,8 @@ from rlhf.ops.multiplicity import holm
 from rlhf.types import InputError
 
 EXIT_CODES = {State.passed: 0, State.failed: 10, State.undecided: 11}
-"""Exit code of a command by its gate's state. `command_line` has 2 for wrong input, 4 for a run that cannot continue."""
+"""Exit code of a command by its gate's state. `command_line` has 2 for wrong input and 4 for a run that cannot
+continue."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

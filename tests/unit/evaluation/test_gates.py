@@ -291,8 +291,7 @@ conditions:
   - {{figure: {NAME}/初中, at_least: 0.85}}
   - {{figure: reward/mean, improves_by: 0.2, relative: true, decide_by: interval}}
 """
-    merged = OmegaConf.merge(OmegaConf.structured(GateConfig), OmegaConf.create(text))
-    config = OmegaConf.to_object(merged)
+    config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(GateConfig), OmegaConf.create(text)))
     assert isinstance(config, GateConfig)
     first, second = config.conditions
     assert (config.decide_by, first.figure, first.kind, first.threshold) == (
