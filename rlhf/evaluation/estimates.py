@@ -16,7 +16,7 @@ from rlhf.evaluation.preference import points
 from rlhf.ops.intervals import Estimate, Z, agreeing, by_prompt, estimate_share, mean_interval, share_interval
 from rlhf.ops.multiplicity import minimum_detectable_effect
 from rlhf.ops.paired import mcnemar_mid_p, paired_share_interval
-from rlhf.ops.resample import bootstrap, bootstrap_difference, expanded, paired, sign_flip_test
+from rlhf.ops.resample import bootstrap, bootstrap_difference, expanded_alpha, side_by_side, sign_flip_test
 from rlhf.types import InputError
 
 NAN = float("nan")
@@ -91,7 +91,7 @@ def estimate(
     bounds, or of two values, has the interval of a share (`share_interval`), another mean that of Student's t and
     Hall's cubic (`mean_interval`), and any other metric BCa's by resampling clusters.
     """
-    statistics, places = counted(statistics, clusters)
+    statistics, places = counted_rows(statistics, clusters)
     figure = float(metric.figure(statistics.sum(0)))
     if not np.isfinite(statistics).all() or not np.isfinite(figure):
         return Estimate(mean=figure, low=NAN, high=NAN)
@@ -99,8 +99,8 @@ def estimate(
         low, high = mean_ends(metric, statistics[:, 1], places)
     else:
         sums = cluster_sums(statistics, places)
-        found = bootstrap(sums, metric.figure, alpha=expanded(0.05, len(sums)))
-        low, high = found.low, found.high
+        sampled = bootstrap(sums, metric.figure, alpha=expanded_alpha(0.05, len(sums)))
+        low, high = sampled.low, sampled.high
     bottom, top = metric.bounds or (-np.inf, np.inf)
     return Estimate(mean=figure, low=float(np.clip(low, bottom, top)), high=float(np.clip(high, bottom, top)))
 
@@ -122,7 +122,7 @@ def compare(
             f"the system has {len(ours)} answers and its baseline {len(theirs)}: evaluate both on the same items with "
             "the same number of samples"
         )
-    both, places = counted(np.concatenate([ours, theirs], axis=1), clusters, ours.shape[1])
+    both, places = counted_rows(np.concatenate([ours, theirs], axis=1), clusters, ours.shape[1])
     ours, theirs = both[:, : ours.shape[1]], both[:, ours.shape[1] :]
     sums = cluster_sums(ours, places), cluster_sums(theirs, places)
     own, other = (float(metric.figure(each.sum(0))) for each in (ours, theirs))
@@ -156,7 +156,7 @@ def detectable_of(ends: Ends, num_clusters: int) -> float:
     return minimum_detectable_effect(num_clusters, variance=num_clusters * error**2) if error >= 0 else NAN
 
 
-def counted(statistics: np.ndarray, clusters: np.ndarray, width: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def counted_rows(statistics: np.ndarray, clusters: np.ndarray, width: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Return the rows that count, for either system if the second's begin at column `width`, and their clusters as
     numbers from 0."""
     statistics = np.asarray(statistics, dtype=np.float64)
@@ -194,7 +194,7 @@ def mean_ends(metric: MeanMetric, values: np.ndarray, places: np.ndarray) -> End
 
 def pseudo_values(totals: np.ndarray, sizes: np.ndarray) -> np.ndarray:  # [K], [K] -> [K]
     """Return one value per cluster whose mean is the mean over answers and whose variance is that mean's by K
-    (linearisation of a ratio, Cochran 1977, section 6.3); for clusters of one size, their means."""
+    (linearisation of a ratio, Cochran 1977, chapter 6); for clusters of one size, their means."""
     mean = totals.sum() / sizes.sum()
     return mean + (totals - mean * sizes) / sizes.mean()
 
@@ -217,13 +217,13 @@ def pair_ends(metric: Metric, pairs: Pairs) -> Ends:
 
 
 def resampled_ends(metric: Metric, ours: np.ndarray, theirs: np.ndarray) -> Ends:
-    found = bootstrap_difference(ours, theirs, metric.figure, alpha=expanded(0.05, len(ours)))
-    return found.low, found.high
+    sampled = bootstrap_difference(ours, theirs, metric.figure, alpha=expanded_alpha(0.05, len(ours)))
+    return sampled.low, sampled.high
 
 
 def gain_ends(metric: Metric, ours: np.ndarray, theirs: np.ndarray) -> Ends:  # [K, D] each
     """Return the interval of the relative gain (ours - theirs) / |theirs|, with the baseline's own uncertainty."""
-    sums, width = paired(ours, theirs)
+    sums, width = side_by_side(ours, theirs)
 
     def gain(pair: np.ndarray) -> np.ndarray:
         baseline = metric.figure(pair[..., width:])
@@ -232,8 +232,8 @@ def gain_ends(metric: Metric, ours: np.ndarray, theirs: np.ndarray) -> Ends:  # 
         return np.where(known, ratio, np.nan)
 
     if not isinstance(metric, MeanMetric):
-        found = bootstrap(sums, gain, alpha=expanded(0.05, len(sums)))
-        return found.low, found.high
+        sampled = bootstrap(sums, gain, alpha=expanded_alpha(0.05, len(sums)))
+        return sampled.low, sampled.high
     own, (count, total) = ours[:, 1] / ours[:, 0].sum(), theirs.sum(0)
     if total == 0:
         return UNKNOWN

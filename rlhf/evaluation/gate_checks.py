@@ -1,4 +1,4 @@
-"""Inequalities of a gate's conditions, on the interval or the point of what was measured."""
+"""Inequalities of a gate's conditions, on the interval or the point of what was measurement."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Quantity(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
+class Measurement:
     """A figure of an evaluation, as a gate reads it."""
 
     estimate: Estimate | None = None
@@ -68,7 +68,7 @@ class Measured:
     larger_is_better: bool | None = True
     """`Metric.larger_is_better`."""
     has_zero: bool = True
-    """Whether 0 of the figure means none of what it measures, so that ratios have a meaning. False for the reward of a
+    """True if 0 of the figure means none of what it measures, so that ratios have a meaning. False for the reward of a
     Bradley-Terry model, which is known up to a constant."""
     version: str = ""
     """Version of the suite that gave the figure."""
@@ -118,52 +118,54 @@ def all_of(states: Sequence[State]) -> State:
     return State.passed
 
 
-def checks_of(condition: ConditionConfig, measured: Measured) -> tuple[tuple[Check, ...], tuple[Reason, ...]]:
+def checks_of(condition: ConditionConfig, measurement: Measurement) -> tuple[tuple[Check, ...], tuple[Reason, ...]]:
     """Return the inequalities of a condition and remarks on them; no inequality if the condition has no meaning."""
-    assert measured.estimate is not None
+    assert measurement.estimate is not None
     if not condition.needs_baseline:
         relation = "≥" if condition.kind == "at_least" else "≤"
-        return (one(Quantity.figure, measured.estimate, condition.threshold, relation),), ()
-    comparison = measured.comparison
+        return (figure_check(Quantity.figure, measurement.estimate, condition.threshold, relation),), ()
+    comparison = measurement.comparison
     assert comparison is not None
-    better = 1.0 if measured.larger_is_better else -1.0
+    better = 1.0 if measurement.larger_is_better else -1.0
     relation = ">" if condition.kind == "improves_by" else "≥"
     threshold = condition.threshold if condition.kind == "improves_by" else -condition.threshold
     if not condition.relative:
         tested = comparison.p_value if condition.kind == "improves_by" and threshold == 0 else None
-        return (directed(Quantity.difference, comparison.difference, threshold, relation, better, tested),), ()
-    if measured.has_zero:
-        return (directed(Quantity.gain, comparison.gain, threshold, relation, better),), ()
-    return translated(comparison, threshold, relation, better)
+        return (improvement_check(Quantity.difference, comparison.difference, threshold, relation, better, tested),), ()
+    if measurement.has_zero:
+        return (improvement_check(Quantity.gain, comparison.gain, threshold, relation, better),), ()
+    return translate(comparison, threshold, relation, better)
 
 
-def translated(
+def translate(
     comparison: Comparison, threshold: float, relation: str, better: float
 ) -> tuple[tuple[Check, ...], tuple[Reason, ...]]:
     """Translate a relative threshold r of a score without a zero: a win rate of (1 + r) / 2, at which wins exceed
     losses by r of the answers, and a difference of r standard deviations of the baseline's answers."""
     if comparison.win_rate is None or not comparison.deviation > 0 or not -1 < threshold < 1:
         return (), (Reason.no_zero,)
-    won = comparison.win_rate if better > 0 else scaled(comparison.win_rate, -1.0, 1.0)
-    deviations = scaled(comparison.difference, better / comparison.deviation)
+    won = comparison.win_rate if better > 0 else rescale(comparison.win_rate, -1.0, 1.0)
+    deviations = rescale(comparison.difference, better / comparison.deviation)
     return (
-        one(Quantity.win_rate, won, (1 + threshold) / 2, relation),
-        one(Quantity.deviations, deviations, threshold, relation),
+        figure_check(Quantity.win_rate, won, (1 + threshold) / 2, relation),
+        figure_check(Quantity.deviations, deviations, threshold, relation),
     ), (Reason.translated,)
 
 
-def one(quantity: Quantity, estimate: Estimate, threshold: float, relation: str, tested: float | None = None) -> Check:
+def figure_check(
+    quantity: Quantity, estimate: Estimate, threshold: float, relation: str, tested: float | None = None
+) -> Check:
     return Check(quantity=quantity, estimate=estimate, threshold=threshold, relation=relation, tested=tested)
 
 
-def directed(
+def improvement_check(
     quantity: Quantity, estimate: Estimate, threshold: float, relation: str, better: float, tested: float | None = None
 ) -> Check:
     """Return the inequality of an improvement, which is positive in the better direction."""
-    return one(quantity, scaled(estimate, better), threshold, relation, tested)
+    return figure_check(quantity, rescale(estimate, better), threshold, relation, tested)
 
 
-def scaled(estimate: Estimate, factor: float, offset: float = 0.0) -> Estimate:
+def rescale(estimate: Estimate, factor: float, offset: float = 0.0) -> Estimate:
     ends = sorted((offset + factor * estimate.low, offset + factor * estimate.high))
     return Estimate(mean=offset + factor * estimate.mean, low=ends[0], high=ends[1])
 

@@ -37,19 +37,18 @@ class ConditionConfig:
     """Worsening from the baseline that must not be exceeded, in the figure's unit or, with `relative`, as a share of
     the baseline's figure. None: no such condition."""
     relative: bool = False
-    """Whether `improves_by` or `not_worse_than` is a share of the baseline's figure: 0.2 is 20 %."""
+    """Unit of `improves_by` and `not_worse_than`: true for a share of the baseline's figure, 0.2 being 20 %; false for
+    the figure's own."""
     decide_by: DecideBy | None = None
     """`interval` or `point`. None: the gate's `decide_by`."""
 
     def __post_init__(self) -> None:
-        if self.figure == MISSING:
-            return
         parts = self.figure.split("/", 2)
         if len(parts) < 2 or not all(parts):
             raise InputError(f"gate: figure={self.figure!r}: write SUITE/METRIC or SUITE/METRIC/SLICE")
-        given = [kind for kind in KINDS if getattr(self, kind) is not None]
-        if len(given) != 1:
-            has = "has no threshold" if not given else f"has {' and '.join(given)}"
+        kinds = [kind for kind in KINDS if getattr(self, kind) is not None]
+        if len(kinds) != 1:
+            has = "has no threshold" if not kinds else f"has {' and '.join(kinds)}"
             raise InputError(
                 f"gate: the condition on {self.figure} {has}: set exactly one of {', '.join(KINDS)}, and write a "
                 "second condition for a second threshold"
@@ -79,7 +78,7 @@ class ConditionConfig:
 
     @property
     def needs_baseline(self) -> bool:
-        """Whether the condition compares with a baseline."""
+        """True if the condition compares with a baseline."""
         return self.kind in ("improves_by", "not_worse_than")
 
 

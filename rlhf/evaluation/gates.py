@@ -12,13 +12,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from rlhf.evaluation.gate_checks import Check, Measured, Missing, Reason, State, all_of, checks_of, p_value_of
+from rlhf.evaluation.gate_checks import Check, Measurement, Missing, Reason, State, all_of, checks_of, p_value_of
 from rlhf.evaluation.gate_config import ConditionConfig, DecideBy, GateConfig
 from rlhf.ops.multiplicity import holm
 from rlhf.types import InputError
 
-EXIT_CODES = {State.passed: 0, State.failed: 10, State.undecided: 11, State.awaiting: 11}
-"""Exit code of a command by its gate's verdict. 2 and 4 are those of wrong input and of a failed run."""
+EXIT_CODES = {State.passed: 0, State.failed: 10, State.undecided: 11}
+"""Exit code of a command by its gate's state. `command_line` has 2 for wrong input and 4 for a run that cannot
+continue."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +28,7 @@ class Verdict:
 
     condition: ConditionConfig
     state: State
-    measured: Measured
+    measurement: Measurement
     checks: tuple[Check, ...] = ()
     """Inequalities that decided, of which all must hold; empty if nothing could be compared."""
     reasons: tuple[Reason, ...] = ()
@@ -55,8 +56,8 @@ class GateResult:
         return EXIT_CODES[self.state]
 
 
-def decide(gate: GateConfig, figures: Mapping[str, Measured]) -> GateResult:
-    """Return the verdicts on all conditions; `figures` maps SUITE/METRIC and SUITE/METRIC/SLICE to what was measured.
+def decide(gate: GateConfig, figures: Mapping[str, Measurement]) -> GateResult:
+    """Return the verdicts on all conditions; `figures` maps SUITE/METRIC and SUITE/METRIC/SLICE to measurements.
 
     Raises InputError if a condition names a figure that `figures` lacks, compares with a baseline that was not
     evaluated or was evaluated on another version of the suite, or compares a figure without a better direction.
@@ -67,36 +68,36 @@ def decide(gate: GateConfig, figures: Mapping[str, Measured]) -> GateResult:
     return GateResult(verdicts=tuple(adjust(verdicts)))
 
 
-def check_figure(condition: ConditionConfig, figures: Mapping[str, Measured]) -> None:
+def check_figure(condition: ConditionConfig, figures: Mapping[str, Measurement]) -> None:
     name = condition.figure
     if name not in figures:
         raise InputError(f"gate: no suite gives the figure {name}: known are {', '.join(sorted(figures)) or 'none'}")
-    measured = figures[name]
-    if not condition.needs_baseline or measured.estimate is None:
+    measurement = figures[name]
+    if not condition.needs_baseline or measurement.estimate is None:
         return
-    if measured.comparison is None:
+    if measurement.comparison is None:
         raise InputError(f"gate: {condition.kind} of {name} compares with a baseline, and none was evaluated: give one")
-    if measured.baseline_version != measured.version:
+    if measurement.baseline_version != measurement.version:
         raise InputError(
-            f"gate: the baseline of {name} was evaluated on version {measured.baseline_version or 'unknown'} of the "
-            f"suite, and the model on {measured.version or 'unknown'}: evaluate the baseline again"
+            f"gate: the baseline of {name} was evaluated on version {measurement.baseline_version or 'unknown'} of the "
+            f"suite, and the model on {measurement.version or 'unknown'}: evaluate the baseline again"
         )
-    if measured.larger_is_better is None:
+    if measurement.larger_is_better is None:
         raise InputError(
             f"gate: {condition.kind} of {name}, of which neither direction is better: use at_least or at_most"
         )
 
 
-def verdict_on(condition: ConditionConfig, measured: Measured, decide_by: DecideBy) -> Verdict:
+def verdict_on(condition: ConditionConfig, measurement: Measurement, decide_by: DecideBy) -> Verdict:
     """Return the verdict on one condition, whose figure `check_figure` accepted."""
-    if measured.missing is Missing.ratings:
-        return Verdict(condition=condition, measured=measured, state=State.awaiting, reasons=(Reason.no_ratings,))
-    if measured.estimate is None:
-        reason = Reason.no_grades if measured.missing is Missing.grades else Reason.no_figure
-        return Verdict(condition=condition, measured=measured, state=State.undecided, reasons=(reason,))
-    checks, reasons = checks_of(condition, measured)
+    if measurement.missing is Missing.ratings:
+        return Verdict(condition=condition, measurement=measurement, state=State.awaiting, reasons=(Reason.no_ratings,))
+    if measurement.estimate is None:
+        reason = Reason.no_grades if measurement.missing is Missing.grades else Reason.no_figure
+        return Verdict(condition=condition, measurement=measurement, state=State.undecided, reasons=(reason,))
+    checks, reasons = checks_of(condition, measurement)
     if not checks:
-        return Verdict(condition=condition, measured=measured, state=State.undecided, reasons=reasons)
+        return Verdict(condition=condition, measurement=measurement, state=State.undecided, reasons=reasons)
     if any(np.isnan(check.estimate.mean) for check in checks):
         reasons += (Reason.no_figure,)
     elif decide_by is DecideBy.point:
@@ -104,7 +105,7 @@ def verdict_on(condition: ConditionConfig, measured: Measured, decide_by: Decide
     elif any(np.isnan(check.estimate.low) for check in checks):
         reasons += (Reason.no_interval,)
     state = all_of([check.state(decide_by) for check in checks])
-    return Verdict(condition=condition, measured=measured, state=state, checks=checks, reasons=reasons)
+    return Verdict(condition=condition, measurement=measurement, state=state, checks=checks, reasons=reasons)
 
 
 def adjust(verdicts: Sequence[Verdict]) -> list[Verdict]:

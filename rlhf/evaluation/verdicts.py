@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from rich.table import Table
 
+from rlhf.evaluation.estimates import PairedTest
 from rlhf.evaluation.gate_checks import Check, Quantity, Reason, State
 from rlhf.evaluation.gates import GateResult, Verdict
 from rlhf.evaluation.text import Language
@@ -28,12 +29,14 @@ class Words:
     quantities: dict[Quantity, str]
     thresholds: dict[str, str]
     """Texts by `ConditionConfig.kind`, with the value at `{}`."""
+    absolute: str
     relative: str
     translated: str
     interval: str
     no_interval: str
     effect: str
     p_value: str
+    tests: dict[PairedTest, str]
     adjusted: str
     detectable: str
     brackets: tuple[str, str]
@@ -70,12 +73,14 @@ WORDS = {
             "improves_by": "improves by more than {}",
             "not_worse_than": "worse by at most {}",
         },
+        absolute="{}",
         relative="{} of the baseline",
         translated="{}, translated: {}",
         interval="{} ({} to {})",
         no_interval="{} (no interval)",
         effect="{} baseline standard deviations",
         p_value="p = {}",
+        tests={test: str(test) for test in PairedTest},
         adjusted="p = {} after Holm",
         detectable="detectable from {}",
         brackets=(" (", ")"),
@@ -112,15 +117,17 @@ WORDS = {
         thresholds={
             "at_least": "≥ {}",
             "at_most": "≤ {}",
-            "improves_by": "提升超过 {}",
-            "not_worse_than": "变差不超过 {}",
+            "improves_by": "提升超过{}",
+            "not_worse_than": "变差不超过{}",
         },
+        absolute=" {}",
         relative="基线的 {}",
-        translated="{}，换算为 {}",
+        translated="{}，换算为：{}",
         interval="{}（{} 至 {}）",
         no_interval="{}（无区间）",
         effect="{} 个基线标准差",
         p_value="p = {}",
+        tests={PairedTest.mcnemar: "McNemar 中位 p 检验", PairedTest.sign_flip: "按簇符号翻转检验"},
         adjusted="Holm 校正后 p = {}",
         detectable="可检出的最小差异 {}",
         brackets=("（", "）"),
@@ -157,14 +164,15 @@ def overall(result: GateResult, language: Language) -> str:
 
 def rows(result: GateResult, words: Words) -> list[tuple[str, str, str, str]]:
     return [
-        (each.condition.figure, threshold(each, words), measured(each, words), conclusion(each, words))
+        (each.condition.figure, threshold_cell(each, words), measured_cell(each, words), verdict_cell(each, words))
         for each in result.verdicts
     ]
 
 
-def threshold(verdict: Verdict, words: Words) -> str:
+def threshold_cell(verdict: Verdict, words: Words) -> str:
     condition = verdict.condition
-    value = words.relative.format(percent(condition.threshold)) if condition.relative else number(condition.threshold)
+    form, amount = (percent, words.relative) if condition.relative else (number, words.absolute)
+    value = amount.format(form(condition.threshold)) if condition.needs_baseline else number(condition.threshold)
     text = words.thresholds[condition.kind].format(value)
     if Reason.translated not in verdict.reasons:
         return text
@@ -175,22 +183,24 @@ def threshold(verdict: Verdict, words: Words) -> str:
     return words.translated.format(text, words.comma.join(parts))
 
 
-def measured(verdict: Verdict, words: Words) -> str:
+def measured_cell(verdict: Verdict, words: Words) -> str:
     """Return the figure with its interval, then its improvement, its size in standard deviations, and the p-value."""
-    if verdict.measured.estimate is None:
+    if verdict.measurement.estimate is None:
         return ""
-    parts = [with_interval(verdict.measured.estimate, number, words)]
+    parts = [with_interval(verdict.measurement.estimate, number, words)]
     for check in verdict.checks:
         if check.quantity is not Quantity.figure:
             text = with_interval(check.estimate, form_of(check), words)
             parts.append(f"{words.quantities[check.quantity]}{text}")
-    comparison = verdict.measured.comparison
+    comparison = verdict.measurement.comparison
     if verdict.condition.needs_baseline and comparison is not None:
-        size = comparison.effect_size * (1 if verdict.measured.larger_is_better else -1)
+        size = comparison.effect_size * (1 if verdict.measurement.larger_is_better else -1)
         if not math.isnan(size) and Reason.translated not in verdict.reasons:
             parts.append(words.effect.format(f"{size + 0.0:+.2g}"))
         if not math.isnan(comparison.p_value):
-            parts.append(f"{words.p_value.format(f'{comparison.p_value:.2g}')}{words.comma}{comparison.test}")
+            parts.append(
+                f"{words.p_value.format(f'{comparison.p_value:.2g}')}{words.comma}{words.tests[comparison.test]}"
+            )
         if verdict.p_value is not None:
             parts.append(words.adjusted.format(f"{verdict.p_value:.2g}"))
         if verdict.state is State.undecided and not math.isnan(comparison.detectable):
@@ -198,7 +208,7 @@ def measured(verdict: Verdict, words: Words) -> str:
     return words.semicolon.join(parts)
 
 
-def conclusion(verdict: Verdict, words: Words) -> str:
+def verdict_cell(verdict: Verdict, words: Words) -> str:
     state = words.states[verdict.state]
     reasons = words.comma.join(words.reasons[reason] for reason in verdict.reasons)
     return f"{state}{words.brackets[0]}{reasons}{words.brackets[1]}" if reasons else state

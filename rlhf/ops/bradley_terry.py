@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -41,18 +42,18 @@ class Strengths:
     def strength(self, name: str) -> Estimate:
         """Return a system's strength with its 95 % interval."""
         i = self.names.index(name)
-        return normal_interval(self.values[i], self.covariance[i, i])
+        return normal_interval(float(self.values[i]), float(self.covariance[i, i]))
 
     def difference(self, name: str, other: str) -> Estimate:
         """Return the log odds that one system beats the other, with their 95 % interval."""
         i, j = self.names.index(name), self.names.index(other)
         variance = self.covariance[i, i] + self.covariance[j, j] - 2 * self.covariance[i, j]
-        return normal_interval(self.values[i] - self.values[j], variance)
+        return normal_interval(float(self.values[i] - self.values[j]), float(variance))
 
 
 def normal_interval(mean: float, variance: float) -> Estimate:
-    half = Z * float(np.sqrt(max(variance, 0.0)))
-    return Estimate(mean=float(mean), low=float(mean) - half, high=float(mean) + half)
+    half = Z * math.sqrt(max(variance, 0.0))
+    return Estimate(mean=mean, low=mean - half, high=mean + half)
 
 
 def elo(strength: Estimate) -> Estimate:
@@ -79,38 +80,31 @@ def bradley_terry(
     if num_groups > 1:
         raise SeparatedError([[names[i] for i in np.flatnonzero(labels == group)] for group in range(num_groups)])
     played = wins + wins.T
+    values = likeliest(wins, played) if num > 1 else np.zeros(1)
+    covariance = np.linalg.pinv(information(values, played), hermitian=True)
+    return Strengths(names=tuple(names), values=values, covariance=covariance)
 
-    def centred(free: np.ndarray) -> np.ndarray:
-        return np.append(free, -free.sum())
 
-    # The last strength follows from the others, whose derivatives are those by a basis of the constraint.
+def likeliest(wins: np.ndarray, played: np.ndarray) -> np.ndarray:  # [S, S], [S, S] -> [S]
+    """Return the strengths of greatest likelihood, by Newton's method in a trust region; S is at least 2."""
+    num, scale = len(wins), played.sum()
+    # The last strength follows from the others: their sum is 0.
     basis = np.vstack([np.eye(num - 1), -np.ones(num - 1)])
 
     def loss(free: np.ndarray) -> float:
-        values = centred(free)
-        return float((wins * np.logaddexp(0.0, values[None, :] - values[:, None])).sum())
+        values = basis @ free
+        return float((wins * np.logaddexp(0.0, values[None, :] - values[:, None])).sum() / scale)
 
     def gradient(free: np.ndarray) -> np.ndarray:
-        values = centred(free)
-        return basis.T @ (played * special.expit(values[:, None] - values[None, :]) - wins).sum(1)
+        values = basis @ free
+        return basis.T @ (played * special.expit(values[:, None] - values[None, :]) - wins).sum(1) / scale
 
     def curvature(free: np.ndarray) -> np.ndarray:
-        return basis.T @ information(centred(free), played) @ basis
+        return basis.T @ information(basis @ free, played) @ basis / scale
 
-    if num == 1:
-        return Strengths(names=tuple(names), values=np.zeros(1), covariance=np.zeros((1, 1)))
-    scale = played.sum()
-    found = optimize.minimize(
-        lambda free: loss(free) / scale,
-        np.zeros(num - 1),
-        jac=lambda free: gradient(free) / scale,
-        hess=lambda free: curvature(free) / scale,
-        method="trust-exact",
-        options={"gtol": 1e-10, "maxiter": 1000},
-    )
-    values = centred(found.x)
-    covariance = np.linalg.pinv(information(values, played), hermitian=True)
-    return Strengths(names=tuple(names), values=values, covariance=covariance)
+    start, options = np.zeros(num - 1), {"gtol": 1e-10, "maxiter": 1000}
+    optimum = optimize.minimize(loss, start, jac=gradient, hess=curvature, method="trust-exact", options=options)
+    return basis @ optimum.x
 
 
 def information(values: np.ndarray, played: np.ndarray) -> np.ndarray:  # [S], [S, S] -> [S, S]

@@ -20,7 +20,7 @@ def mcnemar_exact(
 ) -> np.ndarray:  # [...]
     """Return the two-sided p-value of McNemar's test, conditional on the number of discordant pairs: a sign test
     (McNemar 1947). It rejects equal systems less often than alpha; 1 without discordant pairs."""
-    least, total = discordant(gained, lost)
+    least, total = discordant_counts(gained, lost)
     return np.minimum(2 * special.bdtr(least, total, 0.5), 1.0)
 
 
@@ -29,13 +29,13 @@ def mcnemar_mid_p(
     lost: np.ndarray,  # [...] int
 ) -> np.ndarray:  # [...]
     """Return McNemar's p-value with half the probability of the observed split, which rejects equal systems close to
-    alpha and hardly ever more often (Fagerland, Lydersen and Laake 2013, eq. 3)."""
-    least, total = discordant(gained, lost)
+    alpha and hardly ever more often (Fagerland, Lydersen and Laake 2013)."""
+    least, total = discordant_counts(gained, lost)
     observed = special.bdtr(least, total, 0.5) - np.where(least > 0, special.bdtr(least - 1, total, 0.5), 0.0)
     return np.where(2 * least == total, 1.0, 2 * special.bdtr(least, total, 0.5) - observed)
 
 
-def discordant(gained: np.ndarray, lost: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def discordant_counts(gained: np.ndarray, lost: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     gained, lost = np.asarray(gained, dtype=np.int64), np.asarray(lost, dtype=np.int64)
     return np.minimum(gained, lost).astype(np.float64), gained + lost
 
@@ -46,7 +46,7 @@ def score_interval(
     count: np.ndarray,  # [...], number of independent pairs, not necessarily whole
     quantile: np.ndarray | float = Z,
 ) -> tuple[np.ndarray, np.ndarray]:  # [...] each
-    """Return the score interval of a difference of paired shares (Tango 1998, eq. 7 to 9).
+    """Return the score interval of a difference of paired shares (Tango 1998).
 
     It has a width even without discordant pairs. Differences other than -1, 0 and 1, as of graded answers, are taken
     for those of the three that have the same mean and the same mean square.
@@ -69,7 +69,7 @@ def constrained_variance(
     mean: np.ndarray,  # [...]
     square: np.ndarray,  # [...]
 ) -> np.ndarray:  # [...]
-    """Return the variance of one pair's difference at the likeliest shares under the hypothesis (Tango 1998, eq. 4)."""
+    """Return the variance of one pair's difference at the likeliest shares under the hypothesis (Tango 1998)."""
     linear = (2 - mean) * difference - square
     constant = -(square - mean) / 2 * difference * (1 - difference)
     lost = (np.sqrt(np.maximum(linear**2 - 8 * constant, 0.0)) - linear) / 4

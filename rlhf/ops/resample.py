@@ -52,7 +52,7 @@ def bootstrap(
     """Resample whole clusters and return the figure's interval at level 1 - alpha; K is at least 1.
 
     The interval is unknown with one cluster, if all resamples give the same figure, or if more than one in twenty has
-    none. With few clusters pass `expanded(alpha, K)`: percentiles alone are too narrow.
+    none. With few clusters pass `expanded_alpha(alpha, K)`: percentiles alone are too narrow.
     """
     sums = np.asarray(sums, dtype=np.float64)
     whole = float(figure(sums.sum(0)))
@@ -82,7 +82,7 @@ def bootstrap_difference(
     seed: int = 0,
 ) -> Bootstrap:
     """Return the interval of figure(ours) - figure(theirs); each resample holds the same clusters of both systems."""
-    sums, width = paired(ours, theirs)
+    sums, width = side_by_side(ours, theirs)
 
     def difference(pair: np.ndarray) -> np.ndarray:
         return figure(pair[..., :width]) - figure(pair[..., width:])
@@ -90,16 +90,16 @@ def bootstrap_difference(
     return bootstrap(sums, difference, alpha=alpha, method=method, num_resamples=num_resamples, seed=seed)
 
 
-def paired(ours: np.ndarray, theirs: np.ndarray) -> tuple[np.ndarray, int]:  # [K, D], [K, D] -> [K, 2 D], D
+def side_by_side(ours: np.ndarray, theirs: np.ndarray) -> tuple[np.ndarray, int]:  # [K, D], [K, D] -> [K, 2 D], D
     """Return the statistics of both systems side by side, and the number of columns of one."""
     ours, theirs = np.asarray(ours, dtype=np.float64), np.asarray(theirs, dtype=np.float64)
     assert ours.shape == theirs.shape
     return np.concatenate([ours, theirs], axis=1), ours.shape[1]
 
 
-def expanded(alpha: float, num_clusters: int) -> float:
+def expanded_alpha(alpha: float, num_clusters: int) -> float:
     """Return the smaller alpha at which percentiles of few clusters are as wide as Student's t (Hesterberg 2015,
-    "What Teachers Should Know About the Bootstrap", section 5.3)."""
+    "What Teachers Should Know About the Bootstrap")."""
     if num_clusters < 2:
         return alpha
     freedom = num_clusters - 1
@@ -124,8 +124,8 @@ def jackknife(sums: np.ndarray, figure: Figure) -> np.ndarray:  # [K, D] -> [K]
 
 
 def bca_levels(levels: np.ndarray, known: np.ndarray, whole: float, left_out: np.ndarray) -> np.ndarray:
-    """Return the levels [2] of the quantiles that BCa takes of the sorted figures (Efron and Tibshirani 1993, eq. 14.10
-    to 14.15). Ties count half in the bias, as figures of few clusters repeat."""
+    """Return the levels [2] of the quantiles that BCa takes of the sorted figures (Efron and Tibshirani 1993, section
+    14.3). Ties count half in the bias, as figures of few clusters repeat."""
     below = (np.searchsorted(known, whole, "left") + np.searchsorted(known, whole, "right")) / (2 * len(known))
     bias = special.ndtri(np.clip(below, 0.5 / len(known), 1 - 0.5 / len(known)))
     residuals = left_out[np.isfinite(left_out)]
@@ -153,7 +153,7 @@ def sign_flip_test(
     All 2^K exchanges are counted up to `MOST_EXACT`; above, `num_permutations` random ones with the observed one added,
     so that p is never 0 (Phipson and Smyth 2010). An exchange without a figure counts as extreme.
     """
-    pair, width = paired(ours, theirs)
+    pair, width = side_by_side(ours, theirs)
     total, half = pair.sum(0), (pair[:, :width] - pair[:, width:]) / 2
     middle = (total[:width] + total[width:]) / 2
     num_clusters = len(half)
