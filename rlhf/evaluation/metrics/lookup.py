@@ -30,6 +30,8 @@ METRICS: Mapping[str, str] = {
     "rouge_1": f"{_PLACE}.overlap:Rouge1",
     "rouge_2": f"{_PLACE}.overlap:Rouge2",
     "rouge_l": f"{_PLACE}.overlap:RougeL",
+    "instructions": f"{_PLACE}.instructions:InstructionAccuracy",
+    "instructions_per_prompt": f"{_PLACE}.instructions:PromptInstructionAccuracy",
     "perplexity": f"{_PLACE}.shape:Perplexity",
     "bits_per_byte": f"{_PLACE}.shape:BitsPerByte",
     "length": f"{_PLACE}.shape:Length",
