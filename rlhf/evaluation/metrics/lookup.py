@@ -32,6 +32,7 @@ METRICS: Mapping[str, str] = {
     "rouge_l": f"{_PLACE}.overlap:RougeL",
     "instructions": f"{_PLACE}.instructions:InstructionAccuracy",
     "instructions_per_prompt": f"{_PLACE}.instructions:PromptInstructionAccuracy",
+    "calls": f"{_PLACE}.calls:CallAccuracy",
     "perplexity": f"{_PLACE}.shape:Perplexity",
     "bits_per_byte": f"{_PLACE}.shape:BitsPerByte",
     "length": f"{_PLACE}.shape:Length",
