@@ -42,11 +42,11 @@ def test_an_answer_without_likelihoods_does_not_count(metric):
     items = [item(i, choices=CHOICES, right=(0,)) for i in range(2)]
     answers = [Answer(item="0", stop="timeout"), *likelihoods([-1, -50, -50])]
     assert figure(metric, items, answers) == pytest.approx(1, abs=1e-6)
-    with pytest.raises(InputError, match="suite.jsonl:1: .* has no choices"):
+    with pytest.raises(InputError, match=r"suite.jsonl:1: .* has no choices"):
         metric.values([item()], answers[:1])
-    with pytest.raises(InputError, match="suite.jsonl:1: .* marks no choice as right"):
+    with pytest.raises(InputError, match=r"suite.jsonl:1: .* marks no choice as right"):
         metric.values([item(choices=CHOICES)], likelihoods([-1, -1, -1]))
-    with pytest.raises(InputError, match="suite.jsonl:1: .* has 3 choices, and its right ones are 3"):
+    with pytest.raises(InputError, match=r"suite.jsonl:1: .* has 3 choices, and its right ones are 3"):
         metric.values([item(choices=CHOICES, right=(3,))], likelihoods([-1, -1, -1]))
 
 

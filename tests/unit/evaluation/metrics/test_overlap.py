@@ -19,7 +19,8 @@ CORPORA = {
     ),
     Language.zh: (
         ["今天天气很好，我们去公园吧。", "他喜欢 iPhone 手机", "不知道"],
-        [("今天天气真好，我们去公园玩。", "天气不错，去公园吧。"), ("他爱用iPhone手机。", "手机"), ("我也不知道", "谁知道")],
+        [("今天天气真好，我们去公园玩。", "天气不错，去公园吧。"),
+         ("他爱用iPhone手机。", "手机"), ("我也不知道", "谁知道")],
     ),
 }  # fmt: skip
 
@@ -89,5 +90,5 @@ def test_rouge_of_chinese_counts_characters():
 
 @pytest.mark.parametrize("metric", [Bleu(), ChrF(), Rouge2()])
 def test_an_item_without_references_is_refused(metric):
-    with pytest.raises(InputError, match="suite.jsonl:1: item '0' has no reference answer"):
+    with pytest.raises(InputError, match=r"suite.jsonl:1: item '0' has no reference answer"):
         metric.statistics([item()], texts("a"))

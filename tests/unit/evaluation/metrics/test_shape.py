@@ -34,7 +34,7 @@ def test_texts_are_weighted_by_their_tokens():
 def test_an_item_with_choices_has_the_likelihood_of_its_right_one():
     answers = [scored(0, (-5.0, 1), (-2.0, 1))]
     assert figure(Perplexity(), [item(choices=("a", "b"), right=(1,))], answers) == pytest.approx(math.exp(2))
-    with pytest.raises(InputError, match="suite.jsonl:1: item '0' has 2 choices and marks none"):
+    with pytest.raises(InputError, match=r"suite.jsonl:1: item '0' has 2 choices and marks none"):
         Perplexity().statistics([item(choices=("a", "b"))], answers)
 
 
