@@ -26,7 +26,7 @@ class Item:
     cluster: str = ""
     """Name shared by items that are not independent, such as the questions on one passage. Empty: `id`."""
     meta: Mapping[str, Any] = field(default_factory=dict)
-    """What a metric or a slice reads besides: a category, instructions to verify, function schemas, a context."""
+    """Further values that a metric or a slice reads, such as a category, function schemas or a context."""
     where: str = ""
     """Place of the row, as `file:line`."""
 

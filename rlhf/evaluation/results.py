@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from rlhf.evaluation.estimates import Comparison, compare, estimate
-from rlhf.evaluation.gate_checks import Measured
+from rlhf.evaluation.gate_checks import Measurement
 from rlhf.evaluation.items import Answer, Item
 from rlhf.evaluation.metrics.base import Metric
 from rlhf.evaluation.metrics.lookup import find_metric
@@ -32,15 +32,15 @@ class Figure:
     larger_is_better: bool | None
     num_items: int
     digest: str
-    """That of the suite."""
+    """`Suite.digest`, the version of what was asked."""
 
     @property
     def name(self) -> str:
         return "/".join(filter(None, (self.suite, self.metric, self.slice)))
 
-    def as_measured(self, baseline_digest: str | None) -> Measured:
+    def as_measurement(self, baseline_digest: str | None) -> Measurement:
         """Return the figure as a gate reads it."""
-        return Measured(
+        return Measurement(
             estimate=self.estimate,
             larger_is_better=self.larger_is_better,
             version=self.digest[:12],

@@ -26,7 +26,7 @@ class Form(StrEnum):
     """Ways in which a model answers."""
 
     generate = "generate"
-    """It writes a text."""
+    """A text is written."""
     likelihood = "likelihood"
     """The likelihood of each choice is measured."""
 
@@ -60,7 +60,7 @@ class SuiteConfig:
     chat: bool = True
     """Write prompts in the model's chat template. False: as plain text, for base models."""
     continuation: str = "{choice}"
-    """With `form=likelihood` the text whose likelihood is measured after the prompt: `{choice}` or `{letter}`."""
+    """Text whose likelihood is measured after the prompt with `form=likelihood`: `{choice}` or `{letter}`."""
     shots: int = 0
     """Number of worked examples before each question."""
     shots_path: str | None = None

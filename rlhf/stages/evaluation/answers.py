@@ -28,7 +28,7 @@ NUM_LINES = 10
 
 
 def ask_all(config: EvaluationConfig, suites: Sequence[Suite], root: Path) -> dict[str, list[Answer]]:
-    """Return the answers by suite. Nothing is started if all of them are there already."""
+    """Return the answers by suite. Nothing is started if all were given before."""
     whose = identity_of(config)
     files = {
         suite.name: AnswerFile(Path(config.answers), suite.name, {**whose, "suite": suite.digest, "seed": config.seed})

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from rlhf.config import as_plain
-from rlhf.evaluation.gate_checks import Measured
+from rlhf.evaluation.gate_checks import Measurement
 from rlhf.evaluation.gate_config import GateConfig
 from rlhf.evaluation.gates import GateResult, decide
 from rlhf.evaluation.results import Figure, figure_names, figures_of, metrics_of
@@ -83,9 +83,9 @@ def check_gate(gate: GateConfig, names: Sequence[str], baseline: Baseline | None
             )
 
 
-def measured_by_name(figures: Sequence[Figure], baseline: Baseline | None) -> Mapping[str, Measured]:
+def measured_by_name(figures: Sequence[Figure], baseline: Baseline | None) -> Mapping[str, Measurement]:
     digests = baseline.digests if baseline else {}
-    return {figure.name: figure.as_measured(digests.get(figure.suite)) for figure in figures}
+    return {figure.name: figure.as_measurement(digests.get(figure.suite)) for figure in figures}
 
 
 def show_first_items(suites: Sequence[Suite]) -> None:
