@@ -24,7 +24,7 @@ export RAY_USAGE_STATS_ENABLED ?= 0
 export VLLM_NO_USAGE_STATS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart pipeline serve loop test test-unit lint install lock install-gpu gpu-check gpu-first-hour lock-gpu docs lock-docs
+.PHONY: help quickstart pipeline serve loop evaluate test test-unit lint install lock install-gpu gpu-check gpu-first-hour lock-gpu docs lock-docs
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -43,6 +43,14 @@ outputs/quickstart/grpo/model/config.json: | install
 
 loop: install  ## serve, gather feedback, DPO, release: twice round on a tiny model; ARGS="..." is passed on
 	.venv/bin/python launch/pipeline.py pipeline=loop $(ARGS)
+
+EVALUATE = .venv/bin/python launch/evaluate.py experiment=quickstart_evaluate
+GATE = gate.conditions=[{figure: quickstart/exact_match, improves_by: 0.1}]
+
+evaluate: install outputs/quickstart/grpo/model/config.json  ## the quickstart's model against its base, with verdicts, in English and Chinese
+	$(EVALUATE) model=outputs/quickstart/base/model output=outputs/evaluate/base
+	$(EVALUATE) baseline=outputs/evaluate/base output=outputs/evaluate/grpo '$(GATE)'
+	$(EVALUATE) baseline=outputs/evaluate/base output=outputs/evaluate/grpo_zh '$(GATE)' language=zh
 
 test: lint test-unit  ## lint and every tier of tests; those that need a GPU skip themselves
 	.venv/bin/pytest -n 2 --no-loadscope-reorder tests --ignore=tests/unit --ignore=tests/architecture
