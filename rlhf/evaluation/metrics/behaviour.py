@@ -148,7 +148,7 @@ class Groundedness(MeanMetric):
     language: Language = Language.en
     """Units of content."""
     numbers_only: bool = False
-    """Whether only numbers count, which are rarely paraphrased."""
+    """True: only numbers count, which are rarely paraphrased."""
 
     def values(self, items: Sequence[Item], answers: Sequence[Answer]) -> np.ndarray:
         return np.array([self._share(*pair) for pair in zip(items, answers, strict=True)])
