@@ -16,7 +16,7 @@ SINGLE = ("algorithm.group_size=1",)
 VARIANTS = {
     "grpo": (),
     "dr_grpo": ("algorithm=dr_grpo",),
-    "dapo": ("algorithm=dapo", "algorithm.clip_high=0.28"),
+    "dapo": ("algorithm=dapo", "algorithm.clip_high=0.28", "stream.max_replaced_per_step=8192"),
     "gspo": ("algorithm=gspo", "algorithm.clip_high=4e-4"),
     "cispo": ("algorithm=cispo", "algorithm.clip_high=4"),
     "rloo": ("algorithm=rloo",),

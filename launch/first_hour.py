@@ -68,7 +68,7 @@ class Rung:
     start: str
     """Folder or Hub id of the model that it starts from."""
     ask: Sequence[str]
-    """Overrides of `launch/evaluate.py` for the held-out prompts."""
+    """Overrides of `launch/measure.py` for the held-out prompts."""
 
 
 @dataclass(slots=True)
@@ -97,7 +97,7 @@ class Ladder:
         key = f"{model} {rung.ask}"
         if key not in self.success:
             log = f"{rung.name}-{'before' if model == rung.start else 'after'}"
-            error = self.call("evaluate.py", [*rung.ask, f"model={model}", "output=unused"], log)
+            error = self.call("measure.py", [*rung.ask, f"model={model}", "output=unused"], log)
             found = re.search(r"^success=(.+)$", (self.root / f"{log}.log").read_text(encoding="utf-8"), re.MULTILINE)
             self.success[key] = found.group(1) if found else f"failed: {error}"
         return self.success[key]

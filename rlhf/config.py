@@ -24,6 +24,8 @@ from rlhf.data.prompts import NO_PATH, PromptDataConfig, PromptSetConfig
 from rlhf.data.steps import StepDataConfig
 from rlhf.data.supervised import SupervisedDataConfig
 from rlhf.data.text import TextDataConfig
+from rlhf.evaluation.suite import SuiteConfig
+from rlhf.evaluation_config import EvaluationConfig
 from rlhf.key_names import unknown_key, unknown_keys
 from rlhf.lookup import spec_of
 from rlhf.models.lora import LoRAConfig
@@ -187,6 +189,7 @@ def register() -> None:
     add_schema("reward_model_schema", RewardModelRunConfig)
     add_schema("preference_schema", PreferenceRunConfig)
     add_schema("compare_schema", CompareConfig)
+    add_schema("evaluate_schema", EvaluationConfig, SuiteConfig)
     for name, algorithm in ALGORITHMS.items():
         store.store(group="algorithm", name=name, node=algorithm)
     for name, data in DATA.items():

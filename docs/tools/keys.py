@@ -11,6 +11,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from rlhf.config import ALGORITHMS, DATA, CompareConfig, OnlineConfig
+from rlhf.evaluation_config import EvaluationConfig
 from rlhf.help.fields import Key, keys_of
 from rlhf.offline_config import PreferenceRunConfig, RewardModelRunConfig, SFTRunConfig
 from rlhf.pipelines.config import FunctionConfig, PipelineConfig
@@ -27,6 +28,7 @@ SCHEMAS: dict[str, tuple[str, type[Any]]] = {
     "reward_model": ("launch/reward_model.py", RewardModelRunConfig),
     "preference": ("launch/dpo.py", PreferenceRunConfig),
     "compare": ("launch/compare.py", CompareConfig),
+    "evaluate": ("launch/evaluate.py", EvaluationConfig),
     "pipeline": ("launch/pipeline.py", PipelineConfig),
     "function": ("launch/pipeline.py, a stage of kind function", FunctionConfig),
     "sweep": ("launch/sweep.py", SweepRunConfig),

@@ -26,7 +26,7 @@ class Item:
     cluster: str = ""
     """Name shared by items that are not independent, such as the questions on one passage. Empty: `id`."""
     meta: Mapping[str, Any] = field(default_factory=dict)
-    """What a metric or a slice reads besides: a category, instructions to verify, function schemas, a context."""
+    """Further values that a metric or a slice reads, such as a category, function schemas or a context."""
     where: str = ""
     """Place of the row, as `file:line`."""
 
@@ -38,8 +38,6 @@ class ChoiceLogprob:
     logprob: float
     """Sum over its tokens, in nats."""
     num_tokens: int
-    greedy: bool
-    """Whether each of its tokens is the likeliest."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,3 +53,20 @@ class Answer:
     """Reason for the end of the text: `stop`, `length`, or a failure's kind."""
     num_tokens: int = 0
     choices: tuple[ChoiceLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """One row of a benchmark before it is written as a prompt."""
+
+    id: str
+    fields: Mapping[str, str]
+    """Texts that the suite's template may name, such as `question` and `context`."""
+    references: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()
+    right: tuple[int, ...] = ()
+    cluster: str = ""
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    messages: tuple[Message, ...] = ()
+    """A dialogue that the row itself has, which takes the template's place."""
+    where: str = ""

@@ -9,7 +9,7 @@ import numpy as np
 from scipy import stats
 
 from rlhf.evaluation.preference import points
-from rlhf.ops.intervals import estimate_share
+from rlhf.ops.intervals import agreeing, estimate_share
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,17 +34,9 @@ def win_rate(ours: Sequence[float], theirs: Sequence[float]) -> WinRate:
     p_value = float(stats.binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
     return WinRate(
         rate=found.mean,
-        interval=agreeing((found.low, found.high), p_value, wins - losses),
+        interval=agreeing((found.low, found.high), p_value, wins - losses, null=0.5),
         p_value=p_value,
         num_wins=wins,
         num_ties=ties,
         num_losses=losses,
     )
-
-
-def agreeing(interval: tuple[float, float], p_value: float, lead: int) -> tuple[float, float]:
-    """Move an end that contradicts the sign test at 0.05 to one half, so that interval and p-value agree."""
-    low, high = interval
-    if p_value >= 0.05:
-        return min(low, 0.5), max(high, 0.5)
-    return (max(low, 0.5), high) if lead > 0 else (low, min(high, 0.5))

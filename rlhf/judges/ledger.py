@@ -1,4 +1,4 @@
-"""Account of a judge's cost, with a budget that concurrent requests cannot exceed."""
+"""Account of an endpoint's cost, with a budget that concurrent requests cannot exceed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,9 @@ class Ledger:
     max_cost: float | None
     max_requests: int | None
     key: str
-    """Key of the judge in the configuration, for messages."""
+    """Key of the endpoint in the configuration, for messages."""
+    subject: str = "judge"
+    """The endpoint in a sentence."""
     file: Path | None = None
     """File of the changes, as JSON lines. None: the account is kept in memory."""
     cost: float = field(default=0.0, init=False)
@@ -74,13 +76,13 @@ class Ledger:
         """Return why the budget does not allow another request, as a sentence; None if it does."""
         if self.max_requests is not None and self.requests >= self.max_requests:
             return (
-                f"{self.key}.max_requests={self.max_requests}: the judge's budget is used up after {self.requests} "
-                "requests; raise it, and resume the run"
+                f"{self.key}.max_requests={self.max_requests}: the {self.subject}'s budget is used up after "
+                f"{self.requests} requests; raise it, and resume the run"
             )
         if self.max_cost is not None and self.cost + largest_cost > self.max_cost:
             return (
-                f"{self.key}.max_cost={self.max_cost:g}: the judge has cost {self.cost:.6g}, and the next request may "
-                f"cost {largest_cost:.6g}; raise it, and resume the run"
+                f"{self.key}.max_cost={self.max_cost:g}: the {self.subject} has cost {self.cost:.6g}, and the next "
+                f"request may cost {largest_cost:.6g}; raise it, and resume the run"
             )
         return None
 

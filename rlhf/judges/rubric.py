@@ -12,7 +12,7 @@ import xxhash
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rlhf.causes import first_words
-from rlhf.judges.client import JudgeClient
+from rlhf.judges.client import PATH, JudgeClient
 from rlhf.judges.config import JudgeConfig
 from rlhf.types import Failure, Message
 
@@ -59,7 +59,7 @@ class RubricJudge:
         if rating is None:
             self.client.counts["failures"] += 1
             problem = f"wrote {first_words(reply)}: it must be {words_of(self.config)}, and nothing else"
-            return Failure(kind="reward_invalid", message=f"judge {self.client.url} {problem}")
+            return self.client.failure(PATH, "invalid", problem)
         return (rating - self.config.lowest) / (self.config.highest - self.config.lowest)
 
 

@@ -96,7 +96,8 @@ def share_interval(
     count = sizes.sum(-1)
     mean = totals.sum(-1) / count
     variance = np.maximum(squares.sum(-1) / count - mean**2, 0.0)
-    effective = effective_samples(totals, sizes, mean, variance)
+    informative = np.minimum((totals > 0).sum(-1), (totals < sizes).sum(-1))
+    effective = effective_samples(totals, sizes, mean, variance, informative=informative)
     weight = effective + 2 * PSEUDO
     centre = (effective * mean + PSEUDO) / weight
     spread = (effective * (variance + (mean - centre) ** 2) + PSEUDO * (centre**2 + (1 - centre) ** 2)) / weight
@@ -109,12 +110,15 @@ def effective_samples(
     sizes: np.ndarray,  # [..., K]
     mean: np.ndarray,  # [...]
     variance: np.ndarray,  # [...], of single values
+    *,
+    informative: np.ndarray,  # [...] int, prompts whose samples show how alike samples of one prompt are
 ) -> np.ndarray:  # [...]
     """Return the effective number of independent samples, n / (1 + (m - 1) rho) (Kish 1965, section 5.4).
 
-    rho, the correlation within prompts, is estimated from the variance between them. If only J prompts have a sample of
-    the rarer outcome, rho moves (PRIOR / (PRIOR + J))^2 of the way towards 1: three right samples of three prompts do
-    not show that right samples come singly. At J = 0, all right or all wrong, prompts count instead of samples.
+    rho, the correlation within prompts, is estimated from the variance between them. If only J prompts are informative,
+    such as those with a sample of the rarer outcome, rho moves (PRIOR / (PRIOR + J))^2 of the way towards 1: three
+    right samples of three prompts do not show that right samples come singly. At J = 0, all right or all wrong, prompts
+    count instead of samples.
     """
     count, num_prompts = sizes.sum(-1), sizes.shape[-1]
     per_prompt = (sizes**2).sum(-1) / count
@@ -124,7 +128,6 @@ def effective_samples(
     effect = between * count / np.where(known, variance, 1.0)
     rho = np.clip((effect - 1) / np.where(known, per_prompt - 1, 1.0), -1 / per_prompt, 1.0)
     rho = np.where(known, rho, 1.0)
-    informative = np.minimum((totals > 0).sum(-1), (totals < sizes).sum(-1))
     rho = rho + (1 - rho) * (PRIOR / (PRIOR + informative)) ** 2
     return count / (1 + (per_prompt - 1) * rho)
 
@@ -156,3 +159,17 @@ def mean_interval(
         for end in (quantile, -quantile)
     ]
     return np.minimum(low, ends[0]), np.maximum(high, ends[1])
+
+
+def agreeing(
+    interval: tuple[float, float],
+    p_value: float,
+    lead: float,
+    null: float,
+) -> tuple[float, float]:
+    """Move an end that contradicts a test at 0.05 to the null hypothesis `null`, so that interval and p-value agree;
+    `lead` has the sign of the estimate minus `null`."""
+    low, high = interval
+    if p_value >= 0.05:
+        return min(low, null), max(high, null)
+    return (max(low, null), high) if lead > 0 else (low, min(high, null))

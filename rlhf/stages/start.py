@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from rlhf.actors.node_checks import check_nodes
 from rlhf.config import OnlineConfig, as_read
+from rlhf.evaluation_config import EvaluationConfig
 from rlhf.offline_config import RunConfig
 from rlhf.stages.inputs import model_folders
 from rlhf.stages.snapshots import with_snapshots
@@ -28,5 +29,7 @@ def check_machines(config: RunConfig, root: Path | None) -> None:
 
     `root` is the run's folder; None if the run writes nothing.
     """
-    engine_share = config.sampler.accelerator_memory_fraction if isinstance(config, OnlineConfig) else None
+    engine_share = (
+        config.sampler.accelerator_memory_fraction if isinstance(config, OnlineConfig | EvaluationConfig) else None
+    )
     check_nodes(root, config.preflight, engine_share, model_folders(as_read(config)))

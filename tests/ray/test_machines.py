@@ -7,7 +7,7 @@ import pytest
 
 from rlhf.config import OnlineConfig, SFTRunConfig, compose
 from rlhf.stages.offline import sft
-from rlhf.stages.online import evaluate
+from rlhf.stages.online import measure
 from rlhf.stages.online import run as online
 from rlhf.types import RunError
 
@@ -20,11 +20,11 @@ ONLINE = [*SMALL, "algorithm=grpo", "sampling.max_tokens=4", "stream.prompts_per
 @pytest.mark.parametrize(
     ("run", "name", "schema", "overrides"),
     [
-        (evaluate.run, "online", OnlineConfig, ONLINE),
+        (measure.run, "online", OnlineConfig, ONLINE),
         (online.run, "online", OnlineConfig, ONLINE),
         (sft.run, "sft", SFTRunConfig, [*SMALL, "data.response_key=answer"]),
     ],
-    ids=["evaluate", "online", "sft"],
+    ids=["measure", "online", "sft"],
 )
 def test_a_machine_that_cannot_work_ends_the_command(cluster, models, tmp_path, run, name, schema, overrides):
     rows, output = tmp_path / "rows.jsonl", tmp_path / "run"
@@ -34,5 +34,5 @@ def test_a_machine_that_cannot_work_ends_the_command(cluster, models, tmp_path, 
     with pytest.raises(RunError, match=r"^preflight: node .* of /dev/shm, less than preflight\.min_shm_bytes=1000000"):
         run(config)
     # An evaluation writes nothing.
-    assert output.exists() is (run is not evaluate.run)
+    assert output.exists() is (run is not measure.run)
     assert not list(tmp_path.rglob(".tmp-*"))

@@ -43,7 +43,7 @@ class BertScore(MeanMetric):
     part: Part = Part.f1
     """Figure: `precision`, `recall` or `f1`."""
     idf: bool = False
-    """True: tokens are weighted by how few of the references of a call's items have them."""
+    """True: tokens are weighted by how few of the references have them. The weights are those of one call's items."""
     batch_size: int = 32
     """Pairs of texts in a forward pass."""
     device: str = "cpu"

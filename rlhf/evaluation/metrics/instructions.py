@@ -29,7 +29,8 @@ class InstructionAccuracy(Metric):
     language: Language = Language.en
     """Language of the suite: in `zh` words are characters, and full-width punctuation counts."""
     loose: bool = False
-    """True: an instruction also counts if the answer follows it without its first line, its last one, or asterisks."""
+    """True: an instruction also counts if the answer follows it without its first line, its last one, or asterisks.
+    """
 
     def statistics(self, items: Sequence[Item], answers: Sequence[Answer]) -> np.ndarray:
         rows = np.ones((len(items), 3))

@@ -82,8 +82,8 @@ def conclude(job: Job, before: Success, after: Success, folder: RunFolder, num_s
     else:
         CONSOLE.print("continue: the same command with a larger train.num_steps", soft_wrap=True)
     CONSOLE.print(f"chat: python launch/chat.py {folder.model}", soft_wrap=True)
-    command = how_to_evaluate(config, folder.model, is_dated=is_dated(config.reward, job.tokenizer))
-    CONSOLE.print(f"evaluate: {command}", soft_wrap=True, markup=False, emoji=False)
+    command = how_to_measure(config, folder.model, is_dated=is_dated(config.reward, job.tokenizer))
+    CONSOLE.print(f"measure: {command}", soft_wrap=True, markup=False, emoji=False)
     CONSOLE.print(f"success is measured on {measured_on(job)}", soft_wrap=True)
     CONSOLE.print(f"steps={num_steps} success_before={before.rate:.3f} success_after={after.rate:.3f}", soft_wrap=True)
 
@@ -102,7 +102,7 @@ def is_dated(reward: RewardConfig, tokenizer: PreTrainedTokenizerBase) -> bool:
     return any(map(writes_date, [tokenizer, *map(load_tokenizer, judges)]))
 
 
-def how_to_evaluate(config: OnlineConfig, model: Path, *, is_dated: bool) -> str:
+def how_to_measure(config: OnlineConfig, model: Path, *, is_dated: bool) -> str:
     """Return the shell command that measures a model of this run as the run did, with the date if a template writes
     it."""
     # Model and output are set below; any algorithm is suitable, since nothing is learnt.
@@ -120,4 +120,4 @@ def how_to_evaluate(config: OnlineConfig, model: Path, *, is_dated: bool) -> str
     if config.data.sets:
         # An entry of a dict of keys comes as a whole.
         words.append(f"++data.sets={shown(as_plain(config)['data']['sets'])}")
-    return shlex.join(["python", "launch/evaluate.py", *words])
+    return shlex.join(["python", "launch/measure.py", *words])

@@ -209,7 +209,7 @@ async def test_a_reply_that_breaks_off_is_charged_at_most(server: Server):
 
 
 async def test_a_reply_without_end_does_not_fill_the_memory(server: Server, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("rlhf.judges.client.LARGEST_REPLY", 1000)
+    monkeypatch.setattr("rlhf.judges.endpoint.LARGEST_REPLY", 1000)
     server.reply = lambda number, body: Reply(200, " " * 10_000_000)
     (failure,), client, _ = await ask(config(server.url))
     assert failure.kind == "reward_invalid"

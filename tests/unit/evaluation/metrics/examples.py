@@ -21,7 +21,7 @@ def texts(*written: str) -> list[Answer]:
 
 
 def choice(logprob: float, num_tokens: int = 3) -> ChoiceLogprob:
-    return ChoiceLogprob(logprob=logprob, num_tokens=num_tokens, greedy=False)
+    return ChoiceLogprob(logprob=logprob, num_tokens=num_tokens)
 
 
 def likelihoods(*rows: Sequence[float]) -> list[Answer]:

@@ -11,7 +11,7 @@ import pytest
 from rlhf.config import OnlineConfig, as_plain, compose
 from rlhf.models.tokenizer import load_tokenizer
 from rlhf.rewards.base import ModelInput, RewardConfig
-from rlhf.stages.online.conclude import DURING_TRAINING, how_to_evaluate, is_dated, measured_on, success_of_best
+from rlhf.stages.online.conclude import DURING_TRAINING, how_to_measure, is_dated, measured_on, success_of_best
 from rlhf.stages.online.job import prepare
 from rlhf.stages.template_date import with_template_date
 from rlhf.train.run_folder import RunFolder
@@ -53,8 +53,8 @@ ODD = ["data.path=数据/a b.jsonl", "data.template=Solve: {prompt}\n(it's \"eas
 def test_it_composes_to_what_the_run_read(overrides, tmp_path):
     config = with_template_date(compose(CONF, "online", [f"output={tmp_path / 'run'}", *overrides], OnlineConfig))
     model = tmp_path / "a run" / "model"
-    words = shlex.split(how_to_evaluate(config, model, is_dated=True))
-    assert words[:2] == ["python", "launch/evaluate.py"]
+    words = shlex.split(how_to_measure(config, model, is_dated=True))
+    assert words[:2] == ["python", "launch/measure.py"]
     again = compose(CONF, "online", words[2:], OnlineConfig)
     assert (again.model, again.output) == (str(model), "unused")
     before, now = as_plain(config), as_plain(again)
@@ -71,7 +71,7 @@ def test_options_of_a_file_s_reward_are_words_of_a_command_line():
     reward = ["reward.functions=[my rewards.py:close]", "output=o", "model=M", "data.path=d"]
     config = compose(CONF, "online", reward, OnlineConfig)
     config.reward.options = options
-    words = shlex.split(how_to_evaluate(config, Path("model"), is_dated=False))
+    words = shlex.split(how_to_measure(config, Path("model"), is_dated=False))
     assert "++reward.options.close.by=2" in words
     assert compose(CONF, "online", words[2:], OnlineConfig).reward.options == {"close": {"by": 2}}
 
@@ -79,7 +79,7 @@ def test_options_of_a_file_s_reward_are_words_of_a_command_line():
 def test_the_date_is_a_word_only_if_a_chat_template_writes_it(models, tmp_path):
     config = compose(CONF, "online", ["output=o", "model=M", "data.path=d", "template_date=2026-11-29"], OnlineConfig)
     for shown in (True, False):
-        assert ("template_date=" in how_to_evaluate(config, Path("m"), is_dated=shown)) is shown
+        assert ("template_date=" in how_to_measure(config, Path("m"), is_dated=shown)) is shown
     plain, dated = SimpleNamespace(chat_template="{{ messages }}"), SimpleNamespace(chat_template=DATED)
     several = SimpleNamespace(chat_template={"default": "{{ messages }}", "tool_use": DATED})
     bare = SimpleNamespace(chat_template=None)

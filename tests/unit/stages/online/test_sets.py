@@ -9,7 +9,7 @@ import pytest
 from rlhf.config import OnlineConfig, as_plain, as_read, compose
 from rlhf.data.order import PromptOrder
 from rlhf.stages.inputs import files_of, paths_of
-from rlhf.stages.online.conclude import how_to_evaluate
+from rlhf.stages.online.conclude import how_to_measure
 from rlhf.stages.online.job import Job, prepare
 from rlhf.train.measure import figure_names
 from rlhf.train.run_folder import replace_key
@@ -52,7 +52,7 @@ def test_the_printed_command_evaluates_the_same_sets(job):
     constraint = "+reward.constraints={exact: {at_most: 0.9}}"
     config = job(SETS, constraint, "reward.shaping.normalise=true", "+data.sets.plus.reward={exact: 2.0}").config
     config.data.sets["minus"].reward = {"mine.py:short": 1.0}  # checked before
-    _, _, *words = shlex.split(how_to_evaluate(config, Path(config.model), is_dated=False))
+    _, _, *words = shlex.split(how_to_measure(config, Path(config.model), is_dated=False))
     composed = compose(CONF, "online", words, OnlineConfig)
     assert composed.data == config.data
     assert not composed.reward.constraints, "an evaluation has no use for it"

@@ -8,7 +8,7 @@ import pytest
 
 from rlhf.config import OnlineConfig, as_read, compose
 from rlhf.stages.inputs import files_of
-from rlhf.stages.online.conclude import how_to_evaluate
+from rlhf.stages.online.conclude import how_to_measure
 from rlhf.stages.online.results import digests_of
 from rlhf.stages.online.texts import say_unmeasured, text_panels
 from rlhf.train.artifact import committing
@@ -112,7 +112,7 @@ def test_commands_with_engines_alone_say_that_they_leave_texts_out(job, files, c
     config = job(f"+validation.texts.x={files['rows.jsonl']}", "validation.text_tokens=9").config
     say_unmeasured(config)
     assert "validation.texts (x): not measured here" in capsys.readouterr().out
-    _, _, *words = shlex.split(how_to_evaluate(config, Path(config.model), is_dated=False))
+    _, _, *words = shlex.split(how_to_measure(config, Path(config.model), is_dated=False))
     assert not any("validation.text" in word for word in words)
     say_unmeasured(compose(CONF, "online", [*words, "sampler.context_tokens=64"], OnlineConfig))
     assert not capsys.readouterr().out
