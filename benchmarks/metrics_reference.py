@@ -247,7 +247,7 @@ def calls(_: Path) -> Iterator[Row]:
             written = [
                 (next(iter(call)).replace(".", "_"), changed(next(iter(call.values())), source)) for call in truth
             ]
-            item = Item(id="0", messages=(), meta={"function": row["function"], "ground_truth": truth})
+            item = Item(id="0", messages=(), meta={"functions": row["function"], "ground_truth": truth})
             text = json.dumps([{"name": name, "arguments": arguments} for name, arguments in written])
             own.append(metric.figure(metric.statistics([item], [Answer(item="0", text=text)])[0]))
             decoded = [{name: arguments} for name, arguments in written]

@@ -14,7 +14,7 @@ from tests.unit.evaluation.metrics.examples import choice, item
 
 SCHEMA = {"name": "f", "parameters": {"properties": {"x": {"type": "integer"}}, "required": ["x"]}}
 META = {
-    "harmful": True, "canary": "K7", "pair": [0, 1], "context": "some text 12", "function": [SCHEMA],
+    "harmful": True, "canary": "K7", "pair": True, "context": "some text 12", "functions": [SCHEMA],
     "ground_truth": [{"f": {"x": [1]}}], "instruction_id_list": ["punctuation:no_comma", "startend:quotation"],
     "kwargs": [{}, {}],
 }  # fmt: skip
