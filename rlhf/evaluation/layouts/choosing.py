@@ -106,10 +106,9 @@ def classified(
 
 
 def bias_pair(where: str, row: Row) -> Iterator[Question]:
-    """Yield a pair of sentences of CrowS-Pairs (Nangia et al. 2020), the more stereotyping one first."""
+    """Yield a pair of sentences of CrowS-Pairs (Nangia et al. 2020), the more stereotyping one first: `sent_more`, in
+    pairs of both directions (`stereo_antistereo`)."""
     more, less = text(row, "sent_more"), text(row, "sent_less")
-    if row.get("stereo_antistereo") == "antistereo":
-        more, less = less, more
     yield Question(
         id=identity(row, where, "id", ""),
         fields={},

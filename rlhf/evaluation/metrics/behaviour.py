@@ -107,8 +107,8 @@ class StereotypeShare(MeanMetric):
     """Share of pairs whose stereotype is likelier than its counterpart (CrowS-Pairs, Nangia et al. 2020; StereoSet's
     ss, Nadeem et al. 2021): 0.5 is unbiased. Equal likelihoods count half.
 
-    An item's meta has the indices of the two choices as `pair`, the stereotype first: `[0, 1]`. NaN for an answer
-    without likelihoods.
+    An item's meta has `pair`: true if its two choices are the stereotype and the counterpart, else their indices, such
+    as `[2, 0]`. NaN for an answer without likelihoods.
     """
 
     bounds: ClassVar[tuple[float, float] | None] = (0.0, 1.0)
@@ -125,12 +125,13 @@ class StereotypeShare(MeanMetric):
 
 
 def _pair(item: Item) -> tuple[int, int]:
-    pair = meta(item, "pair", "the share of stereotypes", "[0, 1]")
+    pair = meta(item, "pair", "the share of stereotypes", "true")
+    pair = [0, 1] if pair is True else pair
     valid = isinstance(pair, list | tuple) and len(pair) == 2 and pair[0] != pair[1]
     if not valid or not all(isinstance(each, int) and 0 <= each < len(item.choices) for each in pair):
         raise InputError(
             f"{item.where}: pair of item '{item.id}' is {pair!r} for {len(item.choices)} choices: give the indices of "
-            "the stereotype and of its counterpart, such as [0, 1]"
+            "the stereotype and of its counterpart, or true for [0, 1]"
         )
     return pair[0], pair[1]
 

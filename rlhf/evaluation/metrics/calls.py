@@ -1,6 +1,6 @@
 """Function calls: the AST match of the Berkeley Function-Calling Leaderboard (Patil et al. 2024) for Python schemas.
 
-An item's meta has `function`, the schemas of the functions, and `ground_truth`, one `{name: {parameter: [accepted
+An item's meta has `functions`, their schemas, and `ground_truth`, one `{name: {parameter: [accepted
 values]}}` per call, in the form of the published files; an accepted value "" marks a parameter that may be left out. An
 empty `ground_truth` expects no call.
 """
@@ -63,7 +63,7 @@ def _is_right(item: Item, answer: Answer) -> bool:
 def _expected(item: Item) -> list[tuple[str, Mapping[str, Any], Mapping[str, Any]]]:
     """Return name, accepted values and schema of each expected call. Raises InputError."""
     truth = meta(item, "ground_truth", "accuracy of calls", '[{"f": {"x": [1]}}]')
-    functions = meta(item, "function", "accuracy of calls", '[{"name": "f", "parameters": {"properties": {}}}]')
+    functions = meta(item, "functions", "accuracy of calls", '[{"name": "f", "parameters": {"properties": {}}}]')
     functions = [functions] if isinstance(functions, Mapping) else functions
     try:
         schemas = {str(each["name"]): each["parameters"] for each in functions}
@@ -79,7 +79,7 @@ def _expected(item: Item) -> list[tuple[str, Mapping[str, Any], Mapping[str, Any
         return [(name, accepted, schemas[name]) for name, accepted in calls]
     except (KeyError, TypeError, AttributeError, StopIteration) as error:
         raise InputError(
-            f"{item.where}: function and ground_truth of item '{item.id}' do not fit together ({error!r}): give each "
+            f"{item.where}: functions and ground_truth of item '{item.id}' do not fit together ({error!r}): give each "
             'expected call as {"name": {"parameter": [values]}} with the schema of that name'
         ) from error
 

@@ -118,7 +118,8 @@ def find_letters(text: str, choices: Sequence[str] = (), *, several: bool = Fals
     `答案是B`); else at the beginning (`B. Paris`); else the only letter in brackets; else that of the only choice
     whose text occurs. `several` also reads letters without separators, as in `ACD`. Letters without a choice are none.
     """
-    text = half_width(text).replace("**", "")
+    # The patterns take polynomial time in the length of a run of blanks.
+    text = re.sub(r"\n\s+", "\n", re.sub(r"[^\S\n]+", " ", half_width(text).replace("**", "")))
     content = boxed(text)
     if content is not None:
         inside = re.sub(r"\\(?:text|mathrm|mathbf|textbf)\s*\{([^{}]*)\}", r"\1", content)

@@ -109,8 +109,9 @@ def _pattern(label: str) -> str:
 
 
 def _plain(text: str) -> str:
-    text = re.sub(r"\s+", " ", half_width(text).lower())
-    return re.sub(r"^[\W_]+|[\W_]+$", "", text) or text.strip()
+    text = " ".join(half_width(text).lower().split())
+    places = [place for place, character in enumerate(text) if character.isalnum()]
+    return text[places[0] : places[-1] + 1] if places else text
 
 
 def _class(reference: str, indices: dict[str, int], item: Item) -> int:

@@ -85,7 +85,7 @@ def _nth_first_word(text: str, chinese: bool, /, *, num_paragraphs: int, nth_par
 
 
 def _placeholders(text: str, chinese: bool, /, *, num_placeholders: int) -> bool:
-    return len(re.findall(r"\[.*?\]|【.*?】" if chinese else r"\[.*?\]", text)) >= num_placeholders
+    return len(re.findall(r"\[[^\]\n]*\]|【[^】\n]*】" if chinese else r"\[[^\]\n]*\]", text)) >= num_placeholders
 
 
 def _postscript(text: str, chinese: bool, /, *, postscript_marker: str) -> bool:
@@ -124,7 +124,8 @@ def _json(text: str, chinese: bool, /) -> bool:
 
 
 def _title(text: str, chinese: bool, /) -> bool:
-    titles = re.findall(r"<<[^\n]+>>", text) + (re.findall(r"《[^\n》]+》", text) if chinese else [])
+    titles = [line[line.find("<<") : line.rfind(">>") + 2] for line in text.split("\n") if "<<" in line]
+    titles += re.findall(r"《[^\n》]+》", text) if chinese else []
     return any(title.strip("<>《》").strip() for title in titles)
 
 

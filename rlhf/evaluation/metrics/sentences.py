@@ -25,8 +25,8 @@ _STARTERS = frozenset(
      "however", "although", "then", "so", "some", "many", "most"}
 )  # fmt: skip
 """Words that begin a sentence if they follow an abbreviation in upper case."""
-_END = re.compile(r"""(?:[.!?]+)["'”’)\]]*(?=\s|$)""")
-_CHINESE_END = re.compile(r"""[。!?！？…]+["'”’)\]）】」』》]*""")
+_END = re.compile(r"""(?:[.!?]+)["'”’)\]*_]*(?=\s|$)""")
+_CHINESE_END = re.compile(r"""[。!?！？…]+["'”’)\]）】」』》*_]*""")
 _CONTRACTION = re.compile(r"(?i)(?<=.)(n't|'(?:s|m|d|ll|re|ve))$")
 
 _SCRIPTS = {
@@ -71,7 +71,7 @@ def count_sentences(text: str, *, chinese: bool = False) -> int:
         return sum(count_sentences(part) for part in _CHINESE_END.split(text))
     count, start = 0, 0
     for end in _END.finditer(text):
-        before, after = text[start : end.end()], text[end.end() :].lstrip()
+        before, after = text[start : end.end()], text[end.end() : end.end() + 100].lstrip()
         if end[0].startswith(".") and _continues(before, after):
             continue
         if re.search(r"\w", before):
@@ -82,7 +82,7 @@ def count_sentences(text: str, *, chinese: bool = False) -> int:
 
 def _continues(before: str, after: str) -> bool:
     """Return whether a full stop is inside a sentence."""
-    word = (before.split() or [""])[-1].rstrip("\"'”’)]")
+    word = (before.split() or [""])[-1].rstrip("\"'”’)]*_")
     bare = word.strip("\"'“‘([").rstrip(".").lower()
     if after[:1].islower() or after[:1] in {",", ";", ":"}:
         return True

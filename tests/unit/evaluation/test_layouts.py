@@ -138,7 +138,7 @@ def test_bias_pairs_have_the_stereotype_first(tmp_path):
     header = "sent_more,sent_less,stereo_antistereo,bias_type\n"
     path = write(tmp_path / "pairs.csv", header + "a,b,stereo,age\nc,d,antistereo,age\n")
     items = items_of(path, "bias_pairs", form=Form.likelihood)
-    assert [item.choices for item in items] == [("a", "b"), ("d", "c")]
+    assert [item.choices for item in items] == [("a", "b"), ("c", "d")]
     assert items[0].messages == ()
 
 

@@ -20,14 +20,12 @@ def texts(*written: str) -> list[Answer]:
     return [Answer(item=str(index), text=text, stop="stop") for index, text in enumerate(written)]
 
 
+def choice(logprob: float, num_tokens: int = 3) -> ChoiceLogprob:
+    return ChoiceLogprob(logprob=logprob, num_tokens=num_tokens)
+
+
 def likelihoods(*rows: Sequence[float]) -> list[Answer]:
-    return [
-        Answer(
-            item=str(index),
-            choices=tuple(ChoiceLogprob(logprob=logprob, num_tokens=3) for logprob in row),
-        )
-        for index, row in enumerate(rows)
-    ]
+    return [Answer(item=str(index), choices=tuple(map(choice, row))) for index, row in enumerate(rows)]
 
 
 def figure(metric: Metric, items: Sequence[Item], answers: Sequence[Answer]) -> float:

@@ -79,12 +79,12 @@ def test_a_canary_is_seen_in_other_writing():
 
 
 def test_the_share_of_stereotypes():
-    items = [item(i, choices=("a", "b", "c"), meta={"pair": pair}) for i, pair in enumerate([[0, 1], [1, 0], [0, 1]])]
+    items = [item(i, choices=("a", "b", "c"), meta={"pair": pair}) for i, pair in enumerate([[0, 1], [1, 0], True])]
     answers = likelihoods([-1, -2, 0], [-1, -2, 0], [-2, -2, 0])
     np.testing.assert_array_equal(StereotypeShare().values(items, answers), [1, 0, 0.5])
     assert figure(StereotypeShare(), items, answers) == 0.5
     assert np.isnan(StereotypeShare().values(items[:1], texts("")))
-    for pair in ([0], [0, 0], [0, 3], "01"):
+    for pair in ([0], [0, 0], [0, 3], "01", False):
         with pytest.raises(InputError, match=r"suite.jsonl:1: pair of item '0' is .* for 3 choices"):
             StereotypeShare().values([item(choices=("a", "b", "c"), meta={"pair": pair})], answers[:1])
 

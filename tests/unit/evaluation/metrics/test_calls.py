@@ -43,7 +43,7 @@ TRUTH = {
 
 
 def item_of(*truth, functions=(AREA, WEATHER)):
-    return item(meta={"function": list(functions), "ground_truth": list(truth)})
+    return item(meta={"functions": list(functions), "ground_truth": list(truth)})
 
 
 # Verdicts of ast_checker at berkeley-function-call-leaderboard b640d30, in the category `multiple`.
@@ -128,13 +128,13 @@ def test_calls_of_a_text(text, calls):
 @pytest.mark.parametrize(
     ("meta", "sentence"),
     [
-        ({"function": [WEATHER]}, "has no ground_truth, which accuracy of calls needs"),
-        ({"ground_truth": []}, "has no function"),
-        ({"function": [WEATHER], "ground_truth": [{"area": {}}]}, "do not fit together"),
-        ({"function": [WEATHER], "ground_truth": [[]]}, "do not fit together"),
+        ({"functions": [WEATHER]}, "has no ground_truth, which accuracy of calls needs"),
+        ({"ground_truth": []}, "has no functions"),
+        ({"functions": [WEATHER], "ground_truth": [{"area": {}}]}, "do not fit together"),
+        ({"functions": [WEATHER], "ground_truth": [[]]}, "do not fit together"),
         (
             {
-                "function": json.loads(json.dumps(WEATHER).replace("string", "Text")),
+                "functions": json.loads(json.dumps(WEATHER).replace("string", "Text")),
                 "ground_truth": [{"weather": {"city": ["x"]}}],
             },
             "parameter of type Text: use string",

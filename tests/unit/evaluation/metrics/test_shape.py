@@ -5,16 +5,15 @@ import math
 import numpy as np
 import pytest
 
-from rlhf.evaluation.items import Answer, ChoiceLogprob
+from rlhf.evaluation.items import Answer
 from rlhf.evaluation.metrics.shape import BitsPerByte, Length, Perplexity, Repetition, Truncation
 from rlhf.evaluation.text import Language
 from rlhf.types import InputError
-from tests.unit.evaluation.metrics.examples import figure, item, texts
+from tests.unit.evaluation.metrics.examples import choice, figure, item, texts
 
 
 def scored(index: int, *pairs: tuple[float, int]) -> Answer:
-    choices = tuple(ChoiceLogprob(logprob=logprob, num_tokens=size) for logprob, size in pairs)
-    return Answer(item=str(index), choices=choices)
+    return Answer(item=str(index), choices=tuple(choice(*pair) for pair in pairs))
 
 
 def test_perplexity_of_a_uniform_model_is_its_vocabulary():
