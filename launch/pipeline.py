@@ -1,5 +1,6 @@
 """Pipelines of stages from a base model to a report: `python launch/pipeline.py pipeline=tiny`."""
 
+import sys
 from pathlib import Path
 
 import hydra
@@ -18,7 +19,7 @@ def main(composed: DictConfig) -> None:
     config = resolve(composed, PipelineConfig)
     from rlhf.pipelines.run import run
 
-    run(config, CONF)
+    sys.exit(run(config, CONF))
 
 
 if __name__ == "__main__":

@@ -23,12 +23,15 @@ class StageConfig:
     """A stage: the kind of run, its configuration, and its inputs."""
 
     kind: str = MISSING
-    """Kind of the stage: `function`, `sft`, `reward_model`, `preference`, `online` or `compare`."""
+    """Kind of the stage: `function`, `sft`, `reward_model`, `preference`, `online`, `compare` or `evaluate`."""
     overrides: list[str] = field(default_factory=list)
     """Configuration of the stage, as on the command line: `[experiment=tiny_sft, seed=1]`."""
     needs: dict[str, str] = field(default_factory=dict)
     """Keys of its configuration that are folders of other stages, `{model: sft}`, or files in them,
     `{data.path: words/train.jsonl}`."""
+    after: list[str] = field(default_factory=list)
+    """Names of further stages that come first. A stage that needs an evaluation, or comes after one, runs only if its
+    gate passes."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -78,12 +81,17 @@ def in_order(stages: Mapping[str, StageConfig]) -> list[str]:
             if need.partition("/")[0] not in stages:
                 known = ", ".join(stages)
                 raise InputError(f"stages.{name}.needs.{key}={need}: there is no such stage; known are {known}")
+        for first in stage.after:
+            if first not in stages:
+                raise InputError(f"stages.{name}.after={first}: there is no such stage; known are {', '.join(stages)}")
     try:
         return list(TopologicalSorter({name: parents_of(stage) for name, stage in stages.items()}).static_order())
     except CycleError as error:
         cycle = " needs ".join(reversed(error.args[1]))
-        raise InputError(f"stages: {cycle}: the stages need each other in a cycle; remove one `needs`") from None
+        raise InputError(
+            f"stages: {cycle}: the stages need each other in a cycle; remove one `needs` or `after`"
+        ) from None
 
 
 def parents_of(stage: StageConfig) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(need.partition("/")[0] for need in stage.needs.values()))
+    return tuple(dict.fromkeys([*(need.partition("/")[0] for need in stage.needs.values()), *stage.after]))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlhf.config import CompareConfig, OnlineConfig
+from rlhf.evaluation_config import EvaluationConfig
 from rlhf.offline_config import PreferenceRunConfig, RewardModelRunConfig, SFTRunConfig
 from rlhf.pipelines.config import FunctionConfig
 from rlhf.train.run_folder import MODEL, REPORT
@@ -31,7 +32,7 @@ class Kind:
     """Path of the artifact in the stage's folder."""
 
 
-OFFLINE, ONLINE = "rlhf.stages.offline", "rlhf.stages.online"
+OFFLINE, ONLINE, EVALUATION = "rlhf.stages.offline", "rlhf.stages.online", "rlhf.stages.evaluation"
 PLAN_RANKS = f"{OFFLINE}.run:plan_ranks"
 KINDS = {
     "function": Kind("function_schema", FunctionConfig, "rlhf.pipelines.function_stage:run", None, FILES),
@@ -39,6 +40,7 @@ KINDS = {
     "reward_model": Kind("reward_model", RewardModelRunConfig, f"{OFFLINE}.reward_model:run", PLAN_RANKS),
     "preference": Kind("preference", PreferenceRunConfig, f"{OFFLINE}.preference:run", PLAN_RANKS),
     "online": Kind("online", OnlineConfig, f"{ONLINE}.run:run", f"{ONLINE}.job:plan_roles"),
+    "evaluate": Kind("evaluate", EvaluationConfig, f"{EVALUATION}.run:run", f"{EVALUATION}.models:plan_roles", REPORT),
     "compare": Kind("compare", CompareConfig, f"{ONLINE}.compare:run", f"{ONLINE}.compare:plan_roles", REPORT),
 }
 

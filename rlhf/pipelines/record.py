@@ -28,6 +28,8 @@ class State(StrEnum):
     made = "made"
     kept = "kept"
     """An earlier call has made the artifact from the same configuration and inputs."""
+    blocked = "blocked"
+    """An evaluation that it needs did not pass its gate."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +48,8 @@ class Stage:
     """Tokens of its training, prompts included; None for a stage that does not train."""
     metrics: Mapping[str, Any] = field(default_factory=dict)
     """Metrics of the artifact's manifest."""
+    verdict: str | None = None
+    """Verdict of an evaluation's gate; None without one."""
 
 
 class Pipeline:

@@ -8,6 +8,7 @@ from typing import Any
 from rlhf.pipelines.plan import Step
 from rlhf.pipelines.record import PIPELINE, Pipeline, Stage
 from rlhf.stages.console import CONSOLE, markdown_table, show_table
+from rlhf.stages.evaluation.baseline import RESULTS
 from rlhf.stages.inputs import read_json, training_cost
 from rlhf.train.artifact import MANIFEST
 from rlhf.train.run_folder import replace_file
@@ -23,8 +24,8 @@ HEADLINES = (
     "success_after",
 )
 """Metrics of a model's manifest that the table shows; the record has all."""
-COLUMNS = ("stage", "kind", "state", "seconds", "tokens", "from", "fingerprint", "figures")
-NUM_SHOWN = 5
+COLUMNS = ("stage", "kind", "state", "verdict", "seconds", "tokens", "from", "fingerprint", "figures")
+NUM_SHOWN = 6
 """Columns that a terminal has room for."""
 LEGEND = (
     "Seconds: wall time of the stage, start included. Tokens: sum over all training steps, prompts included. A stage "
@@ -33,11 +34,12 @@ LEGEND = (
 
 
 def figures_of(step: Step) -> dict[str, Any]:
-    """Return tokens and metrics of a stage, as far as its folder has them."""
-    manifest = step.artifact / MANIFEST
+    """Return tokens, metrics and verdict of a stage, as far as its folder has them."""
+    manifest, results = step.artifact / MANIFEST, step.artifact / RESULTS
     return {
         "tokens": training_cost(step.folder)[1],
         "metrics": read_json(manifest).get("metrics", {}) if manifest.is_file() else {},
+        "verdict": read_json(results).get("verdict") if results.is_file() else None,
     }
 
 
@@ -54,6 +56,7 @@ def row_of(name: str, stage: Stage) -> list[str]:
         name,
         stage.kind,
         stage.state,
+        stage.verdict or "",
         f"{stage.seconds:.1f}",
         "" if stage.tokens is None else f"{stage.tokens:.0f}",
         ", ".join(stage.parents),

@@ -34,16 +34,13 @@ class ChoiceAccuracy(MeanMetric):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ChoiceAccuracyPerByte(ChoiceAccuracy):
-    """Share of items whose choice of the largest logprob per byte of its text is right.
-
-    lm-evaluation-harness calls it `acc_bytes`; its `acc_norm` divides by characters, which differs only if a text is
-    not ASCII.
-    """
+class ChoiceAccuracyPerCharacter(ChoiceAccuracy):
+    """Share of items whose choice of the largest logprob per character of its text is right: `acc_norm` of
+    lm-evaluation-harness."""
 
     def _scores(self, item: Item, choices: tuple[ChoiceLogprob, ...]) -> np.ndarray:
         logprobs = [choice.logprob for choice in choices]
-        return np.array(logprobs) / [max(len(text.encode()), 1) for text in item.choices]
+        return np.array(logprobs) / [max(len(text), 1) for text in item.choices]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

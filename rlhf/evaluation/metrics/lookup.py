@@ -20,7 +20,7 @@ METRICS: Mapping[str, str] = {
     "accuracy": f"{_PLACE}.classification:Accuracy",
     "macro_f1": f"{_PLACE}.classification:MacroF1",
     "acc": f"{_PLACE}.choice:ChoiceAccuracy",
-    "acc_norm": f"{_PLACE}.choice:ChoiceAccuracyPerByte",
+    "acc_norm": f"{_PLACE}.choice:ChoiceAccuracyPerCharacter",
     "mc1": f"{_PLACE}.choice:TruthfulMC1",
     "mc2": f"{_PLACE}.choice:TruthfulMC2",
     "letter": f"{_PLACE}.choice:LetterAccuracy",

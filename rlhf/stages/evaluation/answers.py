@@ -19,7 +19,7 @@ from rlhf.evaluation.suite import Suite
 from rlhf.evaluation_config import EvaluationConfig
 from rlhf.models.chat_template import load_chat_tokenizer
 from rlhf.stages.console import CONSOLE
-from rlhf.stages.evaluation.models import engine_model, plan_engines
+from rlhf.stages.evaluation.models import engine_model, plan_roles
 from rlhf.stages.inputs import content_hash
 from rlhf.stages.start import check_machines
 
@@ -39,7 +39,7 @@ def ask_all(config: EvaluationConfig, suites: Sequence[Suite], root: Path) -> di
         return asyncio.run(ask_suites(suites, files, None, config.seed))
     if config.model is None:
         return asyncio.run(ask_endpoint(config, suites, files, root))
-    plan = plan_engines(config.sampler)
+    plan = plan_roles(config)
     with cluster(plan):
         check_machines(config, root)
         with reserved(plan, config.placement.timeout_s) as bundles:

@@ -22,14 +22,13 @@ IN_FLIGHT = 2
 """Requests in flight at an engine, as a multiple of those it answers at once: so none of its places is empty."""
 
 
-def plan_engines(sampler: SamplerConfig) -> Plan:
-    return make_plan(
-        [
-            RolePlan(
-                role="sampler", num_workers=sampler.num_engines, accelerators_per_worker=sampler.tensor_parallel_size
-            )
-        ]
-    )
+def plan_roles(config: EvaluationConfig) -> Plan:
+    """Plan the engines; an endpoint takes no accelerators."""
+    if config.model is None:
+        return make_plan([])
+    sampler = config.sampler
+    width = sampler.tensor_parallel_size
+    return make_plan([RolePlan(role="sampler", num_workers=sampler.num_engines, accelerators_per_worker=width)])
 
 
 class EngineModel:

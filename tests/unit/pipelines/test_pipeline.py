@@ -12,6 +12,7 @@ from rlhf.pipelines.config import PipelineConfig, StageConfig, in_order
 from rlhf.pipelines.kinds import KINDS, load
 from rlhf.pipelines.plan import steps_of
 from rlhf.types import InputError
+from tests.unit.judges.server import completion, running
 
 CONF = Path(__file__).parents[3] / "conf"
 DATA = ["data=supervised"]
@@ -240,3 +241,33 @@ def test_the_kinds_are_what_they_say() -> None:
     for kind in KINDS.values():
         assert callable(load(kind.run))
         assert kind.plan is None or callable(load(kind.plan))
+
+
+@pytest.mark.parametrize(("share", "code", "state"), [(1.0, 0, "made"), (0.0, 10, "blocked"), (0.5, 11, "blocked")])
+def test_a_gate_that_does_not_pass_blocks_what_comes_after(
+    tasks: Path, tmp_path: Path, share: float, code: int, state: str
+) -> None:
+    rows = [{"prompt": f"{i}", "answer": f"{i}"} for i in range(20)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    suite = f"+suite={{own: {{path: {tmp_path / 'rows.jsonl'}, metrics: {{exact_match: {{}}}}}}}}"
+    gate = "gate.conditions=[{figure: own/exact_match, at_least: 0.5}]"
+    with running() as server:
+        server.reply = lambda number, body: completion(right_for(share, body["messages"][-1]["content"]))
+        overrides = [suite, gate, f"endpoint.url={server.url}", "endpoint.model=m", f"answers={tmp_path / 'answers'}"]
+        stages = {
+            "checked": StageConfig(kind="evaluate", overrides=overrides),
+            "next": StageConfig(kind="function", overrides=[f"function={tasks}:words"], after=["checked"]),
+            "further": calling(tasks, "upper", {"arguments.source": "next/words.txt"}),
+            "aside": calling(tasks, "words"),
+        }
+        config = PipelineConfig(output=str(tmp_path / "pipeline"), stages=stages)
+        assert pipeline.run(config, CONF) == code
+        assert pipeline.run(config, CONF) == code, "a kept evaluation has its verdict"
+    record = json.loads((tmp_path / "pipeline" / "pipeline.json").read_text())["stages"]
+    kept = "kept" if state == "made" else state
+    assert [record[name]["state"] for name in stages] == ["kept", kept, kept, "kept"]
+    assert len(server.requests) == 20
+
+
+def right_for(share: float, question: str) -> str:
+    return question if int(question) < 20 * share else "no"

@@ -6,7 +6,7 @@ import pytest
 from rlhf.evaluation.items import Answer
 from rlhf.evaluation.metrics.choice import (
     ChoiceAccuracy,
-    ChoiceAccuracyPerByte,
+    ChoiceAccuracyPerCharacter,
     LetterAccuracy,
     TruthfulMC1,
     TruthfulMC2,
@@ -18,12 +18,12 @@ from tests.unit.evaluation.metrics.examples import figure, item, likelihoods, te
 CHOICES = ("ab", "abcdefgh", "好的")
 
 
-def test_the_likeliest_choice_by_sum_and_by_byte():
-    # By sum: -2, -3, -2.5; by byte (2, 8, 6 of them): -1, -3/8, -2.5/6.
+def test_the_likeliest_choice_by_sum_and_by_character():
+    # By sum: -2, -3, -2.5; by character (2, 8, 2 of them): -1, -3/8, -1.25.
     items = [item(0, choices=CHOICES, right=(0,)), item(1, choices=CHOICES, right=(1, 2))]
     answers = likelihoods([-2, -3, -2.5], [-2, -3, -2.5])
     np.testing.assert_array_equal(ChoiceAccuracy().values(items, answers), [1, 0])
-    np.testing.assert_array_equal(ChoiceAccuracyPerByte().values(items, answers), [0, 1])
+    np.testing.assert_array_equal(ChoiceAccuracyPerCharacter().values(items, answers), [0, 1])
     assert figure(ChoiceAccuracy(), items, answers) == 0.5
 
 
@@ -37,7 +37,7 @@ def test_truthful_qa_masses():
     assert figure(TruthfulMC1(), items, answers) == pytest.approx(1 / 3)
 
 
-@pytest.mark.parametrize("metric", [ChoiceAccuracy(), ChoiceAccuracyPerByte(), TruthfulMC1(), TruthfulMC2()])
+@pytest.mark.parametrize("metric", [ChoiceAccuracy(), ChoiceAccuracyPerCharacter(), TruthfulMC1(), TruthfulMC2()])
 def test_an_answer_without_likelihoods_does_not_count(metric):
     items = [item(i, choices=CHOICES, right=(0,)) for i in range(2)]
     answers = [Answer(item="0", stop="timeout"), *likelihoods([-1, -50, -50])]
