@@ -101,12 +101,12 @@ def in_order(figures: Sequence[Figure]) -> list[Figure]:
 def figure_rows(figures: Sequence[Figure], language: Language) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
     for figure in figures:
-        row: tuple[str, ...] = (figure.name, str(figure.estimate), str(figure.num_items))
+        row: tuple[str, ...] = (figure.name, with_interval(figure.estimate, language), str(figure.num_items))
         if (compared := figure.comparison) is not None:
             size = "" if math.isnan(compared.effect_size) else f"{compared.effect_size:+.2g}"
             p_value = "" if math.isnan(compared.p_value) else f"{compared.p_value:.2g}"
             change = CHANGES[language][change_of(figure)]
-            row += (f"{compared.theirs:.4g}", str(compared.difference), size, p_value, change)
+            row += (f"{compared.theirs:.4g}", with_interval(compared.difference, language), size, p_value, change)
         rows.append(row)
     width = max(map(len, rows))
     return [(*row, *[""] * (width - len(row))) for row in rows]
@@ -133,6 +133,10 @@ class Report:
     @property
     def columns(self) -> tuple[str, ...]:
         return self.words.columns(self.baseline is not None)
+
+
+def with_interval(estimate: Estimate, language: Language) -> str:
+    return verdict_tables.with_interval(estimate, verdict_tables.number, verdict_tables.WORDS[language])
 
 
 def write_report(
@@ -245,7 +249,7 @@ def as_html(report: Report, image: bytes) -> str:
 STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:75rem;margin:2rem auto;padding:0 1rem;color:#1b1b1b}"
     "table{border-collapse:collapse;margin:1rem 0}th,td{border:1px solid #bbb;padding:.3rem .6rem;text-align:left;"
-    "vertical-align:top;white-space:pre-wrap}th{background:#eee}.worse td,.failed td{background:#fbe3e3}"
+    "vertical-align:top;white-space:pre-wrap}td:last-child,th{white-space:nowrap}th{background:#eee}.worse td,.failed td{background:#fbe3e3}"
     ".better td,.passed td{background:#e4f4e4}img{max-width:100%}"
 )
 
@@ -264,9 +268,10 @@ def draw(report: Report, path: Path) -> None:
     from matplotlib.figure import Figure as Canvas
 
     figures = list(reversed(report.figures))
-    sides: dict[str, list[Estimate | None]] = {Path(report.model).name: [each.estimate for each in figures]}
+    # Fonts of a machine may lack Chinese, so the plot speaks English.
+    sides: dict[str, list[Estimate | None]] = {"value": [each.estimate for each in figures]}
     if report.baseline is not None:
-        sides[f"− {Path(report.baseline).name}"] = [
+        sides["difference to the baseline"] = [
             each.comparison.difference if each.comparison else None for each in figures
         ]
     canvas = Canvas(figsize=(6 * len(sides), 1.2 + 0.3 * len(figures)), layout="constrained")
