@@ -249,7 +249,8 @@ def as_html(report: Report, image: bytes) -> str:
 STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:75rem;margin:2rem auto;padding:0 1rem;color:#1b1b1b}"
     "table{border-collapse:collapse;margin:1rem 0}th,td{border:1px solid #bbb;padding:.3rem .6rem;text-align:left;"
-    "vertical-align:top;white-space:pre-wrap}td:last-child,th{white-space:nowrap}th{background:#eee}.worse td,.failed td{background:#fbe3e3}"
+    "vertical-align:top;white-space:pre-wrap}td:last-child,th{white-space:nowrap}th{background:#eee}"
+    ".worse td,.failed td{background:#fbe3e3}"
     ".better td,.passed td{background:#e4f4e4}img{max-width:100%}"
 )
 
