@@ -1,6 +1,6 @@
-"""Kills of every worker of a PPO run: seconds until the next complete step, episodes, and parameters.
+"""Kills of every worker of a PPO run: seconds lost, episodes, and parameters.
 
-    python -m benchmarks.failover FOLDER [--engines 1]
+    python -m benchmarks.failover FOLDER [--engines 1] [--only sampler-0 ...]
 
 Two runs on a tiny model, one undisturbed. In the other, engine, reward worker, a rank of the policy, critic and
 reference are killed with SIGKILL, at three moments each or more; it takes a checkpoint after every step. With one
@@ -86,14 +86,28 @@ def restarts(row: dict[str, Any]) -> int:
     return sum(int(value) for name, value in row.items() if name.startswith("restarts/"))
 
 
+def last_step(root: Path) -> int:
+    return max(row["step"] for row in read_rows(root / "metrics.jsonl"))
+
+
+def has_restarted(root: Path, before: int) -> bool:
+    return any(restarts(row) > before for row in read_rows(root / "metrics.jsonl"))
+
+
+def wait_for_steps(root: Path, step: int, num_restarts: int) -> None:
+    """Wait until a step is complete after the restart with this number, from 0; a learner's death takes the run back to
+    a checkpoint, whose steps come again."""
+    wait_until(lambda: has_restarted(root, num_restarts) and last_step(root) >= step)
+
+
 def kill_all(root: Path, kills: dict[str, tuple[str, ...]], results: list[tuple[str, str, float]]) -> None:
     wait_until(lambda: len(read_rows(root / "metrics.jsonl")) >= 2)
     for victim, moments in kills.items():
         for moment in moments:
             worker, method = MOMENTS[moment]
             kill(newest(victim), method, of=newest(worker))
-            begin = time.monotonic()
-            wait_until(lambda: any(restarts(row) > len(results) for row in read_rows(root / "metrics.jsonl")))
+            begin, complete = time.monotonic(), last_step(root)
+            wait_for_steps(root, complete + 2, len(results))
             results.append((victim, moment, time.monotonic() - begin))
 
 
@@ -101,8 +115,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--engines", type=int, default=2)
+    parser.add_argument("--only", nargs="*", default=list(KILLS), choices=list(KILLS))
     given = parser.parse_args()
-    folder, kills = given.folder.resolve(), KILLS if given.engines > 1 else {"sampler-0": ENGINE}
+    kills = {name: KILLS[name] for name in (given.only if given.engines > 1 else ["sampler-0"])}
+    folder = given.folder.resolve()
     folder.mkdir(parents=True)
     words = overrides(folder, STEPS_PER_KILL * sum(map(len, kills.values())), given.engines)
     conf = Path(__file__).parents[1] / "conf"
@@ -117,8 +133,8 @@ def main() -> None:
 
 def show(folder: Path, results: list[tuple[str, str, float]]) -> None:
     step = median(row["seconds/step"] for row in read_rows(folder / "whole" / "metrics.jsonl"))
-    table = [[victim, moment, f"{seconds:.1f}"] for victim, moment, seconds in results]
-    columns = ["killed", "while", "s to the next complete step"]
+    table = [[victim, moment, f"{seconds - 2 * step:.1f}"] for victim, moment, seconds in results]
+    columns = ["killed", "while", "seconds lost"]
     show_table(f"Restarts; an undisturbed step takes {step:.1f} s", columns, table)
     whole, killed = (trained_prompts(folder / name) for name in NAMES)
     print(f"rollouts lost: {(whole - killed).total()}, learnt twice: {(killed - whole).total()}")

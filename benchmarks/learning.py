@@ -118,11 +118,12 @@ def outcome(root: Path, task: str, name: str, seed: int) -> Outcome | None:
     if not (folder / "model" / "manifest.json").is_file():
         return None
     rows = read_rows(folder / METRICS)
+    last = {name: value for row in rows for name, value in row.items()}
     return Outcome(
         curve={row["step"]: row[SUCCESS] for row in rows if SUCCESS in row},
         seconds=sum(row["seconds/step"] for row in rows if "seconds/step" in row),
-        kl=rows[-1].get("train/kl", float("nan")),
-        entropy=rows[-1]["train/entropy"],
+        kl=last.get("train/kl", float("nan")),
+        entropy=last["train/entropy"],
     )
 
 
