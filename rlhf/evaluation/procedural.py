@@ -26,7 +26,7 @@ def make_rows(
     A higher `level` has longer items. Raises InputError for an unknown task or language, for numbers below 1, and for
     more rows than the level has.
     """
-    check(task, size, level, language)
+    check(task, size, seed, level, language)
     numbers = random.Random(f"{task}/{level}/{language}/{seed}")
     seen: set[str] = set()
     for number in range(size):
@@ -44,11 +44,13 @@ def make_rows(
         yield where, row
 
 
-def check(task: str, size: int, level: int, language: str) -> None:
+def check(task: str, size: int, seed: int, level: int, language: str) -> None:
     if task not in TASKS:
         raise InputError(f"path=procedural:{task}: there is no task of this name; use {', '.join(TASKS)}")
-    if size < 1 or level < 1:
-        raise InputError(f"source_options: size={size}, level={level}: give at least 1")
+    if not all(isinstance(each, int) for each in (size, seed, level)) or size < 1 or level < 1:
+        raise InputError(
+            f"source_options: size={size}, level={level}, seed={seed}: give whole numbers, size and level at least 1"
+        )
     if language not in list(Language):
         raise InputError(f"source_options.language={language}: use {', '.join(Language)}")
     if task == "calendar" and level > MAX_CALENDAR_LEVEL:

@@ -20,7 +20,7 @@ class Published:
     files: Mapping[str, str | bytes] = field(default_factory=dict)
     """Contents by path."""
     prompt: str
-    """Text of the first prompt; a beginning or an end is marked by ..."""
+    """Text of the first prompt; ... stands for any text."""
     right: str | int
     """First reference of the first item, or the index of its first right choice."""
     good: Sequence[str] = ()
@@ -154,9 +154,9 @@ CHOICE = {
     ),
     "gpqa": Published(
         files={"dataset/gpqa_diamond.csv": table(GPQA, ["Why?", "r", "s", "t", "u", "optics", "r1"])},
-        prompt="Why?\nA. ...",
-        right="B",
-        good=["The answer is (B)."],
+        prompt="Why?\nA. ...\nB. ...\nC. r\nD. ...",
+        right="C",
+        good=["The answer is (C)."],
         bad=["The answer is (A)."],
     ),
     "truthful_qa_mc1": Published(files=TRUTHFUL, prompt="Q: Is it?\nA:", right=0),
