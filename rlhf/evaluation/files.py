@@ -37,6 +37,11 @@ def read_rows(
     `columns` names the columns of CSV files without a header. A folder without `files` is one that datasets loads.
     Raises InputError for a file that cannot be read, and for a path without rows.
     """
+    if files is not None and not Path(path).exists():
+        raise InputError(
+            f"{path} does not exist: give the folder of the files {files}, or set suite_root to the folder of the "
+            "download"
+        )
     if files is None or not Path(path).is_dir():
         yield from _read_file(path, columns, split, subset)
         return
@@ -53,7 +58,7 @@ def _read_file(path: str, columns: Sequence[str], split: str, subset: str | None
         rows = read_training_rows(path, split, subset=subset)
     else:
         if not Path(path).is_file():
-            raise InputError(f"{path} does not exist: correct the path of the suite")
+            raise InputError(f"{path} does not exist: correct the path of the suite, or suite_root")
         rows = _at_least_one(path, reader(path, columns))
     for where, row in rows:
         yield where, {**row, FILE: Path(path).stem}
