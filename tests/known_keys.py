@@ -17,6 +17,7 @@ from rlhf.config import (
     RewardModelRunConfig,
     SFTRunConfig,
 )  # fmt: skip
+from rlhf.evaluation_config import EvaluationConfig
 from rlhf.pipelines.config import FunctionConfig, PipelineConfig
 from rlhf.sweeps.config import SweepRunConfig
 from serve.client import PowerConfig, StartConfig
@@ -57,4 +58,5 @@ TRAINING_KEYS = keys_in((OnlineConfig, SFTRunConfig, RewardModelRunConfig, Prefe
 TRAINING_KEYS |= {f"data.{key}" for schema in DATA.values() for key in keys_of(schema)}
 TRAINING_KEYS |= {f"algorithm.{key}" for schema in ALGORITHMS.values() for key in keys_of(schema)}
 ALL_KEYS = TRAINING_KEYS | keys_in((CompareConfig, FunctionConfig, PipelineConfig, SweepRunConfig, ServeConfig))
+ALL_KEYS |= keys_in((EvaluationConfig,))
 ALL_KEYS |= keys_in((ExportRunConfig, ForgetConfig, AddConfig, RemoveConfig, PowerConfig, StartConfig, GuardrailConfig))

@@ -16,7 +16,8 @@ from rlhf.data.quarantine import Quarantine
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-CONSOLE = Console(highlight=False)
+# Without emoji: texts of models and paths are shown as they are, `:calendar:` too.
+CONSOLE = Console(highlight=False, emoji=False)
 MAX_NAMES = 20
 
 

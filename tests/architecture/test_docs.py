@@ -31,8 +31,8 @@ EXAMPLES = {"mine", "NAME"}
 KEYS = ALL_KEYS | {"algorithm.max_advantage", "algorithm.class"}
 """Those of commands, one of the class in docs/extending.md, and one that a run with such a class records."""
 SECTIONS = {key.partition(".")[0] for key in ALL_KEYS if "." in key}
-STUDENT_PAGES = ("install.md", "data.md", "online_rl.md", "algorithms.md", "offline_training.md")
-CHOICES = {"experiment", "pipeline", "service"}
+STUDENT_PAGES = ("install.md", "data.md", "online_rl.md", "algorithms.md", "offline_training.md", "evaluation.md")
+CHOICES = {"experiment", "pipeline", "service", "suite"}
 """Groups whose choices are files of conf/, beside those of the dataclasses."""
 
 

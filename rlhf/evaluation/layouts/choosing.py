@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from rlhf.data.fields import take
@@ -18,11 +19,12 @@ MMLU_COLUMNS = ("question", "A", "B", "C", "D", "answer")
 
 
 def choice(question: str, choices: Sequence[str], right: Sequence[int], id: str, **meta: Any) -> Question:
-    """Return a question with its lettered choices; `right` are the indices of right ones."""
+    """Return a question with its lettered choices; `right` are the indices of right ones. A subject is a field too."""
     lettered = "\n".join(f"{LETTERS[i]}. {each}" for i, each in enumerate(choices))
     return Question(
         id=id,
-        fields={"question": question, "choices": lettered, "answer": LETTERS[right[0]]},
+        fields={"question": question.strip(), "choices": lettered, "answer": LETTERS[right[0]]}
+        | ({"subject": str(meta["subject"]).replace("_", " ")} if "subject" in meta else {}),
         references=tuple(LETTERS[i] for i in right),
         choices=tuple(choices),
         right=tuple(right),
@@ -114,7 +116,7 @@ def bias_pair(where: str, row: Row) -> Iterator[Question]:
         fields={},
         choices=(more, less),
         right=(1,),
-        meta={"pair": True, "subject": str(row.get("bias_type", ""))},
+        meta={"pair": [0, 1], "subject": str(row.get("bias_type", ""))},
     )
 
 
@@ -126,3 +128,18 @@ def continued(where: str, row: Row) -> Iterator[Question]:
     if not 0 <= label < len(endings):
         raise InputError(f"the label is {label}, and there are {len(endings)} endings: {REMEDY}")
     yield choice(text(row, "ctx"), [str(each) for each in endings], [label], identity(row, where, "ind", "id"))
+
+
+def order_swaps(where: str, row: Row) -> Iterator[Question]:
+    """Yield a row of listed choices twice, with its choices in order and in reverse, as one cluster."""
+    for question in listed(where, row):
+        texts, last = question.choices, len(question.choices) - 1
+        mirrored = choice(
+            question.fields["question"],
+            texts[::-1],
+            [last - index for index in question.right],
+            f"{question.id}/reversed",
+            **question.meta,
+        )
+        yield replace(question, cluster=question.id)
+        yield replace(mirrored, cluster=question.id)

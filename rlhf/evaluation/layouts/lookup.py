@@ -8,9 +8,12 @@ from typing import Any
 from rlhf.evaluation.layouts.base import Layout
 from rlhf.lookup import bind_options, find_named
 
-_CHOOSING, _READING, _WRITING = (f"rlhf.evaluation.layouts.{name}" for name in ("choosing", "reading", "writing"))
+_PLACE = "rlhf.evaluation.layouts"
+_CHOOSING, _PROMPTING, _READING, _WRITING = (
+    f"{_PLACE}.{name}" for name in ("choosing", "prompting", "reading", "writing")
+)
 LAYOUTS: Mapping[str, str] = {
-    "rows": f"{_WRITING}:own",
+    "rows": f"{_PROMPTING}:own",
     "squad": f"{_READING}:squad",
     "webqa": f"{_READING}:webqa",
     "classification": f"{_CHOOSING}:classified",
@@ -26,6 +29,10 @@ LAYOUTS: Mapping[str, str] = {
     "if_eval": f"{_WRITING}:if_eval",
     "bfcl": f"{_WRITING}:bfcl",
     "summaries": f"{_WRITING}:summary",
+    "dialogues": f"{_PROMPTING}:dialogue",
+    "refusals": f"{_PROMPTING}:refusable",
+    "paraphrases": f"{_PROMPTING}:paraphrases",
+    "order_swaps": f"{_CHOOSING}:order_swaps",
     "texts": f"{_WRITING}:plain",
 }
 """Short names of layouts."""

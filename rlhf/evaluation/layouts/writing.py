@@ -1,10 +1,10 @@
 """Texts to write: maths (GSM8K, Cobbe et al. 2021; MATH, Hendrycks et al. 2021; AIME), instructions (IFEval, Zhou et
-al. 2023), function calls (BFCL, Patil et al. 2024), summaries and dialogues, plain text, and rows of one's own."""
+al. 2023), function calls (BFCL, Patil et al. 2024), summaries, and plain text."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rlhf.data.fields import take
@@ -23,7 +23,8 @@ def gsm8k(where: str, row: Row) -> Iterator[Question]:
 
 
 def math(where: str, row: Row) -> Iterator[Question]:
-    """Yield a problem of MATH, whose solution has its answer in `\\boxed{}`, or a row with an `answer` beside it."""
+    """Yield a problem of MATH, whose solution has its answer in `\\boxed{}`, or a row with an `answer` beside it. MATH
+    numbers the files of each type from 0, so that an id has the type too."""
     problem, solution = text(row, "problem"), str(row.get("solution") or "")
     answer = text(row, "answer") if "answer" in row else boxed(solution)
     meta = {key: str(row[key]) for key in ("level", "type", "subject") if key in row}
@@ -52,8 +53,9 @@ def aime(where: str, row: Row) -> Iterator[Question]:
 
 
 def _solved(where: str, row: Row, problem: str, solution: str, answer: str, **meta: Any) -> Question:
+    own = identity(row, where, "id", "unique_id", "ID")
     return Question(
-        id=identity(row, where, "id", "unique_id", "ID"),
+        id=f"{meta['type']}/{own}" if "type" in meta else own,
         fields={"question": problem, "answer": solution},
         references=(answer,),
         meta={"answer": answer, **meta},
@@ -88,54 +90,17 @@ def bfcl(where: str, row: Row) -> Iterator[Question]:
             "functions": json.dumps(functions, ensure_ascii=False, indent=2),
         },
         meta={
-            "functions": functions,
+            "function": functions,
             "ground_truth": items_of(row, "ground_truth"),
             "category": text(row, "id").rpartition("_")[0],
         },
     )
 
 
-def own(
-    where: str,
-    row: Row,
-    *,
-    question: str = "prompt",
-    answer: str | None = "answer",
-    context: str | None = None,
-    cluster: str | None = None,
-) -> Iterator[Question]:
-    """Yield a row of one's own: the names of its fields with the question, the right answers, and the context. The
-    question may be a dialogue. Other fields may be slices, or be read by a metric."""
-    asked = take(row, question, remedy="set layout_options.question to the field with the question")
-    remedy = "set layout_options.answer to the field with the right answer, or to null"
-    references = () if answer is None else _answers(take(row, answer, remedy=remedy))
-    fields = {"question": asked} if isinstance(asked, str) else {}
-    if context is not None:
-        fields["context"] = text(row, context)
-    yield Question(
-        id=identity(row, where, "id"),
-        fields=fields | ({"answer": references[0]} if references else {}),
-        references=references,
-        cluster=identity(row, where, cluster) if cluster else "",
-        messages=() if isinstance(asked, str) else _dialogue(asked),
-        meta={key: value for key, value in row.items() if key != question}
-        | ({"context": fields["context"]} if context else {}),
-    )
-
-
-def _answers(value: Any) -> tuple[str, ...]:
-    return tuple(map(str, value)) if isinstance(value, list) else (str(value),)
-
-
-def _dialogue(value: Any) -> tuple[Mapping[str, Any], ...]:
-    if not isinstance(value, list) or not all(isinstance(each, dict) and "role" in each for each in value):
-        raise InputError(f"the question is {value!r:.60}, neither a text nor a list of messages: {REMEDY}")
-    return tuple(value)
-
-
 def plain(where: str, row: Row, *, text_key: str = "text") -> Iterator[Question]:
-    """Yield a text whose own likelihood is measured."""
-    yield Question(id=identity(row, where, "id"), fields={}, choices=(text(row, text_key),), right=(0,))
+    """Yield a text whose own likelihood is measured; blank lines of a corpus are left out."""
+    if text(row, text_key).strip():
+        yield Question(id=identity(row, where, "id"), fields={}, choices=(text(row, text_key),), right=(0,))
 
 
 def summary(

@@ -83,7 +83,7 @@ def conclude(job: Job, before: Success, after: Success, folder: RunFolder, num_s
         CONSOLE.print("continue: the same command with a larger train.num_steps", soft_wrap=True)
     CONSOLE.print(f"chat: python launch/chat.py {folder.model}", soft_wrap=True)
     command = how_to_measure(config, folder.model, is_dated=is_dated(config.reward, job.tokenizer))
-    CONSOLE.print(f"measure: {command}", soft_wrap=True, markup=False, emoji=False)
+    CONSOLE.print(f"measure: {command}", soft_wrap=True, markup=False)
     CONSOLE.print(f"success is measured on {measured_on(job)}", soft_wrap=True)
     CONSOLE.print(f"steps={num_steps} success_before={before.rate:.3f} success_after={after.rate:.3f}", soft_wrap=True)
 

@@ -70,6 +70,10 @@ def test_continuations_are_choices_or_letters(tmp_path):
         ({"template": "{question"}, "write a brace as {{ or }}"),
         ({"form": Form.likelihood}, "gives no choices: set form=generate"),
         ({"shots": 5, "shots_path": "test.jsonl"}, "has 4 questions: give fewer"),
+        (
+            {"files": "*.tsv", "path": "none"},
+            "none does not exist: give the folder of the files *.tsv, or set suite_root",
+        ),
         ({"files": "*.tsv", "path": "."}, "no file that matches files=*.tsv"),
     ],
 )

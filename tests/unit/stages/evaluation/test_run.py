@@ -114,6 +114,19 @@ def test_a_dry_run_asks_nothing_and_shows_the_first_prompt(server, rows, capsys)
     assert server.requests == []
 
 
+def test_texts_are_shown_as_they_are(server, rows, capsys):
+    words = [
+        "suite.sums.path=procedural:calendar",
+        "suite.sums.slices=[]",
+        "dry_run=true",
+        "suite.sums.template=[b]:cat:[/b]",
+    ]
+    assert run(config(server, rows, "out", *words)) is None
+    shown = capsys.readouterr().out
+    assert "procedural:calendar:0" in shown
+    assert "user: [b]:cat:[/b]" in shown
+
+
 @pytest.mark.parametrize(
     ("override", "sentence"),
     [
