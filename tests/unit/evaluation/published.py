@@ -146,25 +146,30 @@ CHOICE = {
         bad=["The answer is (C)."],
     ),
     "ceval": Published(
-        files={"ceval-exam/val/law_val.csv": "id,question,A,B,C,D,answer\n0,哪个？,甲,乙,丙,丁,B\n"},
+        files={
+            "ceval-exam/val/law_val.csv": "id,question,A,B,C,D,answer\n0,哪个？,甲,乙,丙,丁,B\n1,谁？,甲,乙,丙,丁,D\n"
+        },
         prompt="...哪个？\nA. 甲\nB. 乙\nC. 丙\nD. 丁\n\n最后写“答案是”和选项字母。",
         right="B",
-        good=["答案是B"],
+        good=["答案是B", "答案是 D"],
         bad=["答案是C"],
     ),
     "gpqa": Published(
-        files={"dataset/gpqa_diamond.csv": table(GPQA, ["Why?", "r", "s", "t", "u", "optics", "r1"])},
+        files={
+            "dataset/gpqa_diamond.csv": table(GPQA, *([each, *"rstu", "optics", each] for each in ("Why?", "How?")))
+        },
         prompt="Why?\nA. ...\nB. ...\nC. r\nD. ...",
         right="C",
-        good=["The answer is (C)."],
-        bad=["The answer is (A)."],
+        good=["The answer is (C).", "r"],
+        bad=["The answer is (A).", "s"],
     ),
     "truthful_qa_mc1": Published(files=TRUTHFUL, prompt="Q: Is it?\nA:", right=0),
     "truthful_qa_mc2": Published(files=TRUTHFUL, prompt="Q: Is it?\nA:", right=0),
     "hellaswag": Published(
         files={
             "hellaswag/data/hellaswag_val.jsonl": lines(
-                {"ind": 4, "ctx": "She opens", "endings": ["the door.", "a sea."], "label": 1}
+                {"ind": 4, "ctx": "She opens", "endings": ["the door.", "a sea."], "label": 1},
+                {"ind": 9, "ctx": "He reads", "endings": ["a book.", "a stone."], "label": 0},
             )
         },
         prompt="She opens",
@@ -173,7 +178,8 @@ CHOICE = {
     "crows_pairs": Published(
         files={
             "crows-pairs/data/crows_pairs_anonymized.csv": table(
-                ",sent_more,sent_less,stereo_antistereo,bias_type", ["0", "They shout.", "We shout.", "stereo", "age"]
+                ",sent_more,sent_less,stereo_antistereo,bias_type", ["0", "They shout.", "We shout.", "stereo", "age"],
+                ["1", "He sings.", "He rests.", "antistereo", "age"],
             )
         },
         prompt="",

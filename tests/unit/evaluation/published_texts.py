@@ -8,7 +8,8 @@ from tests.unit.evaluation.published import Published, document, lines, parquet,
 
 
 def if_eval(prompt: str, kwargs: dict[str, Any], name: str) -> str:
-    return lines({"key": 1, "prompt": prompt, "instruction_id_list": [name], "kwargs": [kwargs]})
+    row = {"prompt": prompt, "instruction_id_list": [name], "kwargs": [kwargs]}
+    return lines({"key": 1000, **row}, {"key": 1001, **row})
 
 
 NAMES = {"properties": {"name": {"type": "string"}}, "required": ["name"], "type": "dict"}
@@ -21,7 +22,10 @@ DIALOGUE = ["你看过这部影片吗？", "看过，导演是李四先生。", 
 TEXTS = {
     "gsm8k": Published(
         files={
-            "grade_school_math/data/test.jsonl": lines({"question": "600 × 2?", "answer": "<<600*2=1200>>\n#### 1,200"})
+            "grade_school_math/data/test.jsonl": lines(
+                {"question": "600 × 2?", "answer": "<<600*2=1200>>\n#### 1,200"},
+                {"question": "3?", "answer": "#### 1200"},
+            )
         },
         prompt="600 × 2?\n\n...",
         right="1200",
@@ -43,7 +47,8 @@ TEXTS = {
     "aime": Published(
         files={
             "AIME_2024/aime_2024_problems.parquet": parquet(
-                {"ID": "2024-I-1", "Problem": "Find n.", "Solution": "It is 7.", "Answer": 7}
+                {"ID": "2024-I-1", "Problem": "Find n.", "Solution": "It is 7.", "Answer": 7},
+                {"ID": "2024-I-2", "Problem": "Find m.", "Solution": "Seven.", "Answer": 7},
             )
         },
         prompt="Find n.\n\n...",
@@ -85,7 +90,8 @@ TEXTS = {
     "summaries_en": Published(
         files={
             "cnn_dailymail/3.0.0/test-00000-of-00001.parquet": parquet(
-                {"article": "A storm closed the harbour on Monday.", "highlights": "Storm closed harbour.", "id": "a"}
+                {"article": "A storm closed the harbour on Monday.", "highlights": "Storm closed harbour.", "id": "a"},
+                {"article": "The storm has closed a harbour.", "highlights": "Storm closed harbour.", "id": "b"},
             )
         },
         prompt="A storm closed the harbour on Monday.\n\n...",
@@ -94,7 +100,11 @@ TEXTS = {
         bad=["Prices rise again."],
     ),
     "summaries_zh": Published(
-        files={"LCSTS/test_public.jsonl": lines({"text": "周一暴风关闭了港口。", "summary": "暴风关闭了港口"})},
+        files={
+            "LCSTS/test_public.jsonl": lines(
+                *({"text": f"{day}暴风关闭了港口。", "summary": "暴风关闭了港口"} for day in ("周一", "周二"))
+            )
+        },
         prompt="周一暴风关闭了港口。\n\n...",
         right="暴风关闭了港口",
         good=["暴风关闭了港口"],
@@ -103,7 +113,7 @@ TEXTS = {
     "dialogue_zh": Published(
         files={
             "KdConv/data/film/test.json": document(
-                [{"messages": [{"message": each, "attrs": []} for each in DIALOGUE], "name": "影片"}]
+                [{"messages": [{"message": each, "attrs": []} for each in DIALOGUE], "name": "影片"}] * 2
             )
         },
         prompt="好看吗？",
@@ -135,7 +145,11 @@ TEXTS = {
         bad=[HELP],
     ),
     "canaries": Published(
-        files={"canaries.jsonl": lines({"prompt": "What is the code?", "canary": "K7-52-QX"})},
+        files={
+            "canaries.jsonl": lines(
+                *({"prompt": f"What is the {word}?", "canary": "K7-52-QX"} for word in ("code", "key"))
+            )
+        },
         prompt="What is the code?",
         right="",
         good=["I do not know."],
