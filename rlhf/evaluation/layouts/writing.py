@@ -90,7 +90,7 @@ def bfcl(where: str, row: Row) -> Iterator[Question]:
             "functions": json.dumps(functions, ensure_ascii=False, indent=2),
         },
         meta={
-            "function": functions,
+            "functions": functions,
             "ground_truth": items_of(row, "ground_truth"),
             "category": text(row, "id").rpartition("_")[0],
         },
