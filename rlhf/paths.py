@@ -15,6 +15,8 @@ PATHS = (*MODELS, *DATA, "chat_template")
 """Keys whose values are folders or files that are read."""
 SETS = "data.sets."
 """Beginning of the keys of a prompt set; the set's name follows, then `path`, `reader` and others."""
+SUITES, SUITE_FILES = "suite.", ("path", "shots_path", "joined")
+"""Beginning of the keys of a suite, whose name follows, and their ends where the value is data."""
 NAMED_MODELS, NAMED_DATA = ("policies.", "models."), ("held_out.others.", "validation.texts.")
 NAMED_PATHS = (*NAMED_MODELS, *NAMED_DATA)
 """Keys whose entries, by names of the user's choice, are all paths."""
@@ -23,7 +25,9 @@ FUNCTIONS = (
 )  # fmt: skip
 """Keys whose values may name a Python file: `/path/file.py:function`."""
 PATH_LISTS = ("reward.ensemble",)
-WRITTEN = ("output", "log.mlflow")
+EVALUATIONS = ("baseline", "suite_root")
+"""Further keys of an evaluation whose values are folders."""
+WRITTEN = ("output", "answers", "log.mlflow")
 
 
 def expand_home(key: str, path: str) -> str:
@@ -45,13 +49,18 @@ def repo_type_of(key: str) -> str | None:
 
 def is_path(key: str) -> bool:
     """Return whether the value of a configuration's key is a path, or a list of them."""
-    named = key.startswith(NAMED_PATHS) or is_set_path(key)
-    return key in (*PATHS, *WRITTEN, *PATH_LISTS) or named or is_function(key)
+    named = key.startswith(NAMED_PATHS) or is_set_path(key) or is_suite_path(key)
+    return key in (*PATHS, *EVALUATIONS, *WRITTEN, *PATH_LISTS) or named or is_function(key)
 
 
 def is_set_path(key: str) -> bool:
     """Return whether a key is the path of a prompt set, as `data.sets.math.path`."""
     return is_set_key(key, "path")
+
+
+def is_suite_path(key: str) -> bool:
+    """Return whether a key is the data of a suite, as `suite.gsm8k.path`."""
+    return key.startswith(SUITES) and key.count(".") == 2 and key.rpartition(".")[2] in SUITE_FILES
 
 
 def is_function(key: str) -> bool:

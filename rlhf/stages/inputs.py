@@ -10,14 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from rlhf.config import CLASS
-from rlhf.paths import NAMED_PATHS, PATH_LISTS, PATHS, is_function, is_set_path, repo_type_of
+from rlhf.evaluation.sources import below, maker_of
+from rlhf.paths import NAMED_PATHS, PATH_LISTS, PATHS, is_function, is_set_path, is_suite_path, repo_type_of
 from rlhf.train.artifact import MANIFEST, describe
 from rlhf.train.run_folder import flatten, is_among
 from rlhf.train.tracking import METRICS, read_rows
 from rlhf.types import InputError
 
-VOLATILE = ("dry_run", "output", "template_date", "checkpoint.every", "checkpoint.keep", "checkpoint.verify", "log.",
-            "preflight.")  # fmt: skip
+VOLATILE = (
+    "dry_run", "output", "answers", "template_date", "checkpoint.every", "checkpoint.keep", "checkpoint.verify", "log.",
+    "preflight.",
+)  # fmt: skip
 """Keys excluded from the fingerprint; those that end in a dot with all keys below."""
 
 
@@ -30,7 +33,11 @@ def paths_of(config: Mapping[str, Any]) -> dict[str, str]:
         given = flat[key] or []
         functions |= {key: given} if isinstance(given, str) else {f"{key}.{i}": spec for i, spec in enumerate(given)}
     sources = {key: source for key, spec in functions.items() if (source := source_of(spec)) is not None}
-    return files_of(config) | sources
+    root = flat.get("suite_root")
+    data = {key: value for key, value in flat.items() if is_suite_path(key) and value and maker_of(value) is None}
+    suites = {key: below(value, root) for key, value in data.items()}
+    baseline = {key: flat[key] for key in ("baseline",) if flat.get(key)}
+    return files_of(config) | sources | suites | baseline
 
 
 def files_of(config: Mapping[str, Any]) -> dict[str, str]:
