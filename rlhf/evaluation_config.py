@@ -30,6 +30,9 @@ class EvaluationConfig(RunConfig):
     """Folder of an earlier evaluation, with which each figure is compared on the same items."""
     answers: str = "outputs/answers"
     """Folder in which all evaluations keep answers, by model, suite and sampling: none is asked for twice."""
+    overall: dict[str, float] = field(default_factory=dict)
+    """Weights of figures in the overall improvement on the baseline, by SUITE/METRIC, in the figures' units:
+    `+overall.gsm8k/math=2`. Empty: the first metric of each suite, with equal weights."""
     gate: GateConfig = field(default_factory=GateConfig)
     """Conditions that the figures have to satisfy; the exit code tells the verdict: 0 passed, 10 failed, 11 undecided
     or awaiting people."""

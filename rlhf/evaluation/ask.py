@@ -12,8 +12,9 @@ from typing import Any, Protocol
 
 import xxhash
 
+from rlhf.evaluation.forms import Form
 from rlhf.evaluation.items import Answer, ChoiceLogprob
-from rlhf.evaluation.suite import Form, Suite, continuations
+from rlhf.evaluation.suite import Suite, continuations
 from rlhf.train.together import together
 from rlhf.types import Message
 

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from rlhf.evaluation.estimates import Comparison, compare, estimate
+from rlhf.evaluation.estimates import Comparison, cluster_sums, compare, estimate
 from rlhf.evaluation.gate_checks import Measurement
 from rlhf.evaluation.items import Answer, Item
 from rlhf.evaluation.metrics.base import Metric
 from rlhf.evaluation.metrics.lookup import find_metric
+from rlhf.evaluation.overall import Pair
 from rlhf.evaluation.suite import Suite
 from rlhf.ops.intervals import Estimate
 from rlhf.types import InputError
@@ -38,6 +39,17 @@ class Figure:
     def name(self) -> str:
         return "/".join(filter(None, (self.suite, self.metric, self.slice)))
 
+    @property
+    def change(self) -> str:
+        """`worse` or `better` than the baseline, `other` for a figure without a better direction, or `none` if the
+        interval of the difference has 0, or there is no baseline."""
+        compared = self.comparison
+        if compared is None or not (compared.difference.low > 0 or compared.difference.high < 0):
+            return "none"
+        if self.larger_is_better is None:
+            return "other"
+        return "better" if (compared.difference.mean > 0) == self.larger_is_better else "worse"
+
     def as_measurement(self, baseline_digest: str | None) -> Measurement:
         """Return the figure as a gate reads it."""
         return Measurement(
@@ -56,38 +68,67 @@ def metrics_of(suite: str, options: Mapping[str, Any]) -> dict[str, Metric]:
     return {name: find_metric(name, given or {}, f"suite.{suite}.metrics") for name, given in options.items()}
 
 
-def figures_of(
-    suite: Suite,
-    metrics: Mapping[str, Metric],
-    answers: Sequence[Answer],
-    baseline: Sequence[Answer] | None,
-) -> list[Figure]:
-    """Return all figures of a suite, from the answers to its items in their order, and those of a baseline to the same
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scores:
+    """Statistics of every answer to a suite, by metric."""
+
+    suite: Suite
+    metrics: Mapping[str, Metric]
+    items: Sequence[Item]
+    """Item of each answer."""
+    clusters: np.ndarray  # [N] int, from 0 without a gap
+    ours: Mapping[str, np.ndarray]  # [N, D] each
+    theirs: Mapping[str, np.ndarray] | None
+    """Those of the baseline; None without one."""
+
+    def pair(self, metric: str) -> Pair:
+        """Return the cluster sums of both systems. There must be a baseline."""
+        assert self.theirs is not None
+        sums = [cluster_sums(each[metric], self.clusters) for each in (self.ours, self.theirs)]
+        return Pair(metric=self.metrics[metric], ours=sums[0], theirs=sums[1])
+
+
+def score(
+    suite: Suite, metrics: Mapping[str, Metric], answers: Sequence[Answer], baseline: Sequence[Answer] | None
+) -> Scores:
+    """Return the statistics of the answers to a suite's items, in their order, and of a baseline's to the same
     items."""
     items_by_id = {item.id: item for item in suite.items}
     items = [items_by_id[answer.item] for answer in answers]
-    clusters = np.unique([item.cluster or item.id for item in items], return_inverse=True)[1]
-    parts = {"": np.ones(len(items), dtype=bool), **slices_of(suite.config.slices, items)}
-    figures = []
-    for name, metric in metrics.items():
-        ours = metric.statistics(items, answers)
-        theirs = None if baseline is None else metric.statistics(items, baseline)
-        for part, members in parts.items():
-            figures.append(
-                Figure(
-                    suite=suite.name,
-                    metric=name,
-                    slice=part,
-                    estimate=estimate(metric, ours[members], clusters[members]),
-                    comparison=None
-                    if theirs is None
-                    else compare(metric, ours[members], theirs[members], clusters[members]),
-                    larger_is_better=metric.larger_is_better,
-                    num_items=len({item.id for item, is_member in zip(items, members, strict=True) if is_member}),
-                    digest=suite.digest,
-                )
-            )
-    return figures
+    theirs = None
+    if baseline is not None:
+        theirs = {name: metric.statistics(items, baseline) for name, metric in metrics.items()}
+    return Scores(
+        suite=suite,
+        metrics=metrics,
+        items=items,
+        clusters=np.unique([item.cluster or item.id for item in items], return_inverse=True)[1],
+        ours={name: metric.statistics(items, answers) for name, metric in metrics.items()},
+        theirs=theirs,
+    )
+
+
+def figures_of(scores: Scores) -> list[Figure]:
+    """Return all figures of a suite, over all items and over slices."""
+    whole: np.ndarray = np.ones(len(scores.items), dtype=bool)
+    parts = {"": whole, **slices_of(scores.suite.config.slices, scores.items)}
+    return [figure_of(scores, name, part, members) for name in scores.metrics for part, members in parts.items()]
+
+
+def figure_of(scores: Scores, name: str, part: str, members: np.ndarray) -> Figure:
+    """Return a metric's figure over the answers that are `members`, [N] bool."""
+    metric, clusters, ours = scores.metrics[name], scores.clusters[members], scores.ours[name][members]
+    compared = None if scores.theirs is None else compare(metric, ours, scores.theirs[name][members], clusters)
+    return Figure(
+        suite=scores.suite.name,
+        metric=name,
+        slice=part,
+        estimate=estimate(metric, ours, clusters),
+        comparison=compared,
+        larger_is_better=metric.larger_is_better,
+        num_items=len({item.id for item, is_member in zip(scores.items, members, strict=True) if is_member}),
+        digest=scores.suite.digest,
+    )
 
 
 def slices_of(keys: Sequence[str], items: Sequence[Item]) -> dict[str, np.ndarray]:

@@ -9,7 +9,6 @@ import random
 import string
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 from itertools import islice
 from typing import Any
 
@@ -17,6 +16,7 @@ from omegaconf import MISSING
 
 from rlhf.data.arrow import DEFAULT_SPLIT
 from rlhf.data.files import errors_at
+from rlhf.evaluation.forms import Area, Form
 from rlhf.evaluation.items import Item, Question
 from rlhf.evaluation.layouts.base import LETTERS
 from rlhf.evaluation.layouts.lookup import find_layout
@@ -25,15 +25,6 @@ from rlhf.types import InputError, Message
 
 CODE = "code"
 """Layout of suites whose answers are programs."""
-
-
-class Form(StrEnum):
-    """Ways in which a model answers."""
-
-    generate = "generate"
-    """A text is written."""
-    likelihood = "likelihood"
-    """The likelihood of each choice is measured."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -91,6 +82,9 @@ class SuiteConfig:
     metrics: dict[str, Any] = field(default_factory=dict)
     """Metrics by name, with their options: `{exact_match: {}, f1: {language: zh}}`. Names are in docs/evaluation.md; a
     class of your own is `/path/file.py:Class`."""
+    area: Area | None = None
+    """Area of the report in which the suite counts: `understanding`, `generation`, `reasoning`, `knowledge`, `helpful`,
+    `harmless`, `honest` or `safety`. None: none, it counts in the whole alone."""
     slices: list[str] = field(default_factory=list)
     """Fields of the rows by whose values every metric is reported too, such as `subject`."""
     limit: int | None = None

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rlhf.evaluation import verdicts as verdict_tables
+from rlhf.evaluation.areas import AreaRow
 from rlhf.evaluation.gates import GateResult
 from rlhf.evaluation.items import Answer, Item
 from rlhf.evaluation.results import Figure
@@ -23,6 +24,7 @@ from rlhf.evaluation_config import EvaluationConfig
 from rlhf.ops.intervals import Estimate
 from rlhf.stages.console import markdown_table
 from rlhf.stages.evaluation.baseline import ANSWERS, RESULTS, Baseline
+from rlhf.stages.evaluation.words import CHANGES, WORDS, Words
 from rlhf.train.artifact import without_nan
 
 TABLE, PAGE, PLOT = "report.md", "report.html", "report.png"
@@ -30,72 +32,9 @@ SHOWN_CHARACTERS = 600
 """Characters of a prompt or an answer in the report."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Words:
-    """Texts of the report in one language."""
-
-    title: str
-    figures: str
-    figure: tuple[str, ...]
-    compared: tuple[str, ...]
-    verdicts: str
-    samples: str
-    item: tuple[str, ...]
-    legend: str
-    against: str
-
-    def columns(self, has_baseline: bool) -> tuple[str, ...]:
-        return (*self.figure, *(self.compared if has_baseline else ()))
-
-
-WORDS = {
-    Language.en: Words(
-        title="Evaluation of {}",
-        figures="Figures",
-        figure=("figure", "value (95 % interval)", "items"),
-        compared=("baseline", "difference (95 % interval)", "in baseline deviations", "p", "change"),
-        verdicts="Verdicts",
-        samples="Answers",
-        item=("item", "prompt", "right", "answer"),
-        legend="Intervals and tests are by cluster: samples of one prompt and questions on one passage are not "
-        "independent. A change is named if the interval excludes 0.",
-        against="Compared with {} on the same items, regressions first.",
-    ),
-    Language.zh: Words(
-        title="{} 的评估",
-        figures="指标",
-        figure=("指标", "值（95 % 区间）", "题数"),
-        compared=("基线", "差（95 % 区间）", "以基线标准差计", "p", "变化"),
-        verdicts="达标表",
-        samples="回答",
-        item=("题目", "提示", "参考答案", "回答"),
-        legend="区间和检验按簇计算：同一提示的多个回答、同一篇章的多个问题并不独立。区间不含 0 时才称为变化。",
-        against="与 {} 在相同题目上比较，退步在前。",
-    ),
-}
-CHANGES = {
-    Language.en: {"worse": "worse", "better": "better", "other": "different", "none": "no evidence"},
-    Language.zh: {"worse": "退步", "better": "进步", "other": "不同", "none": "无证据"},
-}
-
-
-def words_of(language: Language) -> Words:
-    return WORDS[language]
-
-
-def change_of(figure: Figure) -> str:
-    """Return `worse`, `better`, `other` for a figure without a better direction, or `none` if the interval has 0."""
-    compared = figure.comparison
-    if compared is None or not (compared.difference.low > 0 or compared.difference.high < 0):
-        return "none"
-    if figure.larger_is_better is None:
-        return "other"
-    return "better" if (compared.difference.mean > 0) == figure.larger_is_better else "worse"
-
-
 def in_order(figures: Sequence[Figure]) -> list[Figure]:
     """Return the figures, regressions first."""
-    return sorted(figures, key=lambda figure: change_of(figure) != "worse")
+    return sorted(figures, key=lambda figure: figure.change != "worse")
 
 
 def figure_rows(figures: Sequence[Figure], language: Language) -> list[tuple[str, ...]]:
@@ -105,7 +44,7 @@ def figure_rows(figures: Sequence[Figure], language: Language) -> list[tuple[str
         if (compared := figure.comparison) is not None:
             size = "" if math.isnan(compared.effect_size) else f"{compared.effect_size:+.2g}"
             p_value = "" if math.isnan(compared.p_value) else f"{compared.p_value:.2g}"
-            change = CHANGES[language][change_of(figure)]
+            change = CHANGES[language][figure.change]
             row += (f"{compared.theirs:.4g}", with_interval(compared.difference, language), size, p_value, change)
         rows.append(row)
     width = max(map(len, rows))
@@ -122,6 +61,8 @@ class Report:
     language: Language
     figures: Sequence[Figure]
     """Regressions first."""
+    areas: Sequence[AreaRow]
+    """Improvements by area; empty without a baseline."""
     verdicts: GateResult
     samples: Mapping[str, Sequence[tuple[str, ...]]]
     """Some answers by suite: the item, its prompt, what is right, and the answer."""
@@ -135,6 +76,15 @@ class Report:
         return self.words.columns(self.baseline is not None)
 
 
+def rows_of_areas(areas: Sequence[AreaRow], language: Language) -> list[tuple[str, ...]]:
+    names = WORDS[language].area_names
+    return [
+        (names.get(row.name, row.name), with_interval(row.improvement, language),
+         *map(str, (row.num_worse, row.num_better, row.num_figures)))
+        for row in areas
+    ]  # fmt: skip
+
+
 def with_interval(estimate: Estimate, language: Language) -> str:
     return verdict_tables.with_interval(estimate, verdict_tables.number, verdict_tables.WORDS[language])
 
@@ -145,6 +95,7 @@ def write_report(
     suites: Sequence[Suite],
     answers: Mapping[str, Sequence[Answer]],
     figures: Sequence[Figure],
+    areas: Sequence[AreaRow],
     verdicts: GateResult,
     baseline: Baseline | None,
 ) -> None:
@@ -154,6 +105,7 @@ def write_report(
         baseline=baseline.name if baseline else None,
         language=config.language,
         figures=in_order(figures),
+        areas=areas,
         verdicts=verdicts,
         samples={suite.name: shown(suite, answers[suite.name], config.num_shown) for suite in suites},
     )
@@ -166,6 +118,7 @@ def write_report(
         "baseline": report.baseline,
         "suites": {suite.name: {"digest": suite.digest, "items": len(suite.items)} for suite in suites},
         "figures": {figure.name: as_record(figure) for figure in figures},
+        "improvement": {each.name: asdict(each.improvement) for each in areas},
         "gate": [{"figure": each.condition.figure, "verdict": str(each.state)} for each in verdicts.verdicts],
         "verdict": str(verdicts.state) if verdicts.verdicts else None,
     }
@@ -185,7 +138,7 @@ def as_record(figure: Figure) -> dict[str, object]:
             "p_value": compared.p_value,
             "test": str(compared.test),
             "detectable": compared.detectable,
-            "change": change_of(figure),
+            "change": figure.change,
         }
     return record
 
@@ -215,6 +168,8 @@ def as_markdown(report: Report) -> str:
         parts.append(words.against.format(report.baseline) + "\n")
     if report.verdicts.verdicts:
         parts += [f"## {words.verdicts}\n", verdict_tables.markdown_table(report.verdicts, report.language)]
+    if report.areas:
+        parts += [f"## {words.areas}\n", markdown_table(words.area, rows_of_areas(report.areas, report.language))]
     table = markdown_table(report.columns, figure_rows(report.figures, report.language))
     parts += [f"## {words.figures}\n", table, f"![]({PLOT})\n"]
     for name, rows in report.samples.items():
@@ -236,7 +191,10 @@ def as_html(report: Report, image: bytes) -> str:
         table = html_table(verdict_words.columns, verdict_tables.rows(report.verdicts, verdict_words), states)
         overall = html.escape(verdict_tables.overall(report.verdicts, language))
         body += [f"<h2>{words.verdicts}</h2>", table, f"<p>{overall}</p>"]
-    changes = [change_of(figure) for figure in report.figures]
+    if report.areas:
+        areas = rows_of_areas(report.areas, language)
+        body += [f"<h2>{words.areas}</h2>", html_table(words.area, areas, [""] * len(areas))]
+    changes = [figure.change for figure in report.figures]
     table = html_table(report.columns, figure_rows(report.figures, language), changes)
     source = f"data:image/png;base64,{base64.b64encode(image).decode()}"
     body += [f"<h2>{words.figures}</h2>", table, f'<img alt="{words.figures}" src="{source}">']

@@ -12,17 +12,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from rlhf.config import as_plain
+from rlhf.evaluation.areas import area_rows
 from rlhf.evaluation.gate_checks import Measurement
 from rlhf.evaluation.gate_config import GateConfig
 from rlhf.evaluation.gates import GateResult, decide
-from rlhf.evaluation.results import Figure, figure_names, figures_of, metrics_of
+from rlhf.evaluation.overall import check_weights, usual_weights
+from rlhf.evaluation.results import Figure, figure_names, figures_of, metrics_of, score
 from rlhf.evaluation.suite import Suite, load_suite
 from rlhf.evaluation.verdicts import terminal_table
 from rlhf.evaluation_config import EvaluationConfig
 from rlhf.stages.console import CONSOLE, show_table
 from rlhf.stages.evaluation.answers import ask_all
 from rlhf.stages.evaluation.baseline import Baseline, open_baseline
-from rlhf.stages.evaluation.report import figure_rows, in_order, words_of, write_report
+from rlhf.stages.evaluation.report import figure_rows, in_order, rows_of_areas, write_report
+from rlhf.stages.evaluation.words import WORDS
 from rlhf.stages.start import as_first_started
 from rlhf.train.artifact import MANIFEST, committing
 from rlhf.train.run_folder import REPORT, look_at_run_folder, open_run_folder
@@ -43,27 +46,30 @@ def run(config: EvaluationConfig) -> GateResult | None:
     baseline = None if config.baseline is None else open_baseline(config.baseline, suites)
     names = [name for suite in suites for name in figure_names(suite, metrics[suite.name])]
     check_gate(config.gate, names, baseline)
+    check_weights(config.overall, metrics)
+    weights = config.overall or usual_weights(metrics)
     if config.dry_run:
         look_at_run_folder(config.output, as_plain(config))
         show_first_items(suites)
         return None
     with open_run_folder(config.output, as_plain(config)) as folder:
         answers = ask_all(config, suites, folder.root)
-        figures = [
-            figure
+        scores = [
+            score(suite, metrics[suite.name], answers[suite.name], baseline.answers_to(suite) if baseline else None)
             for suite in suites
-            for figure in figures_of(
-                suite, metrics[suite.name], answers[suite.name], baseline.answers_to(suite) if baseline else None
-            )
         ]
+        figures = [figure for each in scores for figure in figures_of(each)]
+        areas = area_rows(scores, figures, weights)
         verdicts = decide(config.gate, measured_by_name(figures, baseline))
         report = folder.root / REPORT
         if not (report / MANIFEST).is_file():
             by_name = {figure.name: figure.estimate.mean for figure in figures}
             with committing(report, {"kind": "evaluation", "config": as_plain(config), "metrics": by_name}) as staging:
-                write_report(staging, config, suites, answers, figures, verdicts, baseline)
-    words = words_of(config.language)
+                write_report(staging, config, suites, answers, figures, areas, verdicts, baseline)
+    words = WORDS[config.language]
     show_table(words.figures, words.columns(baseline is not None), figure_rows(in_order(figures), config.language))
+    if areas:
+        show_table(words.areas, words.area, rows_of_areas(areas, config.language))
     if verdicts.verdicts:
         CONSOLE.print(terminal_table(verdicts, config.language))
     CONSOLE.print(f"report: {report}", soft_wrap=True)

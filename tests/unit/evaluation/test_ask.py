@@ -6,8 +6,9 @@ import json
 import pytest
 
 from rlhf.evaluation.ask import AnswerFile, Request, ask, requests_of
+from rlhf.evaluation.forms import Form
 from rlhf.evaluation.items import Answer, ChoiceLogprob
-from rlhf.evaluation.suite import Form, SuiteConfig, load_suite
+from rlhf.evaluation.suite import SuiteConfig, load_suite
 from rlhf.types import RunError
 
 

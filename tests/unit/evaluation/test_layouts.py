@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from rlhf.evaluation.forms import Form
 from rlhf.evaluation.items import Item
 from rlhf.evaluation.layouts.choosing import MMLU_COLUMNS
-from rlhf.evaluation.suite import Form, SuiteConfig, load_suite
+from rlhf.evaluation.suite import SuiteConfig, load_suite
 from rlhf.types import InputError
 
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from rlhf.evaluation.suite import Form, SuiteConfig, continuations, load_suite
+from rlhf.evaluation.forms import Form
+from rlhf.evaluation.suite import SuiteConfig, continuations, load_suite
 from rlhf.types import InputError
 
 

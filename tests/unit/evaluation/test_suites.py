@@ -10,11 +10,12 @@ import pytest
 import yaml
 
 from rlhf.config import compose
+from rlhf.evaluation.forms import Form
 from rlhf.evaluation.items import Answer, ChoiceLogprob, Item
 from rlhf.evaluation.layouts.lookup import LAYOUTS
 from rlhf.evaluation.metrics.lookup import METRICS
 from rlhf.evaluation.results import metrics_of, slices_of
-from rlhf.evaluation.suite import Form, Suite, SuiteConfig, continuations, load_suite
+from rlhf.evaluation.suite import Suite, SuiteConfig, continuations, load_suite
 from rlhf.evaluation_config import EvaluationConfig
 from rlhf.types import InputError
 from tests.unit.evaluation.published import CHOICE, READING, Published

@@ -99,6 +99,22 @@ def test_a_regression_is_first_and_fails_its_gate(server, rows):
     assert '<html lang="zh">' in page
 
 
+def test_improvements_are_told_by_area(server, rows):
+    server.reply = answers_right(0.5)
+    run(config(server, rows, "before", model="old"))
+    server.reply = answers_right(0.9)
+    words = [f"baseline={rows.parent / 'before'}", "suite.sums.area=reasoning", "language=zh",
+             "+overall={sums/exact_match: 2}"]  # fmt: skip
+    run(config(server, rows, "after", *words, model="new"))
+    improvements = results(rows, "after")["improvement"]
+    assert set(improvements) == {"all", "capability", "reasoning"}
+    assert improvements["all"]["mean"] == pytest.approx(0.4)
+    assert improvements["all"]["low"] > 0
+    text = (rows.parent / "after" / "report" / "report.md").read_text()
+    assert "| 能力（低于 0 即对齐税） | 0.4（" in text
+    assert "| 推理 | 0.4（" in text
+
+
 def test_equal_models_are_undecided(server, rows):
     server.reply = answers_right(0.5)
     run(config(server, rows, "before", model="old"))
@@ -137,6 +153,7 @@ def test_texts_are_shown_as_they_are(server, rows, capsys):
         ("gate.conditions=[{figure: sums/length, improves_by: 1}]", "compares with a baseline"),
         ("gate.conditions=[{figure: sums/exact_match, at_least: 0, at_most: 1}]", "set exactly one of at_least"),
         ("model=folder", "set one of them"),
+        ("+overall={sums/f1: 1}", "overall: no suite gives the figure sums/f1"),
     ],
 )
 def test_mistakes_are_refused_before_anything_is_asked(server, rows, override, sentence):
