@@ -79,7 +79,7 @@ class Scores:
     clusters: np.ndarray  # [N] int, from 0 without a gap
     ours: Mapping[str, np.ndarray]  # [N, D] each
     theirs: Mapping[str, np.ndarray] | None
-    """Those of the baseline; None without one."""
+    """Statistics of the baseline; None without one."""
 
     def pair(self, metric: str) -> Pair:
         """Return the cluster sums of both systems. There must be a baseline."""
