@@ -44,7 +44,7 @@ outputs/quickstart/grpo/model/config.json: | install
 loop: install  ## serve, gather feedback, DPO, release: twice round on a tiny model; ARGS="..." is passed on
 	.venv/bin/python launch/pipeline.py pipeline=loop $(ARGS)
 
-EVALUATE = .venv/bin/python launch/evaluate.py experiment=quickstart_evaluate
+EVALUATE = .venv/bin/python launch/evaluate.py evaluation=quickstart suite=[quickstart]
 GATE = gate.conditions=[{figure: quickstart/exact_match, improves_by: 0.1}]
 
 evaluate: install outputs/quickstart/grpo/model/config.json  ## the quickstart's model against its base, with verdicts, in English and Chinese

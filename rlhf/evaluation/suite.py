@@ -109,6 +109,13 @@ class SuiteConfig:
                 f"suite: samples={self.samples}, temperature={self.temperature}: several answers to one item need a "
                 "temperature above 0, one may have 0"
             )
+        try:
+            self.continuation.format(choice="", letter="")
+        except (KeyError, IndexError, ValueError) as error:
+            raise InputError(
+                f"suite: continuation={self.continuation!r} names another field than choice and letter, or has a "
+                f"single brace ({error}): write {{choice}} or {{letter}}"
+            ) from None
         if self.form is Form.likelihood and self.samples > 1:
             raise InputError(f"suite: form=likelihood, samples={self.samples}: a likelihood has no samples; give 1")
 

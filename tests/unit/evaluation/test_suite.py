@@ -108,8 +108,8 @@ def test_two_rows_with_one_id_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "keys", [{"samples": 0}, {"samples": 2}, {"temperature": -1.0}, {"shots": 1}, {"shots_path": "x"},
-             {"form": Form.likelihood, "samples": 2, "temperature": 1.0}]
+    "keys", [{"continuation": "{choices}"}, {"samples": 0}, {"samples": 2}, {"temperature": -1.0}, {"shots": 1},
+             {"shots_path": "x"}, {"form": Form.likelihood, "samples": 2, "temperature": 1.0}]
 )  # fmt: skip
 def test_settings_that_contradict_each_other_are_refused(keys):
     with pytest.raises(InputError, match="suite: "):
