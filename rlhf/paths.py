@@ -11,7 +11,7 @@ MODELS = ("model", "teacher.model", "critic.model", "reward.model", "reference.m
 """Keys whose values are model folders, or ids of models on the Hub."""
 DATA = ("data.path", "data.general_path", "held_out.path", "validation.path")
 """Keys whose values are files or folders of rows, or ids of data sets on the Hub."""
-PATHS = (*MODELS, *DATA, "chat_template")
+PATHS = (*MODELS, *DATA, "chat_template", "baseline")
 """Keys whose values are folders or files that are read."""
 SETS = "data.sets."
 """Beginning of the keys of a prompt set; the set's name follows, then `path`, `reader` and others."""
@@ -25,8 +25,8 @@ FUNCTIONS = (
 )  # fmt: skip
 """Keys whose values may name a Python file: `/path/file.py:function`."""
 PATH_LISTS = ("reward.ensemble",)
-EVALUATIONS = ("baseline", "suite_root")
-"""Further keys of an evaluation whose values are folders."""
+ROOTS = ("suite_root",)
+"""Keys whose values are folders below which other paths lie."""
 WRITTEN = ("output", "answers", "log.mlflow")
 
 
@@ -50,7 +50,7 @@ def repo_type_of(key: str) -> str | None:
 def is_path(key: str) -> bool:
     """Return whether the value of a configuration's key is a path, or a list of them."""
     named = key.startswith(NAMED_PATHS) or is_set_path(key) or is_suite_path(key)
-    return key in (*PATHS, *EVALUATIONS, *WRITTEN, *PATH_LISTS) or named or is_function(key)
+    return key in (*PATHS, *ROOTS, *WRITTEN, *PATH_LISTS) or named or is_function(key)
 
 
 def is_set_path(key: str) -> bool:

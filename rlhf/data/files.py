@@ -57,7 +57,7 @@ def read_rows(
         raise InputError(f"{path} does not exist: {FORMS}")
     if reader is not None:
         refuse_splits(path, split, subset, remedy=f"let data.reader={reader} choose")
-        return _at_least_one(path, read_with(reader, path, refuse), f"let data.reader={reader} yield")
+        return at_least_one(path, read_with(reader, path, refuse), f"let data.reader={reader} yield")
     if Path(path).is_dir():
         rows: Iterator[tuple[str, Row]] = read_folder(path, split, subset)
     elif path.endswith(".jsonl"):
@@ -68,7 +68,7 @@ def read_rows(
         raise InputError(f"{path} has the suffix '{Path(path).suffix}', which is not read: {FORMS}")
     if not Path(path).is_dir():
         refuse_splits(path, split, subset)
-    return _at_least_one(path, rows, FORMS + " with")
+    return at_least_one(path, rows, FORMS + " with")
 
 
 def refuse_splits(
@@ -94,7 +94,8 @@ def kind_of(value: object) -> str:
     return "null" if value is None else names.get(type(value), f"a {type(value).__name__}")
 
 
-def _at_least_one(path: str, rows: Iterator[tuple[str, Row]], remedy: str) -> Iterator[tuple[str, Row]]:
+def at_least_one(path: str, rows: Iterator[tuple[str, Row]], remedy: str) -> Iterator[tuple[str, Row]]:
+    """Yield the rows. Raises InputError if there is none; `remedy` goes before "at least one row"."""
     first = next(rows, None)
     if first is None:
         raise InputError(f"{path} holds no rows: {remedy} at least one row")

@@ -15,6 +15,7 @@ import xxhash
 from rlhf.evaluation.forms import Form
 from rlhf.evaluation.items import Answer, ChoiceLogprob
 from rlhf.evaluation.suite import Suite, continuations
+from rlhf.judges.ledger import whole_lines
 from rlhf.train.together import together
 from rlhf.types import Message
 
@@ -54,11 +55,7 @@ class AnswerFile:
         self.path = folder / f"{name}-{xxhash.xxh3_128_hexdigest(text.encode())[:16]}.jsonl"
         self.answers: dict[tuple[str, int], Answer] = {}
         if self.path.is_file():
-            # What follows the last line feed is a line that a killed process did not finish.
-            lines, _, torn = self.path.read_bytes().rpartition(b"\n")
-            if torn:
-                self.path.write_bytes(lines + b"\n" if lines else b"")
-            for line in lines.splitlines()[1:]:
+            for line in whole_lines(self.path)[1:]:
                 self._keep(read_answer(json.loads(line)))
         if not self.path.is_file() or not self.path.stat().st_size:
             folder.mkdir(parents=True, exist_ok=True)

@@ -11,13 +11,11 @@ from rlhf.causes import first_words
 from rlhf.evaluation.ask import Request
 from rlhf.evaluation.items import Answer, ChoiceLogprob
 from rlhf.judges.config import EndpointConfig
-from rlhf.judges.endpoint import EndpointClient, Trouble
+from rlhf.judges.endpoint import TEMPLATE_TOKENS, EndpointClient, Trouble
 from rlhf.judges.pace import Pace
 from rlhf.types import Failure, InputError, RunError
 
 T = TypeVar("T")
-TEMPLATE_TOKENS = 32
-"""Most tokens that a chat template adds to a message."""
 
 
 class EndpointModel:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf.data.arrow import DEFAULT_SPLIT
-from rlhf.data.files import kind_of
+from rlhf.data.files import at_least_one, kind_of
 from rlhf.data.files import read_rows as read_training_rows
 from rlhf.types import InputError
 
@@ -59,17 +59,9 @@ def _read_file(path: str, columns: Sequence[str], split: str, subset: str | None
     else:
         if not Path(path).is_file():
             raise InputError(f"{path} does not exist: correct the path of the suite, or suite_root")
-        rows = _at_least_one(path, reader(path, columns))
+        rows = at_least_one(path, reader(path, columns), "give a suite")
     for where, row in rows:
         yield where, {**row, FILE: Path(path).stem}
-
-
-def _at_least_one(path: str, rows: Rows) -> Rows:
-    first = next(rows, None)
-    if first is None:
-        raise InputError(f"{path} holds no rows: a suite needs at least one")
-    yield first
-    yield from rows
 
 
 def _read_json(path: str, _columns: Sequence[str]) -> Rows:

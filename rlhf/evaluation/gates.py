@@ -7,7 +7,7 @@ Holm; a margin that must not be exceeded is a veto, and needs no adjustment.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -68,10 +68,16 @@ def decide(gate: GateConfig, figures: Mapping[str, Measurement]) -> GateResult:
     return GateResult(verdicts=tuple(adjust(verdicts)))
 
 
+def check_known(condition: ConditionConfig, names: Collection[str]) -> None:
+    """Raise InputError for a condition on a figure that is none of `names`."""
+    if condition.figure not in names:
+        known = ", ".join(sorted(names)) or "none"
+        raise InputError(f"gate: no suite gives the figure {condition.figure}: known are {known}")
+
+
 def check_figure(condition: ConditionConfig, figures: Mapping[str, Measurement]) -> None:
     name = condition.figure
-    if name not in figures:
-        raise InputError(f"gate: no suite gives the figure {name}: known are {', '.join(sorted(figures)) or 'none'}")
+    check_known(condition, figures)
     measurement = figures[name]
     if not condition.needs_baseline or measurement.estimate is None:
         return

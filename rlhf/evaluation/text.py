@@ -30,7 +30,9 @@ def bleu4(hypotheses: Sequence[str], references: Sequence[str], language: Langua
 
 def rouge_l(hypotheses: Sequence[str], references: Sequence[str], language: Language) -> float:
     """Mean F1 of the longest common subsequence, from 0 to 100 (Lin 2004); 0 where a text has no token."""
-    scores = [_f1(tokens(a, language), tokens(b, language)) for a, b in zip(hypotheses, references, strict=True)]
+    scores = [
+        subsequence_f1(tokens(a, language), tokens(b, language)) for a, b in zip(hypotheses, references, strict=True)
+    ]
     return 100 * sum(scores) / max(len(scores), 1)
 
 
@@ -58,6 +60,7 @@ def longest_common_subsequence(first: Sequence[str], second: Sequence[str]) -> i
     return len(first) - row.bit_count()
 
 
-def _f1(hypothesis: list[str], reference: list[str]) -> float:
+def subsequence_f1(hypothesis: Sequence[str], reference: Sequence[str]) -> float:
+    """Return the F1 of the longest common subsequence (Lin 2004); 0 if a text has no token."""
     common = longest_common_subsequence(hypothesis, reference)
     return 2 * common / (len(hypothesis) + len(reference)) if common else 0.0

@@ -8,12 +8,10 @@ from typing import Any
 
 from rlhf.causes import first_words
 from rlhf.judges.config import JudgeConfig, ResponseFormat
-from rlhf.judges.endpoint import EndpointClient, Trouble
+from rlhf.judges.endpoint import TEMPLATE_TOKENS, EndpointClient, Trouble
 from rlhf.types import Failure, Message
 
 PATH = "/chat/completions"
-TEMPLATE_TOKENS = 32
-"""Most tokens that a chat template adds to a message."""
 
 
 class JudgeClient(EndpointClient):

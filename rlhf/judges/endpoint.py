@@ -23,6 +23,8 @@ from rlhf.types import Failure, InputError
 T = TypeVar("T")
 TEMPORARY = frozenset({408, 409, 425, 429})
 """Statuses below 500 after which another attempt may succeed."""
+TEMPLATE_TOKENS = 32
+"""Most tokens that a chat template adds to a message."""
 MILLION = 1e6
 LARGEST_REPLY = 1 << 24
 """Bytes of a response that are read: many times the longest reply, so that a faulty server cannot fill the memory."""

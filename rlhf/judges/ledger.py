@@ -13,6 +13,14 @@ from pathlib import Path
 from rlhf.types import RunError
 
 
+def whole_lines(file: Path) -> list[bytes]:
+    """Return the lines of a file, and cut off a last one that a killed process did not finish."""
+    lines, _, torn = file.read_bytes().rpartition(b"\n")
+    if torn:
+        file.write_bytes(lines + b"\n" if lines else b"")
+    return lines.splitlines()
+
+
 @dataclass(slots=True)
 class Bill:
     """Cost of one request: the largest possible one until the server has stated its tokens."""
@@ -44,11 +52,7 @@ class Ledger:
     def __post_init__(self) -> None:
         if self.file is None or not self.file.is_file():
             return
-        # The part after the last line feed is a line that a killed run did not finish.
-        lines, _, torn = self.file.read_bytes().rpartition(b"\n")
-        rows = [json.loads(line) for line in lines.splitlines()]
-        if torn:
-            self.file.write_bytes(lines + b"\n" if lines else b"")
+        rows = [json.loads(line) for line in whole_lines(self.file)]
         self.cost = math.fsum(row["cost"] for row in rows)
         self.requests = sum(row["requests"] for row in rows)
 

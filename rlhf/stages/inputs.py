@@ -36,8 +36,7 @@ def paths_of(config: Mapping[str, Any]) -> dict[str, str]:
     root = flat.get("suite_root")
     data = {key: value for key, value in flat.items() if is_suite_path(key) and value and maker_of(value) is None}
     suites = {key: below(value, root) for key, value in data.items()}
-    baseline = {key: flat[key] for key in ("baseline",) if flat.get(key)}
-    return files_of(config) | sources | suites | baseline
+    return files_of(config) | sources | suites
 
 
 def files_of(config: Mapping[str, Any]) -> dict[str, str]:

@@ -10,6 +10,7 @@ from typing import Any
 from rlhf.data.fields import take
 from rlhf.evaluation.items import Question
 from rlhf.evaluation.layouts.base import REMEDY, Row, identity, items_of, text, texts
+from rlhf.rewards.text import boxed
 from rlhf.types import InputError
 
 
@@ -27,19 +28,10 @@ def math(where: str, row: Row) -> Iterator[Question]:
     numbers the files of each type from 0, so that an id has the type too."""
     problem, solution = text(row, "problem"), str(row.get("solution") or "")
     answer = text(row, "answer") if "answer" in row else boxed(solution)
+    if answer is None:
+        raise InputError(f"the field solution has no \\boxed{{}}: {REMEDY}")
     meta = {key: str(row[key]) for key in ("level", "type", "subject") if key in row}
     yield _solved(where, row, problem, solution or answer, answer, **meta)
-
-
-def boxed(solution: str) -> str:
-    """Return the content of the last `\\boxed{}`. Raises InputError if there is none."""
-    _, mark, rest = solution.rpartition("\\boxed{")
-    depth = 1
-    for i, character in enumerate(rest):
-        depth += {"{": 1, "}": -1}.get(character, 0)
-        if mark and depth == 0:
-            return rest[:i]
-    raise InputError(f"the field solution has no \\boxed{{}}: {REMEDY}")
 
 
 def aime(where: str, row: Row) -> Iterator[Question]:

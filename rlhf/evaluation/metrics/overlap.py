@@ -14,7 +14,7 @@ import numpy as np
 from rlhf.evaluation.items import Answer, Item
 from rlhf.evaluation.metrics.base import MeanMetric, Metric, ratio
 from rlhf.evaluation.metrics.requirements import final_text, references
-from rlhf.evaluation.text import BLEU_TOKENIZERS, Language, longest_common_subsequence, tokens
+from rlhf.evaluation.text import BLEU_TOKENIZERS, Language, subsequence_f1, tokens
 
 CHRF_ORDER, CHRF_BETA = 6, 2
 
@@ -142,8 +142,7 @@ class RougeL(Rouge):
     """Mean F1 of the longest common subsequence of tokens, over the whole text as one sentence."""
 
     def _f1(self, answer: list[str], reference: list[str]) -> float:
-        common = longest_common_subsequence(answer, reference)
-        return 2 * common / (len(answer) + len(reference)) if common else 0.0
+        return subsequence_f1(answer, reference)
 
 
 def rouge_tokens(text: str, language: Language) -> list[str]:

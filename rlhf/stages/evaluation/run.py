@@ -15,7 +15,7 @@ from rlhf.config import as_plain
 from rlhf.evaluation.areas import area_rows
 from rlhf.evaluation.gate_checks import Measurement
 from rlhf.evaluation.gate_config import GateConfig
-from rlhf.evaluation.gates import GateResult, decide
+from rlhf.evaluation.gates import GateResult, check_known, decide
 from rlhf.evaluation.overall import check_weights, usual_weights
 from rlhf.evaluation.results import Figure, figure_names, figures_of, metrics_of, score
 from rlhf.evaluation.suite import Suite, load_suite
@@ -79,8 +79,7 @@ def run(config: EvaluationConfig) -> GateResult | None:
 def check_gate(gate: GateConfig, names: Sequence[str], baseline: Baseline | None) -> None:
     """Raise InputError for a condition on a figure that no suite gives, or one for which the baseline is missing."""
     for condition in gate.conditions:
-        if condition.figure not in names:
-            raise InputError(f"gate: no suite gives the figure {condition.figure}: known are {', '.join(names)}")
+        check_known(condition, names)
         suite = condition.figure.partition("/")[0]
         if condition.needs_baseline and (baseline is None or suite not in baseline.answers):
             raise InputError(
